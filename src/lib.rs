@@ -1,0 +1,4 @@
+//! s3haul moves objects between S3 buckets without moving bytes through the machine that it runs on.
+
+pub mod location;
+pub mod size;

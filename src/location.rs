@@ -1,0 +1,260 @@
+//! Names of things in S3 and on disk, checked once and then trusted.
+//!
+//! Keys are bytes to S3 and UTF-8 to us; they are cheap to clone because every step, part and event carries one.
+//! [`copy_source`] is the one place that encodes the `x-amz-copy-source` header: the SDK sends that value as it
+//! is given, and an unencoded `+`, `?` or `%` names another object.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use thiserror::Error;
+
+/// S3's limit on a key, in bytes of UTF-8.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// Everything except the characters that S3 never decodes: letters, digits, `-`, `_`, `.`, `~` and the slash.
+const COPY_SOURCE: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// The name of a bucket, or an access point's alias or ARN in the place of one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BucketName(Arc<str>);
+
+/// The key of an object: 1 to 1,024 bytes of UTF-8. An empty key stands only for "the whole bucket" in an [`S3Uri`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(Arc<str>);
+
+/// `s3://bucket/key`: an object, or a prefix when the key is empty or ends in a slash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct S3Uri {
+    /// The bucket.
+    pub bucket: BucketName,
+    /// The key or prefix; may be empty.
+    pub key: ObjectKey,
+}
+
+/// Why a bucket, key or URI was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LocationError {
+    /// Not `s3://…`.
+    #[error("`{0}` is not an S3 location: write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end")]
+    NotS3(String),
+    /// A bucket name that S3 would not accept.
+    #[error("`{name}` is not a bucket name: {reason}")]
+    Bucket {
+        /// What was typed.
+        name: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// A key over 1,024 bytes.
+    #[error("a key of {0} bytes is too long: S3 takes at most 1024 bytes of UTF-8")]
+    KeyTooLong(usize),
+}
+
+impl BucketName {
+    /// Checks `name` against the rules that all S3 servers share (old us-east-1 buckets with capitals and
+    /// underscores, access point aliases and ARNs are let through).
+    ///
+    /// # Errors
+    /// [`LocationError::Bucket`] with the rule that is broken.
+    pub fn new(name: &str) -> Result<Self, LocationError> {
+        let refuse = |reason| Err(LocationError::Bucket { name: name.to_owned(), reason });
+        if name.starts_with("arn:") {
+            return Ok(Self(name.into()));
+        }
+        if !(3..=255).contains(&name.len()) {
+            return refuse("it must have 3 to 63 characters");
+        }
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+            return refuse("only letters, digits, dots and hyphens are allowed");
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as S3 knows it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Directory buckets (S3 Express One Zone) list without order and know no versions or tags.
+    #[must_use]
+    pub fn is_directory_bucket(&self) -> bool {
+        self.0.ends_with("--x-s3")
+    }
+}
+
+impl ObjectKey {
+    /// Checks the length; every other byte sequence that is UTF-8 is a legal key.
+    ///
+    /// # Errors
+    /// [`LocationError::KeyTooLong`].
+    pub fn new(key: &str) -> Result<Self, LocationError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(LocationError::KeyTooLong(key.len()));
+        }
+        Ok(Self(key.into()))
+    }
+
+    /// The key as S3 knows it, not encoded.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True when this can only name a prefix: empty, or with a slash at the end.
+    #[must_use]
+    pub fn is_prefix(&self) -> bool {
+        self.0.is_empty() || self.0.ends_with('/')
+    }
+
+    /// What stands behind the last slash.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+}
+
+impl FromStr for S3Uri {
+    type Err = LocationError;
+
+    fn from_str(text: &str) -> Result<Self, LocationError> {
+        let rest = text.strip_prefix("s3://").ok_or_else(|| LocationError::NotS3(text.to_owned()))?;
+        // An access point ARN holds a slash itself: arn:aws:s3:region:account:accesspoint/name/key…
+        let (bucket, key) = match rest.strip_prefix("arn:").and_then(|arn| arn.match_indices('/').nth(1)) {
+            Some((at, _)) => (&rest[..at + 4], &rest[at + 5..]),
+            None if rest.starts_with("arn:") => (rest, ""),
+            None => rest.split_once('/').unwrap_or((rest, "")),
+        };
+        Ok(Self { bucket: BucketName::new(bucket)?, key: ObjectKey::new(key)? })
+    }
+}
+
+impl fmt::Display for S3Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+macro_rules! text_newtype {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+        impl FromStr for $name {
+            type Err = LocationError;
+            fn from_str(text: &str) -> Result<Self, LocationError> {
+                Self::new(text)
+            }
+        }
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                Self::new(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+text_newtype!(BucketName);
+text_newtype!(ObjectKey);
+
+/// The value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then `?versionId=` when a version
+/// is named (an encoded `%3F` belongs to the key, a bare `?` starts the version).
+#[must_use]
+pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
+    let object = match bucket.as_str().starts_with("arn:") {
+        true => format!("{bucket}/object/{key}"),
+        false => format!("{bucket}/{key}"),
+    };
+    let mut value = utf8_percent_encode(&object, COPY_SOURCE).to_string();
+    if let Some(version) = version {
+        value.push_str("?versionId=");
+        value.extend(utf8_percent_encode(version, COPY_SOURCE));
+    }
+    value
+}
+
+/// A file or directory of this machine, as typed; relative paths are relative to the working directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalPath(pub PathBuf);
+
+impl LocalPath {
+    /// The path for the standard library.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for LocalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> S3Uri {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn uris_split_at_the_first_slash_and_keep_odd_keys() {
+        for (text, bucket, key) in [
+            ("s3://logs", "logs", ""),
+            ("s3://logs/", "logs", ""),
+            ("s3://logs/a//b/", "logs", "a//b/"),
+            ("s3://logs/ümlaut +%20?#", "logs", "ümlaut +%20?#"),
+            ("s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y", "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap", "x/y"),
+        ] {
+            let parsed = uri(text);
+            assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), (bucket, key), "{text}");
+        }
+        assert_eq!(uri("s3://logs/a/b").to_string(), "s3://logs/a/b");
+    }
+
+    #[test]
+    fn wrong_names_are_refused_with_the_rule() {
+        for (text, part) in [
+            ("logs/a", "s3://bucket/key"),
+            ("https://x", "s3://bucket/key"),
+            ("s3://a/b", "3 to 63"),
+            ("s3://with space/b", "letters, digits"),
+        ] {
+            let message = text.parse::<S3Uri>().unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(ObjectKey::new(&"k".repeat(1025)), Err(LocationError::KeyTooLong(1025)));
+    }
+
+    #[test]
+    fn copy_source_encodes_every_byte_that_s3_could_read_otherwise() {
+        let bucket = BucketName::new("src").unwrap();
+        for (key, version, header) in [
+            ("plain/a-b_c.~", None, "src/plain/a-b_c.~"),
+            ("a b+c%20?d#e", None, "src/a%20b%2Bc%2520%3Fd%23e"),
+            ("ü", Some("null"), "src/%C3%BC?versionId=null"),
+            ("q?versionId=1", Some("v/2="), "src/q%3FversionId%3D1?versionId=v/2%3D"),
+        ] {
+            assert_eq!(copy_source(&bucket, &ObjectKey::new(key).unwrap(), version), header);
+        }
+    }
+}

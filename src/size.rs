@@ -1,0 +1,219 @@
+//! Byte sizes, byte rates and durations as people write them in manifests and on command lines.
+//!
+//! A bare `64M` means 64,000,000 bytes to some tools and 67,108,864 to others, and a part size that is off by
+//! 5 % changes every multipart `ETag`. So a unit is binary (`KiB`, `MiB`, `GiB`, `TiB`) or plain bytes (`B`), and
+//! anything else is refused with the remedy in the message.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// One kibibyte in bytes.
+pub const KIB: u64 = 1 << 10;
+/// One mebibyte in bytes.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte in bytes.
+pub const GIB: u64 = 1 << 30;
+/// One tebibyte in bytes.
+pub const TIB: u64 = 1 << 40;
+
+const UNITS: [(&str, u64); 5] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
+
+/// A number of bytes that was written with a unit, for instance `64MiB` or `1.5GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteSize(pub u64);
+
+/// Bytes per second, written as a [`ByteSize`] with an optional `/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteRate(pub u64);
+
+/// Why a size, a rate or a duration was refused. The text names the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SizeError {
+    /// The text has no number in front.
+    #[error("`{0}` is not a size: write a number and a unit, for instance 64MiB")]
+    NotANumber(String),
+    /// The text has no unit, or one that can be read in two ways.
+    #[error("`{text}` has no binary unit: write {suggestion}")]
+    Unit {
+        /// What was typed.
+        text: String,
+        /// What was probably meant.
+        suggestion: String,
+    },
+    /// More than 2^64 bytes, or not a whole number of bytes.
+    #[error("`{0}` is not a whole number of bytes below 16 EiB")]
+    OutOfRange(String),
+    /// A duration that is not understood.
+    #[error("`{0}` is not a duration: write for instance 30s, 15m, 2h or 1d")]
+    Duration(String),
+}
+
+impl FromStr for ByteSize {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        let text = text.trim();
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_').len();
+        let (number, unit) = text.split_at(digits);
+        let (number, unit) = (number.replace('_', ""), unit.trim());
+        if number.is_empty() {
+            return Err(SizeError::NotANumber(text.to_owned()));
+        }
+        let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+            return Err(SizeError::Unit { text: text.to_owned(), suggestion: suggest(&number, unit) });
+        };
+        scale(&number, *factor).map(Self).ok_or_else(|| SizeError::OutOfRange(text.to_owned()))
+    }
+}
+
+/// What was probably meant by a unit that is not one of ours.
+fn suggest(number: &str, unit: &str) -> String {
+    match unit.chars().next().map(|c| c.to_ascii_uppercase()) {
+        Some(prefix @ ('K' | 'M' | 'G' | 'T')) => format!("{number}{prefix}iB"),
+        _ => format!("{number}B for bytes, or {number}MiB"),
+    }
+}
+
+/// `number` (digits with at most one point) times `factor`, when that is a whole number of bytes.
+fn scale(number: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut bytes = u128::from(whole) * u128::from(factor);
+    if !fraction.is_empty() {
+        let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+        let part = fraction.parse::<u128>().ok()?.checked_mul(u128::from(factor))?;
+        if part % scale != 0 {
+            return None;
+        }
+        bytes += part / scale;
+    }
+    u64::try_from(bytes).ok()
+}
+
+impl fmt::Display for ByteSize {
+    /// Exact in the largest unit that divides the size, else rounded to two decimals for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0;
+        let (name, factor) = UNITS.iter().find(|(_, factor)| bytes >= *factor).unwrap_or(&("B", 1));
+        if bytes % factor == 0 {
+            return f.pad(&format!("{}{name}", bytes / factor));
+        }
+        let hundredths = u128::from(bytes) * 100 / u128::from(*factor);
+        f.pad(&format!("{}.{:02}{name}", hundredths / 100, hundredths % 100))
+    }
+}
+
+impl FromStr for ByteRate {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        let trimmed = text.trim();
+        trimmed.strip_suffix("/s").unwrap_or(trimmed).parse::<ByteSize>().map(|size| Self(size.0))
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/s", ByteSize(self.0)))
+    }
+}
+
+/// Reads `90s`, `15m`, `2h 30m`, `1d`; a bare number is refused because its unit would be a guess.
+///
+/// # Errors
+/// [`SizeError::Duration`] with examples.
+pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
+    let refuse = || SizeError::Duration(text.to_owned());
+    let span: jiff::SignedDuration = match text.trim().strip_suffix('d').map(str::parse::<i64>) {
+        Some(Ok(days)) => jiff::SignedDuration::from_hours(days.checked_mul(24).ok_or_else(refuse)?),
+        _ => text.trim().parse().map_err(|_| refuse())?,
+    };
+    Duration::try_from(span).map_err(|_| refuse())
+}
+
+/// `1h 02m`, `3m 20s`, `4.2s`: short enough for a progress line.
+#[must_use]
+pub fn display_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1}s", duration.as_secs_f64()),
+        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {:02}m", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}
+
+/// `1234567` as `1,234,567`.
+#[must_use]
+pub fn display_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_with_binary_units_are_read_exactly() {
+        for (text, bytes) in [
+            ("0B", 0),
+            ("64MiB", 64 * MIB),
+            ("1.5GiB", 3 * GIB / 2),
+            (" 5 TiB ", 5 * TIB),
+            ("0.5KiB", 512),
+            ("1_000B", 1000),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_units_are_refused_with_what_to_write() {
+        for (text, remedy) in [("64M", "64MiB"), ("64MB", "64MiB"), ("1g", "1GiB"), ("12", "12B"), ("5mib", "5MiB")] {
+            let message = text.parse::<ByteSize>().unwrap_err().to_string();
+            assert!(message.contains(remedy), "{message}");
+        }
+        assert!("MiB".parse::<ByteSize>().unwrap_err().to_string().contains("64MiB"));
+        assert!("0.3B".parse::<ByteSize>().is_err());
+        assert!("99999999TiB".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn what_is_printed_exactly_reads_back() {
+        for bytes in [0, 1, 1023, 1024, 5 * MIB, 53_687_091_200_000, GIB + MIB] {
+            let shown = ByteSize(bytes).to_string();
+            if !shown.contains('.') {
+                assert_eq!(shown.parse(), Ok(ByteSize(bytes)));
+            }
+        }
+        assert_eq!(ByteSize(1536 * MIB).to_string(), "1.50GiB");
+        assert_eq!(ByteRate(GIB).to_string(), "1GiB/s");
+        assert_eq!("40GiB/s".parse(), Ok(ByteRate(40 * GIB)));
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert!(parse_duration("15").is_err());
+        assert!(parse_duration("-3s").is_err());
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!(display_count(0), "0");
+        assert_eq!(display_count(999), "999");
+        assert_eq!(display_count(53_687_091_200_000), "53,687,091,200,000");
+    }
+}
