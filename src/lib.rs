@@ -1,4 +1,7 @@
 //! s3haul moves objects between S3 buckets without moving bytes through the machine that it runs on.
 
+pub mod listing;
 pub mod location;
+pub mod manifest;
+pub mod plan;
 pub mod size;

@@ -1,0 +1,4 @@
+//! The job manifest.
+
+pub mod job;
+pub mod keys;

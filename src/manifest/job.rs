@@ -1,0 +1,397 @@
+//! The validated [`Job`]: what a manifest or a command line asks for, with every default filled in.
+//!
+//! Nothing here can be misread any more: sizes are bytes, locations are parsed, names are resolved. A manifest
+//! becomes a `Job` in `manifest::parse`; the command line builds one with [`Job::single`]. Both then pass
+//! the same checks, so that a rule can't hold for one way in and not for the other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::keys::{KeyGlob, KeyMap};
+use crate::location::{LocalPath, S3Uri};
+use crate::size::{ByteRate, ByteSize, GIB, MIB};
+
+/// The endpoint that a transfer uses when it names none: AWS, with whatever credentials the environment offers.
+pub const DEFAULT_ENDPOINT: &str = "default";
+
+/// S3's smallest part, except for the last one of an upload.
+pub const MIN_PART: ByteSize = ByteSize(5 * MIB);
+/// S3's largest part, and the largest object that one `CopyObject` takes.
+pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
+
+/// Everything that one run does: transfers, run one after another in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name without extension.
+    pub name: String,
+    /// By name; [`DEFAULT_ENDPOINT`] is always there.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// At least one. A later transfer may read what an earlier one wrote.
+    pub transfers: Vec<Transfer>,
+    /// Ceilings for the whole run.
+    pub limits: Limits,
+    /// Where reports go, besides the terminal.
+    pub report: ReportPaths,
+}
+
+/// A server that speaks S3, and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The name that transfers use.
+    pub name: String,
+    /// `http(s)://host[:port]`, without a path; `None` is AWS.
+    pub url: Option<String>,
+    /// `None`: what the environment says, `us-east-1` at the last.
+    pub region: Option<String>,
+    /// `https://host/bucket/key` instead of `https://bucket.host/key`; `None` lets the client decide.
+    pub path_style: Option<bool>,
+    /// A profile of the AWS configuration files.
+    pub profile: Option<String>,
+    /// A role to take on with the profile's or the ambient credentials.
+    pub assume_role: Option<AssumeRole>,
+    /// Whose server it is, which decides what can be expected of it.
+    pub provider: Provider,
+}
+
+/// Whose S3 an endpoint is. Servers differ in part limits, conditions, checksums and tags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// AWS when the endpoint has no `url`, else a server of which only the common ground of S3 is expected.
+    #[default]
+    Auto,
+    /// Amazon S3, also behind a VPC endpoint's `url`.
+    Aws,
+    /// MinIO, also as `AIStor`.
+    Minio,
+    /// Ceph's RADOS gateway.
+    Ceph,
+    /// SeaweedFS.
+    Seaweedfs,
+    /// Garage.
+    Garage,
+    /// Cloudflare R2.
+    R2,
+    /// Backblaze B2.
+    B2,
+    /// Wasabi.
+    Wasabi,
+    /// Google Cloud Storage through its XML API.
+    Gcs,
+    /// Storj.
+    Storj,
+    /// Any other server.
+    Other,
+}
+
+/// An IAM role to assume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssumeRole {
+    /// `arn:aws:iam::111122223333:role/name`.
+    pub arn: String,
+    /// The shared word that the role's trust policy may ask for.
+    pub external_id: Option<String>,
+    /// How the session is named in `CloudTrail`.
+    pub session_name: Option<String>,
+    /// How long one set of credentials lasts; 15 minutes to 12 hours.
+    pub duration: Option<Duration>,
+}
+
+/// One from → to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Unique in the job; by default `transfer-1`, `transfer-2`, … by position.
+    pub name: String,
+    /// What is read.
+    pub from: Source,
+    /// Where it is written.
+    pub to: Destination,
+    /// Which objects are written when the destination has something under the key already.
+    pub when: When,
+    /// Which of the source's objects take part.
+    pub select: Selection,
+    /// How a key at the source becomes a key at the destination.
+    pub keys: KeyMap,
+    /// How objects are cut into parts.
+    pub parts: Parts,
+    /// What of a source object goes along with its bytes.
+    pub preserve: Preserve,
+}
+
+/// What a transfer reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// One object: the location's key is neither empty nor ends in a slash.
+    Object {
+        /// A name in [`Job::endpoints`].
+        endpoint: String,
+        /// Bucket and key.
+        location: S3Uri,
+        /// This version instead of the current one.
+        version: Option<String>,
+    },
+    /// All objects whose keys begin with the location's key (a whole bucket when it is empty).
+    Prefix {
+        /// A name in [`Job::endpoints`].
+        endpoint: String,
+        /// Bucket and prefix.
+        location: S3Uri,
+    },
+    /// A local file, or a directory with everything below it. Whether it is there, and which of the two, is seen
+    /// when the run starts.
+    Files {
+        /// Relative to the working directory.
+        path: LocalPath,
+        /// What symbolic links mean.
+        symlinks: Symlinks,
+    },
+    /// Standard input as one object. Only the command line can say it.
+    Stdin,
+}
+
+/// What a symbolic link below a `files:` source means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Symlinks {
+    /// It is left out.
+    #[default]
+    Skip,
+    /// What it points to is uploaded under the link's name.
+    Follow,
+    /// It fails the transfer.
+    Fail,
+}
+
+/// Where a transfer writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// A name in [`Job::endpoints`]. Its credentials sign the copies, so they must be allowed to read the source.
+    pub endpoint: String,
+    /// A prefix (empty, or with a slash at the end) below which keys are kept, or the exact key for one object.
+    pub location: S3Uri,
+    /// Wins over a preserved storage class.
+    pub storage_class: Option<String>,
+    /// `None`: the destination bucket's default.
+    pub encryption: Option<Encryption>,
+}
+
+/// How S3 encrypts the objects that it writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// With keys that S3 holds (`AES256`).
+    S3,
+    /// With a key in KMS (`aws:kms`, or `aws:kms:dsse` for two layers).
+    Kms {
+        /// A key's ARN or id; `None` is the account's AWS managed key.
+        key: Option<String>,
+        /// Fewer KMS calls through a key per bucket; `None` is the bucket's default. Not with `dsse`.
+        bucket_key: Option<bool>,
+        /// Two layers of encryption.
+        dsse: bool,
+    },
+}
+
+/// Which objects are written when the destination has something under the key already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum When {
+    /// Only objects that the destination does not have: nothing is ever overwritten.
+    Missing,
+    /// Objects that the destination does not have, or has otherwise.
+    #[default]
+    Changed,
+    /// All objects.
+    Always,
+}
+
+/// Which of a source's objects take part: all conditions must hold. The default takes all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// At least one must match the key behind the source's prefix; empty means all.
+    pub include: Vec<KeyGlob>,
+    /// None may match; wins over `include`.
+    pub exclude: Vec<KeyGlob>,
+    /// Strictly more bytes than this: `0B` leaves empty objects out.
+    pub larger_than: Option<ByteSize>,
+    /// Strictly fewer bytes than this.
+    pub smaller_than: Option<ByteSize>,
+    /// Modified at this time or later, so that `modified_after: T` goes on where `modified_before: T` ended.
+    pub modified_after: Option<jiff::Timestamp>,
+    /// Modified before this time, which itself is left out.
+    pub modified_before: Option<jiff::Timestamp>,
+    /// One of these; empty means any. Objects without one are `STANDARD`.
+    pub storage_classes: Vec<String>,
+}
+
+/// How objects are cut into parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// How large a part is.
+    pub size: PartSize,
+    /// Larger objects are copied in parts; [`MIN_PART`] to [`MAX_PART`].
+    pub threshold: ByteSize,
+}
+
+/// How large a part is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PartSize {
+    /// Chosen for each object by its size.
+    #[default]
+    Auto,
+    /// This many bytes, [`MIN_PART`] to [`MAX_PART`]; more where 10,000 parts would not be enough.
+    Exactly(ByteSize),
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            size: PartSize::Auto,
+            threshold: ByteSize(256 * MIB),
+        }
+    }
+}
+
+/// What of a source object goes along with its bytes. Means nothing for local files, which have none of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Preserve {
+    /// User metadata and the content headers.
+    pub metadata: Keep,
+    /// Object tags.
+    pub tags: Keep,
+    /// The storage class; skipped, objects get the destination's default.
+    pub storage_class: Keep,
+}
+
+/// Whether an attribute goes along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// It comes out at the destination as it is at the source.
+    #[default]
+    Keep,
+    /// It is left behind.
+    Skip,
+}
+
+/// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per second, all kinds together; at least 1.
+    pub requests_per_second: Option<u32>,
+    /// Bytes copied per second; at least 1.
+    pub bytes_per_second: Option<ByteRate>,
+    /// Requests without an answer at any moment; at least 1.
+    pub in_flight: Option<u32>,
+}
+
+/// Files that a report is written to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReportPaths {
+    /// One JSON value per object.
+    pub json: Option<PathBuf>,
+}
+
+impl Default for Endpoint {
+    /// AWS with ambient credentials, named [`DEFAULT_ENDPOINT`].
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_ENDPOINT.to_owned(),
+            url: None,
+            region: None,
+            path_style: None,
+            profile: None,
+            assume_role: None,
+            provider: Provider::Auto,
+        }
+    }
+}
+
+impl Endpoint {
+    /// True for Amazon S3: no `url`, or one of AWS's own hosts.
+    #[must_use]
+    pub fn is_aws(&self) -> bool {
+        self.url.as_deref().is_none_or(|url| {
+            let host = url.split("://").nth(1).unwrap_or(url);
+            let host = host.split(['/', ':']).next().unwrap_or(host);
+            host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn")
+        })
+    }
+
+    /// True when both names lead to the same buckets, so that S3 can copy from one to the other by itself.
+    #[must_use]
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        let origin = |endpoint: &Self| {
+            endpoint
+                .url
+                .as_deref()
+                .map(|url| url.trim_end_matches('/').to_ascii_lowercase())
+        };
+        (self.is_aws() && other.is_aws()) || origin(self) == origin(other)
+    }
+}
+
+impl Source {
+    /// The endpoint's name and the location, when this is in S3.
+    #[must_use]
+    pub fn s3(&self) -> Option<(&str, &S3Uri)> {
+        match self {
+            Self::Object {
+                endpoint, location, ..
+            }
+            | Self::Prefix { endpoint, location } => Some((endpoint, location)),
+            Self::Files { .. } | Self::Stdin => None,
+        }
+    }
+}
+
+impl Selection {
+    /// True when every object takes part.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// True when `exclude` leaves out every relative key that begins with `prefix` (which ends in a slash).
+    /// `false` when in doubt.
+    #[must_use]
+    pub fn excludes_all_below(&self, prefix: &str) -> bool {
+        self.exclude.iter().any(|glob| glob.covers(prefix))
+    }
+}
+
+impl Transfer {
+    /// A transfer with the defaults of a manifest.
+    #[must_use]
+    pub fn new(name: impl Into<String>, from: Source, to: Destination) -> Self {
+        Self {
+            name: name.into(),
+            from,
+            to,
+            when: When::default(),
+            select: Selection::default(),
+            keys: KeyMap::default(),
+            parts: Parts::default(),
+            preserve: Preserve::default(),
+        }
+    }
+}
+
+impl Job {
+    /// The job of a one-off command line: one transfer, and the endpoints that it names besides the default one.
+    #[must_use]
+    pub fn single(transfer: Transfer, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        let default = Endpoint::default();
+        let all = std::iter::once(default).chain(endpoints);
+        Self {
+            name: transfer.name.clone(),
+            endpoints: all.map(|endpoint| (endpoint.name.clone(), endpoint)).collect(),
+            transfers: vec![transfer],
+            limits: Limits::default(),
+            report: ReportPaths::default(),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a manifest may say about keys: globs that choose them, and rules that map them to the destination.
+//!
+//! Both see the *relative* key, what stands behind the source's prefix, so that a rule keeps its meaning when the
+//! prefix moves. Globs are literal about slashes: `*` and `?` stay inside one directory, `**` crosses them, as in
+//! a shell with `globstar` and in `.gitignore`. They are checked here and applied here; templates are checked here
+//! and rendered by the planner.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobMatcher};
+use thiserror::Error;
+
+/// A glob over relative keys: `*`, `?`, `[a-z]`, `{a,b}`, `**`, and `\` to escape.
+#[derive(Clone)]
+pub struct KeyGlob {
+    text: Arc<str>,
+    matcher: GlobMatcher,
+}
+
+/// Why a glob was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum GlobError {
+    /// It matches nothing.
+    #[error("an empty pattern matches no key")]
+    Empty,
+    /// Keys are matched behind the source's prefix, and that never begins with a slash or a scheme.
+    #[error("`{0}` can't match: patterns are compared with the key behind the source's prefix")]
+    Anchored(String),
+    /// A directory, as in `.gitignore`; in S3 that is only the marker object.
+    #[error("`{0}` matches only a marker object of that name, not what is below it")]
+    Directory(String),
+    /// The syntax is wrong.
+    #[error("`{pattern}` is not a glob: {reason}")]
+    Syntax {
+        /// What was typed.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl KeyGlob {
+    /// Whether the glob matches the key behind the source's prefix.
+    #[must_use]
+    pub fn matches(&self, relative_key: &str) -> bool {
+        self.matcher.is_match(relative_key)
+    }
+
+    /// Whether the glob matches every key that begins with `prefix` (empty, or with a slash at the end). Says
+    /// `false` when in doubt: only patterns that end in `**` are understood.
+    #[must_use]
+    pub fn covers(&self, prefix: &str) -> bool {
+        match &*self.text {
+            "**" | "**/*" => true,
+            text if text.ends_with("/**") => prefix.ends_with('/') && self.matches(prefix),
+            _ => false,
+        }
+    }
+
+    /// As it was typed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for KeyGlob {
+    type Err = GlobError;
+
+    fn from_str(text: &str) -> Result<Self, GlobError> {
+        if text.is_empty() {
+            return Err(GlobError::Empty);
+        }
+        if text.starts_with('/') || text.starts_with("./") || text.starts_with("s3://") {
+            return Err(GlobError::Anchored(text.to_owned()));
+        }
+        if text.ends_with('/') && !text.ends_with("*/") {
+            return Err(GlobError::Directory(text.to_owned()));
+        }
+        let glob = GlobBuilder::new(text)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build();
+        let glob = glob.map_err(|error| GlobError::Syntax {
+            pattern: text.to_owned(),
+            reason: error.kind().to_string(),
+        })?;
+        Ok(Self {
+            text: text.into(),
+            matcher: glob.compile_matcher(),
+        })
+    }
+}
+
+impl fmt::Display for KeyGlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+impl fmt::Debug for KeyGlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.text, f)
+    }
+}
+
+impl PartialEq for KeyGlob {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for KeyGlob {}
+
+/// How the key behind the source's prefix becomes the key behind the destination's: `strip_prefix` goes off the
+/// front, `rename` rewrites the rest, `add_prefix` comes in front. The default changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyMap {
+    /// Every key must have it.
+    pub strip_prefix: Option<String>,
+    /// Taken as it is: write the slash if there shall be one.
+    pub add_prefix: Option<String>,
+    /// The new name.
+    pub rename: Option<Template>,
+}
+
+impl KeyMap {
+    /// True when keys stay as they are.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What every key begins with that comes out of this map.
+    #[must_use]
+    pub fn fixed_prefix(&self) -> String {
+        let mut fixed = self.add_prefix.clone().unwrap_or_default();
+        if let Some(Piece::Literal(head)) = self.rename.as_ref().and_then(|rename| rename.pieces.first()) {
+            fixed.push_str(head);
+        }
+        fixed
+    }
+}
+
+/// A name with placeholders, for instance `archive/{dir}{stem}-v1{ext}`. A brace itself is written `{{` or `}}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    text: String,
+    pieces: Vec<Piece>,
+}
+
+/// A piece of a [`Template`]. For `a/b/c.tar.gz`: `{key}` is all of it, `{dir}` is `a/b/`, `{name}` is
+/// `c.tar.gz`, `{stem}` is `c.tar`, `{ext}` is `.gz`. So `{dir}{stem}{ext}` is always `{key}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Text as it stands.
+    Literal(String),
+    /// `{key}`: the key behind the source's prefix.
+    Key,
+    /// `{dir}`: up to and with the last slash; empty when there is none.
+    Dir,
+    /// `{name}`: what stands behind the last slash.
+    Name,
+    /// `{stem}`: the name up to its last dot; a dot in front does not count.
+    Stem,
+    /// `{ext}`: the rest of the name, with the dot; empty when there is none.
+    Ext,
+    /// `{size}`: the object's bytes, as a number.
+    Size,
+}
+
+const PLACEHOLDERS: [(&str, Piece); 6] = [
+    ("key", Piece::Key),
+    ("dir", Piece::Dir),
+    ("name", Piece::Name),
+    ("stem", Piece::Stem),
+    ("ext", Piece::Ext),
+    ("size", Piece::Size),
+];
+
+/// Why a template was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TemplateError {
+    /// There is no placeholder of that name.
+    #[error("there is no placeholder `{{{0}}}`")]
+    Unknown(String),
+    /// A brace without its partner.
+    #[error("a `{0}` stands alone")]
+    Brace(char),
+    /// `{dir}/` or `.{ext}`, which would double the slash or the dot.
+    #[error("`{{{placeholder}}}` brings its own `{mark}`")]
+    Doubled {
+        /// `dir` or `ext`.
+        placeholder: &'static str,
+        /// What would be there twice.
+        mark: char,
+    },
+    /// Objects of different directories or names would get one key, and overwrite each other.
+    #[error("`{0}` gives the same key to different objects, and one would overwrite the other")]
+    Collides(String),
+}
+
+impl Template {
+    /// The pieces in order.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// As it was typed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    fn push_literal(&mut self, c: char) {
+        match self.pieces.last_mut() {
+            Some(Piece::Literal(text)) => text.push(c),
+            _ => self.pieces.push(Piece::Literal(c.to_string())),
+        }
+    }
+
+    /// The mistakes that would only show as odd or lost keys at the destination.
+    fn check(&self) -> Result<(), TemplateError> {
+        for pair in self.pieces.windows(2) {
+            match pair {
+                [Piece::Dir, Piece::Literal(text)] if text.starts_with('/') => {
+                    return Err(TemplateError::Doubled {
+                        placeholder: "dir",
+                        mark: '/',
+                    });
+                }
+                [Piece::Literal(text), Piece::Ext] if text.ends_with('.') => {
+                    return Err(TemplateError::Doubled {
+                        placeholder: "ext",
+                        mark: '.',
+                    });
+                }
+                _ => {}
+            }
+        }
+        let has = |piece: &Piece| self.pieces.contains(piece);
+        let whole_name = has(&Piece::Name) || (has(&Piece::Stem) && has(&Piece::Ext));
+        if has(&Piece::Key) || (has(&Piece::Dir) && whole_name) {
+            return Ok(());
+        }
+        Err(TemplateError::Collides(self.text.clone()))
+    }
+}
+
+impl FromStr for Template {
+    type Err = TemplateError;
+
+    fn from_str(text: &str) -> Result<Self, TemplateError> {
+        let mut template = Self {
+            text: text.to_owned(),
+            pieces: Vec::new(),
+        };
+        let mut rest = text;
+        while let Some(c) = rest.chars().next() {
+            rest = &rest[c.len_utf8()..];
+            if !matches!(c, '{' | '}') {
+                template.push_literal(c);
+            } else if let Some(after) = rest.strip_prefix(c) {
+                template.push_literal(c);
+                rest = after;
+            } else if c == '}' {
+                return Err(TemplateError::Brace(c));
+            } else {
+                let (name, after) = rest.split_once('}').ok_or(TemplateError::Brace(c))?;
+                let known = PLACEHOLDERS.iter().find(|(known, _)| *known == name);
+                let (_, piece) = known.ok_or_else(|| TemplateError::Unknown(name.to_owned()))?;
+                template.pieces.push(piece.clone());
+                rest = after;
+            }
+        }
+        template.check()?;
+        Ok(template)
+    }
+}
