@@ -3,5 +3,7 @@
 pub mod listing;
 pub mod location;
 pub mod manifest;
+pub mod pace;
 pub mod plan;
+pub mod s3;
 pub mod size;

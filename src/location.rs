@@ -40,7 +40,9 @@ pub struct S3Uri {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LocationError {
     /// Not `s3://…`.
-    #[error("`{0}` is not an S3 location: write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end")]
+    #[error(
+        "`{0}` is not an S3 location: write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end"
+    )]
     NotS3(String),
     /// A bucket name that S3 would not accept.
     #[error("`{name}` is not a bucket name: {reason}")]
@@ -223,7 +225,11 @@ mod tests {
             ("s3://logs/", "logs", ""),
             ("s3://logs/a//b/", "logs", "a//b/"),
             ("s3://logs/ümlaut +%20?#", "logs", "ümlaut +%20?#"),
-            ("s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y", "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap", "x/y"),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y",
+                "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap",
+                "x/y",
+            ),
         ] {
             let parsed = uri(text);
             assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), (bucket, key), "{text}");

@@ -56,7 +56,8 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let text = text.trim();
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_').len();
+        let digits =
+            text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_').len();
         let (number, unit) = text.split_at(digits);
         let (number, unit) = (number.replace('_', ""), unit.trim());
         if number.is_empty() {
@@ -179,7 +180,9 @@ mod tests {
 
     #[test]
     fn ambiguous_units_are_refused_with_what_to_write() {
-        for (text, remedy) in [("64M", "64MiB"), ("64MB", "64MiB"), ("1g", "1GiB"), ("12", "12B"), ("5mib", "5MiB")] {
+        for (text, remedy) in
+            [("64M", "64MiB"), ("64MB", "64MiB"), ("1g", "1GiB"), ("12", "12B"), ("5mib", "5MiB")]
+        {
             let message = text.parse::<ByteSize>().unwrap_err().to_string();
             assert!(message.contains(remedy), "{message}");
         }

@@ -43,9 +43,7 @@ impl Filter {
     /// A filter that admits what `select` says.
     #[must_use]
     pub fn new(select: &Selection) -> Self {
-        Self {
-            select: select.clone(),
-        }
+        Self { select: select.clone() }
     }
 
     /// Whether an entry takes part. `relative_key` is what stands behind the source's prefix; no storage class

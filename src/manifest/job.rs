@@ -248,10 +248,7 @@ pub enum PartSize {
 
 impl Default for Parts {
     fn default() -> Self {
-        Self {
-            size: PartSize::Auto,
-            threshold: ByteSize(256 * MIB),
-        }
+        Self { size: PartSize::Auto, threshold: ByteSize(256 * MIB) }
     }
 }
 
@@ -325,10 +322,7 @@ impl Endpoint {
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
         let origin = |endpoint: &Self| {
-            endpoint
-                .url
-                .as_deref()
-                .map(|url| url.trim_end_matches('/').to_ascii_lowercase())
+            endpoint.url.as_deref().map(|url| url.trim_end_matches('/').to_ascii_lowercase())
         };
         (self.is_aws() && other.is_aws()) || origin(self) == origin(other)
     }
@@ -339,10 +333,9 @@ impl Source {
     #[must_use]
     pub fn s3(&self) -> Option<(&str, &S3Uri)> {
         match self {
-            Self::Object {
-                endpoint, location, ..
+            Self::Object { endpoint, location, .. } | Self::Prefix { endpoint, location } => {
+                Some((endpoint, location))
             }
-            | Self::Prefix { endpoint, location } => Some((endpoint, location)),
             Self::Files { .. } | Self::Stdin => None,
         }
     }

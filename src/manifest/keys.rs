@@ -79,18 +79,12 @@ impl FromStr for KeyGlob {
         if text.ends_with('/') && !text.ends_with("*/") {
             return Err(GlobError::Directory(text.to_owned()));
         }
-        let glob = GlobBuilder::new(text)
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build();
+        let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
         let glob = glob.map_err(|error| GlobError::Syntax {
             pattern: text.to_owned(),
             reason: error.kind().to_string(),
         })?;
-        Ok(Self {
-            text: text.into(),
-            matcher: glob.compile_matcher(),
-        })
+        Ok(Self { text: text.into(), matcher: glob.compile_matcher() })
     }
 }
 
@@ -227,16 +221,10 @@ impl Template {
         for pair in self.pieces.windows(2) {
             match pair {
                 [Piece::Dir, Piece::Literal(text)] if text.starts_with('/') => {
-                    return Err(TemplateError::Doubled {
-                        placeholder: "dir",
-                        mark: '/',
-                    });
+                    return Err(TemplateError::Doubled { placeholder: "dir", mark: '/' });
                 }
                 [Piece::Literal(text), Piece::Ext] if text.ends_with('.') => {
-                    return Err(TemplateError::Doubled {
-                        placeholder: "ext",
-                        mark: '.',
-                    });
+                    return Err(TemplateError::Doubled { placeholder: "ext", mark: '.' });
                 }
                 _ => {}
             }
@@ -254,10 +242,7 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
-        let mut template = Self {
-            text: text.to_owned(),
-            pieces: Vec::new(),
-        };
+        let mut template = Self { text: text.to_owned(), pieces: Vec::new() };
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
             rest = &rest[c.len_utf8()..];

@@ -48,14 +48,9 @@ impl KeyMap {
             return Ok(to.clone());
         }
         let stripped = match &self.strip_prefix {
-            Some(prefix) => {
-                relative
-                    .strip_prefix(prefix.as_str())
-                    .ok_or_else(|| RemapError::PrefixMissing {
-                        key: relative.to_owned(),
-                        prefix: prefix.clone(),
-                    })?
-            }
+            Some(prefix) => relative.strip_prefix(prefix.as_str()).ok_or_else(|| {
+                RemapError::PrefixMissing { key: relative.to_owned(), prefix: prefix.clone() }
+            })?,
             None => relative,
         };
         let mut key = to.as_str().to_owned();

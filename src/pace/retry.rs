@@ -1,0 +1,93 @@
+//! When to send a failed request again. Pure: time and chance come in as arguments.
+//!
+//! Backoff has full jitter, because requests that failed together must not come back together. Throttling is not
+//! counted against the attempts: it means "later", and the pacer has slowed the lane down already; only the run's
+//! patience ends it. Everything else that may pass by itself gets a bounded number of attempts, and a server that
+//! can not be reached at all is waited for as long as a throttling one.
+
+use std::time::Duration;
+
+use crate::s3::FailureKind;
+
+/// How often and how long requests are repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts per request for faults that the server or the network cause.
+    pub attempts: u32,
+    /// How long a request waits in all while the endpoint throttles it or can not be reached.
+    pub patience: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts: 10, patience: Duration::from_secs(15 * 60) }
+    }
+}
+
+/// The first delay and the largest one, per kind.
+const fn delays(kind: &FailureKind) -> (Duration, Duration) {
+    match kind {
+        FailureKind::Throttled => (Duration::from_millis(100), Duration::from_secs(10)),
+        FailureKind::Unreachable => (Duration::from_millis(500), Duration::from_secs(15)),
+        _ => (Duration::from_millis(50), Duration::from_secs(20)),
+    }
+}
+
+impl RetryPolicy {
+    /// How long to wait before the next attempt, or `None` to give up.
+    ///
+    /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is uniform in `0..1`.
+    #[must_use]
+    pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
+        let goes_on = match kind {
+            FailureKind::Throttled | FailureKind::Unreachable => waited < self.patience,
+            kind => kind.is_retryable() && attempt < self.attempts,
+        };
+        if !goes_on {
+            return None;
+        }
+        let (base, cap) = delays(kind);
+        let ceiling = base.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(cap);
+        Some(ceiling.mul_f64(chance.clamp(0.0, 1.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy { attempts: 5, patience: Duration::from_secs(60) };
+
+    #[test]
+    fn what_can_not_pass_is_not_repeated() {
+        for kind in [
+            FailureKind::Denied,
+            FailureKind::NotFound,
+            FailureKind::PreconditionFailed,
+            FailureKind::Archived,
+        ] {
+            assert_eq!(POLICY.wait(&kind, 1, Duration::ZERO, 0.5), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn faults_are_counted_and_throttling_is_timed() {
+        assert!(POLICY.wait(&FailureKind::Transient, 4, Duration::from_secs(999), 0.5).is_some());
+        assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::ZERO, 0.5), None);
+        assert!(POLICY.wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5).is_some());
+        assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_secs(60), 0.5), None);
+    }
+
+    proptest! {
+        #[test]
+        fn delays_grow_to_a_cap_and_have_full_jitter(attempt in 1..1000u32, chance in 0.0..1.0f64) {
+            let wait = POLICY.wait(&FailureKind::Throttled, attempt, Duration::ZERO, chance).unwrap();
+            let full = POLICY.wait(&FailureKind::Throttled, attempt, Duration::ZERO, 1.0).unwrap();
+            prop_assert!(wait <= full && full <= Duration::from_secs(10));
+            let next = POLICY.wait(&FailureKind::Throttled, attempt + 1, Duration::ZERO, 1.0).unwrap();
+            prop_assert!(next >= full);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Whether an object needs work, and by which route.
+//!
+//! Both decisions are pure. "Changed" can not rest on `ETag`s alone: a multipart copy with other part boundaries has
+//! another `ETag` for the same bytes, and a tool that compares only those copies the same objects every night. So
+//! equal sizes with a destination that is *newer* than the source count as equal too. The comparison is strict,
+//! because S3's times have one-second resolution, and a source rewritten in the second of its copy must be seen.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::parts::{Goal, LayoutError, PartLayout, UPLOAD_PART, layout};
+use crate::manifest::job::{PartSize, Parts, When};
+use crate::s3::Capabilities;
+
+/// What a listing says about one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side<'a> {
+    /// Bytes.
+    pub size: u64,
+    /// Absent for files.
+    pub etag: Option<&'a str>,
+    /// Last-Modified, or the file's modification time.
+    pub modified: Option<Timestamp>,
+}
+
+/// Why an object is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The destination has no such key.
+    Missing,
+    /// The sizes differ.
+    SizeDiffers,
+    /// The source is not older than the destination, and their `ETag`s differ.
+    Newer,
+    /// The job says `when: always`.
+    Always,
+}
+
+/// Why an object is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Skip {
+    /// The destination has the key, and the job says `when: missing`.
+    Present,
+    /// The destination has an equal object.
+    Equal,
+}
+
+/// What to do with one source object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Copy it.
+    Copy(Reason),
+    /// Leave it.
+    Skip(Skip),
+}
+
+/// Compares the two sides as the job's `when` says.
+#[must_use]
+pub fn decide(when: When, source: Side<'_>, destination: Option<Side<'_>>) -> Decision {
+    let Some(destination) = destination else { return Decision::Copy(Reason::Missing) };
+    match when {
+        When::Always => Decision::Copy(Reason::Always),
+        When::Missing => Decision::Skip(Skip::Present),
+        When::Changed if source.size != destination.size => Decision::Copy(Reason::SizeDiffers),
+        When::Changed if source.etag.is_some() && source.etag == destination.etag => {
+            Decision::Skip(Skip::Equal)
+        }
+        When::Changed => match (source.modified, destination.modified) {
+            (Some(source), Some(destination)) if destination > source => Decision::Skip(Skip::Equal),
+            _ => Decision::Copy(Reason::Newer),
+        },
+    }
+}
+
+/// Where the bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An object of the same server.
+    Bucket,
+    /// A file of this machine, or its standard input.
+    Local,
+}
+
+/// Which requests carry an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// One `CopyObject`.
+    Copy,
+    /// `UploadPartCopy` for each part.
+    MultipartCopy(PartLayout),
+    /// One `PutObject`.
+    Put,
+    /// `UploadPart` for each part.
+    MultipartUpload(PartLayout),
+}
+
+impl Route {
+    /// The name in plans, receipts and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::MultipartCopy(_) => "multipart-copy",
+            Self::Put => "put",
+            Self::MultipartUpload(_) => "multipart-upload",
+        }
+    }
+
+    /// Parts of the upload; zero for single requests.
+    #[must_use]
+    pub const fn parts(&self) -> u32 {
+        match self {
+            Self::Copy | Self::Put => 0,
+            Self::MultipartCopy(layout) | Self::MultipartUpload(layout) => layout.count,
+        }
+    }
+
+    /// Write requests that the route costs when nothing fails.
+    #[must_use]
+    pub const fn writes(&self) -> u64 {
+        match self.parts() {
+            0 => 1,
+            parts => parts as u64 + 2,
+        }
+    }
+}
+
+/// Chooses the route by size alone, never by what a server would tolerate.
+///
+/// # Errors
+/// [`LayoutError::TooLarge`] for objects that the endpoint can not hold or copy.
+pub fn route(
+    size: u64,
+    origin: Origin,
+    parts: &Parts,
+    capabilities: &Capabilities,
+    in_flight: u32,
+) -> Result<Route, LayoutError> {
+    let single = size <= parts.threshold.0.min(capabilities.max_copy).min(capabilities.parts.max_part);
+    let goal = match (&parts.size, origin) {
+        (PartSize::Exactly(size), _) => Goal::Exactly(size.0),
+        (PartSize::Auto, Origin::Bucket) => Goal::Copy { in_flight },
+        (PartSize::Auto, Origin::Local) => Goal::Upload,
+    };
+    match origin {
+        _ if size == 0 && origin == Origin::Local => Ok(Route::Put),
+        Origin::Bucket if size == 0 || single => Ok(Route::Copy),
+        Origin::Bucket if !capabilities.part_copy && size <= capabilities.max_copy => Ok(Route::Copy),
+        Origin::Bucket if !capabilities.part_copy => {
+            Err(LayoutError::TooLarge { size, limit: capabilities.max_copy })
+        }
+        Origin::Bucket => layout(size, &capabilities.parts, goal).map(Route::MultipartCopy),
+        Origin::Local => {
+            let layout = layout(size, &capabilities.parts, goal)?;
+            let single = layout.count == 1 || size <= parts.threshold.0.min(UPLOAD_PART);
+            Ok(if single { Route::Put } else { Route::MultipartUpload(layout) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size::{ByteSize, GIB, MIB};
+
+    fn at(second: i64) -> Option<Timestamp> {
+        Timestamp::from_second(second).ok()
+    }
+
+    #[test]
+    fn changed_means_size_then_etag_then_a_destination_that_is_strictly_newer() {
+        let source = Side { size: 5, etag: Some("a"), modified: at(100) };
+        for (destination, decision) in [
+            (None, Decision::Copy(Reason::Missing)),
+            (Some(Side { size: 6, etag: Some("a"), modified: at(200) }), Decision::Copy(Reason::SizeDiffers)),
+            (Some(Side { size: 5, etag: Some("a"), modified: at(50) }), Decision::Skip(Skip::Equal)),
+            (Some(Side { size: 5, etag: Some("b-3"), modified: at(101) }), Decision::Skip(Skip::Equal)),
+            (Some(Side { size: 5, etag: Some("b"), modified: at(100) }), Decision::Copy(Reason::Newer)),
+            (Some(Side { size: 5, etag: Some("b"), modified: at(50) }), Decision::Copy(Reason::Newer)),
+            (Some(Side { size: 5, etag: None, modified: None }), Decision::Copy(Reason::Newer)),
+        ] {
+            assert_eq!(decide(When::Changed, source, destination), decision, "{destination:?}");
+        }
+        let there = Some(Side { size: 9, etag: None, modified: None });
+        assert_eq!(decide(When::Missing, source, there), Decision::Skip(Skip::Present));
+        assert_eq!(decide(When::Always, source, there), Decision::Copy(Reason::Always));
+        let file = Side { size: 5, etag: None, modified: at(100) };
+        assert_eq!(
+            decide(When::Changed, file, Some(Side { etag: None, ..file })),
+            Decision::Copy(Reason::Newer)
+        );
+    }
+
+    fn routed(size: u64, origin: Origin, threshold: u64, capabilities: &Capabilities) -> &'static str {
+        let parts = Parts { size: PartSize::Auto, threshold: ByteSize(threshold) };
+        route(size, origin, &parts, capabilities, 512).map_or("too large", |route| route.name())
+    }
+
+    #[test]
+    fn the_size_decides_the_route_on_both_sides_of_each_boundary() {
+        let aws = &Capabilities::AWS;
+        for (size, threshold, name) in [
+            (0, 5 * MIB, "copy"),
+            (256 * MIB, 256 * MIB, "copy"),
+            (256 * MIB + 1, 256 * MIB, "multipart-copy"),
+            (5 * GIB, 5 * GIB, "copy"),
+            (5 * GIB + 1, 5 * GIB, "multipart-copy"),
+            (5 * GIB + 1, 50 * GIB, "multipart-copy"),
+            (53_687_091_200_000, 5 * GIB, "multipart-copy"),
+            (53_687_091_200_001, 5 * GIB, "too large"),
+        ] {
+            assert_eq!(routed(size, Origin::Bucket, threshold, aws), name, "{size}");
+        }
+        assert_eq!(routed(0, Origin::Local, 5 * MIB, aws), "put");
+        assert_eq!(routed(17 * MIB, Origin::Local, 5 * MIB, aws), "multipart-upload");
+    }
+
+    #[test]
+    fn a_server_without_part_copies_copies_any_size_in_one_request() {
+        let gcs = Capabilities { part_copy: false, max_copy: u64::MAX, ..Capabilities::CAUTIOUS };
+        assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &gcs), "copy");
+        let neither = Capabilities { part_copy: false, ..Capabilities::CAUTIOUS };
+        assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &neither), "too large");
+    }
+}

@@ -1,0 +1,133 @@
+//! What a plan comes to: objects, bytes, parts and requests by kind.
+//!
+//! The requests are those of a run in which nothing fails. They are what a run is paced and billed by, so the
+//! counting follows the executor request by request.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use serde::{Serialize, Serializer};
+
+use super::decide::{Reason, Route, Skip};
+use crate::s3::{Capabilities, Operation};
+
+/// Sums over planned objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Objects to copy or upload.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Parts of multipart copies and uploads.
+    pub parts: u64,
+    /// Objects that stay as they are, because the destination has them.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// Objects that the selection leaves out.
+    pub excluded_objects: u64,
+    /// Objects that can not be copied, for instance because they are too large.
+    pub impossible_objects: u64,
+    /// Objects by the reason for which they are copied.
+    #[serde(serialize_with = "by_debug_name")]
+    pub reasons: BTreeMap<ReasonName, u64>,
+    /// Requests by S3's names.
+    #[serde(serialize_with = "by_debug_name")]
+    pub requests: BTreeMap<Operation, u64>,
+}
+
+/// A [`Reason`] as a key of a sorted map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReasonName(&'static str);
+
+impl std::fmt::Display for ReasonName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.0)
+    }
+}
+
+impl From<Reason> for ReasonName {
+    fn from(reason: Reason) -> Self {
+        Self(match reason {
+            Reason::Missing => "missing",
+            Reason::SizeDiffers => "size differs",
+            Reason::Newer => "newer",
+            Reason::Always => "always",
+        })
+    }
+}
+
+fn by_debug_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
+    map: &BTreeMap<K, V>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map.iter().map(|(key, value)| (key.to_string(), value)))
+}
+
+impl Totals {
+    /// Counts an object that would be copied by `route`.
+    pub fn copy(&mut self, size: u64, route: &Route, reason: Reason, capabilities: &Capabilities) {
+        self.objects += 1;
+        self.bytes += size;
+        self.parts += u64::from(route.parts());
+        *self.reasons.entry(reason.into()).or_default() += 1;
+        let parts = u64::from(route.parts());
+        match route {
+            Route::Copy => {
+                self.request(Operation::HeadObject, 1);
+                self.request(Operation::CopyObject, 1);
+            }
+            Route::MultipartCopy(_) => {
+                // The source again before publishing, where the server may ignore the conditions on the parts.
+                self.request(Operation::HeadObject, if capabilities.copy_conditions { 1 } else { 2 });
+                if capabilities.tags {
+                    self.request(Operation::GetObjectTagging, 1);
+                }
+                self.request(Operation::CreateMultipartUpload, 1);
+                self.request(Operation::UploadPartCopy, parts);
+                self.request(Operation::CompleteMultipartUpload, 1);
+            }
+            Route::Put => self.request(Operation::PutObject, 1),
+            Route::MultipartUpload(_) => {
+                self.request(Operation::CreateMultipartUpload, 1);
+                self.request(Operation::UploadPart, parts);
+                self.request(Operation::CompleteMultipartUpload, 1);
+            }
+        }
+    }
+
+    /// Counts an object that stays as it is.
+    pub fn skip(&mut self, size: u64, _why: Skip) {
+        self.skipped_objects += 1;
+        self.skipped_bytes += size;
+    }
+
+    /// Counts requests.
+    pub fn request(&mut self, operation: Operation, count: u64) {
+        *self.requests.entry(operation).or_default() += count;
+    }
+
+    /// All requests.
+    #[must_use]
+    pub fn all_requests(&self) -> u64 {
+        self.requests.values().sum()
+    }
+}
+
+impl AddAssign<&Self> for Totals {
+    fn add_assign(&mut self, other: &Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+        self.parts += other.parts;
+        self.skipped_objects += other.skipped_objects;
+        self.skipped_bytes += other.skipped_bytes;
+        self.excluded_objects += other.excluded_objects;
+        self.impossible_objects += other.impossible_objects;
+        for (reason, count) in &other.reasons {
+            *self.reasons.entry(*reason).or_default() += count;
+        }
+        for (operation, count) in &other.requests {
+            self.request(*operation, *count);
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! S3 as this crate speaks to it: the few verbs that a copy needs, in types of our own.
+//!
+//! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden checksums. Pacing and
+//! retrying belong to [`crate::bucket`], so that every attempt is counted and paid for in one place. Nothing outside
+//! this module names a type of the SDK, and every error that S3, a proxy or the network can produce becomes a
+//! [`failure::Failure`] in [`failure`].
+
+pub mod capabilities;
+pub mod client;
+pub mod failure;
+mod verbs;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::location::{BucketName, ObjectKey};
+
+pub use capabilities::Capabilities;
+pub use client::{Client, Connect};
+pub use failure::{Failure, FailureKind};
+
+/// The requests that this crate sends, by S3's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is S3's own name of the request")]
+pub enum Operation {
+    HeadBucket,
+    ListObjects,
+    HeadObject,
+    GetObjectTagging,
+    CopyObject,
+    PutObject,
+    CreateMultipartUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+    ListMultipartUploads,
+    /// Reading a file of this machine; no request, but it fails like one.
+    ReadFile,
+}
+
+/// S3 limits and throttles these two apart: 3,500 writes and 5,500 reads per second and partitioned prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// GET, HEAD and lists.
+    Read,
+    /// PUT, COPY, POST and DELETE.
+    Write,
+}
+
+impl Operation {
+    /// Which of S3's request limits this operation counts against.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self {
+            Self::HeadBucket
+            | Self::ListObjects
+            | Self::HeadObject
+            | Self::GetObjectTagging
+            | Self::ListParts
+            | Self::ListMultipartUploads
+            | Self::ReadFile => Class::Read,
+            Self::CopyObject
+            | Self::PutObject
+            | Self::CreateMultipartUpload
+            | Self::UploadPart
+            | Self::UploadPartCopy
+            | Self::CompleteMultipartUpload
+            | Self::AbortMultipartUpload => Class::Write,
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ReadFile => "read",
+            Self::HeadBucket => "HeadBucket",
+            Self::ListObjects => "ListObjectsV2",
+            Self::HeadObject => "HeadObject",
+            Self::GetObjectTagging => "GetObjectTagging",
+            Self::CopyObject => "CopyObject",
+            Self::PutObject => "PutObject",
+            Self::CreateMultipartUpload => "CreateMultipartUpload",
+            Self::UploadPart => "UploadPart",
+            Self::UploadPartCopy => "UploadPartCopy",
+            Self::CompleteMultipartUpload => "CompleteMultipartUpload",
+            Self::AbortMultipartUpload => "AbortMultipartUpload",
+            Self::ListParts => "ListParts",
+            Self::ListMultipartUploads => "ListMultipartUploads",
+        })
+    }
+}
+
+/// The checksum algorithms that S3 stores and that a multipart upload may declare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each is S3's own name of the algorithm")]
+pub enum ChecksumAlgorithm {
+    Crc64Nvme,
+    Crc32,
+    Crc32c,
+    Sha1,
+    Sha256,
+}
+
+impl ChecksumAlgorithm {
+    /// CRCs can be combined from parts, so a multipart upload may declare them for the whole object; SHA can not.
+    #[must_use]
+    pub const fn combines(self) -> bool {
+        matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
+    }
+}
+
+impl fmt::Display for ChecksumAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Crc64Nvme => "crc64nvme",
+            Self::Crc32 => "crc32",
+            Self::Crc32c => "crc32c",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+        })
+    }
+}
+
+/// What a stored checksum covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChecksumKind {
+    /// Over the bytes of the object: equal for equal bytes, however they were uploaded.
+    FullObject,
+    /// Over the checksums of the parts: equal only for equal bytes *and* equal part boundaries.
+    Composite,
+}
+
+/// A checksum as S3 reports it: base64 of the big-endian bytes, composite values without their `-N`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// The algorithm.
+    pub algorithm: ChecksumAlgorithm,
+    /// What it covers.
+    pub kind: ChecksumKind,
+    /// Base64.
+    pub value: String,
+}
+
+/// The headers that describe the content, as HEAD returns them and as a write sends them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the HTTP header of that name")]
+pub struct ContentHeaders {
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    pub content_language: Option<String>,
+    pub content_disposition: Option<String>,
+    pub cache_control: Option<String>,
+    /// Raw: S3 stores any text here, also one that is no date.
+    pub expires: Option<String>,
+    pub website_redirect: Option<String>,
+}
+
+/// The tags that a write gives to the object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tags {
+    /// What the source has. `CopyObject` can do that by itself; for a multipart upload they must be read first.
+    #[default]
+    AsSource,
+    /// Exactly these, possibly none.
+    Exactly(Vec<Tag>),
+}
+
+/// One object tag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "a tag is a key and a value")]
+pub struct Tag {
+    pub key: String,
+    pub value: String,
+}
+
+/// Server-side encryption that is asked for; without one the bucket's default applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// SSE-S3 (`AES256`).
+    S3,
+    /// SSE-KMS, or DSSE-KMS when `dsse` is set.
+    Kms {
+        /// Key ARN; none means the account's `aws/s3` key.
+        key: Option<String>,
+        /// The bucket key flag, when it is to differ from the bucket's default.
+        bucket_key: Option<bool>,
+        /// Two layers (`aws:kms:dsse`).
+        dsse: bool,
+    },
+}
+
+/// Everything about an object except its bytes. Built once per object and given to `CopyObject`, `PutObject` and
+/// `CreateMultipartUpload` alike, so that what is kept does not depend on the route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Content headers.
+    pub headers: ContentHeaders,
+    /// User metadata, names without `x-amz-meta-`, values verbatim.
+    pub metadata: BTreeMap<String, String>,
+    /// Tags.
+    pub tags: Tags,
+    /// Storage class; none means STANDARD.
+    pub storage_class: Option<String>,
+    /// Encryption that is asked for.
+    pub encryption: Option<Encryption>,
+    /// The checksum that S3 shall compute and keep; none leaves the choice to the server.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+}
+
+/// What HEAD tells about an object.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// On versioned buckets.
+    pub version: Option<String>,
+    /// Time of the last write; of the initiation for multipart uploads.
+    pub modified: Option<Timestamp>,
+    /// Absent means STANDARD.
+    pub storage_class: Option<String>,
+    /// Content headers.
+    pub headers: ContentHeaders,
+    /// User metadata, verbatim.
+    pub metadata: BTreeMap<String, String>,
+    /// `None` when the object has no tags or the caller may not read them: S3 does not say which.
+    pub tag_count: Option<u32>,
+    /// The stored checksum, when one was asked for and the caller may see it.
+    pub checksum: Option<Checksum>,
+    /// True when the `ETag` can not be an MD5 because a KMS or customer key encrypts the object.
+    pub kms: bool,
+    /// `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of `INTELLIGENT_TIERING`, unless restored: not readable.
+    pub archived: bool,
+}
+
+/// One version of a source object, named so that no other version can be read in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcePin {
+    /// The source's bucket.
+    pub bucket: BucketName,
+    /// The source's key.
+    pub key: ObjectKey,
+    /// `versionId`, where the bucket has versions.
+    pub version: Option<String>,
+    /// Sent as `x-amz-copy-source-if-match` with every request that reads the source.
+    pub etag: String,
+}
+
+/// What S3 says about an object that it has just written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Without quotes.
+    pub etag: String,
+    /// The new version, on versioned buckets.
+    pub version: Option<String>,
+    /// Computed by S3 over what it stored.
+    pub checksum: Option<Checksum>,
+}
+
+/// What S3 says about one part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartDone {
+    /// 1 to 10,000.
+    pub number: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// Base64, in the algorithm that the upload declared.
+    pub checksum: Option<String>,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// The key, decoded.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes.
+    pub etag: Option<String>,
+    /// Last-Modified.
+    pub modified: Option<Timestamp>,
+    /// Absent means STANDARD.
+    pub storage_class: Option<String>,
+}
+
+/// One page of a paged answer.
+#[derive(Clone, Debug)]
+pub struct Page<T, M = String> {
+    /// What the page holds, in the server's order.
+    pub items: Vec<T>,
+    /// Where the next page starts; `None` on the last one.
+    pub next: Option<M>,
+}
+
+/// An unfinished multipart upload, as a bucket lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpenUpload {
+    /// The key that it would write.
+    pub key: String,
+    /// The upload id.
+    pub upload_id: String,
+    /// When it was begun.
+    pub initiated: Option<Timestamp>,
+    /// The storage class that it was begun with.
+    pub storage_class: Option<String>,
+}
+
+/// Where the next page of open uploads starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadMarker {
+    /// `key-marker`.
+    pub key: String,
+    /// `upload-id-marker`.
+    pub upload_id: Option<String>,
+}
+
+/// What a write demands of the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteCondition {
+    /// Nothing: the write replaces what is there.
+    #[default]
+    None,
+    /// `If-None-Match: *`: only if the key is absent.
+    Absent,
+}
+
+/// What `CompleteMultipartUpload` sends besides the parts.
+#[derive(Clone, Debug, Default)]
+pub struct CompleteSpec {
+    /// `x-amz-mp-object-size`: S3 refuses to publish an object of another size.
+    pub size: u64,
+    /// What every part declares; needed for composite checksums.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    /// The checksum of the whole object, when it is known: S3 refuses to publish other bytes.
+    pub full_checksum: Option<Checksum>,
+    /// What must hold at the destination.
+    pub condition: WriteCondition,
+}

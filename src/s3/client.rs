@@ -1,0 +1,183 @@
+//! A connection to one endpoint in one region.
+//!
+//! All clients of a process share one HTTP pool. The SDK's own retries are off, because each attempt must pass the
+//! pacer and be counted; its stall guard is off too, because a long part copy is silent for longer than the guard's
+//! five seconds; time limits grow with the bytes instead ([`crate::bucket`]).
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Credentials, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+};
+use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfig};
+use aws_smithy_http_client::{Builder, tls};
+
+use super::Capabilities;
+use crate::manifest::job::Endpoint;
+
+/// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// For TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the environment.
+#[derive(Clone)]
+pub struct StaticCredentials {
+    /// Access key id.
+    pub access_key: String,
+    /// Secret access key.
+    pub secret_key: String,
+}
+
+/// How to reach an endpoint.
+#[derive(Clone)]
+pub struct Connect {
+    /// The endpoint as the manifest describes it.
+    pub endpoint: Endpoint,
+    /// Overrides the endpoint's region, once the bucket's own is known.
+    pub region: Option<String>,
+    /// Fixed credentials instead of the ambient chain.
+    pub credentials: Option<StaticCredentials>,
+}
+
+/// Sends single requests to one endpoint in one region. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(super) sdk: aws_sdk_s3::Client,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    endpoint: String,
+    url: Option<String>,
+    region: String,
+    region_was_given: bool,
+    capabilities: Capabilities,
+}
+
+impl Client {
+    /// Prepares a client; nothing is sent yet (credentials are asked for with the first request).
+    pub async fn connect(connect: Connect) -> Self {
+        let Connect { endpoint, region, credentials } = connect;
+        let capabilities = Capabilities::of(&endpoint);
+        let base = ambient_config(&endpoint, region.as_deref(), credentials).await;
+        let url = endpoint.url.clone().or_else(|| base.endpoint_url().map(str::to_owned));
+        let region_was_given = endpoint.region.is_some();
+        let mut config = aws_sdk_s3::config::Builder::from(&base)
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
+            .use_arn_region(true);
+        if let Some(url) = &endpoint.url {
+            config = config.endpoint_url(url);
+        }
+        if let Some(path_style) = endpoint.path_style.or(url.is_some().then_some(true)) {
+            config = config.force_path_style(path_style);
+        }
+        if !capabilities.checksums {
+            config = config
+                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        }
+        let region = base.region().map_or_else(|| "us-east-1".to_owned(), ToString::to_string);
+        Self {
+            sdk: aws_sdk_s3::Client::from_conf(config.build()),
+            shared: Arc::new(Shared { endpoint: endpoint.name, url, region, region_was_given, capabilities }),
+        }
+    }
+
+    /// What the endpoint can do.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    /// The endpoint's name in the manifest.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.shared.endpoint
+    }
+
+    /// The endpoint's URL, when it is not AWS's own.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        self.shared.url.as_deref()
+    }
+
+    /// The region that requests are signed for.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.shared.region
+    }
+
+    /// True when the manifest names the region, so that another one is a mistake to report and not to repair.
+    #[must_use]
+    pub fn region_was_given(&self) -> bool {
+        self.shared.region_was_given
+    }
+
+    /// True for the same server in the same region: only then can one copy from the other's buckets by itself.
+    #[must_use]
+    pub fn same_server(&self, other: &Self) -> bool {
+        self.shared.url == other.shared.url
+    }
+}
+
+/// Region, credentials and `HTTP` pool, from the endpoint first and from the environment and profile otherwise.
+async fn ambient_config(
+    endpoint: &Endpoint,
+    region: Option<&str>,
+    credentials: Option<StaticCredentials>,
+) -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http_client())
+        .retry_config(RetryConfig::standard());
+    if let Some(profile) = &endpoint.profile {
+        loader = loader.profile_name(profile);
+    }
+    match region.or(endpoint.region.as_deref()) {
+        Some(region) => loader = loader.region(Region::new(region.to_owned())),
+        None if endpoint.url.is_some() || credentials.is_some() => {
+            loader = loader.region(Region::from_static("us-east-1"))
+        }
+        None => {}
+    }
+    if let Some(StaticCredentials { access_key, secret_key }) = credentials {
+        loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "s3haul"));
+    }
+    let mut config = loader.load().await;
+    if config.region().is_none() {
+        config = config.into_builder().region(Region::from_static("us-east-1")).build();
+    }
+    let Some(role) = &endpoint.assume_role else { return config };
+    let mut provider = AssumeRoleProvider::builder(&role.arn)
+        .session_name(role.session_name.as_deref().unwrap_or("s3haul"))
+        .configure(&config);
+    if let Some(id) = &role.external_id {
+        provider = provider.external_id(id);
+    }
+    if let Some(duration) = role.duration {
+        provider = provider.session_length(duration);
+    }
+    let provider = SharedCredentialsProvider::new(provider.build().await);
+    config.into_builder().credentials_provider(provider).build()
+}
+
+/// The one HTTP client of the process: connections and TLS sessions are shared by all endpoints.
+fn http_client() -> SharedHttpClient {
+    static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
+    CLIENT
+        .get_or_init(|| {
+            Builder::new()
+                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+                .pool_idle_timeout(POOL_IDLE)
+                .build_https()
+        })
+        .clone()
+}

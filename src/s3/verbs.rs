@@ -1,0 +1,704 @@
+//! The requests themselves, one method each: our types in, one attempt, our types or a [`Failure`] out.
+//!
+//! A `200 OK` is not yet a success: an answer without an `ETag` (an empty body, for instance) is a failure here, so
+//! that no caller can take it for a copy.
+
+use std::collections::HashMap;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::{RequestId, RequestIdExt};
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types as sdk;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::{
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, Client, CompleteSpec, ContentHeaders, Encryption,
+    Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags,
+    UploadMarker, WriteCondition, Written,
+};
+use crate::location::{BucketName, ObjectKey, copy_source};
+
+/// The attributes as headers, for each of the three requests that create an object. One text for all of them, so
+/// that none can forget an attribute that another one sends.
+macro_rules! with_attributes {
+    ($request:expr, $attributes:expr) => {{
+        let Attributes { headers, metadata, tags, storage_class, encryption, checksum: _ } = $attributes;
+        let mut request = $request
+            .set_content_type(headers.content_type.clone())
+            .set_content_encoding(headers.content_encoding.clone())
+            .set_content_language(headers.content_language.clone())
+            .set_content_disposition(headers.content_disposition.clone())
+            .set_cache_control(headers.cache_control.clone())
+            .set_website_redirect_location(headers.website_redirect.clone())
+            .set_metadata((!metadata.is_empty()).then(|| metadata.clone().into_iter().collect()))
+            .set_storage_class(storage_class.as_deref().map(sdk::StorageClass::from));
+        if let Tags::Exactly(tags) = tags
+            && !tags.is_empty()
+        {
+            request = request.tagging(tagging_header(tags));
+        }
+        match encryption {
+            Some(Encryption::S3) => {
+                request = request.server_side_encryption(sdk::ServerSideEncryption::Aes256)
+            }
+            Some(Encryption::Kms { key, bucket_key, dsse }) => {
+                request = request
+                    .server_side_encryption(match dsse {
+                        true => sdk::ServerSideEncryption::AwsKmsDsse,
+                        false => sdk::ServerSideEncryption::AwsKms,
+                    })
+                    .set_ssekms_key_id(key.clone())
+                    .set_bucket_key_enabled(*bucket_key);
+            }
+            None => {}
+        }
+        request
+    }};
+}
+
+/// Sends the request; `Expires` goes in as the raw header, because S3 keeps texts there that are no dates.
+macro_rules! send_with_expires {
+    ($request:expr, $expires:expr) => {
+        match $expires.clone() {
+            None => $request.send().await,
+            Some(expires) => {
+                $request
+                    .customize()
+                    .mutate_request(move |request| {
+                        request.headers_mut().insert("expires", expires.clone());
+                    })
+                    .send()
+                    .await
+            }
+        }
+    };
+}
+
+impl Client {
+    /// The region that the bucket is in, where the server tells.
+    pub async fn head_bucket(&self, bucket: &BucketName) -> Result<Option<String>, Failure> {
+        let answer = self.sdk.head_bucket().bucket(bucket.as_str()).send().await;
+        let output = answer.map_err(|error| failure(Operation::HeadBucket, bucket, None, &error))?;
+        Ok(output.bucket_region)
+    }
+
+    /// One page of keys in the order of their bytes. `after` is the last key seen before.
+    pub async fn list_objects(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page<ListedObject>, Failure> {
+        let encode = self.capabilities().encoded_lists;
+        let output = self
+            .sdk
+            .list_objects_v2()
+            .bucket(bucket.as_str())
+            .set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()))
+            .set_start_after(after.map(str::to_owned))
+            .set_continuation_token(token.map(str::to_owned))
+            .set_encoding_type(encode.then_some(sdk::EncodingType::Url))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
+        let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
+        let items = output
+            .contents
+            .unwrap_or_default()
+            .into_iter()
+            .map(|object| {
+                Ok(ListedObject {
+                    key: decode(object.key.unwrap_or_default(), encoded).map_err(|key| {
+                        let message = format!("the listing holds a key that is not UTF-8: {key}");
+                        Failure::new(
+                            FailureKind::Invalid,
+                            Operation::ListObjects,
+                            bucket.to_string(),
+                            message,
+                        )
+                    })?,
+                    size: object.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
+                    etag: object.e_tag.map(unquote),
+                    modified: object.last_modified.and_then(timestamp),
+                    storage_class: object.storage_class.map(|class| class.as_str().to_owned()),
+                })
+            })
+            .collect::<Result<_, Failure>>()?;
+        let next = output.is_truncated.unwrap_or(false).then_some(output.next_continuation_token).flatten();
+        Ok(Page { items, next })
+    }
+
+    /// Everything that HEAD tells. The checksum is asked for where the endpoint knows checksums.
+    pub async fn head_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Head, Failure> {
+        let output = self
+            .sdk
+            .head_object()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .set_version_id(version.map(str::to_owned))
+            .set_checksum_mode(self.capabilities().checksums.then_some(sdk::ChecksumMode::Enabled))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
+        Ok(head(output))
+    }
+
+    /// The tags of one version of an object.
+    pub async fn get_tags(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Vec<Tag>, Failure> {
+        let output = self
+            .sdk
+            .get_object_tagging()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .set_version_id(version.map(str::to_owned))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::GetObjectTagging, bucket, Some(key), &error))?;
+        Ok(output.tag_set.into_iter().map(|tag| Tag { key: tag.key, value: tag.value }).collect())
+    }
+
+    /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
+    pub async fn copy_object(
+        &self,
+        source: &SourcePin,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        condition: WriteCondition,
+    ) -> Result<Written, Failure> {
+        let tagging = match attributes.tags {
+            Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
+            Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
+        };
+        let request = self
+            .sdk
+            .copy_object()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
+            .copy_source_if_match(quoted(&source.etag))
+            .metadata_directive(sdk::MetadataDirective::Replace)
+            .set_tagging_directive(tagging)
+            .set_if_none_match(absent(condition))
+            .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()));
+        let request = with_attributes!(request, attributes);
+        let output = send_with_expires!(request, attributes.headers.expires)
+            .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
+        let result = output.copy_object_result;
+        let etag = required_etag(
+            result.as_ref().and_then(|result| result.e_tag.clone()),
+            Operation::CopyObject,
+            bucket,
+            key,
+        )?;
+        let checksum = result.and_then(|result| {
+            checksum(
+                [
+                    result.checksum_crc64_nvme,
+                    result.checksum_crc32,
+                    result.checksum_crc32_c,
+                    result.checksum_sha1,
+                    result.checksum_sha256,
+                ],
+                result.checksum_type,
+            )
+        });
+        Ok(Written { etag, version: output.version_id, checksum })
+    }
+
+    /// Writes a small object from memory.
+    pub async fn put_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        body: bytes::Bytes,
+        attributes: &Attributes,
+        checksum_value: Option<&Checksum>,
+        condition: WriteCondition,
+    ) -> Result<Written, Failure> {
+        let mut request = self
+            .sdk
+            .put_object()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .body(ByteStream::from(body))
+            .set_if_none_match(absent(condition));
+        if let Some(Checksum { algorithm, value, .. }) = checksum_value {
+            let value = Some(value.clone());
+            request = match algorithm {
+                ChecksumAlgorithm::Crc64Nvme => request.set_checksum_crc64_nvme(value),
+                ChecksumAlgorithm::Crc32 => request.set_checksum_crc32(value),
+                ChecksumAlgorithm::Crc32c => request.set_checksum_crc32_c(value),
+                ChecksumAlgorithm::Sha1 => request.set_checksum_sha1(value),
+                ChecksumAlgorithm::Sha256 => request.set_checksum_sha256(value),
+            };
+        }
+        let request = with_attributes!(request, attributes);
+        let output = send_with_expires!(request, attributes.headers.expires)
+            .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
+        Ok(Written {
+            etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
+            version: output.version_id,
+            checksum: checksum(
+                [
+                    output.checksum_crc64_nvme,
+                    output.checksum_crc32,
+                    output.checksum_crc32_c,
+                    output.checksum_sha1,
+                    output.checksum_sha256,
+                ],
+                output.checksum_type,
+            ),
+        })
+    }
+
+    /// Begins a multipart upload; returns its id.
+    pub async fn create_upload(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        attributes: &Attributes,
+    ) -> Result<String, Failure> {
+        let request = self
+            .sdk
+            .create_multipart_upload()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()))
+            .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
+        let request = with_attributes!(request, attributes);
+        let output = send_with_expires!(request, attributes.headers.expires)
+            .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
+        output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
+            unreadable(Operation::CreateMultipartUpload, bucket, key, "the answer holds no upload id")
+        })
+    }
+
+    /// Copies `first..=last` of the source as one part; the whole source when no range is given.
+    pub async fn copy_part(
+        &self,
+        source: &SourcePin,
+        range: Option<(u64, u64)>,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+    ) -> Result<(String, Option<String>), Failure> {
+        let output = self
+            .sdk
+            .upload_part_copy()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .upload_id(upload_id)
+            .part_number(part_number(number))
+            .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
+            .copy_source_if_match(quoted(&source.etag))
+            .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::UploadPartCopy, bucket, Some(key), &error))?;
+        let result = output.copy_part_result;
+        let etag = result.as_ref().and_then(|result| result.e_tag.clone());
+        let etag = required_etag(etag, Operation::UploadPartCopy, bucket, key)?;
+        let checksum = result.and_then(|result| {
+            result
+                .checksum_crc64_nvme
+                .or(result.checksum_crc32)
+                .or(result.checksum_crc32_c)
+                .or(result.checksum_sha1)
+                .or(result.checksum_sha256)
+        });
+        Ok((etag, checksum))
+    }
+
+    /// Sends one part from memory. With a checksum, S3 refuses bytes that do not match it.
+    pub async fn upload_part(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+        body: bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<(String, Option<String>), Failure> {
+        let mut request = self
+            .sdk
+            .upload_part()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .upload_id(upload_id)
+            .part_number(part_number(number))
+            .body(ByteStream::from(body));
+        if let Some(Checksum { algorithm, value, .. }) = checksum {
+            let value = Some(value.clone());
+            request = match algorithm {
+                ChecksumAlgorithm::Crc64Nvme => request.set_checksum_crc64_nvme(value),
+                ChecksumAlgorithm::Crc32 => request.set_checksum_crc32(value),
+                ChecksumAlgorithm::Crc32c => request.set_checksum_crc32_c(value),
+                ChecksumAlgorithm::Sha1 => request.set_checksum_sha1(value),
+                ChecksumAlgorithm::Sha256 => request.set_checksum_sha256(value),
+            };
+        }
+        let output = request
+            .send()
+            .await
+            .map_err(|error| failure(Operation::UploadPart, bucket, Some(key), &error))?;
+        let etag = required_etag(output.e_tag, Operation::UploadPart, bucket, key)?;
+        let checksum = output
+            .checksum_crc64_nvme
+            .or(output.checksum_crc32)
+            .or(output.checksum_crc32_c)
+            .or(output.checksum_sha1)
+            .or(output.checksum_sha256);
+        Ok((etag, checksum))
+    }
+
+    /// Publishes the object made of `parts`, which must ascend by number.
+    pub async fn complete_upload(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload_id: &str,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        let algorithm = spec.checksum.map(|(algorithm, _)| algorithm);
+        let parts = parts.iter().map(|part| completed_part(part, algorithm)).collect();
+        let mut request = self
+            .sdk
+            .complete_multipart_upload()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .upload_id(upload_id)
+            .mpu_object_size(i64::try_from(spec.size).unwrap_or(i64::MAX))
+            .set_if_none_match(absent(spec.condition))
+            .set_checksum_type(spec.checksum.map(|(_, kind)| kind.into()))
+            .multipart_upload(sdk::CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
+        if let Some(Checksum { algorithm, value, .. }) = &spec.full_checksum {
+            request = match algorithm {
+                ChecksumAlgorithm::Crc64Nvme => request.checksum_crc64_nvme(value),
+                ChecksumAlgorithm::Crc32 => request.checksum_crc32(value),
+                ChecksumAlgorithm::Crc32c => request.checksum_crc32_c(value),
+                ChecksumAlgorithm::Sha1 => request.checksum_sha1(value),
+                ChecksumAlgorithm::Sha256 => request.checksum_sha256(value),
+            };
+        }
+        let output = request
+            .send()
+            .await
+            .map_err(|error| failure(Operation::CompleteMultipartUpload, bucket, Some(key), &error))?;
+        Ok(Written {
+            etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
+            version: output.version_id,
+            checksum: checksum(
+                [
+                    output.checksum_crc64_nvme,
+                    output.checksum_crc32,
+                    output.checksum_crc32_c,
+                    output.checksum_sha1,
+                    output.checksum_sha256,
+                ],
+                output.checksum_type,
+            ),
+        })
+    }
+
+    /// Ends an upload and frees its parts; parts in flight at that moment may survive it.
+    pub async fn abort_upload(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload_id: &str,
+    ) -> Result<(), Failure> {
+        let request =
+            self.sdk.abort_multipart_upload().bucket(bucket.as_str()).key(key.as_str()).upload_id(upload_id);
+        let answer = request.send().await;
+        answer.map_err(|error| failure(Operation::AbortMultipartUpload, bucket, Some(key), &error))?;
+        Ok(())
+    }
+
+    /// One page of the parts that an upload has so far, by ascending number.
+    pub async fn list_parts(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload_id: &str,
+        after: Option<&str>,
+    ) -> Result<Page<PartDone>, Failure> {
+        let output = self
+            .sdk
+            .list_parts()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .upload_id(upload_id)
+            .set_part_number_marker(after.map(str::to_owned))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
+        let next = output.is_truncated.unwrap_or(false).then_some(output.next_part_number_marker).flatten();
+        let parts = output.parts.unwrap_or_default().into_iter().map(|part| PartDone {
+            number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
+            size: part.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
+            etag: part.e_tag.map(unquote).unwrap_or_default(),
+            checksum: part
+                .checksum_crc64_nvme
+                .or(part.checksum_crc32)
+                .or(part.checksum_crc32_c)
+                .or(part.checksum_sha1)
+                .or(part.checksum_sha256),
+        });
+        Ok(Page { items: parts.collect(), next })
+    }
+
+    /// One page of the bucket's open uploads, by key and then by age.
+    pub async fn list_uploads(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&UploadMarker>,
+    ) -> Result<Page<OpenUpload, UploadMarker>, Failure> {
+        let encode = self.capabilities().encoded_lists;
+        let output = self
+            .sdk
+            .list_multipart_uploads()
+            .bucket(bucket.as_str())
+            .set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()))
+            .set_key_marker(after.map(|marker| marker.key.clone()))
+            .set_upload_id_marker(after.and_then(|marker| marker.upload_id.clone()))
+            .set_encoding_type(encode.then_some(sdk::EncodingType::Url))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
+        let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
+        let readable =
+            |key: Option<String>| decode(key.unwrap_or_default(), encoded).unwrap_or_else(|raw| raw);
+        let items = output.uploads.unwrap_or_default().into_iter().map(|upload| OpenUpload {
+            key: readable(upload.key),
+            upload_id: upload.upload_id.unwrap_or_default(),
+            initiated: upload.initiated.and_then(timestamp),
+            storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),
+        });
+        let items = items.collect();
+        let next = output.is_truncated.unwrap_or(false).then(|| UploadMarker {
+            key: readable(output.next_key_marker),
+            upload_id: output.next_upload_id_marker.filter(|id| !id.is_empty()),
+        });
+        Ok(Page { items, next })
+    }
+}
+
+fn failure<E>(
+    operation: Operation,
+    bucket: &BucketName,
+    key: Option<&ObjectKey>,
+    error: &SdkError<E, HttpResponse>,
+) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    SdkError<E, HttpResponse>: RequestId + RequestIdExt,
+{
+    Failure::from_sdk(operation, place(bucket, key), error)
+}
+
+fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
+    key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
+}
+
+fn unreadable(operation: Operation, bucket: &BucketName, key: &ObjectKey, message: &str) -> Failure {
+    Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message)
+}
+
+fn required_etag(
+    etag: Option<String>,
+    operation: Operation,
+    bucket: &BucketName,
+    key: &ObjectKey,
+) -> Result<String, Failure> {
+    etag.map(unquote).filter(|etag| !etag.is_empty()).ok_or_else(|| {
+        unreadable(operation, bucket, key, "the answer holds no ETag, so nothing shows that it worked")
+    })
+}
+
+fn head(output: HeadObjectOutput) -> Head {
+    let checksum = checksum(
+        [
+            output.checksum_crc64_nvme,
+            output.checksum_crc32,
+            output.checksum_crc32_c,
+            output.checksum_sha1,
+            output.checksum_sha256,
+        ],
+        output.checksum_type,
+    );
+    let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
+    let restored =
+        output.restore.as_deref().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
+    let archived = output.archive_status.is_some()
+        || matches!(storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
+    Head {
+        size: output.content_length.and_then(|size| size.try_into().ok()).unwrap_or(0),
+        etag: output.e_tag.map(unquote).unwrap_or_default(),
+        version: output.version_id,
+        modified: output.last_modified.and_then(timestamp),
+        storage_class,
+        headers: ContentHeaders {
+            content_type: output.content_type,
+            content_encoding: output.content_encoding.filter(|encoding| !encoding.is_empty()),
+            content_language: output.content_language,
+            content_disposition: output.content_disposition,
+            cache_control: output.cache_control,
+            expires: output.expires_string,
+            website_redirect: output.website_redirect_location,
+        },
+        metadata: output.metadata.unwrap_or_else(HashMap::new).into_iter().collect(),
+        tag_count: output.tag_count.and_then(|count| count.try_into().ok()),
+        checksum,
+        kms: output.sse_customer_algorithm.is_some()
+            || matches!(
+                output.server_side_encryption,
+                Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse)
+            ),
+        archived: archived && !restored,
+    }
+}
+
+/// The first checksum that is there, in the order CRC64NVME, CRC32, CRC32C, SHA1, SHA256.
+fn checksum(values: [Option<String>; 5], kind: Option<sdk::ChecksumType>) -> Option<Checksum> {
+    use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
+    let algorithms = [Crc64Nvme, Crc32, Crc32c, Sha1, Sha256];
+    let (algorithm, value) = algorithms
+        .into_iter()
+        .zip(values)
+        .find_map(|(algorithm, value)| value.map(|value| (algorithm, value)))?;
+    // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
+    let (value, suffix) = match value.split_once('-') {
+        Some((value, _)) => (value.to_owned(), true),
+        None => (value, false),
+    };
+    let kind = match kind {
+        Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
+        _ if suffix => ChecksumKind::Composite,
+        _ => ChecksumKind::FullObject,
+    };
+    Some(Checksum { algorithm, kind, value })
+}
+
+fn completed_part(part: &PartDone, algorithm: Option<ChecksumAlgorithm>) -> sdk::CompletedPart {
+    let builder =
+        sdk::CompletedPart::builder().part_number(part_number(part.number)).e_tag(quoted(&part.etag));
+    let value = part.checksum.clone();
+    match algorithm {
+        None => builder,
+        Some(ChecksumAlgorithm::Crc64Nvme) => builder.set_checksum_crc64_nvme(value),
+        Some(ChecksumAlgorithm::Crc32) => builder.set_checksum_crc32(value),
+        Some(ChecksumAlgorithm::Crc32c) => builder.set_checksum_crc32_c(value),
+        Some(ChecksumAlgorithm::Sha1) => builder.set_checksum_sha1(value),
+        Some(ChecksumAlgorithm::Sha256) => builder.set_checksum_sha256(value),
+    }
+    .build()
+}
+
+/// Tags as the query string that `x-amz-tagging` wants.
+fn tagging_header(tags: &[Tag]) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    tags.iter()
+        .map(|tag| format!("{}={}", encode(&tag.key), encode(&tag.value)))
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
+/// Undoes `encoding-type=url`, where `+` stands for a space; the raw text when the bytes are not UTF-8.
+fn decode(key: String, encoded: bool) -> Result<String, String> {
+    if !encoded || !key.contains(['%', '+']) {
+        return Ok(key);
+    }
+    let spaced = key.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| key)
+}
+
+fn absent(condition: WriteCondition) -> Option<String> {
+    (condition == WriteCondition::Absent).then(|| "*".to_owned())
+}
+
+fn quoted(etag: &str) -> String {
+    format!("\"{etag}\"")
+}
+
+fn unquote(etag: String) -> String {
+    match etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => inner.to_owned(),
+        None => etag,
+    }
+}
+
+fn part_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn timestamp(time: DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
+
+impl From<ChecksumAlgorithm> for sdk::ChecksumAlgorithm {
+    fn from(algorithm: ChecksumAlgorithm) -> Self {
+        match algorithm {
+            ChecksumAlgorithm::Crc64Nvme => Self::Crc64Nvme,
+            ChecksumAlgorithm::Crc32 => Self::Crc32,
+            ChecksumAlgorithm::Crc32c => Self::Crc32C,
+            ChecksumAlgorithm::Sha1 => Self::Sha1,
+            ChecksumAlgorithm::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+impl From<ChecksumKind> for sdk::ChecksumType {
+    fn from(kind: ChecksumKind) -> Self {
+        match kind {
+            ChecksumKind::FullObject => Self::FullObject,
+            ChecksumKind::Composite => Self::Composite,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_encoded_keys_are_decoded_once() {
+        for (raw, key) in [("a+b", "a b"), ("a%2Bb", "a+b"), ("%C3%BC%01", "ü\u{1}"), ("a%2520b", "a%20b")] {
+            assert_eq!(decode(raw.to_owned(), true), Ok(key.to_owned()));
+            assert_eq!(decode(raw.to_owned(), false), Ok(raw.to_owned()), "not encoded, not decoded");
+        }
+        assert_eq!(decode("%FF".to_owned(), true), Err("%FF".to_owned()));
+    }
+
+    #[test]
+    fn tags_are_encoded_into_one_header() {
+        let tag = |key: &str, value: &str| Tag { key: key.to_owned(), value: value.to_owned() };
+        assert_eq!(tagging_header(&[tag("a b", "1&2"), tag("ü", "")]), "a%20b=1%262&%C3%BC=");
+    }
+
+    #[test]
+    fn composite_checksums_are_told_by_type_or_suffix() {
+        let value = |text: &str| [None, None, None, None, Some(text.to_owned())];
+        let seen = checksum(value("abc=-3"), None).unwrap();
+        assert_eq!((seen.kind, seen.value.as_str()), (ChecksumKind::Composite, "abc="));
+        assert_eq!(checksum(value("abc="), None).unwrap().kind, ChecksumKind::FullObject);
+        assert_eq!(checksum([const { None }; 5], None), None);
+    }
+}
