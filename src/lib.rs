@@ -1,8 +1,11 @@
 //! s3haul moves objects between S3 buckets without moving bytes through the machine that it runs on.
 
+pub mod bucket;
+pub mod checksum;
 pub mod listing;
 pub mod location;
 pub mod manifest;
+pub mod multipart;
 pub mod pace;
 pub mod plan;
 pub mod s3;

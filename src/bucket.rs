@@ -1,0 +1,323 @@
+//! A bucket as the rest of the crate uses it: S3's verbs, paced, timed and retried.
+//!
+//! One place sends every request, so that each attempt passes the pacer, has a time limit that grows with its bytes,
+//! teaches the controllers and is retried by the same policy. What is *not* repeated here is a write whose repetition
+//! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::location::{BucketName, ObjectKey};
+use crate::pace::{Lane, Pacer};
+use crate::s3::{
+    Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Failure, FailureKind, Head,
+    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
+    Written,
+};
+
+/// Longer than any request takes that moves no bytes; Complete "can take several minutes".
+const PATIENCE_BASE: Duration = Duration::from_secs(60);
+const PATIENCE_COMPLETE: Duration = Duration::from_secs(600);
+/// The slowest stream that is still alive, in bytes per second.
+const SLOWEST: u64 = 2 << 20;
+
+/// A bucket behind a pacer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    name: BucketName,
+    client: Client,
+    pacer: Arc<Pacer>,
+    reads: Arc<Lane>,
+    writes: Arc<Lane>,
+    halt: CancellationToken,
+}
+
+/// Whether a request may be sent again when its outcome is not known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// It has the same effect twice.
+    Always,
+    /// Only when it surely did not happen.
+    UnlessUnknown,
+}
+
+/// The outcome of a request, and how often it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer<T> {
+    /// What the server said.
+    pub value: T,
+    /// 1 when the first attempt went through.
+    pub attempts: u32,
+}
+
+impl Bucket {
+    /// A bucket reached by `client` and paced by `pacer`. `halt` ends waiting retries when the run must end.
+    #[must_use]
+    pub fn new(name: BucketName, client: Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {
+        let reads = pacer.lane(client.endpoint(), name.as_str(), Class::Read);
+        let writes = pacer.lane(client.endpoint(), name.as_str(), Class::Write);
+        Self { name, client, pacer, reads, writes, halt }
+    }
+
+    /// The bucket's name.
+    #[must_use]
+    pub fn name(&self) -> &BucketName {
+        &self.name
+    }
+
+    /// The client that reaches it.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What the bucket's endpoint can do.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.client.capabilities()
+    }
+
+    /// The pacer that all its requests pass.
+    #[must_use]
+    pub fn pacer(&self) -> &Arc<Pacer> {
+        &self.pacer
+    }
+
+    /// The same bucket whose waiting retries end with `halt`.
+    #[must_use]
+    pub fn halted_by(&self, halt: CancellationToken) -> Self {
+        Self { halt, ..self.clone() }
+    }
+
+    /// `bucket/key`, for messages.
+    #[must_use]
+    pub fn place(&self, key: &ObjectKey) -> String {
+        format!("{}/{key}", self.name)
+    }
+
+    async fn call<T, F>(
+        &self,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+        bytes: u64,
+        repeat: Repeat,
+        attempt: impl Fn() -> F,
+    ) -> Result<Answer<T>, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let lane = match operation.class() {
+            Class::Read => &self.reads,
+            Class::Write => &self.writes,
+        };
+        let base =
+            if operation == Operation::CompleteMultipartUpload { PATIENCE_COMPLETE } else { PATIENCE_BASE };
+        let limit = base + Duration::from_secs(bytes / SLOWEST);
+        let began = Instant::now();
+        let mut attempts = 0;
+        loop {
+            self.pacer.admit(lane, bytes).await;
+            attempts += 1;
+            let outcome = timeout(limit, attempt()).await.unwrap_or_else(|_| {
+                let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
+                let message = format!("no answer within {} s", limit.as_secs());
+                Err(Failure::new(FailureKind::TimedOut, operation, place, message))
+            });
+            self.pacer.learn(lane, outcome.as_ref().err().map(Failure::kind), bytes);
+            let failure = match outcome {
+                Ok(value) => return Ok(Answer { value, attempts }),
+                Err(failure) => failure.after(attempts),
+            };
+            if repeat == Repeat::UnlessUnknown && failure.kind().outcome_unknown() {
+                return Err(failure);
+            }
+            let Some(wait) =
+                self.pacer.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
+            else {
+                return Err(failure);
+            };
+            tracing::debug!(%failure, ?wait, "will be sent again");
+            self.pacer.retried();
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.halt.cancelled() => return Err(failure),
+            }
+        }
+    }
+
+    async fn read<T, F>(
+        &self,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.call(operation, key, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
+    }
+
+    /// The region that the bucket is in, where the server tells.
+    pub async fn region(&self) -> Result<Option<String>, Failure> {
+        self.read(Operation::HeadBucket, None, || self.client.head_bucket(&self.name)).await
+    }
+
+    /// See [`Client::list_objects`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page<ListedObject>, Failure> {
+        self.read(Operation::ListObjects, None, || self.client.list_objects(&self.name, prefix, after, token))
+            .await
+    }
+
+    /// See [`Client::head_object`].
+    pub async fn head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Head, Failure> {
+        self.read(Operation::HeadObject, Some(key), || self.client.head_object(&self.name, key, version))
+            .await
+    }
+
+    /// See [`Client::get_tags`].
+    pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
+        self.read(Operation::GetObjectTagging, Some(key), || self.client.get_tags(&self.name, key, version))
+            .await
+    }
+
+    /// Copies `source` of `size` bytes to `key` in one request. Repeating it is harmless: the source is pinned.
+    pub async fn copy_object(
+        &self,
+        source: &SourcePin,
+        size: u64,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        condition: WriteCondition,
+    ) -> Result<Answer<Written>, Failure> {
+        self.call(Operation::CopyObject, Some(key), size, Repeat::Always, || {
+            self.client.copy_object(source, &self.name, key, attributes, condition)
+        })
+        .await
+    }
+
+    /// Writes an object from memory.
+    pub async fn put_object(
+        &self,
+        key: &ObjectKey,
+        body: bytes::Bytes,
+        attributes: &Attributes,
+        checksum: Option<&Checksum>,
+        condition: WriteCondition,
+    ) -> Result<Answer<Written>, Failure> {
+        self.call(Operation::PutObject, Some(key), body.len() as u64, Repeat::Always, || {
+            self.client.put_object(&self.name, key, body.clone(), attributes, checksum, condition)
+        })
+        .await
+    }
+
+    /// Begins a multipart upload; returns its id.
+    pub async fn create_upload(&self, key: &ObjectKey, attributes: &Attributes) -> Result<String, Failure> {
+        self.call(Operation::CreateMultipartUpload, Some(key), 0, Repeat::Always, || {
+            self.client.create_upload(&self.name, key, attributes)
+        })
+        .await
+        .map(|answer| answer.value)
+    }
+
+    /// Copies a range (or all) of the source as one part; the same number again replaces it.
+    pub async fn copy_part(
+        &self,
+        source: &SourcePin,
+        range: Option<(u64, u64)>,
+        size: u64,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+    ) -> Result<Answer<PartDone>, Failure> {
+        let answer = self
+            .call(Operation::UploadPartCopy, Some(key), size, Repeat::Always, || {
+                self.client.copy_part(source, range, &self.name, key, upload_id, number)
+            })
+            .await?;
+        let (etag, checksum) = answer.value;
+        Ok(Answer { value: PartDone { number, size, etag, checksum }, attempts: answer.attempts })
+    }
+
+    /// Sends a part from memory; the same number again replaces it.
+    pub async fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+        body: bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<Answer<PartDone>, Failure> {
+        let size = body.len() as u64;
+        let answer = self
+            .call(Operation::UploadPart, Some(key), size, Repeat::Always, || {
+                self.client.upload_part(&self.name, key, upload_id, number, body.clone(), checksum)
+            })
+            .await?;
+        let (etag, echoed) = answer.value;
+        let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
+        Ok(Answer { value: PartDone { number, size, etag, checksum }, attempts: answer.attempts })
+    }
+
+    /// Publishes an upload. Not repeated when the outcome is unknown: the caller must look first.
+    pub async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        self.call(Operation::CompleteMultipartUpload, Some(key), 0, Repeat::UnlessUnknown, || {
+            self.client.complete_upload(&self.name, key, upload_id, parts, spec)
+        })
+        .await
+        .map(|answer| answer.value)
+    }
+
+    /// Ends an upload; one that is gone already is no failure.
+    pub async fn abort_upload(&self, key: &ObjectKey, upload_id: &str) -> Result<(), Failure> {
+        let answer = self
+            .call(Operation::AbortMultipartUpload, Some(key), 0, Repeat::Always, || {
+                self.client.abort_upload(&self.name, key, upload_id)
+            })
+            .await;
+        match answer {
+            Ok(_) => Ok(()),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// See [`Client::list_parts`].
+    pub async fn list_parts(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        after: Option<&str>,
+    ) -> Result<Page<PartDone>, Failure> {
+        self.read(Operation::ListParts, Some(key), || {
+            self.client.list_parts(&self.name, key, upload_id, after)
+        })
+        .await
+    }
+
+    /// See [`Client::list_uploads`].
+    pub async fn list_uploads(
+        &self,
+        prefix: &str,
+        after: Option<&UploadMarker>,
+    ) -> Result<Page<OpenUpload, UploadMarker>, Failure> {
+        self.read(Operation::ListMultipartUploads, None, || {
+            self.client.list_uploads(&self.name, prefix, after)
+        })
+        .await
+    }
+}

@@ -1,0 +1,83 @@
+//! Finding the counterpart of a key at the destination by walking its listing along.
+//!
+//! Both sides come in the order of their keys' bytes, so one pass over each is enough, and nothing is kept but the
+//! entry under the finger. Only valid where the key map keeps that order
+//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)) and the server lists in it.
+
+use super::{Entry, Found, Listing};
+use crate::s3::Failure;
+
+/// The destination's side of a comparison.
+#[derive(Debug)]
+pub struct Counterparts {
+    listing: Listing,
+    current: Option<Entry>,
+    ended: bool,
+}
+
+impl Counterparts {
+    /// Walks along this listing of the destination.
+    #[must_use]
+    pub fn of(listing: Listing) -> Self {
+        Self { listing, current: None, ended: false }
+    }
+
+    /// The entry with exactly this key. Keys must be asked for in ascending order.
+    ///
+    /// # Errors
+    /// What the destination's listing failed with; then nothing can be said about this key or any behind it.
+    pub async fn find(&mut self, key: &str) -> Result<Option<&Entry>, Failure> {
+        while !self.ended && self.current.as_ref().is_none_or(|current| current.key.as_str() < key) {
+            match self.listing.next().await {
+                Some(Found::Entry(entry)) => self.current = Some(entry),
+                Some(Found::Ignored(..)) => {}
+                Some(Found::Failed(_, failure)) => return Err(failure),
+                None => (self.current, self.ended) = (None, true),
+            }
+        }
+        Ok(self.current.as_ref().filter(|current| current.key.as_str() == key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::location::ObjectKey;
+
+    fn entry(key: &str) -> Found {
+        Found::Entry(Entry {
+            key: ObjectKey::new(key).unwrap(),
+            relative_at: 0,
+            size: key.len() as u64,
+            etag: None,
+            version: None,
+            modified: None,
+            storage_class: None,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_a_set_would_find(
+            there in proptest::collection::btree_set("[ab/é]{0,4}", 0..40),
+            asked in proptest::collection::btree_set("[ab/é]{0,4}", 0..40),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let found: BTreeSet<String> = runtime.block_on(async {
+                let mut counterparts = Counterparts::of(Listing::of(there.iter().map(|key| entry(key)).collect()));
+                let mut found = BTreeSet::new();
+                for key in &asked {
+                    if let Some(entry) = counterparts.find(key).await.unwrap() {
+                        found.insert(entry.key.to_string());
+                    }
+                }
+                found
+            });
+            prop_assert_eq!(found, there.intersection(&asked).cloned().collect::<BTreeSet<_>>());
+        }
+    }
+}

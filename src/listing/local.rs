@@ -1,0 +1,321 @@
+//! The files below a directory, in the order that their keys have in S3.
+//!
+//! A directory `a` sorts as `a/`, so that the walk comes out in the order of the keys' bytes and can be compared with
+//! a bucket's listing side by side. Directories are read in parallel ahead of the walk (a few per level), because a
+//! walk of a network file system is all latency; memory is bounded by the directories on the way, not by the tree.
+//! Symbolic links are treated as the job says: skipped, followed, or an error each. A link back to a directory on
+//! the way is never followed, so that the walk ends.
+
+use std::collections::VecDeque;
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::filter::Filter;
+use super::{Entry, Found, Listing};
+use crate::location::{LocalPath, ObjectKey};
+use crate::manifest::job::Symlinks;
+use crate::s3::{Failure, FailureKind, Operation};
+
+/// Directories of one level that are read ahead.
+const READ_AHEAD: usize = 8;
+/// Entries handed over at once.
+const PAGE: usize = 1000;
+
+/// Lists a directory, or a single file under its own name.
+#[must_use]
+pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter) -> Listing {
+    let (pages, listing) = Listing::channel();
+    let walk = Arc::new(Walk { root: root.0.clone(), symlinks, filter: filter.clone() });
+    tokio::spawn(async move {
+        let mut levels = vec![Level::of(Arc::clone(&walk).start().await)];
+        let mut page = Vec::new();
+        while let Some(level) = levels.last_mut() {
+            level.read_ahead(&walk);
+            match level.pending.pop_front() {
+                None => {
+                    levels.pop();
+                }
+                Some(Pending::Found(found)) => page.push(found),
+                Some(Pending::Directory(dir)) => levels.push(Level::of(walk.read(dir).await)),
+                Some(Pending::Reading(task)) => match task.await {
+                    Ok(items) => levels.push(Level::of(items)),
+                    // The runtime is shutting down.
+                    Err(_) => return,
+                },
+            }
+            if page.len() >= PAGE && pages.send(std::mem::take(&mut page)).await.is_err() {
+                return;
+            }
+        }
+        let _ = pages.send(page).await;
+    });
+    listing
+}
+
+/// The file that an entry of [`files`] stands for.
+#[must_use]
+pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
+    if root.0.is_dir() { root.0.join(entry.key.as_str()) } else { root.0.clone() }
+}
+
+#[derive(Debug)]
+struct Walk {
+    root: PathBuf,
+    symlinks: Symlinks,
+    filter: Filter,
+}
+
+/// A directory that waits to be read: its path, its key with a slash at the end, and the real paths above it.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    key: String,
+    above: Arc<Vec<PathBuf>>,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Found(Found),
+    Directory(Directory),
+    Reading(JoinHandle<Vec<Pending>>),
+}
+
+/// What is left of one directory.
+#[derive(Debug)]
+struct Level {
+    pending: VecDeque<Pending>,
+}
+
+impl Level {
+    fn of(items: Vec<Pending>) -> Self {
+        Self { pending: items.into() }
+    }
+
+    /// Starts reading the next few directories.
+    fn read_ahead(&mut self, walk: &Arc<Walk>) {
+        let directories = self.pending.iter_mut().filter(|item| !matches!(item, Pending::Found(_)));
+        for item in directories.take(READ_AHEAD) {
+            if let Pending::Directory(Directory { path, key, above }) = item {
+                let dir = Directory {
+                    path: std::mem::take(path),
+                    key: std::mem::take(key),
+                    above: Arc::clone(above),
+                };
+                let walk = Arc::clone(walk);
+                *item = Pending::Reading(spawn_blocking(move || walk.read_now(&dir)));
+            }
+        }
+    }
+}
+
+impl Walk {
+    async fn start(self: Arc<Self>) -> Vec<Pending> {
+        spawn_blocking(move || match fs::metadata(&self.root) {
+            Ok(metadata) if metadata.is_dir() => self.read_now(&Directory {
+                path: self.root.clone(),
+                key: String::new(),
+                above: Arc::default(),
+            }),
+            Ok(metadata) => {
+                let name = self.root.file_name().and_then(|name| name.to_str()).unwrap_or("file").to_owned();
+                vec![self.file(name, &metadata)]
+            }
+            Err(error) => vec![failed(&self.root, &error)],
+        })
+        .await
+        .unwrap_or_default()
+    }
+
+    async fn read(self: &Arc<Self>, dir: Directory) -> Vec<Pending> {
+        let walk = Arc::clone(self);
+        spawn_blocking(move || walk.read_now(&dir)).await.unwrap_or_default()
+    }
+
+    /// Reads one directory and sorts it as S3 would.
+    fn read_now(&self, dir: &Directory) -> Vec<Pending> {
+        let entries = match fs::read_dir(&dir.path) {
+            Ok(entries) => entries,
+            Err(error) => return vec![failed(&dir.path, &error)],
+        };
+        let mut sorted = Vec::new();
+        for entry in entries {
+            match entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?))) {
+                Ok((path, name, kind)) => match name.to_str() {
+                    Some(name) => sorted.push(self.look(dir, &path, name, kind)),
+                    None => sorted.push((
+                        path.to_string_lossy().into_owned(),
+                        Pending::Found(Found::Failed(
+                            path.to_string_lossy().into_owned(),
+                            local(
+                                &path,
+                                "its name is not UTF-8, and keys of S3 must be; rename it or exclude it",
+                            ),
+                        )),
+                    )),
+                },
+                Err(error) => sorted.push((String::new(), failed(&dir.path, &error))),
+            }
+        }
+        sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        sorted.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// One name of a directory, under the key by which it sorts.
+    fn look(&self, dir: &Directory, path: &Path, name: &str, kind: fs::FileType) -> (String, Pending) {
+        let key = format!("{}{name}", dir.key);
+        let ignore = |why| Pending::Found(Found::Ignored(key.clone(), why));
+        if kind.is_symlink() && self.symlinks != Symlinks::Follow {
+            let item = match self.symlinks {
+                Symlinks::Fail => {
+                    let why = "is a symbolic link, and the job says `symlinks: fail`";
+                    Pending::Found(Found::Failed(path.display().to_string(), local(path, why)))
+                }
+                Symlinks::Skip | Symlinks::Follow => ignore("symbolic link"),
+            };
+            return (key, item);
+        }
+        let metadata = match if kind.is_symlink() { fs::metadata(path) } else { fs::symlink_metadata(path) } {
+            Ok(metadata) => metadata,
+            // Deleted since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !kind.is_symlink() => {
+                let item = ignore("vanished");
+                return (key, item);
+            }
+            Err(error) => return (key, failed(path, &error)),
+        };
+        if metadata.is_dir() {
+            let dir_key = format!("{key}/");
+            if self.filter.skips_directory(&dir_key) {
+                return (dir_key, Pending::Found(Found::Ignored(key, "excluded directory")));
+            }
+            let mut above = Vec::clone(&dir.above);
+            if kind.is_symlink() {
+                let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+                let is_loop = dir.path.canonicalize().is_ok_and(|here| here.starts_with(&real))
+                    || above.contains(&real);
+                if is_loop {
+                    let item = ignore("symbolic link to a directory above it");
+                    return (key, item);
+                }
+                above.push(real);
+            }
+            let item = Pending::Directory(Directory {
+                path: path.to_path_buf(),
+                key: dir_key.clone(),
+                above: Arc::new(above),
+            });
+            return (dir_key, item);
+        }
+        if !metadata.is_file() {
+            let item = ignore("not a regular file");
+            return (key, item);
+        }
+        let item = self.file(key.clone(), &metadata);
+        (key, item)
+    }
+
+    fn file(&self, key: String, metadata: &Metadata) -> Pending {
+        let found = match ObjectKey::new(&key) {
+            Ok(checked) => Found::Entry(Entry {
+                key: checked,
+                relative_at: 0,
+                size: metadata.len(),
+                etag: None,
+                version: None,
+                modified: modified(metadata),
+                storage_class: None,
+            }),
+            Err(error) => {
+                let path = self.root.join(&key);
+                Found::Failed(key, local(&path, &error.to_string()))
+            }
+        };
+        Pending::Found(found)
+    }
+}
+
+/// The time of the last change of the file's bytes.
+#[must_use]
+pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
+    metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok())
+}
+
+fn local(path: &Path, message: &str) -> Failure {
+    Failure::new(FailureKind::Local, Operation::ReadFile, path.display().to_string(), message)
+}
+
+fn failed(path: &Path, error: &io::Error) -> Pending {
+    Pending::Found(Found::Failed(path.display().to_string(), local(path, &error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::job::Selection;
+
+    async fn keys(root: &Path, symlinks: Symlinks) -> (Vec<String>, Vec<String>) {
+        let filter = Filter::new(&Selection::default());
+        let mut listing = files(&LocalPath(root.to_path_buf()), symlinks, &filter);
+        let (mut keys, mut others) = (Vec::new(), Vec::new());
+        while let Some(found) = listing.next().await {
+            match found {
+                Found::Entry(entry) => keys.push(entry.key.to_string()),
+                Found::Ignored(key, why) => others.push(format!("{key}: {why}")),
+                Found::Failed(place, _) => others.push(format!("{place}: failed")),
+            }
+        }
+        (keys, others)
+    }
+
+    fn tree(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        dir
+    }
+
+    #[tokio::test]
+    async fn files_come_in_the_order_of_their_keys() {
+        let names = ["a.txt", "a/b", "a/c/d", "a-b", "a0", "B", "ü/x", "z/1/2/3/4"];
+        let dir = tree(&names);
+        let mut sorted: Vec<String> = names.iter().map(ToString::to_string).collect();
+        sorted.sort();
+        assert_eq!(keys(dir.path(), Symlinks::Skip).await, (sorted, vec![]));
+    }
+
+    #[tokio::test]
+    async fn many_directories_are_read_ahead_without_losing_order() {
+        let names: Vec<String> = (0..300).map(|i| format!("d{:03}/e{}/f", i / 3, i % 3)).collect();
+        let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(keys(dir.path(), Symlinks::Skip).await.0, names);
+    }
+
+    #[tokio::test]
+    async fn links_are_treated_as_the_job_says_and_loops_end() {
+        let dir = tree(&["real/file"]);
+        std::os::unix::fs::symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("real/loop")).unwrap();
+        let (found, others) = keys(dir.path(), Symlinks::Skip).await;
+        assert_eq!((found.as_slice(), others.len()), (&["real/file".to_owned()][..], 2));
+        let (found, _) = keys(dir.path(), Symlinks::Follow).await;
+        assert_eq!(found, ["link/file", "real/file"]);
+        let (_, others) = keys(dir.path(), Symlinks::Fail).await;
+        assert!(others.iter().any(|other| other.ends_with("link: failed")), "{others:?}");
+    }
+
+    #[tokio::test]
+    async fn a_single_file_goes_by_its_name_and_a_missing_one_fails() {
+        let dir = tree(&["x/y.txt"]);
+        assert_eq!(keys(&dir.path().join("x/y.txt"), Symlinks::Skip).await.0, ["y.txt"]);
+        let (found, others) = keys(&dir.path().join("gone"), Symlinks::Skip).await;
+        assert!(found.is_empty() && others[0].ends_with("gone: failed"));
+    }
+}

@@ -1,0 +1,260 @@
+//! Multipart uploads, as a library: begin one, send or copy parts in any order and in parallel, list them, complete
+//! or cancel, and list what a bucket has open.
+//!
+//! It is what boto's `MultiPartUpload` offered in 2010, with the lessons since: [`MultipartUpload::complete`] takes
+//! the parts that the caller saw succeed and never asks the server which there are; an unknown outcome is resolved by
+//! looking, not by hoping; [`MultipartUpload::cancel`] is done when the server shows no part any more.
+//!
+//! ```no_run
+//! # use s3haul::{bucket::Bucket, location::ObjectKey, multipart::MultipartUpload, s3::{Attributes, CompleteSpec, SourcePin}};
+//! # async fn example(bucket: Bucket, source: SourcePin) -> Result<(), s3haul::s3::Failure> {
+//! let key: ObjectKey = "videos/täglich.mp4".parse().expect("at most 1024 bytes");
+//! let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?;
+//! let mib = 1 << 20;
+//! // Parts go in any order and in parallel: one from another object, one from any reader.
+//! let (second, first) = tokio::try_join!(
+//!     upload.upload_part(2, &b"the end"[..]),
+//!     upload.copy_part(1, &source, Some(0..=5 * mib - 1), 5 * mib),
+//! )?;
+//! let size = first.size + second.size;
+//! let written = upload.complete(&[first, second], &CompleteSpec { size, ..CompleteSpec::default() }).await?;
+//! println!("{}", written.etag);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use futures::stream::{self, Stream, TryStreamExt};
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::sleep;
+
+use crate::bucket::{Answer, Bucket};
+use crate::checksum;
+use crate::location::ObjectKey;
+use crate::s3::{
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, OpenUpload,
+    Operation, PartDone, SourcePin, Written,
+};
+
+/// How often a Complete of unknown outcome is sent again after a look.
+const COMPLETE_ROUNDS: u32 = 6;
+/// How often an abort is repeated while parts that were in flight keep turning up.
+const ABORT_ROUNDS: u32 = 8;
+/// Clocks of server and client may differ by this much when an object's age is judged.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+
+/// An upload that was begun and is neither completed nor cancelled.
+#[derive(Clone, Debug)]
+pub struct MultipartUpload {
+    bucket: Bucket,
+    key: ObjectKey,
+    id: String,
+    checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    initiated: Option<Timestamp>,
+}
+
+impl MultipartUpload {
+    /// Begins an upload to `key`. The attributes are fixed now; S3 knows no later moment for them.
+    /// [`Tags::AsSource`](crate::s3::Tags::AsSource) gives no tags here: an upload has no source.
+    ///
+    /// # Errors
+    /// Whatever S3 says, after retries.
+    pub async fn initiate(
+        bucket: &Bucket,
+        key: &ObjectKey,
+        attributes: &Attributes,
+    ) -> Result<Self, Failure> {
+        let initiated = Some(Timestamp::now());
+        let id = bucket.create_upload(key, attributes).await?;
+        Ok(Self { bucket: bucket.clone(), key: key.clone(), id, checksum: attributes.checksum, initiated })
+    }
+
+    /// Takes up an upload that was begun elsewhere, by its id.
+    #[must_use]
+    pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
+        Self { bucket: bucket.clone(), key: key.clone(), id: id.into(), checksum: None, initiated: None }
+    }
+
+    /// The upload id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The key that the upload will write.
+    #[must_use]
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// Reads `reader` to its end and sends that as part `number` (1 to 10,000). A number that was used before is
+    /// replaced. The part is held in memory, so that it can be sent again and summed before it is sent.
+    ///
+    /// # Errors
+    /// [`FailureKind::Local`] when the reader fails, else what S3 says.
+    pub async fn upload_part(
+        &self,
+        number: u32,
+        mut reader: impl AsyncRead + Unpin,
+    ) -> Result<PartDone, Failure> {
+        let mut body = Vec::new();
+        reader.read_to_end(&mut body).await.map_err(|error| {
+            let place = self.bucket.place(&self.key);
+            Failure::new(FailureKind::Local, Operation::ReadFile, place, format!("part {number}: {error}"))
+        })?;
+        let sum = self.checksum.and_then(|(algorithm, _)| checksum::compute(algorithm, &body));
+        self.send_part(number, body.into(), sum.as_ref()).await.map(|answer| answer.value)
+    }
+
+    /// Sends a part that is in memory and summed already.
+    pub(crate) async fn send_part(
+        &self,
+        number: u32,
+        body: bytes::Bytes,
+        sum: Option<&Checksum>,
+    ) -> Result<Answer<PartDone>, Failure> {
+        self.bucket.upload_part(&self.key, &self.id, number, body, sum).await
+    }
+
+    /// Copies `range` (first and last byte, both included) of the source as part `number`; without a range the whole
+    /// source of `size` bytes. S3 reads the source itself, pinned to its version and `ETag`.
+    ///
+    /// # Errors
+    /// [`FailureKind::PreconditionFailed`] when the source has another `ETag` by now.
+    pub async fn copy_part(
+        &self,
+        number: u32,
+        source: &SourcePin,
+        range: Option<RangeInclusive<u64>>,
+        size: u64,
+    ) -> Result<PartDone, Failure> {
+        let range = range.map(|range| (*range.start(), *range.end()));
+        self.copy_range(number, source, range, size).await.map(|answer| answer.value)
+    }
+
+    pub(crate) async fn copy_range(
+        &self,
+        number: u32,
+        source: &SourcePin,
+        range: Option<(u64, u64)>,
+        size: u64,
+    ) -> Result<Answer<PartDone>, Failure> {
+        self.bucket.copy_part(source, range, size, &self.key, &self.id, number).await
+    }
+
+    /// The parts that S3 holds, by ascending number, over all pages.
+    pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
+        let pages = stream::try_unfold(Some(None::<String>), move |marker| async move {
+            let Some(after) = marker else { return Ok(None) };
+            let page = self.bucket.list_parts(&self.key, &self.id, after.as_deref()).await?;
+            let next = page.next.map(Some);
+            Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
+        });
+        pages.try_flatten()
+    }
+
+    /// Publishes the object. `parts` are those that the caller saw succeed, in any order.
+    ///
+    /// After a timeout, a dropped connection or a 5xx the object may or may not be there. Then the upload itself is
+    /// asked: while it is open, Complete is sent again; when it is gone, the object must be what it would have made.
+    ///
+    /// # Errors
+    /// [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] when another writer was there first,
+    /// [`FailureKind::NoSuchUpload`] when the upload is gone and the object is not its result.
+    pub async fn complete(&self, parts: &[PartDone], spec: &CompleteSpec) -> Result<Written, Failure> {
+        let mut parts = parts.to_vec();
+        parts.sort_unstable_by_key(|part| part.number);
+        let spec = CompleteSpec { checksum: spec.checksum.or(self.checksum), ..spec.clone() };
+        let mut round = 1;
+        loop {
+            let failure = match self.bucket.complete_upload(&self.key, &self.id, &parts, &spec).await {
+                Ok(written) => return Ok(written),
+                Err(failure) => failure.after(round),
+            };
+            let gone = *failure.kind() == FailureKind::NoSuchUpload;
+            if !gone && !failure.kind().outcome_unknown() {
+                return Err(failure);
+            }
+            tracing::debug!(%failure, "the outcome of Complete is not known: looking");
+            if gone || self.is_gone().await? {
+                return self.published(&parts, &spec).await?.ok_or(failure);
+            }
+            if round >= COMPLETE_ROUNDS {
+                return Err(failure);
+            }
+            sleep(Duration::from_millis(100) * 2_u32.pow(round)).await;
+            round += 1;
+        }
+    }
+
+    /// True when the server knows the upload no more.
+    async fn is_gone(&self) -> Result<bool, Failure> {
+        match self.bucket.list_parts(&self.key, &self.id, None).await {
+            Ok(_) => Ok(false),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// What stands at the key now, if it can only be the result of this upload.
+    async fn published(&self, parts: &[PartDone], spec: &CompleteSpec) -> Result<Option<Written>, Failure> {
+        let head = match self.bucket.head(&self.key, None).await {
+            Ok(head) => head,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let since = self.initiated.and_then(|initiated| initiated.checked_sub(CLOCK_TOLERANCE).ok());
+        let is_ours_by_age = match (head.modified, since) {
+            (Some(modified), Some(since)) => modified >= since,
+            _ => true,
+        };
+        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
+        let is_ours_by_content = match (&spec.full_checksum, &head.checksum) {
+            (Some(expected), Some(found)) if expected.algorithm == found.algorithm => expected == found,
+            _ if self.bucket.capabilities().content_etags && !head.kms => {
+                predicted.as_ref() == Some(&head.etag)
+            }
+            _ => true,
+        };
+        let ours = head.size == spec.size && is_ours_by_age && is_ours_by_content;
+        Ok(ours.then(|| Written { etag: head.etag, version: head.version, checksum: head.checksum }))
+    }
+
+    /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so it is repeated until
+    /// the server shows none; let requests in flight end before this is called.
+    ///
+    /// # Errors
+    /// What S3 says; [`FailureKind::Transient`] when parts keep turning up.
+    pub async fn cancel(&self) -> Result<(), Failure> {
+        for round in 0..ABORT_ROUNDS {
+            self.bucket.abort_upload(&self.key, &self.id).await?;
+            match self.bucket.list_parts(&self.key, &self.id, None).await {
+                Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => return Ok(()),
+                Err(failure) => return Err(failure),
+                // Some servers answer with an empty list for an upload that is gone.
+                Ok(page) if page.items.is_empty() => return Ok(()),
+                Ok(_) => sleep(Duration::from_millis(50) * 2_u32.pow(round)).await,
+            }
+        }
+        let message = format!("parts of upload {} keep turning up after the abort", self.id);
+        let place = self.bucket.place(&self.key);
+        Err(Failure::new(FailureKind::Transient, Operation::AbortMultipartUpload, place, message))
+    }
+}
+
+/// The open uploads of a bucket whose keys begin with `prefix`, by key and age, over all pages.
+pub fn uploads<'a>(
+    bucket: &'a Bucket,
+    prefix: &'a str,
+) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
+    let pages = stream::try_unfold(Some(None), move |marker| async move {
+        let Some(after) = marker else { return Ok(None) };
+        let page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
+        let next = page.next.map(Some);
+        Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
+    });
+    pages.try_flatten()
+}
