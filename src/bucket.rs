@@ -132,7 +132,8 @@ impl Bucket {
                 Ok(value) => return Ok(Answer { value, attempts }),
                 Err(failure) => failure.after(attempts),
             };
-            if repeat == Repeat::UnlessUnknown && failure.kind().outcome_unknown() {
+            let needs_a_look = failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
+            if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
             let Some(wait) =

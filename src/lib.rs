@@ -2,11 +2,14 @@
 
 pub mod bucket;
 pub mod checksum;
+pub mod connections;
+pub mod execute;
 pub mod listing;
 pub mod location;
 pub mod manifest;
 pub mod multipart;
 pub mod pace;
 pub mod plan;
+pub mod planner;
 pub mod s3;
 pub mod size;

@@ -126,26 +126,24 @@ impl Slots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place; `None` once the places are closed because the run stops.
-    pub async fn acquire(&self, want: Want) -> Option<Slot> {
-        let receiver = {
-            let mut state = self.lock();
-            if state.closed {
-                return None;
+    /// Asks for a place. The receiver gets it, or an error once the places are closed because the run stops.
+    #[must_use]
+    pub fn request(&self, want: Want) -> oneshot::Receiver<Slot> {
+        let (place, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        if state.closed {
+            return receiver;
+        }
+        match want {
+            Want::Small => state.waiting_small.push_back(place),
+            Want::Bulk(bytes_left) => {
+                let arrival = state.arrivals;
+                state.arrivals += 1;
+                state.waiting_bulk.push(Waiting { bytes_left, arrival, place });
             }
-            let (place, receiver) = oneshot::channel();
-            match want {
-                Want::Small => state.waiting_small.push_back(place),
-                Want::Bulk(bytes_left) => {
-                    let arrival = state.arrivals;
-                    state.arrivals += 1;
-                    state.waiting_bulk.push(Waiting { bytes_left, arrival, place });
-                }
-            }
-            self.hand_out(state);
-            receiver
-        };
-        receiver.await.ok()
+        }
+        self.hand_out(state);
+        receiver
     }
 
     /// Gives free places to those who wait. A receiver that is gone gives its place back at once by dropping it,
@@ -228,11 +226,11 @@ mod tests {
         let slots = Slots::new(3);
         let mut held = Vec::new();
         for _ in 0..3 {
-            held.push(slots.acquire(Want::Small).await.unwrap());
+            held.push(slots.request(Want::Small).await.unwrap());
         }
         let waiting = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.acquire(Want::Bulk(5)).await }
+            async move { slots.request(Want::Bulk(5)).await }
         });
         tokio::task::yield_now().await;
         assert_eq!(slots.in_flight(), (3, 3));
@@ -248,14 +246,14 @@ mod tests {
         let slots = Slots::new(4);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(slots.acquire(Want::Bulk(1)).await.unwrap());
+            held.push(slots.request(Want::Bulk(1)).await.unwrap());
         }
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for want in [Want::Bulk(10), Want::Bulk(30), Want::Small, Want::Small, Want::Bulk(20)] {
             let (slots, order) = (slots.clone(), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                let slot = slots.acquire(want).await.unwrap();
+                let slot = slots.request(want).await.unwrap();
                 order.lock().unwrap().push(want);
                 // Held to the end, so that the shares are those of a busy run.
                 std::mem::forget(slot);
@@ -273,30 +271,30 @@ mod tests {
     #[tokio::test]
     async fn a_place_given_to_someone_who_left_is_not_lost() {
         let slots = Slots::new(1);
-        let held = slots.acquire(Want::Small).await.unwrap();
+        let held = slots.request(Want::Small).await.unwrap();
         let gone = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.acquire(Want::Small).await }
+            async move { slots.request(Want::Small).await }
         });
         tokio::task::yield_now().await;
         gone.abort();
         let _ = gone.await;
         drop(held);
-        assert!(slots.acquire(Want::Bulk(1)).await.is_some());
+        assert!(slots.request(Want::Bulk(1)).await.is_ok());
     }
 
     #[tokio::test]
     async fn closing_sends_the_waiting_away() {
         let slots = Slots::new(1);
-        let held = slots.acquire(Want::Small).await.unwrap();
+        let held = slots.request(Want::Small).await.unwrap();
         let waiting = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.acquire(Want::Small).await.is_none() }
+            async move { slots.request(Want::Small).await.is_err() }
         });
         tokio::task::yield_now().await;
         slots.close();
         assert!(waiting.await.unwrap());
-        assert!(slots.acquire(Want::Small).await.is_none());
+        assert!(slots.request(Want::Small).await.is_err());
         drop(held);
         assert_eq!(slots.in_flight().0, 0);
     }

@@ -34,6 +34,13 @@ pub struct StaticCredentials {
     pub secret_key: String,
 }
 
+impl std::fmt::Debug for StaticCredentials {
+    /// Without the secret: what is printed ends up in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StaticCredentials").field("access_key", &self.access_key).finish_non_exhaustive()
+    }
+}
+
 /// How to reach an endpoint.
 #[derive(Clone)]
 pub struct Connect {

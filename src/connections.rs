@@ -1,0 +1,120 @@
+//! From names in a job to buckets that answer.
+//!
+//! Each bucket is asked once, before any work, where it is and whether we may use it: a wrong region, missing bucket, wrong
+//! credentials or a clock that is off would fail every object alike, and are told in one sentence instead. Where the
+//! manifest names no region, the bucket's own is taken; S3's redirects to it are not followed by the SDK.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::bucket::Bucket;
+use crate::location::BucketName;
+use crate::manifest::job::{Endpoint, Job, Transfer};
+use crate::pace::Pacer;
+use crate::s3::client::StaticCredentials;
+use crate::s3::{Client, Connect, Failure, FailureKind, Operation};
+
+/// The clients and buckets of a run.
+#[derive(Debug)]
+pub struct Connections {
+    endpoints: std::collections::BTreeMap<String, Endpoint>,
+    credentials: Option<StaticCredentials>,
+    pacer: Arc<Pacer>,
+    halt: CancellationToken,
+    clients: HashMap<(String, Option<String>), Client>,
+    buckets: HashMap<(String, BucketName), Bucket>,
+}
+
+impl Connections {
+    /// Connections to the endpoints of `job`, none of them used yet. Fixed `credentials` take the place of
+    /// the ambient ones for every endpoint.
+    #[must_use]
+    pub fn new(
+        job: &Job,
+        credentials: Option<StaticCredentials>,
+        pacer: Arc<Pacer>,
+        halt: CancellationToken,
+    ) -> Self {
+        let endpoints = job.endpoints.clone();
+        Self { endpoints, credentials, pacer, halt, clients: HashMap::new(), buckets: HashMap::new() }
+    }
+
+    /// The pacer of all buckets.
+    #[must_use]
+    pub fn pacer(&self) -> &Arc<Pacer> {
+        &self.pacer
+    }
+
+    /// Both sides of a transfer; no source for local files.
+    ///
+    /// # Errors
+    /// What makes one of the buckets unusable as a whole.
+    pub async fn of_transfer(&mut self, transfer: &Transfer) -> Result<(Option<Bucket>, Bucket), Failure> {
+        let source = match transfer.from.s3() {
+            Some((endpoint, location)) => {
+                let (endpoint, bucket) = (endpoint.to_owned(), location.bucket.clone());
+                Some(self.bucket(&endpoint, &bucket).await?)
+            }
+            None => None,
+        };
+        let destination = self.bucket(&transfer.to.endpoint, &transfer.to.location.bucket).await?;
+        Ok((source, destination))
+    }
+
+    /// The bucket, once it has answered.
+    ///
+    /// # Errors
+    /// What makes the bucket unusable as a whole.
+    pub async fn bucket(&mut self, endpoint: &str, name: &BucketName) -> Result<Bucket, Failure> {
+        let place = (endpoint.to_owned(), name.clone());
+        if let Some(bucket) = self.buckets.get(&place) {
+            return Ok(bucket.clone());
+        }
+        let mut bucket = self.reach(endpoint, name, None).await;
+        let region = match bucket.region().await {
+            Ok(region) => region,
+            Err(failure) => match failure.kind() {
+                FailureKind::WrongRegion(Some(region)) if !bucket.client().region_was_given() => {
+                    Some(region.clone())
+                }
+                // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
+                FailureKind::Denied | FailureKind::Invalid => match bucket.list("", None, None).await {
+                    Ok(_) => None,
+                    Err(listed) if *listed.kind() == FailureKind::Denied => None,
+                    Err(listed) => return Err(listed),
+                },
+                _ => return Err(failure),
+            },
+        };
+        if let Some(region) = region.filter(|region| !region.is_empty() && region != bucket.client().region())
+            && bucket.client().url().is_none()
+        {
+            if bucket.client().region_was_given() {
+                let message = format!("the bucket is in {region}, not in {}", bucket.client().region());
+                let kind = FailureKind::WrongRegion(Some(region));
+                return Err(Failure::new(kind, Operation::HeadBucket, name.to_string(), message));
+            }
+            bucket = self.reach(endpoint, name, Some(region)).await;
+        }
+        self.buckets.insert(place, bucket.clone());
+        Ok(bucket)
+    }
+
+    async fn reach(&mut self, endpoint: &str, name: &BucketName, region: Option<String>) -> Bucket {
+        let place = (endpoint.to_owned(), region.clone());
+        let client = match self.clients.get(&place) {
+            Some(client) => client.clone(),
+            None => {
+                let endpoint = self.endpoints.get(endpoint).cloned().unwrap_or_default();
+                let client =
+                    Client::connect(Connect { endpoint, region, credentials: self.credentials.clone() })
+                        .await;
+                self.clients.insert(place, client.clone());
+                client
+            }
+        };
+        Bucket::new(name.clone(), client, Arc::clone(&self.pacer), self.halt.clone())
+    }
+}

@@ -1,0 +1,77 @@
+//! What the library tells a user interface while it works.
+
+use super::receipt::Receipt;
+
+/// Something that happened. Small and frequent ones carry no text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event<'a> {
+    /// A transfer began: its name, its number and how many there are.
+    TransferBegan {
+        /// The transfer's name.
+        name: &'a str,
+        /// 1 for the first.
+        number: usize,
+        /// All transfers of the job.
+        of: usize,
+    },
+    /// An object was found that is to be copied.
+    ObjectPlanned {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// All objects of the transfer are known.
+    PlanEnded,
+    /// A multipart object was begun.
+    UploadBegan {
+        /// Tells objects apart in later events.
+        id: u64,
+        /// The key at the destination.
+        key: &'a str,
+        /// Its bytes.
+        bytes: u64,
+        /// Its parts.
+        parts: u32,
+    },
+    /// Bytes arrived: a part, or a whole object.
+    BytesCopied {
+        /// The multipart object that they belong to.
+        id: Option<u64>,
+        /// How many.
+        bytes: u64,
+    },
+    /// Bytes that had arrived are void, because the object is begun again or given up.
+    BytesVoided {
+        /// How many.
+        bytes: u64,
+    },
+    /// A multipart object is no longer at work.
+    UploadEnded {
+        /// As in [`Event::UploadBegan`].
+        id: u64,
+    },
+    /// An object is finished, for better or worse.
+    ObjectEnded(&'a Receipt),
+    /// Something is no object and was left out.
+    Ignored {
+        /// Where.
+        place: &'a str,
+        /// Why.
+        why: &'static str,
+    },
+    /// The selection left an object out.
+    Excluded,
+}
+
+/// Watches a run. Called from many tasks; must not block.
+pub trait Monitor: Send + Sync {
+    /// Takes note of something that happened.
+    fn observe(&self, event: &Event<'_>);
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unwatched;
+
+impl Monitor for Unwatched {
+    fn observe(&self, _event: &Event<'_>) {}
+}

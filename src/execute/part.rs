@@ -1,0 +1,139 @@
+//! The parts of one object, under way side by side.
+//!
+//! A part is begun only when a place in flight is there for it, so a 10,000-part object holds as many futures as it
+//! has requests in flight. The first part that fails ends the beginning of new ones; those under way are let finish,
+//! because an abort that overtakes a part leaves it behind.
+
+use std::future::Future;
+
+use futures::future::OptionFuture;
+use tokio::task::JoinSet;
+
+use super::{Trouble, Work};
+use crate::bucket::Answer;
+use crate::pace::{Slot, slots::Want};
+use crate::plan::parts::{PartLayout, PartRange};
+use crate::s3::{Failure, FailureKind, Operation, PartDone};
+
+use super::monitor::Event;
+
+/// How far an upload came.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Parts that S3 has confirmed.
+    pub(super) done: Vec<PartDone>,
+    /// Requests that it took.
+    pub(super) attempts: u32,
+    /// Bytes of the confirmed parts.
+    pub(super) bytes: u64,
+}
+
+impl Progress {
+    fn take(&mut self, work: &Work, id: u64, answer: Answer<PartDone>) {
+        let bytes = answer.value.size;
+        self.attempts += answer.attempts;
+        self.bytes += bytes;
+        self.done.push(answer.value);
+        work.monitor.observe(&Event::BytesCopied { id: Some(id), bytes });
+    }
+}
+
+/// Runs `start` for every part of the layout. What was confirmed is in `progress` even if it fails.
+pub(super) async fn all<F>(
+    work: &Work,
+    id: u64,
+    layout: PartLayout,
+    progress: &mut Progress,
+    start: impl Fn(PartRange) -> F,
+) -> Result<(), Trouble>
+where
+    F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
+{
+    let mut parts = layout.parts().peekable();
+    let mut left = layout.size;
+    let mut place = None;
+    let mut running = Running::default();
+    loop {
+        if place.is_none() && running.trouble.is_none() && parts.peek().is_some() {
+            place = Some(work.slots().request(Want::Bulk(left)));
+        }
+        tokio::select! {
+            Some(slot) = OptionFuture::from(place.as_mut()) => {
+                place = None;
+                match (slot, parts.next()) {
+                    (Ok(slot), Some(part)) if running.trouble.is_none() => {
+                        left -= part.length;
+                        running.spawn(slot, start(part));
+                    }
+                    (Err(_), _) => running.fail(Trouble::Stopped),
+                    _ => {}
+                }
+            }
+            Some(answer) = running.next(work) => progress.take(work, id, answer),
+            else => break,
+        }
+    }
+    running.finish()
+}
+
+/// Part requests under way, and the first trouble that one of them met.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+impl Running {
+    /// Sends a part; it keeps the place until it is answered.
+    pub(super) fn spawn<F>(&mut self, slot: Slot, part: F)
+    where
+        F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
+    {
+        self.tasks.spawn(async move {
+            let answer = part.await;
+            drop(slot);
+            answer
+        });
+    }
+
+    /// Takes note of trouble; the first one counts.
+    pub(super) fn fail(&mut self, trouble: Trouble) {
+        self.trouble.get_or_insert(trouble);
+    }
+
+    /// The next confirmed part, or `None` when nothing is under way any more.
+    pub(super) async fn next(&mut self, work: &Work) -> Option<Answer<PartDone>> {
+        loop {
+            let joined = tokio::select! {
+                joined = self.tasks.join_next() => joined?,
+                // The time to let requests end in peace is over.
+                () = work.halt.cancelled(), if !self.tasks.is_empty() => {
+                    self.fail(Trouble::Stopped);
+                    self.tasks.abort_all();
+                    self.tasks.join_next().await?
+                }
+            };
+            match joined {
+                Ok(Ok(answer)) => return Some(answer),
+                Ok(Err(failure)) => self.fail(failure.into()),
+                Err(error) if error.is_cancelled() => self.fail(Trouble::Stopped),
+                Err(error) => {
+                    let message = format!("a part's task panicked: {error}");
+                    self.fail(Failure::new(FailureKind::Bug, Operation::UploadPart, "", message).into());
+                }
+            }
+        }
+    }
+
+    /// The outcome, once nothing is under way.
+    pub(super) fn finish(self) -> Result<(), Trouble> {
+        self.trouble.map_or(Ok(()), Err)
+    }
+}
+
+/// Waits for all that is under way and counts it.
+pub(super) async fn drain(running: &mut Running, work: &Work, id: u64, progress: &mut Progress) {
+    while let Some(answer) = running.next(work).await {
+        progress.take(work, id, answer);
+    }
+}

@@ -1,0 +1,169 @@
+//! What is on record about one object when the run is done with it.
+//!
+//! A receipt is one line of `report.jsonl`. It says what was read (the exact version), what was written, by which
+//! route, with how many requests, and on what the claim rests that both are equal.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::decide::Skip;
+use crate::s3::{ChecksumAlgorithm, Failure};
+
+/// On what it rests that the destination equals the source. From strong to weak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// Checksums over all bytes, computed by S3 on both sides (or by us while reading a file), are equal.
+    Crc64nvme,
+    /// The same with CRC32C.
+    Crc32c,
+    /// The same with CRC32.
+    Crc32,
+    /// The same with SHA-1.
+    Sha1,
+    /// The same with SHA-256.
+    Sha256,
+    /// The `ETag`s are equal, and both are derived from the bytes.
+    Etag,
+    /// The object's `ETag` is the one that follows from the `ETag`s of its parts: what S3 copied part by part is what it
+    /// published.
+    PartEtags,
+    /// The sizes are equal; the endpoint gives nothing better.
+    Size,
+}
+
+impl From<ChecksumAlgorithm> for Proof {
+    fn from(algorithm: ChecksumAlgorithm) -> Self {
+        match algorithm {
+            ChecksumAlgorithm::Crc64Nvme => Self::Crc64nvme,
+            ChecksumAlgorithm::Crc32 => Self::Crc32,
+            ChecksumAlgorithm::Crc32c => Self::Crc32c,
+            ChecksumAlgorithm::Sha1 => Self::Sha1,
+            ChecksumAlgorithm::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+impl std::fmt::Display for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Crc64nvme => "crc64nvme",
+            Self::Crc32c => "crc32c",
+            Self::Crc32 => "crc32",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Etag => "etag",
+            Self::PartEtags => "part-etags",
+            Self::Size => "size",
+        })
+    }
+}
+
+/// How an object ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "status")]
+pub enum Ending {
+    /// Copied or uploaded, and proven.
+    Done {
+        /// On what the proof rests.
+        proof: Proof,
+        /// The destination's `ETag`.
+        etag: String,
+        /// The destination's new version.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        destination_version: Option<String>,
+    },
+    /// Left alone.
+    Skipped {
+        /// Why.
+        reason: Skip,
+    },
+    /// Not copied.
+    Failed {
+        /// What went wrong.
+        error: ErrorRecord,
+    },
+    /// The run was stopped before this object was done; nothing of it is visible at the destination.
+    Stopped,
+}
+
+/// A [`Failure`] as a report shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorRecord {
+    /// The kind, one word.
+    pub kind: &'static str,
+    /// The request.
+    pub operation: String,
+    /// S3's code.
+    pub code: String,
+    /// S3's message.
+    pub message: String,
+    /// `x-amz-request-id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What the user can do.
+    pub remedy: String,
+}
+
+impl From<&Failure> for ErrorRecord {
+    fn from(failure: &Failure) -> Self {
+        let details = failure.details();
+        Self {
+            kind: details.kind.name(),
+            operation: details.operation.to_string(),
+            code: details.code.clone(),
+            message: details.message.clone(),
+            request_id: details.request_id.clone(),
+            remedy: details.kind.remedy(),
+        }
+    }
+}
+
+/// One object's record.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Receipt {
+    /// The transfer's name.
+    pub transfer: String,
+    /// `s3://bucket/key`, or a path.
+    pub source: String,
+    /// The version that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<String>,
+    /// `s3://bucket/key`.
+    pub destination: String,
+    /// Bytes.
+    pub size: u64,
+    /// `copy`, `multipart-copy`, `put` or `multipart-upload`; absent for objects that were left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'static str>,
+    /// Parts of the upload.
+    pub parts: u32,
+    /// Requests that wrote bytes, retries included.
+    pub attempts: u32,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How it ended.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// What could not be kept, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<String>,
+}
+
+impl Receipt {
+    /// True for objects that the run was to copy and did not.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        matches!(self.ending, Ending::Failed { .. })
+    }
+}
+
+/// Seconds with milliseconds, which is what a report needs.
+#[must_use]
+pub fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

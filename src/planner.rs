@@ -1,0 +1,244 @@
+//! Planning a transfer: listings in, steps out, nothing written.
+//!
+//! The decisions are pure and live in [`crate::plan`]; here they are fed. The source is listed in order, each entry is
+//! filtered, mapped to its destination key and compared with what stands there. Where the map keeps the order of
+//! keys, the destination's listing is walked along; otherwise each key is asked for by HEAD, many at a time. Steps
+//! leave through a bounded channel, so that a plan never holds more objects than the run can look ahead.
+
+use std::sync::Arc;
+
+use futures::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::bucket::Bucket;
+use crate::listing::filter::Filter;
+use crate::listing::join::Counterparts;
+use crate::listing::{Entry, Found, Listing, bucket, local};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Source, Transfer, When};
+use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
+use crate::s3::{Failure, FailureKind, Operation};
+
+/// Steps that wait for the executor.
+const STEPS_AHEAD: usize = 2048;
+/// Keys that are asked for at once where listings can not be compared.
+const HEADS_AT_ONCE: usize = 64;
+
+/// Both sides of a transfer, connected.
+#[derive(Clone, Debug)]
+pub struct Sides {
+    /// What to do.
+    pub transfer: Arc<Transfer>,
+    /// Where it comes from; `None` for local files.
+    pub source: Option<Bucket>,
+    /// Where it goes.
+    pub destination: Bucket,
+}
+
+/// One object to copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The source, as listed.
+    pub entry: Entry,
+    /// Its key at the destination.
+    pub key: ObjectKey,
+    /// Why it is copied.
+    pub reason: Reason,
+    /// How it would be copied if its size stays as listed.
+    pub route: Route,
+}
+
+/// What planning an entry came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Planned {
+    /// To copy.
+    Step(Box<Step>),
+    /// The destination has it.
+    Skip(Entry, ObjectKey, Skip),
+    /// The selection leaves it out.
+    Excluded,
+    /// It is no object or regular file.
+    Ignored(String, &'static str),
+    /// It can not be planned.
+    Failed(String, Failure),
+}
+
+impl Sides {
+    /// True when the bytes are on this machine.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        if self.source.is_some() { Origin::Bucket } else { Origin::Local }
+    }
+
+    /// How an object of this size is copied.
+    ///
+    /// # Errors
+    /// [`FailureKind::Invalid`] for objects that the endpoint can not hold.
+    pub fn route(&self, size: u64, key: &ObjectKey) -> Result<Route, Failure> {
+        let in_flight = self.destination.pacer().slots().ceiling();
+        route(size, self.origin(), &self.transfer.parts, self.destination.capabilities(), in_flight).map_err(
+            |error| {
+                let operation = Operation::CreateMultipartUpload;
+                Failure::new(FailureKind::Invalid, operation, self.destination.place(key), error.to_string())
+            },
+        )
+    }
+
+    /// Plans the transfer in a task of its own.
+    #[must_use]
+    pub fn plan(&self) -> mpsc::Receiver<Planned> {
+        let (planned, receiver) = mpsc::channel(STEPS_AHEAD);
+        let sides = self.clone();
+        tokio::spawn(async move {
+            // The receiver is gone when the run stops; then nobody wants the rest.
+            let _ = sides.run(&planned).await;
+        });
+        receiver
+    }
+
+    async fn run(&self, planned: &mpsc::Sender<Planned>) -> Result<(), mpsc::error::SendError<Planned>> {
+        let filter = Filter::new(&self.transfer.select);
+        let mut entries = match self.entries(&filter).await {
+            Ok(entries) => entries,
+            Err((place, failure)) => return planned.send(Planned::Failed(place, failure)).await,
+        };
+        let mut counterparts = self.counterparts();
+        let mut asked = FuturesOrdered::new();
+        while let Some(found) = entries.next().await {
+            let (entry, key) = match self.sift(found, &filter) {
+                Ok(entry) => entry,
+                Err(other) => {
+                    planned.send(other).await?;
+                    continue;
+                }
+            };
+            match (&mut counterparts, self.transfer.when) {
+                (_, When::Always) => planned.send(self.decide(entry, key, None)).await?,
+                (Some(counterparts), _) => {
+                    let there = match counterparts.find(key.as_str()).await {
+                        Ok(there) => there.map(side),
+                        Err(failure) => {
+                            let place = self.transfer.to.location.to_string();
+                            return planned.send(Planned::Failed(place, failure)).await;
+                        }
+                    };
+                    planned.send(self.decide(entry, key, there)).await?;
+                }
+                (None, _) => {
+                    asked.push_back(self.ask(entry, key));
+                    if asked.len() >= HEADS_AT_ONCE
+                        && let Some(answer) = asked.next().await
+                    {
+                        planned.send(answer).await?;
+                    }
+                }
+            }
+        }
+        while let Some(answer) = asked.next().await {
+            planned.send(answer).await?;
+        }
+        Ok(())
+    }
+
+    /// The source's entries, in order.
+    async fn entries(&self, filter: &Filter) -> Result<Listing, (String, Failure)> {
+        match (&self.transfer.from, &self.source) {
+            (Source::Prefix { location, .. }, Some(source)) => {
+                Ok(bucket::objects(source.clone(), &location.key, None))
+            }
+            (Source::Object { location, version, .. }, Some(source)) => {
+                let key = location.key.clone();
+                let place = location.to_string();
+                let head = source.head(&key, version.as_deref()).await.map_err(|failure| (place, failure))?;
+                Ok(Listing::of(vec![Found::Entry(Entry {
+                    relative_at: key.as_str().len() - key.file_name().len(),
+                    key,
+                    size: head.size,
+                    etag: Some(head.etag),
+                    version: version.clone(),
+                    modified: head.modified,
+                    storage_class: head.storage_class,
+                })]))
+            }
+            (Source::Files { path, symlinks }, _) => Ok(local::files(path, *symlinks, filter)),
+            // Standard input is no listing: its one upload is begun by the executor.
+            _ => Ok(Listing::of(Vec::new())),
+        }
+    }
+
+    /// The destination's listing, where it can be walked along with the source's.
+    fn counterparts(&self) -> Option<Counterparts> {
+        let in_order =
+            |bucket: &Bucket| bucket.capabilities().ordered_lists && !bucket.name().is_directory_bucket();
+        let usable = self.transfer.when != When::Always
+            && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
+            && self.transfer.to.location.key.is_prefix()
+            && self.transfer.keys.preserves_order()
+            && in_order(&self.destination)
+            && self.source.as_ref().is_none_or(in_order);
+        usable.then(|| {
+            Counterparts::of(bucket::objects(self.destination.clone(), &self.transfer.to.location.key, None))
+        })
+    }
+
+    /// Applies the selection and the key map.
+    fn sift(&self, found: Found, filter: &Filter) -> Result<(Entry, ObjectKey), Planned> {
+        let entry = match found {
+            Found::Entry(entry) => entry,
+            Found::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
+            Found::Failed(place, failure) => return Err(Planned::Failed(place, failure)),
+        };
+        // The prefix itself, as consoles create it for an empty folder, has no relative key.
+        if entry.relative().is_empty() {
+            return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
+        }
+        if filter
+            .admits(entry.relative(), entry.size, entry.modified, entry.storage_class.as_deref())
+            .is_err()
+        {
+            return Err(Planned::Excluded);
+        }
+        let to = &self.transfer.to.location.key;
+        match self.transfer.keys.destination_key(to, entry.relative(), entry.size) {
+            Ok(key) => Ok((entry, key)),
+            Err(error) => {
+                let place = entry.key.to_string();
+                let failure =
+                    Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, error.to_string());
+                Err(Planned::Failed(place, failure))
+            }
+        }
+    }
+
+    async fn ask(&self, entry: Entry, key: ObjectKey) -> Planned {
+        match self.destination.head(&key, None).await {
+            Ok(head) => {
+                let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
+                self.decide(entry, key, Some(there))
+            }
+            // Without the right to list, S3 answers 403 for keys that do not exist.
+            Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {
+                self.decide(entry, key, None)
+            }
+            Err(failure) => Planned::Failed(self.destination.place(&key), failure),
+        }
+    }
+
+    fn decide(&self, entry: Entry, key: ObjectKey, there: Option<Side<'_>>) -> Planned {
+        let decision = match self.transfer.when {
+            When::Always => Decision::Copy(Reason::Always),
+            when => decide(when, side(&entry), there),
+        };
+        match decision {
+            Decision::Skip(why) => Planned::Skip(entry, key, why),
+            Decision::Copy(reason) => match self.route(entry.size, &key) {
+                Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
+                Err(failure) => Planned::Failed(entry.key.to_string(), failure),
+            },
+        }
+    }
+}
+
+fn side(entry: &Entry) -> Side<'_> {
+    Side { size: entry.size, etag: entry.etag.as_deref(), modified: entry.modified }
+}
