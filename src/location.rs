@@ -16,8 +16,12 @@ use thiserror::Error;
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// Everything except the characters that S3 never decodes: letters, digits, `-`, `_`, `.`, `~` and the slash.
-const COPY_SOURCE: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/');
 
 /// The name of a bucket, or an access point's alias or ARN in the place of one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +44,9 @@ pub struct S3Uri {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LocationError {
     /// Not `s3://…`.
-    #[error("`{0}` is not an S3 location: write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end")]
+    #[error(
+        "`{0}` is not an S3 location: write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end"
+    )]
     NotS3(String),
     /// A bucket name that S3 would not accept.
     #[error("`{name}` is not a bucket name: {reason}")]
@@ -62,14 +68,22 @@ impl BucketName {
     /// # Errors
     /// [`LocationError::Bucket`] with the rule that is broken.
     pub fn new(name: &str) -> Result<Self, LocationError> {
-        let refuse = |reason| Err(LocationError::Bucket { name: name.to_owned(), reason });
+        let refuse = |reason| {
+            Err(LocationError::Bucket {
+                name: name.to_owned(),
+                reason,
+            })
+        };
         if name.starts_with("arn:") {
             return Ok(Self(name.into()));
         }
         if !(3..=255).contains(&name.len()) {
             return refuse("it must have 3 to 63 characters");
         }
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+        if !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        {
             return refuse("only letters, digits, dots and hyphens are allowed");
         }
         Ok(Self(name.into()))
@@ -123,14 +137,22 @@ impl FromStr for S3Uri {
     type Err = LocationError;
 
     fn from_str(text: &str) -> Result<Self, LocationError> {
-        let rest = text.strip_prefix("s3://").ok_or_else(|| LocationError::NotS3(text.to_owned()))?;
+        let rest = text
+            .strip_prefix("s3://")
+            .ok_or_else(|| LocationError::NotS3(text.to_owned()))?;
         // An access point ARN holds a slash itself: arn:aws:s3:region:account:accesspoint/name/key…
-        let (bucket, key) = match rest.strip_prefix("arn:").and_then(|arn| arn.match_indices('/').nth(1)) {
+        let (bucket, key) = match rest
+            .strip_prefix("arn:")
+            .and_then(|arn| arn.match_indices('/').nth(1))
+        {
             Some((at, _)) => (&rest[..at + 4], &rest[at + 5..]),
             None if rest.starts_with("arn:") => (rest, ""),
             None => rest.split_once('/').unwrap_or((rest, "")),
         };
-        Ok(Self { bucket: BucketName::new(bucket)?, key: ObjectKey::new(key)? })
+        Ok(Self {
+            bucket: BucketName::new(bucket)?,
+            key: ObjectKey::new(key)?,
+        })
     }
 }
 
@@ -223,10 +245,18 @@ mod tests {
             ("s3://logs/", "logs", ""),
             ("s3://logs/a//b/", "logs", "a//b/"),
             ("s3://logs/ümlaut +%20?#", "logs", "ümlaut +%20?#"),
-            ("s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y", "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap", "x/y"),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y",
+                "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap",
+                "x/y",
+            ),
         ] {
             let parsed = uri(text);
-            assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), (bucket, key), "{text}");
+            assert_eq!(
+                (parsed.bucket.as_str(), parsed.key.as_str()),
+                (bucket, key),
+                "{text}"
+            );
         }
         assert_eq!(uri("s3://logs/a/b").to_string(), "s3://logs/a/b");
     }
@@ -242,7 +272,10 @@ mod tests {
             let message = text.parse::<S3Uri>().unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
-        assert_eq!(ObjectKey::new(&"k".repeat(1025)), Err(LocationError::KeyTooLong(1025)));
+        assert_eq!(
+            ObjectKey::new(&"k".repeat(1025)),
+            Err(LocationError::KeyTooLong(1025))
+        );
     }
 
     #[test]
@@ -252,9 +285,16 @@ mod tests {
             ("plain/a-b_c.~", None, "src/plain/a-b_c.~"),
             ("a b+c%20?d#e", None, "src/a%20b%2Bc%2520%3Fd%23e"),
             ("ü", Some("null"), "src/%C3%BC?versionId=null"),
-            ("q?versionId=1", Some("v/2="), "src/q%3FversionId%3D1?versionId=v/2%3D"),
+            (
+                "q?versionId=1",
+                Some("v/2="),
+                "src/q%3FversionId%3D1?versionId=v/2%3D",
+            ),
         ] {
-            assert_eq!(copy_source(&bucket, &ObjectKey::new(key).unwrap(), version), header);
+            assert_eq!(
+                copy_source(&bucket, &ObjectKey::new(key).unwrap(), version),
+                header
+            );
         }
     }
 }

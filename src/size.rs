@@ -56,16 +56,24 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let text = text.trim();
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_').len();
+        let digits = text.len()
+            - text
+                .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_')
+                .len();
         let (number, unit) = text.split_at(digits);
         let (number, unit) = (number.replace('_', ""), unit.trim());
         if number.is_empty() {
             return Err(SizeError::NotANumber(text.to_owned()));
         }
         let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(SizeError::Unit { text: text.to_owned(), suggestion: suggest(&number, unit) });
+            return Err(SizeError::Unit {
+                text: text.to_owned(),
+                suggestion: suggest(&number, unit),
+            });
         };
-        scale(&number, *factor).map(Self).ok_or_else(|| SizeError::OutOfRange(text.to_owned()))
+        scale(&number, *factor)
+            .map(Self)
+            .ok_or_else(|| SizeError::OutOfRange(text.to_owned()))
     }
 }
 
@@ -97,7 +105,10 @@ impl fmt::Display for ByteSize {
     /// Exact in the largest unit that divides the size, else rounded to two decimals for people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
-        let (name, factor) = UNITS.iter().find(|(_, factor)| bytes >= *factor).unwrap_or(&("B", 1));
+        let (name, factor) = UNITS
+            .iter()
+            .find(|(_, factor)| bytes >= *factor)
+            .unwrap_or(&("B", 1));
         if bytes % factor == 0 {
             return f.pad(&format!("{}{name}", bytes / factor));
         }
@@ -111,7 +122,11 @@ impl FromStr for ByteRate {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let trimmed = text.trim();
-        trimmed.strip_suffix("/s").unwrap_or(trimmed).parse::<ByteSize>().map(|size| Self(size.0))
+        trimmed
+            .strip_suffix("/s")
+            .unwrap_or(trimmed)
+            .parse::<ByteSize>()
+            .map(|size| Self(size.0))
     }
 }
 
@@ -179,11 +194,23 @@ mod tests {
 
     #[test]
     fn ambiguous_units_are_refused_with_what_to_write() {
-        for (text, remedy) in [("64M", "64MiB"), ("64MB", "64MiB"), ("1g", "1GiB"), ("12", "12B"), ("5mib", "5MiB")] {
+        for (text, remedy) in [
+            ("64M", "64MiB"),
+            ("64MB", "64MiB"),
+            ("1g", "1GiB"),
+            ("12", "12B"),
+            ("5mib", "5MiB"),
+        ] {
             let message = text.parse::<ByteSize>().unwrap_err().to_string();
             assert!(message.contains(remedy), "{message}");
         }
-        assert!("MiB".parse::<ByteSize>().unwrap_err().to_string().contains("64MiB"));
+        assert!(
+            "MiB"
+                .parse::<ByteSize>()
+                .unwrap_err()
+                .to_string()
+                .contains("64MiB")
+        );
         assert!("0.3B".parse::<ByteSize>().is_err());
         assert!("99999999TiB".parse::<ByteSize>().is_err());
     }
