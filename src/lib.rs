@@ -12,4 +12,6 @@ pub mod pace;
 pub mod plan;
 pub mod planner;
 pub mod s3;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
 pub mod size;

@@ -1,0 +1,195 @@
+//! An S3 in this process: for the demo, for tests, for benchmarks.
+//!
+//! The sandbox serves the S3 API over HTTP on the loopback interface, on the `s3s` crate, and does what S3 does rather
+//! than what is convenient: conditions, version histories, checksum rules, part rules, error codes and their order are
+//! those of S3. It differs from S3 where that helps a test:
+//!
+//! - Large objects are virtual ([`Content::pattern`]): 48.8 TiB cost nothing, yet any byte can be read and CRCs are true.
+//!   The MD5 and SHA sums of virtual contents over 1 MiB are those of a description instead, equal for equal contents.
+//! - A test reads and changes the [`Store`] directly, scripts [`Faults`], and inspects the [`CallRecord`].
+//! - A [`Model`] gives it latency and request rates; there are none by default.
+//!
+//! # Layout
+//!
+//! A request passes `front` (faults, model, record; its `operation` is told from the request line), `protocol` (the API
+//! on `s3s` types) and `store` (buckets, versions), which uses `multipart`, `listing`, `condition`, `object`. Contents
+//! are `content` over `pattern`; sums are `checksum` over `crc`.
+
+mod checksum;
+mod condition;
+mod content;
+mod crc;
+mod faults;
+mod front;
+mod listing;
+mod model;
+mod multipart;
+mod object;
+mod operation;
+mod pattern;
+mod protocol;
+mod record;
+mod refusal;
+mod store;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::front::Front;
+
+pub use self::checksum::{Algorithm, Checksum, ChecksumKind, HASHED};
+pub use self::content::Content;
+pub use self::faults::{Effect, Fault, Faults, When};
+pub use self::model::{LatencyModel, Model, Ramp, RateModel};
+pub use self::multipart::UploadInfo;
+pub use self::object::{
+    Attributes, Encryption, LARGEST_PIECE, LAST_PART_NUMBER, Lock, ObjectInfo, ObjectSpec, PartInfo,
+    SMALLEST_PART, VersionInfo,
+};
+pub use self::operation::Operation;
+pub use self::pattern::PERIOD;
+pub use self::record::{CallEntry, CallRecord};
+pub use self::store::{BucketOptions, OWNER, Quirks, Store};
+
+/// How a sandbox is set up.
+#[derive(Clone, Debug)]
+pub struct SandboxOptions {
+    /// TCP port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// Region of buckets that name none.
+    pub region: String,
+    /// The access key that requests must be signed with.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+    /// Latency and rates.
+    pub model: Model,
+    /// Whether the list of calls is kept. It grows with every request: benchmarks turn it off.
+    pub record_calls: bool,
+}
+
+impl Default for SandboxOptions {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            region: "us-east-1".to_owned(),
+            access_key: "sandbox".to_owned(),
+            secret_key: "sandbox-secret".to_owned(),
+            model: Model::default(),
+            record_calls: true,
+        }
+    }
+}
+
+/// A running sandbox. It ends when it is stopped or dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    url: String,
+    store: Store,
+    faults: Arc<Faults>,
+    record: Arc<CallRecord>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Sandbox {
+    /// Starts a sandbox on the current tokio runtime.
+    ///
+    /// # Errors
+    /// The port can't be listened on.
+    pub async fn start(options: SandboxOptions) -> io::Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, options.port))).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let store = Store::new(options.region);
+        let faults = Arc::new(Faults::default());
+        let record = Arc::new(CallRecord::new(options.record_calls));
+        let front = Front::new(
+            store.clone(),
+            Arc::clone(&faults),
+            Arc::clone(&record),
+            options.model,
+            options.access_key,
+            options.secret_key,
+        );
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(accept(listener, Arc::new(front), stop.clone(), tasks.clone()));
+        Ok(Self { url, store, faults, record, stop, tasks })
+    }
+
+    /// The endpoint: `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What it stores.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The faults to strike.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The calls that it has seen.
+    #[must_use]
+    pub fn calls(&self) -> &CallRecord {
+        &self.record
+    }
+
+    /// Closes all connections and waits for the end of what was in flight.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Accepts connections until told to stop.
+async fn accept(listener: TcpListener, front: Arc<Front>, stop: CancellationToken, tasks: TaskTracker) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tasks.spawn(serve(stream, Arc::clone(&front), stop.clone()));
+            }
+            // Out of file descriptors, most likely: they come back when connections end.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Serves one connection. An error of it is the client's to notice.
+async fn serve(stream: TcpStream, front: Arc<Front>, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let front = Arc::clone(&front);
+        async move { front.handle(request).await }
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = connection => {}
+    }
+}

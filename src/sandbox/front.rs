@@ -1,0 +1,295 @@
+//! The HTTP layer around the service: classifies each request, strikes faults, keeps the model's times and rates, checks
+//! what S3 checks before it looks at an operation (region, owner, denials), and records the call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
+
+use super::faults::{Effect, Faults};
+use super::model::{LatencyModel, Limiter, Model};
+use super::operation::{Call, Operation};
+use super::protocol::{CopiedBytes, Service, SuccessStatus};
+use super::record::{CallRecord, Outcome};
+use super::refusal::{DETAILS, Refusal};
+use super::store::Store;
+
+/// Bodies of requests that are refused unread are read to this length, so that the client hears the answer.
+const DRAINED: usize = 64 * 1024 * 1024;
+
+/// No answer: the connection closes.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is closed without an answer")]
+pub(super) struct Reset;
+
+/// The credentials that the sandbox accepts.
+struct Keys {
+    access_key: String,
+    secret_key: SecretKey,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == self.access_key {
+            return Ok(self.secret_key.clone());
+        }
+        Err(S3Error::with_message(
+            S3ErrorCode::InvalidAccessKeyId,
+            "The AWS Access Key Id you provided does not exist in our records.",
+        ))
+    }
+}
+
+/// Answers requests.
+pub(super) struct Front {
+    service: S3Service,
+    store: Store,
+    faults: Arc<Faults>,
+    record: Arc<CallRecord>,
+    latency: Arc<LatencyModel>,
+    limiter: Limiter,
+    requests: AtomicU64,
+}
+
+impl Front {
+    pub(super) fn new(
+        store: Store,
+        faults: Arc<Faults>,
+        record: Arc<CallRecord>,
+        model: Model,
+        access_key: String,
+        secret_key: String,
+    ) -> Self {
+        let latency = Arc::new(model.latency);
+        let mut builder = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
+        builder.set_auth(Keys { access_key, secret_key: secret_key.into() });
+        Self {
+            service: builder.build(),
+            store,
+            faults,
+            record,
+            latency,
+            limiter: Limiter::new(model.limits),
+            requests: AtomicU64::new(1),
+        }
+    }
+
+    /// Answers one request, or none: [`Reset`].
+    pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+        let call = Call::classify(request.method(), request.uri(), request.headers());
+        let mut flight = self.record.begin(&call);
+        let id = format!("{:016X}", self.requests.fetch_add(1, Ordering::Relaxed));
+        let mut response = self.answer(request, &call, &id, &mut flight.outcome).await?;
+        flight.outcome.status = Some(response.status().as_u16());
+        if flight.outcome.code.is_none() && response.status().as_u16() >= 300 {
+            flight.outcome.code = error_code(response.body());
+        }
+        let headers = response.headers_mut();
+        headers.insert(SERVER, HeaderValue::from_static("s3haul-sandbox"));
+        headers.insert(HeaderName::from_static("x-amz-id-2"), HeaderValue::from_static("sandbox"));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert(HeaderName::from_static("x-amz-request-id"), id);
+        }
+        Ok(response)
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        call: &Call,
+        id: &str,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Reset> {
+        if !self.limiter.admits(call) {
+            return Ok(refuse(request, &Refusal::slow_down(), id).await);
+        }
+        let effect = self.faults.strike(call);
+        match &effect {
+            Some(Effect::Error(status, code)) => {
+                return Ok(refuse(request, &scripted(*status, code), id).await);
+            }
+            Some(Effect::SlowDown) => return Ok(refuse(request, &Refusal::slow_down(), id).await),
+            Some(Effect::ErrorIn200 { code, after_effect: false, blanks }) => {
+                drain(request.into_body()).await;
+                outcome.code = Some((*code).to_owned());
+                return Ok(error_in_200(code, *blanks, id));
+            }
+            Some(Effect::ResetBefore) => return Err(Reset),
+            Some(Effect::StallBefore(time)) => stall(*time).await,
+            Some(Effect::Delay(time)) => tokio::time::sleep(*time).await,
+            Some(Effect::Hook(run)) => run(&self.store),
+            _ => {}
+        }
+        let latency = self.latency.base(call.operation);
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let mut response = match self.check(call, request.headers()) {
+            Err(refusal) => refuse(request, &refusal, id).await,
+            Ok(charged) => {
+                let head = request.method() == Method::HEAD;
+                let mut response = self.serve(request, id, head).await;
+                if charged {
+                    let charged = HeaderName::from_static("x-amz-request-charged");
+                    response.headers_mut().insert(charged, HeaderValue::from_static("requester"));
+                }
+                response
+            }
+        };
+        if let Some(CopiedBytes(bytes)) = response.extensions().get() {
+            outcome.copied_bytes = *bytes;
+        }
+        match effect {
+            Some(Effect::ErrorAfterEffect(status, code)) => Ok(scripted(status, code).response(id)),
+            Some(Effect::ErrorIn200 { code, after_effect: true, blanks }) => {
+                outcome.code = Some(code.to_owned());
+                Ok(error_in_200(code, blanks, id))
+            }
+            Some(Effect::ResetAfter) => Err(Reset),
+            Some(Effect::StallAfter(time)) => {
+                stall(time).await;
+                Ok(response)
+            }
+            Some(Effect::TruncateBody) => Ok(truncated(response)),
+            Some(Effect::EmptyBody) => {
+                response.headers_mut().remove(CONTENT_LENGTH);
+                *response.body_mut() = Body::empty();
+                Ok(response)
+            }
+            _ => Ok(response),
+        }
+    }
+
+    /// What S3 checks about the bucket before the operation. Whether the requester is charged.
+    fn check(&self, call: &Call, headers: &HeaderMap) -> Result<bool, Refusal> {
+        let Some(bucket) = self.store.find(&call.bucket) else {
+            return Ok(false);
+        };
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let anywhere = matches!(call.operation, Operation::CreateBucket | Operation::GetBucketLocation);
+        if !anywhere && signed_region(headers).is_some_and(|region| region != bucket.region) {
+            return Err(Refusal::new(
+                StatusCode::MOVED_PERMANENTLY,
+                "PermanentRedirect",
+                "The bucket you are attempting to access must be addressed using the specified endpoint. Please send \
+                 all future requests to this endpoint.",
+            )
+            .with("Bucket", &bucket.name)
+            .with("Endpoint", format!("s3.{}.amazonaws.com", bucket.region))
+            .header("x-amz-bucket-region", &bucket.region));
+        }
+        let foreign = text("x-amz-expected-bucket-owner").is_some_and(|owner| owner != bucket.owner);
+        let unpaid = bucket.requester_pays && text("x-amz-request-payer") != Some("requester");
+        if foreign || unpaid || self.store.is_denied(&call.bucket, call.operation, &call.key) {
+            return Err(Refusal::access_denied());
+        }
+        Ok(bucket.requester_pays)
+    }
+
+    /// Lets the service answer and completes its answer.
+    async fn serve(&self, request: Request<Incoming>, id: &str, head: bool) -> Response<Body> {
+        let answered = self.service.call(request.map(Body::from)).await;
+        let mut response = match answered {
+            Ok(response) => response,
+            Err(error) => {
+                let message = StdError::from(error).to_string();
+                return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+                    .response(id);
+            }
+        };
+        if let Some(SuccessStatus(status)) = response.extensions().get().copied() {
+            *response.status_mut() = status;
+        }
+        let details = response.headers_mut().remove(DETAILS);
+        if response.status() == StatusCode::NOT_MODIFIED {
+            *response.body_mut() = Body::empty();
+        } else if response.status().as_u16() >= 300
+            && !head
+            && let Some(body) = response.body().bytes()
+            && let Some(document) = body.strip_suffix(b"</Error>")
+        {
+            let details = details.as_ref().map_or(&[][..], HeaderValue::as_bytes);
+            let end = format!("<RequestId>{id}</RequestId><HostId>sandbox</HostId></Error>");
+            *response.body_mut() = Body::from([document, details, end.as_bytes()].concat());
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        response
+    }
+}
+
+/// The region of the request's credential scope.
+fn signed_region(headers: &HeaderMap) -> Option<&str> {
+    let (_, scope) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once("Credential=")?;
+    scope.split(',').next()?.split('/').nth(2)
+}
+
+fn scripted(status: u16, code: &'static str) -> Refusal {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Refusal::new(status, code, "A fault of the sandbox")
+}
+
+/// Answers with an error, after reading what the client sends so that it comes to reading the answer.
+async fn refuse(request: Request<Incoming>, refusal: &Refusal, id: &str) -> Response<Body> {
+    drain(request.into_body()).await;
+    refusal.response(id)
+}
+
+async fn drain(body: Incoming) {
+    // What the body was, and whether it came to its end, does not matter.
+    let _ = Limited::new(body, DRAINED).collect().await;
+}
+
+async fn stall(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn error_in_200(code: &'static str, blanks: usize, id: &str) -> Response<Body> {
+    let refusal = Refusal::new(StatusCode::OK, code, "A fault of the sandbox, in a successful answer");
+    let document =
+        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>{}\n{}", " ".repeat(blanks), refusal.element(id));
+    let mut response = Response::new(Body::from(document));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}
+
+/// The answer with its full length announced and half of its body sent.
+fn truncated(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let len: u64 = announced.or_else(|| hyper::body::Body::size_hint(&body).exact()).unwrap_or(2);
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+    let sent = futures::stream::unfold((body, len / 2), |(mut body, left)| async move {
+        if left == 0 {
+            // The connection must not be closed before what was sent has left.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            return Some((Err(Box::new(Reset) as StdError), (body, 0)));
+        }
+        let chunk: Bytes = body.next().await?.ok()?;
+        let take = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        Some((Ok(Frame::data(chunk.slice(..take))), (body, left - take as u64)))
+    });
+    Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
+}
+
+/// The code of an error document.
+fn error_code(body: &Body) -> Option<String> {
+    let bytes = body.bytes()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    let (_, rest) = text.split_once("<Code>")?;
+    rest.split_once("</Code>").map(|(code, _)| code.to_owned())
+}

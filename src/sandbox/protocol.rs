@@ -1,0 +1,113 @@
+//! The S3 API of the sandbox: the `s3s` crate parses and writes the documents, this module translates between its types
+//! and the store's, one submodule per family of operations.
+
+mod bucket;
+mod copy;
+mod fields;
+mod list;
+mod multipart;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use s3s::dto::{
+    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
+    CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput, CreateBucketOutput,
+    CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput, DeleteBucketOutput,
+    DeleteObjectInput, DeleteObjectOutput, DeleteObjectTaggingInput, DeleteObjectTaggingOutput,
+    DeleteObjectsInput, DeleteObjectsOutput, GetBucketLocationInput, GetBucketLocationOutput,
+    GetBucketVersioningInput, GetBucketVersioningOutput, GetObjectAttributesInput, GetObjectAttributesOutput,
+    GetObjectInput, GetObjectOutput, GetObjectTaggingInput, GetObjectTaggingOutput, HeadBucketInput,
+    HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
+    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectVersionsInput, ListObjectVersionsOutput,
+    ListObjectsInput, ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput,
+    ListPartsOutput, PutBucketVersioningInput, PutBucketVersioningOutput, PutObjectInput, PutObjectOutput,
+    PutObjectTaggingInput, PutObjectTaggingOutput, UploadPartCopyInput, UploadPartCopyOutput,
+    UploadPartInput, UploadPartOutput,
+};
+use s3s::{S3, S3Request, S3Response, S3Result};
+
+use super::model::LatencyModel;
+use super::store::Store;
+
+/// Goes from an operation to the HTTP layer in the response's extensions: bytes copied, for the record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CopiedBytes(pub(super) u64);
+
+/// Goes the same way: a success status other than 200, which `s3s` does not take over from an operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SuccessStatus(pub(super) StatusCode);
+
+/// The operations on a store, as `s3s` calls them.
+#[derive(Debug)]
+pub(super) struct Service {
+    store: Store,
+    latency: Arc<LatencyModel>,
+}
+
+impl Service {
+    pub(super) fn new(store: Store, latency: Arc<LatencyModel>) -> Self {
+        Self { store, latency }
+    }
+
+    /// Waits as long as moving these bytes takes.
+    async fn transfer(&self, bytes: u64) {
+        let time = self.latency.transfer(bytes);
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+    }
+}
+
+macro_rules! operations {
+    (
+        at_once { $($method:ident => $handler:ident($input:ty) -> $output:ty;)+ }
+        waiting { $($slow_method:ident => $slow_handler:ident($slow_input:ty) -> $slow_output:ty;)+ }
+    ) => {
+        #[async_trait::async_trait]
+        impl S3 for Service {
+            $(async fn $method(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                self.$handler(request)
+            })+
+            $(async fn $slow_method(&self, request: S3Request<$slow_input>) -> S3Result<S3Response<$slow_output>> {
+                self.$slow_handler(request).await
+            })+
+        }
+    };
+}
+
+operations! {
+    at_once {
+    list_buckets => buckets(ListBucketsInput) -> ListBucketsOutput;
+    create_bucket => new_bucket(CreateBucketInput) -> CreateBucketOutput;
+    head_bucket => probe_bucket(HeadBucketInput) -> HeadBucketOutput;
+    delete_bucket => remove_bucket(DeleteBucketInput) -> DeleteBucketOutput;
+    get_bucket_location => location(GetBucketLocationInput) -> GetBucketLocationOutput;
+    get_bucket_versioning => versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
+    put_bucket_versioning => set_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
+    list_objects => list_v1(ListObjectsInput) -> ListObjectsOutput;
+    list_objects_v2 => list_v2(ListObjectsV2Input) -> ListObjectsV2Output;
+    list_object_versions => list_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput;
+    list_multipart_uploads => list_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput;
+    list_parts => parts(ListPartsInput) -> ListPartsOutput;
+    get_object => get(GetObjectInput) -> GetObjectOutput;
+    head_object => head(HeadObjectInput) -> HeadObjectOutput;
+    get_object_attributes => attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput;
+    get_object_tagging => tags(GetObjectTaggingInput) -> GetObjectTaggingOutput;
+    put_object_tagging => set_tags(PutObjectTaggingInput) -> PutObjectTaggingOutput;
+    delete_object_tagging => clear_tags(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
+    delete_object => delete(DeleteObjectInput) -> DeleteObjectOutput;
+    delete_objects => delete_many(DeleteObjectsInput) -> DeleteObjectsOutput;
+    create_multipart_upload => create(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;
+    complete_multipart_upload => complete(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput;
+    abort_multipart_upload => abort(AbortMultipartUploadInput) -> AbortMultipartUploadOutput;
+    }
+    waiting {
+    put_object => put(PutObjectInput) -> PutObjectOutput;
+    copy_object => copy(CopyObjectInput) -> CopyObjectOutput;
+    upload_part => put_part(UploadPartInput) -> UploadPartOutput;
+    upload_part_copy => copy_part(UploadPartCopyInput) -> UploadPartCopyOutput;
+    }
+}

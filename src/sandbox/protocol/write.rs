@@ -1,0 +1,141 @@
+//! Writing and deleting objects.
+
+use std::sync::Arc;
+
+use s3s::dto::{
+    ChecksumType, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
+    DeletedObject, Error, PutObjectInput, PutObjectOutput,
+};
+use s3s::{S3Request, S3Response, S3Result};
+
+use super::Service;
+use super::fields::{self, attributes_of, etag, set_checksum, set_encryption};
+use crate::sandbox::checksum::{self, Algorithm, Checksum};
+use crate::sandbox::condition::{WriteCondition, now};
+use crate::sandbox::content::Content;
+use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE, Object};
+use crate::sandbox::operation::Operation;
+use crate::sandbox::refusal::Refusal;
+
+impl Service {
+    pub(super) async fn put(
+        &self,
+        request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        let input = request.input;
+        let bucket = self.store.bucket(&input.bucket)?;
+        let condition = WriteCondition::from_headers(&request.headers)?;
+        let attributes: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
+        let content = Content::bytes(fields::read_body(input.body).await?);
+        self.transfer(content.len()).await;
+        if content.len() > LARGEST_PIECE {
+            return Err(Refusal::too_large(content.len()).into());
+        }
+        check_md5(input.content_md5.as_deref(), &content)?;
+        let claimed = fields::claimed_checksum(&request.headers, request.trailing_headers.as_ref())?;
+        let algorithm = claimed.as_ref().map_or(Algorithm::Crc64Nvme, |(algorithm, _)| *algorithm);
+        let checksum = Checksum::full(algorithm, &content);
+        check_claim(claimed.as_ref(), &checksum.value)?;
+        let checksum = Some(checksum).filter(|_| fields::checksums_on(&self.store));
+
+        let object = Object {
+            etag: self.store.etag(&content, &attributes.encryption),
+            checksum: checksum.clone(),
+            content,
+            attributes: Arc::new(attributes),
+            parts: None,
+            last_modified: now(),
+            sequence: self.store.next_sequence(),
+            version_id: None,
+        };
+        let (tag, attributes) = (object.etag.clone(), Arc::clone(&object.attributes));
+        let version_id = bucket.put(&self.store, &input.key, object, &condition)?;
+
+        let mut output = PutObjectOutput { e_tag: etag(&tag), version_id, ..PutObjectOutput::default() };
+        set_encryption!(output, &attributes.encryption);
+        if let Some(checksum) = checksum {
+            output.checksum_type = Some(ChecksumType::from_static(checksum.kind.name()));
+            set_checksum!(output, checksum.algorithm, checksum.value);
+        }
+        Ok(S3Response::new(output))
+    }
+
+    pub(super) fn delete(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let input = request.input;
+        let bucket = self.store.bucket(&input.bucket)?;
+        let condition = WriteCondition::from_headers(&request.headers)?;
+        let deleted = bucket.delete(&self.store, &input.key, input.version_id.as_deref(), &condition)?;
+        Ok(S3Response::new(DeleteObjectOutput {
+            delete_marker: deleted.marker.then_some(true),
+            version_id: deleted.version_id,
+            request_charged: None,
+        }))
+    }
+
+    pub(super) fn delete_many(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let input = request.input;
+        let bucket = self.store.bucket(&input.bucket)?;
+        if input.delete.objects.is_empty() || input.delete.objects.len() > 1000 {
+            return Err(Refusal::malformed_xml().into());
+        }
+        let quiet = input.delete.quiet == Some(true);
+        let (mut done, mut errors) = (Vec::new(), Vec::new());
+        for object in input.delete.objects {
+            let condition = object
+                .e_tag
+                .map_or(WriteCondition::None, |wanted| WriteCondition::Match(wanted.into_value()));
+            let outcome = if self.store.is_denied(&input.bucket, Operation::DeleteObject, &object.key) {
+                Err(Refusal::access_denied())
+            } else {
+                bucket.delete(&self.store, &object.key, object.version_id.as_deref(), &condition)
+            };
+            match outcome {
+                Ok(deleted) if !quiet => done.push(DeletedObject {
+                    key: Some(object.key),
+                    delete_marker: deleted.marker.then_some(true),
+                    delete_marker_version_id: deleted.version_id.filter(|_| deleted.marker),
+                    version_id: object.version_id,
+                }),
+                Ok(_) => {}
+                Err(refusal) => errors.push(Error {
+                    code: Some(refusal.code.into_owned()),
+                    message: Some(refusal.message.into_owned()),
+                    key: Some(object.key),
+                    version_id: object.version_id,
+                }),
+            }
+        }
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted: Some(done),
+            errors: Some(errors),
+            request_charged: None,
+        }))
+    }
+}
+
+/// `Content-MD5` must be the MD5 of the payload.
+pub(super) fn check_md5(header: Option<&str>, content: &Content) -> Result<(), Refusal> {
+    match header.map(|value| checksum::matches_content_md5(value, content)) {
+        None | Some(Some(true)) => Ok(()),
+        Some(Some(false)) => Err(Refusal::bad_digest("Content-MD5")),
+        Some(None) => Err(Refusal::new(
+            hyper::StatusCode::BAD_REQUEST,
+            "InvalidDigest",
+            "The Content-MD5 you specified was invalid.",
+        )),
+    }
+}
+
+/// A claimed checksum must be the computed one.
+pub(super) fn check_claim(claimed: Option<&(Algorithm, String)>, computed: &str) -> Result<(), Refusal> {
+    match claimed {
+        Some((algorithm, value)) if value != computed => Err(Refusal::bad_digest(algorithm.name())),
+        _ => Ok(()),
+    }
+}
