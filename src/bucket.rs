@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,12 +17,6 @@ use crate::s3::{
     ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
     Written,
 };
-
-/// Longer than any request takes that moves no bytes; Complete "can take several minutes".
-const PATIENCE_BASE: Duration = Duration::from_secs(60);
-const PATIENCE_COMPLETE: Duration = Duration::from_secs(600);
-/// The slowest stream that is still alive, in bytes per second.
-const SLOWEST: u64 = 2 << 20;
 
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -114,9 +107,7 @@ impl Bucket {
             Class::Read => &self.reads,
             Class::Write => &self.writes,
         };
-        let base =
-            if operation == Operation::CompleteMultipartUpload { PATIENCE_COMPLETE } else { PATIENCE_BASE };
-        let limit = base + Duration::from_secs(bytes / SLOWEST);
+        let limit = self.pacer.retry.time_limit(operation, bytes);
         let began = Instant::now();
         let mut attempts = 0;
         loop {

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use crate::s3::FailureKind;
+use crate::s3::{FailureKind, Operation};
+use crate::size::MIB;
 
 /// How often and how long requests are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +17,23 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// How long a request waits in all while the endpoint throttles it or can not be reached.
     pub patience: Duration,
+    /// The longest that a request without bytes may take.
+    pub silence: Duration,
+    /// The longest that publishing an upload may take: S3 "can take several minutes".
+    pub complete: Duration,
+    /// Bytes per second below which a stream counts as dead.
+    pub slowest: u64,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 10, patience: Duration::from_secs(15 * 60) }
+        Self {
+            attempts: 10,
+            patience: Duration::from_secs(15 * 60),
+            silence: Duration::from_secs(60),
+            complete: Duration::from_secs(10 * 60),
+            slowest: 2 * MIB,
+        }
     }
 }
 
@@ -34,6 +47,14 @@ const fn delays(kind: &FailureKind) -> (Duration, Duration) {
 }
 
 impl RetryPolicy {
+    /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than a minute, and a
+    /// limit that it can not meet would make it fail for ever.
+    #[must_use]
+    pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
+        let base = if operation == Operation::CompleteMultipartUpload { self.complete } else { self.silence };
+        base + Duration::from_secs(bytes / self.slowest.max(1))
+    }
+
     /// How long to wait before the next attempt, or `None` to give up.
     ///
     /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is uniform in `0..1`.
@@ -58,7 +79,13 @@ mod tests {
 
     use super::*;
 
-    const POLICY: RetryPolicy = RetryPolicy { attempts: 5, patience: Duration::from_secs(60) };
+    const POLICY: RetryPolicy = RetryPolicy {
+        attempts: 5,
+        patience: Duration::from_secs(60),
+        silence: Duration::from_secs(60),
+        complete: Duration::from_secs(600),
+        slowest: 2 * MIB,
+    };
 
     #[test]
     fn what_can_not_pass_is_not_repeated() {
@@ -78,6 +105,14 @@ mod tests {
         assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::ZERO, 0.5), None);
         assert!(POLICY.wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5).is_some());
         assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_secs(60), 0.5), None);
+    }
+
+    #[test]
+    fn time_limits_grow_with_the_bytes() {
+        let limit = |operation, bytes| POLICY.time_limit(operation, bytes).as_secs();
+        assert_eq!(limit(Operation::HeadObject, 0), 60);
+        assert_eq!(limit(Operation::UploadPartCopy, 5 * 1024 * MIB), 60 + 2560, "65 s at 80 MB/s, with room");
+        assert_eq!(limit(Operation::CompleteMultipartUpload, 0), 600);
     }
 
     proptest! {
