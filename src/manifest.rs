@@ -1,4 +1,207 @@
-//! The job manifest.
+//! The job manifest: YAML in, a validated [`Job`] out, or everything that is wrong with it at once.
+//!
+//! ```text
+//! text ─► node ─► shape ─► ManifestFile ─► build ─► Job ─► check, overlap
+//!         tree    schema   as typed        values          rules
+//!           └───────┴─────────┴─ issues ─────┴──────────────┴────► Problems, drawn at the line
+//! ```
+//! No stage stops at the first mistake, and none gives up on what another one found: a field that does not fit is
+//! reported and left out, and the rest goes on. The places come from the tree, so the stages behind it only name
+//! the field (`transfers[0].parts.size`).
+//!
+//! The manifest is checked strictly because it runs unattended: a field that is misspelt and ignored is a filter
+//! that does not filter.
 
+mod build;
+mod check;
+mod diagnose;
+mod env;
+pub mod file;
 pub mod job;
 pub mod keys;
+mod node;
+mod overlap;
+pub mod schema;
+mod shape;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use self::diagnose::Issue;
+pub use self::diagnose::{Finding, Problem, Problems};
+use self::file::ManifestFile;
+use self::job::Job;
+
+/// A manifest of more bytes than this is something else.
+pub const MAX_BYTES: u64 = 1 << 20;
+
+/// Why there is no job.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// The file can't be read.
+    #[error("can't read the manifest {path}: {source}", path = path.display())]
+    Io {
+        /// As given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It can be read and is wrong.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+}
+
+/// Reads the manifest at `path`; `env` looks up `${NAME}`.
+///
+/// # Errors
+/// [`ManifestError`]: the file can't be read, or all that is wrong with it.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, ManifestError> {
+    let io_error = |source| ManifestError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(io_error)?;
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io_error)?;
+    let name = path.display().to_string();
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(parse(&text, &name, env)?),
+        Err(error) => Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into()),
+    }
+}
+
+/// Reads a manifest from `text`. `file_name` stands in messages, and its stem names the job when the manifest
+/// does not.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, Problems> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.len() as u64 > MAX_BYTES {
+        let message = "the file is larger than 1MiB, too large for a manifest";
+        let start: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
+        return Err(whole_file(
+            file_name,
+            &start,
+            0..0,
+            message,
+            "split it into several jobs",
+        ));
+    }
+    let (root, mut issues) = node::read(text, env);
+    let mut secrets = Vec::new();
+    if let Some(root) = root {
+        let shaped = shape::check(&root, schema::shared());
+        issues.extend(shaped.issues);
+        secrets = shaped.secrets;
+        match serde_json::from_value::<ManifestFile>(shaped.value) {
+            Ok(file) => {
+                let mut built = build::build(file, &default_name(file_name));
+                built
+                    .findings
+                    .extend(check::check_with(&built.job, &built.indices));
+                let place = |finding| place(finding, &shaped.places);
+                issues.extend(built.findings.into_iter().map(place));
+                if issues.is_empty() {
+                    return Ok(built.job);
+                }
+            }
+            // What fits the schema loads; should the two ever disagree, this is an error like the others.
+            Err(error) => issues.push(Issue {
+                at: root.at,
+                path: String::new(),
+                message: format!("the manifest can't be loaded: {error}"),
+                remedy: "see `s3haul schema` for the fields".to_owned(),
+            }),
+        }
+    }
+    Err(Problems::new(file_name, text, issues, &secrets))
+}
+
+/// Puts a finding where its field stands; when the field is a default, where that is; when it is nowhere, at what
+/// it would be part of.
+fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
+    let Finding {
+        path,
+        message,
+        remedy,
+    } = finding;
+    let shared = path
+        .strip_prefix("transfers[")
+        .and_then(|rest| rest.split_once("]."))
+        .map(|(_, field)| format!("defaults.{field}"));
+    let exact = places.get(&path);
+    let inherited = || shared.as_ref().and_then(|shared| places.get_key_value(shared));
+    if let (None, Some((shared, at))) = (exact, inherited()) {
+        return Issue {
+            at: at.clone(),
+            path: shared.clone(),
+            message,
+            remedy,
+        };
+    }
+    let mut known = path.as_str();
+    let at = loop {
+        match places.get(known) {
+            Some(at) => break at.clone(),
+            None => match known.rfind(['.', '[']) {
+                Some(cut) => known = &known[..cut],
+                None => break places.get("").cloned().unwrap_or(0..0),
+            },
+        }
+    };
+    Issue {
+        at,
+        path,
+        message,
+        remedy,
+    }
+}
+
+/// The file's stem, with everything that a name can't have replaced.
+fn default_name(file_name: &str) -> String {
+    let stem = Path::new(file_name)
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().to_lowercase());
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    let name: String = stem
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if legal(c) { c } else { '-' })
+        .collect();
+    if name.trim_matches('-').is_empty() {
+        "job".to_owned()
+    } else {
+        name
+    }
+}
+
+fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> Problems {
+    let mut text = String::from_utf8_lossy(&bytes[..valid]).into_owned();
+    let rest = String::from_utf8_lossy(&bytes[valid..]);
+    text.push_str(rest.lines().next().unwrap_or_default());
+    let at = valid..valid + char::REPLACEMENT_CHARACTER.len_utf8();
+    whole_file(file_name, &text, at, "the file is not UTF-8", "save it as UTF-8")
+}
+
+fn whole_file(file_name: &str, text: &str, at: Range<usize>, message: &str, remedy: &str) -> Problems {
+    let (message, remedy) = (message.to_owned(), remedy.to_owned());
+    Problems::new(
+        file_name,
+        text,
+        vec![Issue {
+            at,
+            path: String::new(),
+            message,
+            remedy,
+        }],
+        &[],
+    )
+}

@@ -1,8 +1,8 @@
 //! The validated [`Job`]: what a manifest or a command line asks for, with every default filled in.
 //!
 //! Nothing here can be misread any more: sizes are bytes, locations are parsed, names are resolved. A manifest
-//! becomes a `Job` in `manifest::parse`; the command line builds one with [`Job::single`]. Both then pass
-//! the same checks, so that a rule can't hold for one way in and not for the other.
+//! becomes a `Job` in [`parse`](super::parse); the command line builds one with [`Job::single`]. Both then pass
+//! the same [`check`], so that a rule can't hold for one way in and not for the other.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::{ByteRate, ByteSize, GIB, MIB};
@@ -348,6 +349,13 @@ impl Selection {
         *self == Self::default()
     }
 
+    /// True when the patterns leave this relative key out, whatever the object behind it is like.
+    #[must_use]
+    pub fn rules_out(&self, relative_key: &str) -> bool {
+        let matches = |globs: &[KeyGlob]| globs.iter().any(|glob| glob.matches(relative_key));
+        matches(&self.exclude) || (!self.include.is_empty() && !matches(&self.include))
+    }
+
     /// True when `exclude` leaves out every relative key that begins with `prefix` (which ends in a slash).
     /// `false` when in doubt.
     #[must_use]
@@ -375,6 +383,7 @@ impl Transfer {
 
 impl Job {
     /// The job of a one-off command line: one transfer, and the endpoints that it names besides the default one.
+    /// Call [`check`] on it.
     #[must_use]
     pub fn single(transfer: Transfer, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let default = Endpoint::default();

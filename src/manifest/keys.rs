@@ -54,7 +54,10 @@ impl KeyGlob {
     pub fn covers(&self, prefix: &str) -> bool {
         match &*self.text {
             "**" | "**/*" => true,
-            text if text.ends_with("/**") => prefix.ends_with('/') && self.matches(prefix),
+            // After an escape the stars would be two single ones.
+            text if text.ends_with("/**") && !text.contains('\\') => {
+                prefix.ends_with('/') && self.matches(prefix)
+            }
             _ => false,
         }
     }

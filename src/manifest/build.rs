@@ -1,0 +1,427 @@
+//! From [`ManifestFile`] to [`Job`]: defaults filled in, text read as what it stands for.
+//!
+//! Only what the types of a `Job` can't hold is refused here (text that is no size, `s3` beside `files`); every
+//! rule about a job that could exist is in [`check`](super::check). A value that can't be read is reported and
+//! its default taken, so that the rest of the transfer is still looked at.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::diagnose::Finding;
+use super::file::{
+    AssumeRoleSection, DefaultsSection, EncryptionName, EncryptionSection, EndpointSection, FromSection,
+    KeysSection, ManifestFile, PartsSection, PreserveSection, ToSection, TransferSection,
+};
+use super::job::{
+    AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, Job, Limits, PartSize, Parts, Preserve,
+    ReportPaths, Selection, Source, Transfer,
+};
+use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
+use crate::location::{LocalPath, LocationError, S3Uri};
+use crate::size::{ByteRate, ByteSize, SizeError, parse_duration};
+
+/// A job as far as the manifest could be read.
+pub(super) struct Built {
+    pub job: Job,
+    /// For each transfer of `job` its index in the manifest; transfers without a readable source and destination
+    /// are left out.
+    pub indices: Vec<usize>,
+    pub findings: Vec<Finding>,
+}
+
+/// Reads what the file says. `default_name` names the job when the file does not.
+pub(super) fn build(file: ManifestFile, default_name: &str) -> Built {
+    let mut reader = Reader { findings: Vec::new() };
+    let mut endpoints = BTreeMap::from([(DEFAULT_ENDPOINT.to_owned(), Endpoint::default())]);
+    for (name, section) in file.endpoints.unwrap_or_default() {
+        let endpoint = reader.endpoint(&name, section);
+        endpoints.insert(name, endpoint);
+    }
+    let defaults = file.defaults.unwrap_or_default();
+    let mut transfers = Vec::new();
+    let mut indices = Vec::new();
+    for (index, section) in file.transfers.unwrap_or_default().into_iter().enumerate() {
+        if let Some(transfer) = reader.transfer(index, section, &defaults) {
+            transfers.push(transfer);
+            indices.push(index);
+        }
+    }
+    let limits = file.limits.unwrap_or_default();
+    let limits = Limits {
+        requests_per_second: limits.requests_per_second,
+        bytes_per_second: reader.read::<ByteRate>("limits.bytes_per_second", limits.bytes_per_second),
+        in_flight: limits.in_flight,
+    };
+    let report = ReportPaths {
+        json: file.report.and_then(|report| report.json).map(PathBuf::from),
+    };
+    let name = file.name.unwrap_or_else(|| default_name.to_owned());
+    Built {
+        job: Job {
+            name,
+            endpoints,
+            transfers,
+            limits,
+            report,
+        },
+        indices,
+        findings: reader.findings,
+    }
+}
+
+struct Reader {
+    findings: Vec<Finding>,
+}
+
+/// An error as what is wrong and what to do about it.
+trait Explain {
+    fn explain(&self) -> (String, String);
+}
+
+impl Reader {
+    fn refuse(&mut self, path: &str, message: impl Display, remedy: impl Display) {
+        let (message, remedy) = (message.to_string(), remedy.to_string());
+        self.findings.push(Finding {
+            path: path.to_owned(),
+            message,
+            remedy,
+        });
+    }
+
+    /// The text as a `T`; `None` when there is none or when it can't be read, which is then reported.
+    fn read<T>(&mut self, path: &str, text: Option<String>) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: Explain,
+    {
+        match text?.parse::<T>() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let (message, remedy) = error.explain();
+                self.refuse(path, message, remedy);
+                None
+            }
+        }
+    }
+
+    fn endpoint(&mut self, name: &str, section: EndpointSection) -> Endpoint {
+        let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
+        Endpoint {
+            name: name.to_owned(),
+            url: section
+                .url
+                .map(|url| url.strip_suffix('/').map_or(url.clone(), str::to_owned)),
+            region: section.region,
+            path_style: section.path_style,
+            profile: section.profile,
+            // Without an ARN the shape of the file was already refused.
+            assume_role: assume_role.filter(|role| !role.arn.is_empty()),
+            provider: section.provider.unwrap_or_default(),
+        }
+    }
+
+    fn assume_role(&mut self, endpoint: &str, section: AssumeRoleSection) -> AssumeRole {
+        let path = format!("endpoints.{endpoint}.assume_role.duration");
+        let duration = section.duration.and_then(|text| match parse_duration(&text) {
+            Ok(duration) => Some(duration),
+            Err(error) => {
+                let (message, remedy) = error.explain();
+                self.refuse(&path, message, remedy);
+                None
+            }
+        });
+        AssumeRole {
+            arn: section.arn.unwrap_or_default(),
+            external_id: section.external_id,
+            session_name: section.session_name,
+            duration,
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        index: usize,
+        section: TransferSection,
+        defaults: &DefaultsSection,
+    ) -> Option<Transfer> {
+        let path = format!("transfers[{index}]");
+        let explicit_preserve = section.preserve.is_some();
+        let select = section
+            .from
+            .as_ref()
+            .map(|from| self.selection(&path, from))
+            .unwrap_or_default();
+        let keys = section
+            .keys
+            .map(|keys| self.key_map(&path, keys))
+            .unwrap_or_default();
+        let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
+        let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
+        let from = section
+            .from
+            .and_then(|from| self.source(&format!("{path}.from"), from));
+        let to = section
+            .to
+            .and_then(|to| self.destination(&format!("{path}.to"), to));
+        if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
+            let remedy = "remove it: there is nothing of the kind to keep";
+            self.refuse(
+                &format!("{path}.preserve"),
+                "local files have no metadata, tags or storage class",
+                remedy,
+            );
+        }
+        Some(Transfer {
+            name: section.name.unwrap_or_else(|| format!("transfer-{}", index + 1)),
+            from: from?,
+            to: to?,
+            when: section.when.or(defaults.when).unwrap_or_default(),
+            select,
+            keys,
+            parts,
+            preserve,
+        })
+    }
+
+    fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
+        let only = |reader: &mut Self, field: &str, given: bool, kind: &str| {
+            if given {
+                let message = format!("`{field}` means something only with `{kind}`");
+                reader.refuse(&format!("{path}.{field}"), message, "remove it");
+            }
+        };
+        match (from.s3, from.files) {
+            (Some(s3), None) => {
+                only(self, "symlinks", from.symlinks.is_some(), "files");
+                let location: S3Uri = self.read(&format!("{path}.s3"), Some(s3))?;
+                let endpoint = from.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+                if !location.key.is_prefix() {
+                    return Some(Source::Object {
+                        endpoint,
+                        location,
+                        version: from.version,
+                    });
+                }
+                if from.version.is_some() {
+                    let remedy = "name one object under `s3`, or remove it";
+                    let message = "`version` chooses among the versions of one object, and this is a prefix";
+                    self.refuse(&format!("{path}.version"), message, remedy);
+                }
+                Some(Source::Prefix { endpoint, location })
+            }
+            (None, Some(files)) => {
+                only(self, "endpoint", from.endpoint.is_some(), "s3");
+                only(self, "version", from.version.is_some(), "s3");
+                let path = LocalPath(PathBuf::from(files));
+                Some(Source::Files {
+                    path,
+                    symlinks: from.symlinks.unwrap_or_default(),
+                })
+            }
+            (Some(_), Some(_)) => {
+                self.refuse(
+                    path,
+                    "`from` has both `s3` and `files`",
+                    "make two transfers of it",
+                );
+                None
+            }
+            (None, None) => {
+                let remedy = "add `s3: s3://bucket/prefix/` or `files: ./directory`";
+                self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
+                None
+            }
+        }
+    }
+
+    fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
+        let path = |field: &str| format!("{transfer}.from.{field}");
+        Selection {
+            include: self.globs(&path("include"), from.include.as_deref()),
+            exclude: self.globs(&path("exclude"), from.exclude.as_deref()),
+            larger_than: self.read(&path("larger_than"), from.larger_than.clone()),
+            smaller_than: self.read(&path("smaller_than"), from.smaller_than.clone()),
+            modified_after: self.read(&path("modified_after"), from.modified_after.clone()),
+            modified_before: self.read(&path("modified_before"), from.modified_before.clone()),
+            storage_classes: from.storage_classes.clone().unwrap_or_default(),
+        }
+    }
+
+    fn globs(&mut self, path: &str, patterns: Option<&[String]>) -> Vec<KeyGlob> {
+        let patterns = patterns.unwrap_or_default().iter().enumerate();
+        patterns
+            .filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone())))
+            .collect()
+    }
+
+    fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {
+        let encryption = to
+            .encryption
+            .and_then(|section| self.encryption(&format!("{path}.encryption"), section));
+        Some(Destination {
+            endpoint: to.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            location: self.read(&format!("{path}.s3"), to.s3)?,
+            storage_class: to.storage_class,
+            encryption,
+        })
+    }
+
+    fn encryption(&mut self, path: &str, section: EncryptionSection) -> Option<Encryption> {
+        let section = match section {
+            EncryptionSection::Named(EncryptionName::S3) => return Some(Encryption::S3),
+            EncryptionSection::Named(EncryptionName::Kms) => {
+                return Some(Encryption::Kms {
+                    key: None,
+                    bucket_key: None,
+                    dsse: false,
+                });
+            }
+            EncryptionSection::Named(EncryptionName::Dsse) => {
+                return Some(Encryption::Kms {
+                    key: None,
+                    bucket_key: None,
+                    dsse: true,
+                });
+            }
+            EncryptionSection::Keyed(section) => section,
+        };
+        let bucket_key = section.bucket_key;
+        match (section.kms, section.dsse) {
+            (Some(key), None) => Some(Encryption::Kms {
+                key: Some(key),
+                bucket_key,
+                dsse: false,
+            }),
+            (None, Some(key)) => Some(Encryption::Kms {
+                key: Some(key),
+                bucket_key,
+                dsse: true,
+            }),
+            (Some(_), Some(_)) => {
+                self.refuse(path, "`encryption` has both `kms` and `dsse`", "keep one of them");
+                None
+            }
+            (None, None) => {
+                let remedy = "add `kms:` with the key's ARN, or write `encryption: kms`";
+                self.refuse(path, "`encryption` names no key", remedy);
+                None
+            }
+        }
+    }
+
+    fn key_map(&mut self, transfer: &str, keys: KeysSection) -> KeyMap {
+        KeyMap {
+            strip_prefix: keys.strip_prefix,
+            add_prefix: keys.add_prefix,
+            rename: self.read::<Template>(&format!("{transfer}.keys.rename"), keys.rename),
+        }
+    }
+
+    fn parts(&mut self, transfer: &str, own: Option<&PartsSection>, shared: Option<&PartsSection>) -> Parts {
+        let mut text = |field: &str, get: fn(&PartsSection) -> &Option<String>| {
+            let typed = |section: Option<&PartsSection>| section.and_then(|section| get(section).clone());
+            let (path, text) = match typed(own) {
+                Some(text) => (format!("{transfer}.parts.{field}"), text),
+                None => (format!("defaults.parts.{field}"), typed(shared)?),
+            };
+            if field == "size" && text == "auto" {
+                return None;
+            }
+            self.read::<ByteSize>(&path, Some(text))
+        };
+        Parts {
+            size: text("size", |parts| &parts.size).map_or(PartSize::Auto, PartSize::Exactly),
+            threshold: text("threshold", |parts| &parts.threshold).unwrap_or(Parts::default().threshold),
+        }
+    }
+}
+
+fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
+    let choose = |get: fn(&PreserveSection) -> Option<super::job::Keep>| {
+        own.and_then(get)
+            .or_else(|| shared.and_then(get))
+            .unwrap_or_default()
+    };
+    Preserve {
+        metadata: choose(|preserve| preserve.metadata),
+        tags: choose(|preserve| preserve.tags),
+        storage_class: choose(|preserve| preserve.storage_class),
+    }
+}
+
+impl Explain for SizeError {
+    fn explain(&self) -> (String, String) {
+        match self {
+            Self::NotANumber(text) => (
+                format!("`{text}` is not a size"),
+                "write a number and a unit, for instance 64MiB".to_owned(),
+            ),
+            Self::Unit { text, suggestion } => (
+                format!("`{text}` has no binary unit"),
+                format!("write {suggestion}"),
+            ),
+            Self::OutOfRange(_) => (
+                self.to_string(),
+                "write a smaller size, or one in whole bytes".to_owned(),
+            ),
+            Self::Duration(text) => (
+                format!("`{text}` is not a duration"),
+                "write for instance 30s, 15m or 2h".to_owned(),
+            ),
+        }
+    }
+}
+
+impl Explain for LocationError {
+    fn explain(&self) -> (String, String) {
+        match self {
+            Self::NotS3(text) => {
+                let remedy = "write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end";
+                (format!("`{text}` is not an S3 location"), remedy.to_owned())
+            }
+            Self::Bucket { name, reason } => (
+                format!("`{name}` is not a bucket name: {reason}"),
+                "write s3://bucket/key".to_owned(),
+            ),
+            Self::KeyTooLong(_) => (self.to_string(), "write a shorter key".to_owned()),
+        }
+    }
+}
+
+impl Explain for jiff::Error {
+    fn explain(&self) -> (String, String) {
+        let remedy = "write RFC 3339 with a time zone, for instance 2026-01-01T00:00:00Z";
+        ("this is not a point in time".to_owned(), remedy.to_owned())
+    }
+}
+
+impl Explain for GlobError {
+    fn explain(&self) -> (String, String) {
+        let remedy = match self {
+            Self::Empty => "write `**` for all keys, or remove it".to_owned(),
+            Self::Anchored(text) => {
+                let relative = text.trim_start_matches("s3://").trim_start_matches(['.', '/']);
+                format!("write it from there, for instance `{relative}`")
+            }
+            Self::Directory(text) => format!("write `{text}**`"),
+            Self::Syntax { .. } => "put a `\\` before a character that stands for itself".to_owned(),
+        };
+        (self.to_string(), remedy)
+    }
+}
+
+impl Explain for TemplateError {
+    fn explain(&self) -> (String, String) {
+        let remedy = match self {
+            Self::Unknown(_) => "there are {key}, {dir}, {name}, {stem}, {ext} and {size}".to_owned(),
+            Self::Brace(brace) => format!("write `{brace}{brace}` for the character itself"),
+            Self::Doubled { placeholder, mark } => {
+                format!("leave out the `{mark}` next to {{{placeholder}}}")
+            }
+            Self::Collides(_) => "use {key}, or {dir} with {name} or with {stem} and {ext}".to_owned(),
+        };
+        (self.to_string(), remedy)
+    }
+}

@@ -1,0 +1,471 @@
+//! The rules that a [`Job`] must keep, whether a manifest or a command line asks for it. One field at a time here;
+//! what transfers do to each other's keys is in [`overlap`](super::overlap).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::diagnose::Finding;
+use super::job::{
+    AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider, Selection,
+    Source, Transfer,
+};
+use super::overlap;
+use super::shape::{alternatives, closest};
+use crate::location::LocalPath;
+use crate::size::ByteSize;
+
+/// The storage classes of Amazon S3. Other servers have names of their own.
+const STORAGE_CLASSES: [&str; 12] = [
+    "STANDARD",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+    "REDUCED_REDUNDANCY",
+    "EXPRESS_ONEZONE",
+    "OUTPOSTS",
+    "SNOW",
+    "FSX_OPENZFS",
+];
+
+/// Everything about the job that can't work or would not do what it seems to; empty when all is well. Paths are
+/// those of a manifest.
+#[must_use]
+pub fn check(job: &Job) -> Vec<Finding> {
+    check_with(job, &(0..job.transfers.len()).collect::<Vec<_>>())
+}
+
+/// [`check`], where `indices` tells for each transfer which one of the manifest it is.
+pub(super) fn check_with(job: &Job, indices: &[usize]) -> Vec<Finding> {
+    let mut rules = Rules {
+        job,
+        findings: Vec::new(),
+    };
+    rules.name("name", &job.name);
+    for (name, endpoint) in &job.endpoints {
+        rules.endpoint(&format!("endpoints.{name}"), name, endpoint);
+    }
+    rules.limits();
+    let mut names = BTreeMap::new();
+    for (transfer, index) in job.transfers.iter().zip(indices) {
+        let path = format!("transfers[{index}]");
+        if let Some(first) = names.insert(transfer.name.as_str(), index) {
+            let message = format!("the name `{}` is also that of transfers[{first}]", transfer.name);
+            rules.refuse(
+                &format!("{path}.name"),
+                message,
+                "give each transfer a name of its own",
+            );
+        }
+        rules.transfer(&path, transfer);
+    }
+    overlap::check(job, indices, &mut rules.findings);
+    rules.findings
+}
+
+struct Rules<'j> {
+    job: &'j Job,
+    findings: Vec<Finding>,
+}
+
+impl<'j> Rules<'j> {
+    fn refuse(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        let (message, remedy) = (message.into(), remedy.into());
+        self.findings.push(Finding {
+            path: path.to_owned(),
+            message,
+            remedy,
+        });
+    }
+
+    fn name(&mut self, path: &str, name: &str) {
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || !name.bytes().all(legal) {
+            let remedy = "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
+            self.refuse(path, format!("`{name}` can't be a name"), remedy);
+        }
+    }
+
+    fn filled(&mut self, path: &str, text: Option<&str>) {
+        if text.is_some_and(|text| text.trim().is_empty()) {
+            self.refuse(path, "this is empty", "give it a value, or remove it");
+        }
+    }
+
+    fn endpoint(&mut self, path: &str, name: &str, endpoint: &Endpoint) {
+        self.name(path, name);
+        if let Some((message, remedy)) = endpoint.url.as_deref().and_then(url_mistake) {
+            self.refuse(&format!("{path}.url"), message, remedy);
+        }
+        if endpoint.url.is_none() && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
+            let message = "without `url` this endpoint is AWS, not another provider";
+            self.refuse(&format!("{path}.provider"), message, "add the server's `url`");
+        }
+        self.filled(&format!("{path}.region"), endpoint.region.as_deref());
+        self.filled(&format!("{path}.profile"), endpoint.profile.as_deref());
+        if let Some(role) = &endpoint.assume_role {
+            self.assume_role(&format!("{path}.assume_role"), role);
+        }
+    }
+
+    fn assume_role(&mut self, path: &str, role: &AssumeRole) {
+        if !(role.arn.starts_with("arn:") && role.arn.contains(":role/")) {
+            let remedy = "write it as arn:aws:iam::111122223333:role/name";
+            self.refuse(
+                &format!("{path}.arn"),
+                format!("`{}` is not the ARN of a role", role.arn),
+                remedy,
+            );
+        }
+        self.filled(&format!("{path}.external_id"), role.external_id.as_deref());
+        let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
+        if let Some(name) = &role.session_name
+            && !((2..=64).contains(&name.len()) && name.chars().all(legal))
+        {
+            let remedy = "use 2 to 64 letters, digits or any of _+=,.@-";
+            self.refuse(
+                &format!("{path}.session_name"),
+                format!("`{name}` can't name a session"),
+                remedy,
+            );
+        }
+        let span = Duration::from_mins(15)..=Duration::from_hours(12);
+        if role.duration.is_some_and(|duration| !span.contains(&duration)) {
+            let message = "AWS gives out role credentials for 15 minutes to 12 hours";
+            self.refuse(&format!("{path}.duration"), message, "write for instance 1h");
+        }
+    }
+
+    fn limits(&mut self) {
+        let limits = &self.job.limits;
+        let zero = [
+            ("requests_per_second", limits.requests_per_second == Some(0)),
+            (
+                "bytes_per_second",
+                limits.bytes_per_second.is_some_and(|rate| rate.0 == 0),
+            ),
+            ("in_flight", limits.in_flight == Some(0)),
+        ];
+        for (field, _) in zero.into_iter().filter(|(_, zero)| *zero) {
+            let message = format!("with `{field}` at 0 nothing would ever be copied");
+            self.refuse(
+                &format!("limits.{field}"),
+                message,
+                "write at least 1, or remove it for no limit",
+            );
+        }
+        let json = self.job.report.json.as_ref();
+        if let Some(path) = json {
+            self.local_path("report.json", &LocalPath(path.clone()));
+        }
+        if self.job.transfers.is_empty() {
+            let remedy = "add one: `- {from: {s3: s3://lake-prod/}, to: {s3: s3://lake-dr/}}`";
+            self.refuse("transfers", "there is nothing to transfer", remedy);
+        }
+    }
+
+    fn transfer(&mut self, path: &str, transfer: &Transfer) {
+        self.name(&format!("{path}.name"), &transfer.name);
+        let from = transfer
+            .from
+            .s3()
+            .and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
+        let to = self.known(&format!("{path}.to.endpoint"), &transfer.to.endpoint);
+        if let (Some(from), Some(to)) = (from, to) {
+            self.one_server(path, from, to);
+        }
+        let aws_source = from.is_none_or(Endpoint::is_aws);
+        self.source(&format!("{path}.from"), &transfer.from);
+        self.selection(&format!("{path}.from"), transfer, aws_source);
+        self.destination(&format!("{path}.to"), transfer, to.is_none_or(Endpoint::is_aws));
+        self.parts(&format!("{path}.parts"), transfer);
+        self.keys(&format!("{path}.keys"), transfer);
+    }
+
+    fn known(&mut self, path: &str, name: &str) -> Option<&'j Endpoint> {
+        let endpoints = &self.job.endpoints;
+        let endpoint = endpoints.get(name);
+        if endpoint.is_none() {
+            let names = || endpoints.keys().map(String::as_str);
+            let remedy = match closest(name, names()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("define it under `endpoints:`, or use {}", alternatives(names())),
+            };
+            self.refuse(path, format!("there is no endpoint `{name}`"), remedy);
+        }
+        endpoint
+    }
+
+    /// S3 copies by itself only between buckets that it holds both.
+    fn one_server(&mut self, path: &str, from: &Endpoint, to: &Endpoint) {
+        let place = |endpoint: &Endpoint| match &endpoint.url {
+            Some(url) => format!("`{}` ({url})", endpoint.name),
+            None => format!("`{}` (AWS)", endpoint.name),
+        };
+        if !from.is_same_server(to) {
+            let message = format!(
+                "server-side copy is not possible between two endpoints: {} and {}",
+                place(from),
+                place(to)
+            );
+            let remedy = "copy within one endpoint (name it in both `from` and `to`); \
+                          this version does not relay bytes between servers";
+            self.refuse(&format!("{path}.to.endpoint"), message, remedy);
+        } else if let (true, Some(here), Some(there)) = (from.is_aws(), &from.region, &to.region)
+            && partition(here) != partition(there)
+        {
+            let message = format!("S3 does not copy between AWS partitions: {here} and {there}");
+            let remedy = "copy within one partition; this version does not relay bytes";
+            self.refuse(&format!("{path}.to.endpoint"), message, remedy);
+        }
+    }
+
+    fn source(&mut self, path: &str, source: &Source) {
+        match source {
+            Source::Object { version, .. } => self.filled(&format!("{path}.version"), version.as_deref()),
+            Source::Files { path: files, .. } => self.local_path(&format!("{path}.files"), files),
+            Source::Prefix { .. } | Source::Stdin => {}
+        }
+    }
+
+    fn local_path(&mut self, path: &str, file: &LocalPath) {
+        let text = file.as_path().to_string_lossy();
+        let (message, remedy) = match &*text {
+            "" => ("this is empty", "write a path".to_owned()),
+            "-" => (
+                "`-` is no path: standard input has no place in a manifest",
+                "use `s3haul copy - s3://bucket/key`, or ./- for a file of that name".to_owned(),
+            ),
+            text if text.starts_with("s3://") => {
+                ("this is not a local path", "write `s3:` for it".to_owned())
+            }
+            text if text == "~" || text.starts_with("~/") => (
+                "`~` is a shell's abbreviation",
+                format!("write \"${{HOME}}{}\"", &text[1..]),
+            ),
+            _ => return,
+        };
+        self.refuse(path, message, remedy);
+    }
+
+    fn selection(&mut self, path: &str, transfer: &Transfer, aws: bool) {
+        let select = &transfer.select;
+        if let (Some(field), Source::Object { .. } | Source::Stdin) =
+            (first_condition(select), &transfer.from)
+        {
+            let remedy = "remove it, or end the source in a slash to mean everything below it";
+            self.refuse(
+                &format!("{path}.{field}"),
+                format!("`{field}` chooses among many, and this is one"),
+                remedy,
+            );
+        }
+        if let (Some(least), Some(most)) = (select.larger_than, select.smaller_than)
+            && most.0 <= least.0.saturating_add(1)
+        {
+            let message = format!("no object is larger than {least} and smaller than {most}");
+            self.refuse(
+                &format!("{path}.smaller_than"),
+                message,
+                "make the one smaller or the other larger",
+            );
+        }
+        if let (Some(after), Some(before)) = (select.modified_after, select.modified_before)
+            && before <= after
+        {
+            let message = format!("no time is at or after {after} and before {before}");
+            self.refuse(
+                &format!("{path}.modified_before"),
+                message,
+                "write a later time here",
+            );
+        }
+        if matches!(transfer.from, Source::Files { .. }) && !select.storage_classes.is_empty() {
+            let message = "local files have no storage class";
+            self.refuse(&format!("{path}.storage_classes"), message, "remove it");
+        }
+        for (i, class) in select.storage_classes.iter().enumerate() {
+            self.storage_class(&format!("{path}.storage_classes[{i}]"), class, aws);
+        }
+    }
+
+    fn destination(&mut self, path: &str, transfer: &Transfer, aws: bool) {
+        let Destination {
+            location,
+            storage_class,
+            encryption,
+            ..
+        } = &transfer.to;
+        let many = match &transfer.from {
+            Source::Prefix { .. } => Some("a prefix"),
+            Source::Files { path, .. } if is_directory(path) => Some("a directory"),
+            Source::Files { .. } if !transfer.select.is_everything() => Some("a choice of files"),
+            _ => None,
+        };
+        if let (Some(many), false) = (many, location.key.is_prefix()) {
+            let message = format!("the source is {many}, and {location} is the key of one object");
+            self.refuse(
+                &format!("{path}.s3"),
+                message,
+                format!("write {location}/ with a slash at the end"),
+            );
+        }
+        if matches!(transfer.from, Source::Stdin) && location.key.is_prefix() {
+            let message = "standard input has no file name to put behind the prefix";
+            self.refuse(
+                &format!("{path}.s3"),
+                message,
+                format!("write the whole key: {location}name"),
+            );
+        }
+        if let Some(class) = storage_class {
+            self.storage_class(&format!("{path}.storage_class"), class, aws);
+        }
+        if let Some(Encryption::Kms {
+            key,
+            bucket_key,
+            dsse,
+        }) = encryption
+        {
+            let field = if *dsse { "dsse" } else { "kms" };
+            if key
+                .as_ref()
+                .is_some_and(|key| key.is_empty() || key.contains(char::is_whitespace))
+            {
+                let remedy = "write the key's ARN, or `encryption: kms` for the account's own key";
+                self.refuse(
+                    &format!("{path}.encryption.{field}"),
+                    "this is not the name of a key",
+                    remedy,
+                );
+            }
+            if *dsse && bucket_key.is_some() {
+                let message = "there are no bucket keys with two layers of encryption";
+                self.refuse(
+                    &format!("{path}.encryption.bucket_key"),
+                    message,
+                    "remove it, or use `kms`",
+                );
+            }
+        }
+    }
+
+    fn storage_class(&mut self, path: &str, class: &str, aws: bool) {
+        let legal = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        let (message, remedy) = if aws && !STORAGE_CLASSES.contains(&class) {
+            let remedy = match closest(class, STORAGE_CLASSES) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => format!("S3 has {}", alternatives(STORAGE_CLASSES)),
+            };
+            (format!("`{class}` is not a storage class of S3"), remedy)
+        } else if class.is_empty() || !class.bytes().all(legal) {
+            let remedy =
+                "use upper-case letters, digits, `_` and `-`, as the server's administrator named it";
+            (format!("`{class}` is not a storage class"), remedy.to_owned())
+        } else {
+            return;
+        };
+        self.refuse(path, message, remedy);
+    }
+
+    fn parts(&mut self, path: &str, transfer: &Transfer) {
+        let mut range = |field: &str, what: &str, size: ByteSize| {
+            if !(MIN_PART..=MAX_PART).contains(&size) {
+                let message = format!("{what} of {size} is not possible: S3 takes {MIN_PART} to {MAX_PART}");
+                let meant = size.clamp(MIN_PART, MAX_PART);
+                self.refuse(&format!("{path}.{field}"), message, format!("write {meant}"));
+            }
+        };
+        if let PartSize::Exactly(size) = transfer.parts.size {
+            range("size", "a part size", size);
+        }
+        range("threshold", "a threshold", transfer.parts.threshold);
+    }
+
+    fn keys(&mut self, path: &str, transfer: &Transfer) {
+        let keys = &transfer.keys;
+        self.filled(&format!("{path}.strip_prefix"), keys.strip_prefix.as_deref());
+        self.filled(&format!("{path}.add_prefix"), keys.add_prefix.as_deref());
+        if !keys.is_identity() && !transfer.to.location.key.is_prefix() {
+            let message = format!(
+                "{} is an exact key, which `keys` can't change",
+                transfer.to.location
+            );
+            self.refuse(
+                path,
+                message,
+                "remove one of them, or end the destination in a slash",
+            );
+        }
+    }
+}
+
+/// The first condition of a selection, by the name of its field.
+fn first_condition(select: &Selection) -> Option<&'static str> {
+    let conditions = [
+        ("include", !select.include.is_empty()),
+        ("exclude", !select.exclude.is_empty()),
+        ("larger_than", select.larger_than.is_some()),
+        ("smaller_than", select.smaller_than.is_some()),
+        ("modified_after", select.modified_after.is_some()),
+        ("modified_before", select.modified_before.is_some()),
+        ("storage_classes", !select.storage_classes.is_empty()),
+    ];
+    conditions
+        .into_iter()
+        .find(|(_, given)| *given)
+        .map(|(field, _)| field)
+}
+
+/// True for a path that can only be a directory; whether another one is shows when the run starts.
+fn is_directory(path: &LocalPath) -> bool {
+    path.as_path().to_string_lossy().ends_with('/') || path.as_path().file_name().is_none()
+}
+
+/// Which of AWS's separate worlds a region belongs to.
+fn partition(region: &str) -> &str {
+    match region.split('-').collect::<Vec<_>>().as_slice() {
+        ["cn", ..] => "aws-cn",
+        ["us", "gov", ..] => "aws-us-gov",
+        [_, iso, ..] if iso.starts_with("iso") => iso,
+        _ => "aws",
+    }
+}
+
+/// What keeps a URL from being scheme, host and port.
+fn url_mistake(url: &str) -> Option<(String, String)> {
+    let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
+        let host = url.rsplit("://").next().unwrap_or(url);
+        return Some((format!("`{url}` is not a URL"), format!("write https://{host}")));
+    };
+    if rest.contains('@') {
+        let remedy = format!("write {scheme}://host, and use `profile:` for the credentials");
+        return Some((
+            "secrets never stand in a manifest: this URL has a user".to_owned(),
+            remedy,
+        ));
+    }
+    let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !matches!(behind, "" | "/") {
+        let remedy = format!("write {scheme}://{host}; buckets and keys go into s3://bucket/key");
+        return Some((format!("an endpoint has no path: `{behind}`"), remedy));
+    }
+    let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (
+            address,
+            port.strip_prefix(':').or((!port.is_empty()).then_some("")),
+        ),
+        _ => host
+            .split_once(':')
+            .map_or((host, None), |(name, port)| (name, Some(port))),
+    };
+    let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    if name.is_empty() || !name.chars().all(legal) || !port_fits {
+        let remedy = "write for instance https://s3.example.internal:9000".to_owned();
+        return Some((format!("`{host}` is not a host with perhaps a port"), remedy));
+    }
+    None
+}

@@ -1,0 +1,235 @@
+//! What is wrong with a manifest, drawn at the line where it stands.
+//!
+//! A [`Finding`] knows only the field that it is about; that is all that a job from the command line can have. A
+//! [`Problem`] has a place in the file too. [`Problems`] is the error of a whole manifest: all of them in the
+//! order of the file, because fixing one mistake per run is no way to treat someone who waits for 400 TB.
+//!
+//! Text from the file goes to terminals and logs, so control characters are made visible and what looks like a
+//! secret is blotted out.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+use thiserror::Error;
+
+/// Something that a job can't mean, by field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The field, for instance `transfers[0].parts.size`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// A mistake in a manifest, with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The field, for instance `transfers[0].parts.size`; empty for the file as a whole.
+    pub path: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// What is underlined: bytes of `line`.
+    underline: Range<usize>,
+}
+
+/// All mistakes of a manifest, in the order of the file. Displays them as plain text; see
+/// [`render`](Self::render) for colours.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct Problems {
+    file_name: String,
+    text: String,
+    list: Vec<Problem>,
+}
+
+/// A problem on its way from the stage that finds it, placed by bytes of the source.
+#[derive(Clone, Debug)]
+pub(super) struct Issue {
+    pub at: Range<usize>,
+    pub path: String,
+    pub message: String,
+    pub remedy: String,
+}
+
+/// How much of a text from the file is repeated in a message, in characters.
+const MAX_MESSAGE: usize = 400;
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path, self.message, self.remedy)
+    }
+}
+
+impl Problems {
+    /// Sorts the issues by place and drops those that are said twice. `secrets` are ranges of `source` that must
+    /// not be shown.
+    pub(super) fn new(
+        file_name: &str,
+        source: &str,
+        mut issues: Vec<Issue>,
+        secrets: &[Range<usize>],
+    ) -> Self {
+        issues.sort_by_key(|issue| issue.at.start);
+        let mut seen = BTreeSet::new();
+        issues.retain(|issue| seen.insert((issue.at.start, issue.message.clone())));
+
+        let mut lines = Lines::new(source);
+        let list = issues.into_iter().map(|issue| lines.place(issue)).collect();
+        Self {
+            file_name: file_name.to_owned(),
+            text: blot(source, secrets),
+            list,
+        }
+    }
+
+    /// The problems in the order of the file; never empty.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Problem] {
+        &self.list
+    }
+
+    /// Every problem with its line, the reason below it and the remedy, and at the end how many there are.
+    #[must_use]
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let mut lines = Lines::new(&self.text);
+        let mut out = String::new();
+        for problem in &self.list {
+            let text = lines.text(problem.line);
+            let end = problem.underline.end.min(text.len());
+            let span = problem.underline.start.min(end)..end;
+            let snippet = Snippet::source(text)
+                .line_start(problem.line)
+                .path(self.file_name.as_str())
+                .annotation(AnnotationKind::Primary.span(span));
+            let group = Level::ERROR
+                .primary_title(problem.message.as_str())
+                .element(snippet)
+                .element(Level::HELP.message(normalize_untrusted_str(&problem.remedy)));
+            out.push_str(&renderer.render(&[group]));
+            out.push_str("\n\n");
+        }
+        let count = self.list.len();
+        let noun = if count == 1 { "problem" } else { "problems" };
+        let file_name = normalize_untrusted_str(&self.file_name);
+        out + &format!(
+            "{count} {noun} in {file_name}
+"
+        )
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false).trim_end())
+    }
+}
+
+/// The lines of a text, found by number or by byte. Made for requests in ascending order: it only goes forward.
+struct Lines<'s> {
+    source: &'s str,
+    number: usize,
+    start: usize,
+}
+
+impl<'s> Lines<'s> {
+    fn new(source: &'s str) -> Self {
+        Self {
+            source,
+            number: 1,
+            start: 0,
+        }
+    }
+
+    /// The line that the cursor is at, without its line break.
+    fn current(&self) -> &'s str {
+        let rest = &self.source[self.start..];
+        rest.split('\n').next().unwrap_or(rest).trim_end_matches('\r')
+    }
+
+    fn advance_while(&mut self, behind: impl Fn(usize, usize) -> bool) {
+        while let Some(length) = self.source[self.start..].find('\n') {
+            if !behind(self.number + 1, self.start + length + 1) {
+                break;
+            }
+            self.number += 1;
+            self.start += length + 1;
+        }
+    }
+
+    fn text(&mut self, number: usize) -> &'s str {
+        self.advance_while(|next, _| next <= number);
+        self.current()
+    }
+
+    fn place(&mut self, issue: Issue) -> Problem {
+        self.advance_while(|_, next_start| next_start <= issue.at.start);
+        let text = self.current();
+        let mut start = (issue.at.start - self.start).min(text.len());
+        while !text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let end = issue.at.end.saturating_sub(self.start).clamp(start, text.len());
+        let end = (end..=text.len())
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(text.len());
+        let underlined = text[start..end].trim_end().len();
+        Problem {
+            path: issue.path,
+            line: self.number,
+            column: text[..start].chars().count() + 1,
+            message: shorten(issue.message),
+            remedy: shorten(issue.remedy),
+            underline: start..start + underlined,
+        }
+    }
+}
+
+fn shorten(text: String) -> String {
+    match text.char_indices().nth(MAX_MESSAGE) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}
+
+/// The source with secrets replaced by asterisks, byte for byte so that places stay where they are: the ranges
+/// that are known to be secret, and what stands before the `@` of any `http(s)://user:password@host`.
+fn blot(source: &str, secrets: &[Range<usize>]) -> String {
+    let mut ranges = secrets.to_vec();
+    for (at, _) in source.match_indices("://") {
+        let start = at + 3;
+        let authority = source[start..]
+            .split(|c: char| c.is_whitespace() || "/\"',}".contains(c))
+            .next();
+        if let Some(user) = authority.and_then(|authority| authority.rfind('@'))
+            && source[..at].ends_with(['p', 's'])
+        {
+            ranges.push(start..start + user);
+        }
+    }
+    let mut bytes = source.as_bytes().to_vec();
+    for range in ranges {
+        for byte in bytes
+            .get_mut(range)
+            .into_iter()
+            .flatten()
+            .filter(|byte| !byte.is_ascii_whitespace())
+        {
+            *byte = b'*';
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,102 @@
+//! `${NAME}` in values.
+//!
+//! Replaced after the YAML is parsed: a value from the environment can't add fields, and what it brings is not
+//! looked at again. There are no defaults (`${NAME:-x}`): a manifest in git says what it means, and an unset
+//! variable is a deployment that went wrong.
+
+/// Why a `${…}` could not be replaced; each knows the text to underline.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Mistake {
+    /// No variable of that name is set.
+    Unset(String),
+    /// What stands between the braces is not a name, or the brace is never closed.
+    Malformed(String),
+}
+
+impl Mistake {
+    /// What the mistake looks like in the source.
+    pub(super) fn needle(&self) -> String {
+        match self {
+            Self::Unset(name) => format!("${{{name}}}"),
+            Self::Malformed(inside) => format!("${{{inside}"),
+        }
+    }
+}
+
+/// `raw` with every `${NAME}` replaced and `$${` made `${`, and what could not be replaced.
+pub(super) fn substitute(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (String, Vec<Mistake>) {
+    let mut out = String::with_capacity(raw.len());
+    let mut mistakes = Vec::new();
+    let mut rest = raw;
+    while let Some(dollar) = rest.find("${") {
+        if let Some(before) = rest[..dollar].strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = &rest[dollar + 2..];
+            continue;
+        }
+        out.push_str(&rest[..dollar]);
+        let inside = &rest[dollar + 2..];
+        let (name, after) = inside.split_once('}').unwrap_or((inside, ""));
+        let closed = name.len() < inside.len();
+        match env(name) {
+            _ if !closed || !is_name(name) => mistakes.push(Mistake::Malformed(name.to_owned())),
+            Some(value) => out.push_str(&value),
+            None => mistakes.push(Mistake::Unset(name.to_owned())),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    (out, mistakes)
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(name: &str) -> Option<String> {
+        match name {
+            "A" => Some("${B}".to_owned()),
+            "B" => Some("b".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn variables_are_replaced_once_and_escapes_stay() {
+        for (raw, result) in [
+            ("plain $ text $B", "plain $ text $B"),
+            ("x${B}y${B}", "xbyb"),
+            ("${A}", "${B}"),
+            ("${EMPTY}", ""),
+            ("$${B}", "${B}"),
+            ("$$${B}", "$${B}"),
+            ("ü${B}ü", "übü"),
+        ] {
+            assert_eq!(substitute(raw, &env), (result.to_owned(), vec![]), "{raw}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_no_name_is_told() {
+        let (text, mistakes) = substitute("a${NO}b${B}${}c${A:-x}${1}${open", &env);
+        assert_eq!(text, "abbc");
+        let malformed = |inside: &str| Mistake::Malformed(inside.to_owned());
+        let expected = [
+            Mistake::Unset("NO".to_owned()),
+            malformed(""),
+            malformed("A:-x"),
+            malformed("1"),
+            malformed("open"),
+        ];
+        assert_eq!(mistakes, expected);
+        assert_eq!(mistakes[2].needle(), "${A:-x");
+    }
+}

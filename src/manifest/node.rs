@@ -1,0 +1,368 @@
+//! The YAML of a manifest as a small tree in which every key and value knows its place.
+//!
+//! Built from the parser's events, because here is the last moment at which one can see what a loader makes
+//! disappear: a key that stands twice, an anchor, a merge key, a tag, a second document. A manifest is reviewed
+//! in a diff, so what it says must stand where it counts: those are refused. Scalars stay text; which type they
+//! have is decided by the field, not by what they look like, and `region: no` is not a boolean.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
+
+use super::diagnose::Issue;
+use super::env::{Mistake, substitute};
+
+/// Deeper than any field of a manifest; bounds the recursion on hostile files.
+const MAX_DEPTH: usize = 16;
+
+/// A value and the bytes of the source where it stands.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub at: Range<usize>,
+    pub kind: Kind,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Scalar {
+        text: String,
+        /// Not in quotes, or from the environment: may be a number, a boolean or nothing.
+        bare: bool,
+    },
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+    /// Was refused already; there is nothing more to say about it.
+    Refused,
+}
+
+/// A key with its value.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub key: String,
+    pub key_at: Range<usize>,
+    pub value: Node,
+}
+
+impl Node {
+    /// True for what YAML reads as null: `~`, `null` or nothing at all.
+    pub(super) fn is_null(&self) -> bool {
+        matches!(&self.kind, Kind::Scalar { text, bare: true } if matches!(&**text, "" | "~" | "null"))
+    }
+
+    /// From the first to the last byte, with everything inside.
+    pub(super) fn extent(&self) -> Range<usize> {
+        let last = match &self.kind {
+            Kind::List(items) => items.last(),
+            Kind::Map(entries) => entries.last().map(|entry| &entry.value),
+            Kind::Scalar { .. } | Kind::Refused => None,
+        };
+        self.at.start..last.map_or(self.at.end, |node| node.extent().end.max(self.at.end))
+    }
+}
+
+/// Reads the one document of `text`. `None` when there is no tree to look at; the issues then say why.
+pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<Node>, Vec<Issue>) {
+    let mut reader = Reader {
+        parser: Parser::new_from_str(text),
+        text,
+        offsets: byte_offsets(text),
+        env,
+        path: String::new(),
+        issues: Vec::new(),
+    };
+    let root = reader.document().ok().flatten();
+    (root, reader.issues)
+}
+
+/// The tree can't be read further; the reason is among the issues.
+struct Stop;
+
+struct Reader<'s> {
+    parser: Parser<'s, StrInput<'s>>,
+    text: &'s str,
+    offsets: Vec<usize>,
+    env: &'s dyn Fn(&str) -> Option<String>,
+    path: String,
+    issues: Vec<Issue>,
+}
+
+/// The parser counts characters; everything else here counts bytes.
+fn byte_offsets(text: &str) -> Vec<usize> {
+    text.char_indices()
+        .map(|(at, _)| at)
+        .chain([text.len()])
+        .collect()
+}
+
+impl<'s> Reader<'s> {
+    fn document(&mut self) -> Result<Option<Node>, Stop> {
+        let mut root = None;
+        loop {
+            let (event, at) = self.next()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
+                Event::DocumentStart(_) if root.is_none() => {}
+                Event::DocumentStart(_) => {
+                    self.refuse(at, "a second document begins here", "keep one manifest per file");
+                    return Ok(root);
+                }
+                event => root = Some(self.node(event, at, 0)?),
+            }
+        }
+        match root {
+            Some(root) if !root.is_null() => Ok(Some(root)),
+            _ => {
+                let remedy = "begin with `version: 1` and `transfers:`; examples are in jobs/";
+                self.refuse(0..0, "the manifest is empty", remedy);
+                Ok(None)
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<(Event<'s>, Range<usize>), Stop> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => {
+                Ok((event, self.byte(span.start.index())..self.byte(span.end.index())))
+            }
+            Some(Err(error)) => {
+                self.syntax_error(&error);
+                Err(Stop)
+            }
+            None => Ok((Event::StreamEnd, self.text.len()..self.text.len())),
+        }
+    }
+
+    fn byte(&self, index: usize) -> usize {
+        self.offsets.get(index).copied().unwrap_or(self.text.len())
+    }
+
+    fn refuse(&mut self, at: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+        let (message, remedy) = (message.into(), remedy.into());
+        self.issues.push(Issue {
+            at,
+            path: self.path.clone(),
+            message,
+            remedy,
+        });
+    }
+
+    fn node(&mut self, event: Event<'s>, at: Range<usize>, depth: usize) -> Result<Node, Stop> {
+        if depth > MAX_DEPTH {
+            self.refuse(
+                at,
+                "nested too deeply for a manifest",
+                "see `s3haul schema` for the fields",
+            );
+            return Err(Stop);
+        }
+        self.decorations(&event, &at);
+        match event {
+            Event::Scalar(text, style, ..) => Ok(self.scalar(&text, style, at)),
+            Event::SequenceStart(..) => self.list(at, depth),
+            Event::MappingStart(..) => self.map(at, depth),
+            _ => {
+                let remedy = "write the value out, or put what transfers share under `defaults:`";
+                self.refuse(at.clone(), "aliases (`*name`) are not supported", remedy);
+                Ok(Node {
+                    at,
+                    kind: Kind::Refused,
+                })
+            }
+        }
+    }
+
+    /// Anchors and tags.
+    fn decorations(&mut self, event: &Event<'s>, at: &Range<usize>) {
+        let (anchor, tag) = match event {
+            Event::Scalar(_, _, anchor, tag)
+            | Event::SequenceStart(anchor, tag)
+            | Event::MappingStart(anchor, tag) => (*anchor, tag.is_some()),
+            _ => (0, false),
+        };
+        if anchor != 0 {
+            let remedy = "write the value where it is used, or put what transfers share under `defaults:`";
+            self.refuse(at.clone(), "anchors (`&name`) are not supported", remedy);
+        }
+        if tag {
+            let remedy = "remove it; the field decides the type";
+            self.refuse(at.clone(), "tags (`!name`) are not supported", remedy);
+        }
+    }
+
+    fn list(&mut self, at: Range<usize>, depth: usize) -> Result<Node, Stop> {
+        let mut items = Vec::new();
+        let base = self.path.len();
+        loop {
+            let (event, item_at) = self.next()?;
+            if event == Event::SequenceEnd {
+                return Ok(Node {
+                    at: self.composite(&at, item_at.end, '['),
+                    kind: Kind::List(items),
+                });
+            }
+            self.path.extend(["[", &items.len().to_string(), "]"]);
+            items.push(self.node(event, item_at, depth + 1)?);
+            self.path.truncate(base);
+        }
+    }
+
+    fn map(&mut self, at: Range<usize>, depth: usize) -> Result<Node, Stop> {
+        let mut entries = Vec::new();
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let base = self.path.len();
+        loop {
+            let (event, key_at) = self.next()?;
+            if event == Event::MappingEnd {
+                return Ok(Node {
+                    at: self.composite(&at, key_at.end, '{'),
+                    kind: Kind::Map(entries),
+                });
+            }
+            let Event::Scalar(key, style, ..) = &event else {
+                self.node(event, key_at.clone(), depth + 1)?;
+                self.refuse(key_at, "a field's name must be plain text", "write `name: value`");
+                let (event, at) = self.next()?;
+                self.node(event, at, depth + 1)?;
+                continue;
+            };
+            self.decorations(&event, &key_at);
+            let (key, key_at) = (key.clone(), self.scalar_extent(*style, key_at));
+            let (event, value_at) = self.next()?;
+            let value_at = if value_at.is_empty() && matches!(event, Event::Scalar(..)) {
+                key_at.clone()
+            } else {
+                value_at
+            };
+            if key == "<<" {
+                let before = self.issues.len();
+                self.node(event, value_at, depth + 1)?;
+                self.issues.truncate(before);
+                let remedy = "put what transfers share under `defaults:`";
+                self.refuse(key_at, "merge keys (`<<`) are not supported", remedy);
+                continue;
+            }
+            if !self.path.is_empty() {
+                self.path.push('.');
+            }
+            self.path.push_str(&key);
+            let value = self.node(event, value_at, depth + 1)?;
+            if let Some(first) = seen.get(&*key) {
+                let line = self.text[..*first].matches('\n').count() + 1;
+                let message = format!("`{key}` stands here a second time; the first is in line {line}");
+                self.refuse(key_at, message, "keep one of them");
+            } else {
+                seen.insert(key.clone().into_owned(), key_at.start);
+                entries.push(Entry {
+                    key: key.into_owned(),
+                    key_at,
+                    value,
+                });
+            }
+            self.path.truncate(base);
+        }
+    }
+
+    /// What to underline for a list or mapping: all of it in flow style, else its first line.
+    fn composite(&self, start: &Range<usize>, end: usize, open: char) -> Range<usize> {
+        let rest = &self.text[start.start..];
+        if rest.starts_with(open) {
+            return start.start..end;
+        }
+        start.start..start.start + rest.find('\n').unwrap_or(rest.len())
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, at: Range<usize>) -> Node {
+        let at = self.scalar_extent(style, at);
+        let (value, mistakes) = substitute(text, self.env);
+        let replaced = !mistakes.is_empty() || value != text;
+        let failed = !mistakes.is_empty();
+        let mut from = at.start;
+        for mistake in mistakes {
+            let needle = mistake.needle();
+            let place = match self.text[from..at.end.max(from)].find(&needle) {
+                Some(found) => from + found..from + found + needle.len(),
+                None => at.clone(),
+            };
+            from = place.end.min(at.end);
+            match mistake {
+                Mistake::Unset(name) => {
+                    let remedy = format!("set it, or write $${{{name}}} if the text itself is meant");
+                    self.refuse(
+                        place,
+                        format!("the environment variable `{name}` is not set"),
+                        remedy,
+                    );
+                }
+                Mistake::Malformed(inside) => {
+                    let message = format!("`${{{inside}` is not a variable");
+                    self.refuse(place, message, "write ${NAME}, or $${ for the two characters");
+                }
+            }
+        }
+        let bare = replaced || matches!(style, ScalarStyle::Plain);
+        let kind = if failed {
+            Kind::Refused
+        } else {
+            Kind::Scalar { text: value, bare }
+        };
+        Node { at, kind }
+    }
+
+    /// The parser lets a scalar reach to the next token; this cuts blanks and comments off.
+    fn scalar_extent(&self, style: ScalarStyle, at: Range<usize>) -> Range<usize> {
+        let source = &self.text[at.clone()];
+        let length = match style {
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                let quote = if style == ScalarStyle::SingleQuoted {
+                    b'\''
+                } else {
+                    b'"'
+                };
+                let bytes = source.as_bytes();
+                let mut close = 1;
+                while close < bytes.len() {
+                    match bytes[close] {
+                        b'\\' if quote == b'"' => close += 1,
+                        b if b == quote && quote == b'\'' && bytes.get(close + 1) == Some(&quote) => {
+                            close += 1;
+                        }
+                        b if b == quote => break,
+                        _ => {}
+                    }
+                    close += 1;
+                }
+                (close + 1).min(bytes.len())
+            }
+            _ => source.trim_end().len(),
+        };
+        at.start..at.start + length
+    }
+
+    /// The parser's words name its rules; the remedy guesses the habit behind them.
+    fn syntax_error(&mut self, error: &ScanError) {
+        let at = self.byte(error.marker().index());
+        let line_start = self.text[..at].rfind('\n').map_or(0, |at| at + 1);
+        let line = self.text[line_start..].lines().next().unwrap_or_default();
+        let rest = &self.text[at..];
+        let blanks = &line[..line.len() - line.trim_start().len()];
+        let remedy = if rest.starts_with('*') {
+            "a value can't begin with `*` in YAML: quote the pattern, \"*…\""
+        } else if blanks.contains('\t') {
+            "indent with spaces: YAML allows no tabs there"
+        } else if self.text[..at].ends_with("${") || rest.starts_with('{') && self.text[..at].ends_with('$') {
+            "inside { } and [ ] a variable needs quotes: \"${NAME}\""
+        } else if rest.starts_with(['@', '`', '%']) {
+            "a value can't begin with this character in YAML: put it in quotes"
+        } else {
+            "look at the indentation and the quotes of this line and the one above"
+        };
+        let message = format!("not YAML: {}", error.info());
+        self.refuse(
+            at..at + rest.chars().next().map_or(0, char::len_utf8),
+            message,
+            remedy,
+        );
+    }
+}

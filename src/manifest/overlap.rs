@@ -1,0 +1,250 @@
+//! What transfers do to each other's keys, and to their own source: nobody may overwrite what was not meant.
+//!
+//! **The rule.** No key may be written by two transfers of a job, and no transfer may write into what it reads.
+//! It is decided from the locations alone, before anything is listed, so it is cautious: what *may* collide is
+//! refused. Two ways out are understood:
+//! - an `exclude` of the outer one that leaves all of the inner one out (`exclude: ["archive/**"]`);
+//! - between two transfers, that both give each key the same object: `s3://a/` → `s3://b/` beside `s3://a/x/` →
+//!   `s3://b/x/`, where the order does not matter because either writes the same bytes.
+//!
+//! That a later transfer reads what an earlier one wrote is fine and useful: they run one after another.
+//!
+//! Two buckets are one when their names and their servers are equal. An access point is not resolved, so that a
+//! bucket and its access point count as two.
+
+use super::diagnose::Finding;
+use super::job::{Endpoint, Job, Source, Transfer};
+use crate::location::BucketName;
+
+/// Keys that a transfer reads or writes: all with a prefix, or one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Region<'j> {
+    endpoint: &'j Endpoint,
+    bucket: &'j BucketName,
+    key: String,
+    exact: bool,
+}
+
+impl Region<'_> {
+    fn same_bucket(&self, other: &Self) -> bool {
+        self.bucket == other.bucket && self.endpoint.is_same_server(other.endpoint)
+    }
+
+    /// Whether every key of `inner` is one of ours. What is left of its key behind ours, if so.
+    fn contains<'i>(&self, inner: &'i Region<'_>) -> Option<&'i str> {
+        let rest = inner.key.strip_prefix(&self.key)?;
+        (!self.exact || (rest.is_empty() && inner.exact)).then_some(rest)
+    }
+
+    fn show(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// Adds a finding for each transfer that may write into its own source, or where another one writes.
+pub(super) fn check(job: &Job, indices: &[usize], findings: &mut Vec<Finding>) {
+    let mut written = Vec::new();
+    for (transfer, index) in job.transfers.iter().zip(indices) {
+        let Some(target) = write_region(job, transfer) else {
+            continue;
+        };
+        let source = read_region(job, transfer);
+        if let Some((message, remedy)) = source.and_then(|source| self_overlap(transfer, &source, &target)) {
+            findings.push(Finding {
+                path: format!("transfers[{index}].to.s3"),
+                message,
+                remedy,
+            });
+        }
+        written.push((target, *index, transfer));
+    }
+    // Sorted like this, all regions inside another one follow it directly.
+    written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
+    for (at, outer) in written.iter().enumerate() {
+        let inside =
+            |inner: &&Write<'_>| inner.0.bucket == outer.0.bucket && inner.0.key.starts_with(&outer.0.key);
+        for inner in written[at + 1..].iter().take_while(inside) {
+            findings.extend(collision(outer, inner));
+        }
+    }
+}
+
+type Write<'j> = (Region<'j>, usize, &'j Transfer);
+
+fn read_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> {
+    let (endpoint, location) = transfer.from.s3()?;
+    Some(Region {
+        endpoint: job.endpoints.get(endpoint)?,
+        bucket: &location.bucket,
+        key: location.key.as_str().to_owned(),
+        exact: matches!(transfer.from, Source::Object { .. }),
+    })
+}
+
+fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> {
+    let location = &transfer.to.location;
+    let mut key = location.key.as_str().to_owned();
+    let exact = match &transfer.from {
+        _ if !location.key.is_prefix() => true,
+        Source::Object { location: object, .. } if transfer.keys.is_identity() => {
+            key.push_str(object.key.file_name());
+            true
+        }
+        _ => {
+            key.push_str(&transfer.keys.fixed_prefix());
+            false
+        }
+    };
+    let endpoint = job.endpoints.get(&transfer.to.endpoint)?;
+    Some(Region {
+        endpoint,
+        bucket: &location.bucket,
+        key,
+        exact,
+    })
+}
+
+fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -> Option<(String, String)> {
+    if !source.same_bucket(target) || matches!(&transfer.from, Source::Object { version: Some(_), .. }) {
+        return None;
+    }
+    if source.exact && !target.exact {
+        // One object under a rewritten name below a prefix: which name shows when its size is known.
+        return None;
+    }
+    let inner = source.contains(target).map(|rest| (rest, true));
+    let (rest, inner_is_target) = inner.or_else(|| target.contains(source).map(|rest| (rest, false)))?;
+    if source.key == target.key {
+        let what = if source.exact { "an object" } else { "a prefix" };
+        let message = format!(
+            "{} would be copied onto itself: {what} can't be its own destination",
+            source.show()
+        );
+        return Some((message, "write to another bucket or prefix".to_owned()));
+    }
+    // A key that would be written again, or read after it was written, has `rest` behind the source's prefix: in
+    // the second case only as long as keys keep their names.
+    let understood = inner_is_target || transfer.keys.is_identity();
+    if understood && rest.ends_with('/') && transfer.select.excludes_all_below(rest) {
+        return None;
+    }
+    let (message, may_exclude) = if inner_is_target {
+        (
+            format!(
+                "{} lies inside the source {}: copies would be copied again",
+                target.show(),
+                source.show()
+            ),
+            true,
+        )
+    } else {
+        let message = format!(
+            "the source {} lies inside {}: it could be overwritten",
+            source.show(),
+            target.show()
+        );
+        (message, understood)
+    };
+    let remedy = if may_exclude && rest.ends_with('/') {
+        format!("write elsewhere, or leave that part out: exclude: [\"{rest}**\"]")
+    } else {
+        "write to another bucket or prefix".to_owned()
+    };
+    Some((message, remedy))
+}
+
+/// What is wrong when `inner` begins with the key of `outer`.
+fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
+    let (outer_region, outer_index, outer_transfer) = outer;
+    let (inner_region, inner_index, inner_transfer) = inner;
+    if !outer_region.same_bucket(inner_region) {
+        return None;
+    }
+    // Equal keys sort by index, so an exact key may come before the prefix of the same text.
+    let rest = match outer_region.contains(inner_region) {
+        Some(rest) => rest,
+        None => inner_region.contains(outer_region)?,
+    };
+    let leaves_out = |transfer: &Transfer, exact: bool| {
+        transfer.keys.is_identity()
+            && if exact {
+                transfer.select.rules_out(rest)
+            } else {
+                (rest.is_empty() || rest.ends_with('/')) && transfer.select.excludes_all_below(rest)
+            }
+    };
+    if leaves_out(outer_transfer, inner_region.exact)
+        || (rest.is_empty() && leaves_out(inner_transfer, outer_region.exact))
+        || same_mapping(outer_transfer, inner_transfer, rest)
+    {
+        return None;
+    }
+    let (first, second) = if outer_index < inner_index {
+        (outer, inner)
+    } else {
+        (inner, outer)
+    };
+    let names = format!(
+        "`{}` and `{}` may write the same keys",
+        first.2.name, second.2.name
+    );
+    let (first_at, second_at) = (first.0.show(), second.0.show());
+    let message = if first_at == second_at {
+        format!("{names}: both write to {first_at}")
+    } else {
+        format!("{names}: {first_at} and {second_at}")
+    };
+    let remedy = match (rest, inner_region.exact) {
+        ("", _) => "give each transfer a prefix of its own".to_owned(),
+        (rest, true) => {
+            format!(
+                "give each a prefix of its own, or add exclude: [\"{rest}\"] to `{}`",
+                outer_transfer.name
+            )
+        }
+        (rest, false) => {
+            let rest = rest.trim_end_matches('/');
+            format!(
+                "give each a prefix of its own, or add exclude: [\"{rest}/**\"] to `{}`",
+                outer_transfer.name
+            )
+        }
+    };
+    Some(Finding {
+        path: format!("transfers[{}].to.s3", second.1),
+        message,
+        remedy,
+    })
+}
+
+/// Whether both transfers would put the same object under any key that both write, where `rest` is what the inner
+/// one's destination has behind the outer one's.
+fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
+    if !outer.keys.is_identity() || !inner.keys.is_identity() {
+        return false;
+    }
+    match (&outer.from, &inner.from) {
+        (Source::Files { path: outer, .. }, Source::Files { path: inner, .. }) => {
+            rest.is_empty() && outer == inner
+        }
+        (
+            Source::Prefix {
+                endpoint: a,
+                location: outer,
+            },
+            Source::Prefix {
+                endpoint: b,
+                location: inner,
+            }
+            | Source::Object {
+                endpoint: b,
+                location: inner,
+                version: None,
+            },
+        ) => {
+            let at = inner.key.as_str().strip_prefix(outer.key.as_str());
+            a == b && outer.bucket == inner.bucket && at == Some(rest)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,52 @@
+//! The manifest's JSON schema (draft 2020-12), for editors and for [`shape`](super::shape).
+
+use std::sync::LazyLock;
+
+use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use serde_json::Value;
+
+use super::file::ManifestFile;
+
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null));
+    settings
+        .into_generator()
+        .into_root_schema_for::<ManifestFile>()
+        .to_value()
+});
+
+/// The schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other fields are allowed.
+#[must_use]
+pub fn json() -> Value {
+    SCHEMA.clone()
+}
+
+/// The same without a copy.
+pub(super) fn shared() -> &'static Value {
+    &SCHEMA
+}
+
+/// `Option` makes schemars allow `null`, but a field without a value is a mistake in a manifest: either it is a
+/// line that was not finished or a default that is not what the reader expects.
+fn without_null(schema: &mut Schema) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|kind| kind != "null");
+        if let [kind] = types.as_slice() {
+            let kind = kind.clone();
+            object.insert("type".to_owned(), kind);
+        }
+    }
+    if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
+        choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
+        if let [Value::Object(only)] = choices.as_slice() {
+            let only = only.clone();
+            object.remove("anyOf");
+            object.extend(only);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! The tree of a manifest against the schema: names of fields, kinds of values, what must be there.
+//!
+//! Whatever is wrong is reported and left out, so that the rest can still be read for its meaning. The result is
+//! JSON that fits [`ManifestFile`](super::file::ManifestFile), and where each field of it stands in the source.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use super::diagnose::Issue;
+use super::node::{Entry, Kind, Node};
+
+/// What is left of the tree.
+pub(super) struct Shaped {
+    /// Fits the schema, except that fields may be missing.
+    pub value: Value,
+    /// By path: what to underline for a mistake in the field's meaning.
+    pub places: BTreeMap<String, Range<usize>>,
+    pub issues: Vec<Issue>,
+    /// What must not be shown to anybody.
+    pub secrets: Vec<Range<usize>>,
+}
+
+/// Checks `root` against `schema`.
+pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
+    let mut shape = Shape {
+        schema,
+        places: BTreeMap::new(),
+        issues: Vec::new(),
+        secrets: Vec::new(),
+        path: String::new(),
+    };
+    let value = shape
+        .value(root, schema, &root.at)
+        .unwrap_or_else(|| Value::Object(Map::new()));
+    Shaped {
+        value,
+        places: shape.places,
+        issues: shape.issues,
+        secrets: shape.secrets,
+    }
+}
+
+/// The candidate that `typed` was probably meant to be.
+pub(super) fn closest<'c>(typed: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let fold = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+    let typed = fold(typed);
+    let allowed = (typed.chars().count() / 3).clamp(1, 3);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(&typed, &fold(candidate)), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// `a, b or c`.
+pub(super) fn alternatives<'c>(choices: impl IntoIterator<Item = &'c str>) -> String {
+    let choices: Vec<_> = choices.into_iter().collect();
+    match choices.as_slice() {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [rest @ .., last] => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+struct Shape<'s> {
+    schema: &'s Value,
+    places: BTreeMap<String, Range<usize>>,
+    issues: Vec<Issue>,
+    secrets: Vec<Range<usize>>,
+    path: String,
+}
+
+impl<'s> Shape<'s> {
+    /// The value of `node`, or `None` when it does not fit. `at` is what to underline.
+    fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Value> {
+        self.places.insert(self.path.clone(), at.clone());
+        if matches!(node.kind, Kind::Refused) {
+            return None;
+        }
+        if node.is_null() {
+            let message = format!("{} has no value", self.subject());
+            self.refuse(at, message, "give it one, or remove the line");
+            return None;
+        }
+        let field = schema;
+        let schema = self.pick(node, field);
+        match (kind_of(schema), &node.kind) {
+            ("object", Kind::Map(entries)) => Some(self.object(entries, schema, at)),
+            ("array", Kind::List(items)) => Some(self.array(items, schema)),
+            ("string", Kind::Scalar { text, .. }) => self.string(text, schema, at),
+            ("integer", Kind::Scalar { text, bare }) => self.integer(text, *bare, schema, at),
+            ("boolean", Kind::Scalar { text, bare }) => self.boolean(text, *bare, at),
+            _ => {
+                self.wrong_kind(node, schema, field, at);
+                None
+            }
+        }
+    }
+
+    /// Follows references, and chooses among alternatives by the kind of the node.
+    fn pick(&self, node: &Node, schema: &'s Value) -> &'s Value {
+        let mut schema = schema;
+        while let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+            schema = self
+                .schema
+                .pointer(target.trim_start_matches('#'))
+                .unwrap_or(&Value::Null);
+        }
+        let Some(choices) = schema.get("anyOf").and_then(Value::as_array) else {
+            return schema;
+        };
+        let wants_object = matches!(node.kind, Kind::Map(_));
+        let mut resolved = choices.iter().map(|choice| self.pick(node, choice));
+        resolved
+            .find(|choice| (kind_of(choice) == "object") == wants_object)
+            .unwrap_or(schema)
+    }
+
+    fn object(&mut self, entries: &[Entry], schema: &'s Value, at: &Range<usize>) -> Value {
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let any = schema.get("additionalProperties").filter(|any| any.is_object());
+        let mut out = Map::new();
+        let mut meant = Vec::new();
+        let base = self.path.len();
+        for entry in entries {
+            if base > 0 {
+                self.path.push('.');
+            }
+            self.path.push_str(&entry.key);
+            let known = properties
+                .and_then(|properties| properties.get(&entry.key))
+                .or(any);
+            match known {
+                Some(schema) => {
+                    let underline = match entry.value.kind {
+                        Kind::Map(_) | Kind::List(_) => &entry.key_at,
+                        Kind::Scalar { .. } | Kind::Refused => &entry.value.at,
+                    };
+                    let value = self.value(&entry.value, schema, underline);
+                    if let Some(value) = value.or_else(|| self.hollow(&entry.value, schema, any)) {
+                        out.insert(entry.key.clone(), value);
+                    }
+                }
+                None => meant.extend(self.unknown(entry, properties)),
+            }
+            self.path.truncate(base);
+        }
+        let required = schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        for name in required.filter_map(Value::as_str) {
+            let there = entries.iter().any(|entry| entry.key == name) || meant.contains(&name);
+            if let (false, Some(field)) = (there, properties.and_then(|properties| properties.get(name))) {
+                let message = format!("{} has no `{name}`", self.subject());
+                self.refuse(at, message, format!("add {}", example(name, field)));
+            }
+        }
+        Value::Object(out)
+    }
+
+    /// An entry of `endpoints` that does not fit still exists, or its uses would look like mistakes too.
+    fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Value> {
+        let schema = self.pick(node, schema);
+        (any.is_some() && kind_of(schema) == "object").then(|| Value::Object(Map::new()))
+    }
+
+    /// Reports a field that is not there, and tells which one was probably meant.
+    fn unknown(&mut self, entry: &Entry, known: Option<&'s Map<String, Value>>) -> Option<&'s str> {
+        let name = entry.key.as_str();
+        if is_secret(name) {
+            self.secrets.push(entry.value.extent());
+            let remedy =
+                "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+            self.refuse(
+                &entry.key_at,
+                format!("`{name}`: secrets never stand in a manifest"),
+                remedy,
+            );
+            return None;
+        }
+        let names = || known.into_iter().flat_map(Map::keys).map(String::as_str);
+        let meant = closest(name, names());
+        let homes = homes(self.schema, name);
+        let remedy = match (meant, homes.as_slice()) {
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, []) => format!("the fields here are {}", names().collect::<Vec<_>>().join(", ")),
+            (None, homes) => {
+                format!(
+                    "it belongs under {}",
+                    alternatives(homes.iter().map(String::as_str))
+                )
+            }
+        };
+        self.refuse(&entry.key_at, format!("there is no field `{name}` here"), remedy);
+        meant
+    }
+
+    fn array(&mut self, items: &[Node], schema: &'s Value) -> Value {
+        let element = schema.get("items").unwrap_or(&Value::Null);
+        let mut out = Vec::new();
+        let base = self.path.len();
+        for node in items {
+            // Counted in what is left, so that paths fit the loaded manifest.
+            self.path.extend(["[", &out.len().to_string(), "]"]);
+            let value = self.value(node, element, &node.at);
+            let hollow =
+                || (kind_of(self.pick(node, element)) == "object").then(|| Value::Object(Map::new()));
+            out.extend(value.or_else(hollow));
+            self.path.truncate(base);
+        }
+        Value::Array(out)
+    }
+
+    fn string(&mut self, text: &str, schema: &Value, at: &Range<usize>) -> Option<Value> {
+        let choices = choices(schema);
+        if choices.is_empty() || choices.contains(&text) {
+            return Some(Value::from(text));
+        }
+        let message = format!("{} can't be `{text}`", self.subject());
+        let remedy = match closest(text, choices.iter().copied()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("write {}", alternatives(choices)),
+        };
+        self.refuse(at, message, remedy);
+        None
+    }
+
+    fn integer(&mut self, text: &str, bare: bool, schema: &Value, at: &Range<usize>) -> Option<Value> {
+        let number = text
+            .parse::<u64>()
+            .ok()
+            .filter(|number| bare && number.to_string() == text);
+        let bound = |name| schema.get(name).and_then(Value::as_u64);
+        let fits = |number: &u64| {
+            bound("minimum").is_none_or(|least| *number >= least)
+                && bound("maximum").is_none_or(|most| *number <= most)
+                && bound("const").is_none_or(|only| *number == only)
+        };
+        if let Some(number) = number.filter(fits) {
+            return Some(Value::from(number));
+        }
+        let message = match number {
+            Some(_) => format!("{} can't be {text}", self.subject()),
+            None => format!("{} must be a whole number", self.subject()),
+        };
+        let digits: String = text.chars().filter(|c| !matches!(c, '_' | ',' | ' ')).collect();
+        let remedy = match (bound("const"), digits.parse::<u64>()) {
+            (Some(only), _) => format!("write {only}"),
+            (None, Ok(meant)) if fits(&meant) => format!("write {meant}, in digits and without quotes"),
+            _ => match (bound("minimum"), bound("maximum")) {
+                (Some(least), Some(most)) => format!("write a number from {least} to {most}"),
+                _ => "write it in digits, without quotes".to_owned(),
+            },
+        };
+        self.refuse(at, message, remedy);
+        None
+    }
+
+    fn boolean(&mut self, text: &str, bare: bool, at: &Range<usize>) -> Option<Value> {
+        match text {
+            "true" if bare => return Some(Value::Bool(true)),
+            "false" if bare => return Some(Value::Bool(false)),
+            _ => {}
+        }
+        let remedy = match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" | "y" => "write true, without quotes",
+            "false" | "no" | "off" | "0" | "n" => "write false, without quotes",
+            _ => "write true or false",
+        };
+        let message = format!("{} must be true or false", self.subject());
+        self.refuse(at, message, remedy);
+        None
+    }
+
+    fn wrong_kind(&mut self, node: &Node, schema: &Value, field: &Value, at: &Range<usize>) {
+        let wanted = match kind_of(schema) {
+            "object" => "must hold fields",
+            "array" => "must be a list",
+            "integer" => "must be a whole number",
+            "boolean" => "must be true or false",
+            _ => "must be one value",
+        };
+        let found = match node.kind {
+            Kind::Map(_) => "fields",
+            Kind::List(_) => "a list",
+            Kind::Scalar { .. } | Kind::Refused => "text",
+        };
+        let name = self.path.rsplit('.').next().unwrap_or_default();
+        let remedy = match (kind_of(schema), name.ends_with(']')) {
+            ("object", true) => "begin it with a field, as in `- name: value`".to_owned(),
+            _ => format!("write for instance {}", example(name, field)),
+        };
+        self.refuse(at, format!("{} {wanted}, not {found}", self.subject()), remedy);
+    }
+
+    fn subject(&self) -> String {
+        match self.path.rsplit('.').next() {
+            None | Some("") => "the manifest".to_owned(),
+            Some(name) => format!("`{name}`"),
+        }
+    }
+
+    fn refuse(&mut self, at: &Range<usize>, message: String, remedy: impl Into<String>) {
+        let issue = Issue {
+            at: at.clone(),
+            path: self.path.clone(),
+            message,
+            remedy: remedy.into(),
+        };
+        self.issues.push(issue);
+    }
+}
+
+/// The schema's type; enumerations are strings.
+fn kind_of(schema: &Value) -> &str {
+    match schema.get("type").and_then(Value::as_str) {
+        Some(kind) => kind,
+        None if schema.get("oneOf").is_some() || schema.get("enum").is_some() => "string",
+        None => "",
+    }
+}
+
+/// The values that an enumeration allows; empty when any text will do.
+fn choices(schema: &Value) -> Vec<&str> {
+    let direct = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+    let described = schema
+        .get("oneOf")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let constants = described.filter_map(|choice| choice.get("const"));
+    direct.chain(constants).filter_map(Value::as_str).collect()
+}
+
+/// The places in the schema that have a field of this name, as `transfers[].from`.
+fn homes(root: &Value, name: &str) -> Vec<String> {
+    fn walk(root: &Value, schema: &Value, path: &str, name: &str, found: &mut Vec<String>) {
+        if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+            let target = root
+                .pointer(target.trim_start_matches('#'))
+                .unwrap_or(&Value::Null);
+            return walk(root, target, path, name, found);
+        }
+        for (field, below) in schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            if field == name {
+                found.push(if path.is_empty() {
+                    "the top level".to_owned()
+                } else {
+                    format!("`{path}`")
+                });
+            }
+            let dot = if path.is_empty() { "" } else { "." };
+            walk(root, below, &format!("{path}{dot}{field}"), name, found);
+        }
+        if let Some(below) = schema.get("items") {
+            walk(root, below, &format!("{path}[]"), name, found);
+        }
+        if let Some(below) = schema
+            .get("additionalProperties")
+            .filter(|below| below.is_object())
+        {
+            walk(root, below, &format!("{path}.<name>"), name, found);
+        }
+        for below in schema
+            .get("anyOf")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            walk(root, below, path, name, found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(root, root, "", name, &mut found);
+    found
+}
+
+/// `name: value` with the field's first example or its default.
+fn example(name: &str, field: &Value) -> String {
+    let value = field.pointer("/examples/0").or_else(|| field.get("default"));
+    match value {
+        Some(value) => format!("`{name}: {}`", flow(value)),
+        None => format!("`{name}: …`"),
+    }
+}
+
+/// A value in YAML's flow style.
+fn flow(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", flow(value)))
+                .collect();
+            format!("{{{}}}", fields.join(", "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::String(text) if text.contains(['*', '{', '}', ',', '[', ']']) => format!("\"{text}\""),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    let name: String = name
+        .to_ascii_lowercase()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    [
+        "secret",
+        "password",
+        "token",
+        "accesskey",
+        "credential",
+        "privatekey",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
+}
