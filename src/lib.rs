@@ -2,6 +2,7 @@
 
 pub mod bucket;
 pub mod checksum;
+pub mod cli;
 pub mod connections;
 pub mod execute;
 pub mod listing;
@@ -11,7 +12,9 @@ pub mod multipart;
 pub mod pace;
 pub mod plan;
 pub mod planner;
+pub mod report;
 pub mod s3;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod size;
+pub mod telemetry;

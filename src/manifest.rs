@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use self::check::check;
 use self::diagnose::Issue;
 pub use self::diagnose::{Finding, Problem, Problems};
 use self::file::ManifestFile;
@@ -61,15 +62,10 @@ pub enum ManifestError {
 /// # Errors
 /// [`ManifestError`]: the file can't be read, or all that is wrong with it.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, ManifestError> {
-    let io_error = |source| ManifestError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io_error = |source| ManifestError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io_error)?;
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io_error)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
     let name = path.display().to_string();
     match String::from_utf8(bytes) {
         Ok(text) => Ok(parse(&text, &name, env)?),
@@ -87,13 +83,7 @@ pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) 
     if text.len() as u64 > MAX_BYTES {
         let message = "the file is larger than 1MiB, too large for a manifest";
         let start: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
-        return Err(whole_file(
-            file_name,
-            &start,
-            0..0,
-            message,
-            "split it into several jobs",
-        ));
+        return Err(whole_file(file_name, &start, 0..0, message, "split it into several jobs"));
     }
     let (root, mut issues) = node::read(text, env);
     let mut secrets = Vec::new();
@@ -104,9 +94,7 @@ pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) 
         match serde_json::from_value::<ManifestFile>(shaped.value) {
             Ok(file) => {
                 let mut built = build::build(file, &default_name(file_name));
-                built
-                    .findings
-                    .extend(check::check_with(&built.job, &built.indices));
+                built.findings.extend(check::check_with(&built.job, &built.indices));
                 let place = |finding| place(finding, &shaped.places);
                 issues.extend(built.findings.into_iter().map(place));
                 if issues.is_empty() {
@@ -128,11 +116,7 @@ pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) 
 /// Puts a finding where its field stands; when the field is a default, where that is; when it is nowhere, at what
 /// it would be part of.
 fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
-    let Finding {
-        path,
-        message,
-        remedy,
-    } = finding;
+    let Finding { path, message, remedy } = finding;
     let shared = path
         .strip_prefix("transfers[")
         .and_then(|rest| rest.split_once("]."))
@@ -140,12 +124,7 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
     let exact = places.get(&path);
     let inherited = || shared.as_ref().and_then(|shared| places.get_key_value(shared));
     if let (None, Some((shared, at))) = (exact, inherited()) {
-        return Issue {
-            at: at.clone(),
-            path: shared.clone(),
-            message,
-            remedy,
-        };
+        return Issue { at: at.clone(), path: shared.clone(), message, remedy };
     }
     let mut known = path.as_str();
     let at = loop {
@@ -157,30 +136,15 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
             },
         }
     };
-    Issue {
-        at,
-        path,
-        message,
-        remedy,
-    }
+    Issue { at, path, message, remedy }
 }
 
 /// The file's stem, with everything that a name can't have replaced.
 fn default_name(file_name: &str) -> String {
-    let stem = Path::new(file_name)
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().to_lowercase());
+    let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    let name: String = stem
-        .unwrap_or_default()
-        .chars()
-        .map(|c| if legal(c) { c } else { '-' })
-        .collect();
-    if name.trim_matches('-').is_empty() {
-        "job".to_owned()
-    } else {
-        name
-    }
+    let name: String = stem.unwrap_or_default().chars().map(|c| if legal(c) { c } else { '-' }).collect();
+    if name.trim_matches('-').is_empty() { "job".to_owned() } else { name }
 }
 
 fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> Problems {
@@ -193,15 +157,5 @@ fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> Problems {
 
 fn whole_file(file_name: &str, text: &str, at: Range<usize>, message: &str, remedy: &str) -> Problems {
     let (message, remedy) = (message.to_owned(), remedy.to_owned());
-    Problems::new(
-        file_name,
-        text,
-        vec![Issue {
-            at,
-            path: String::new(),
-            message,
-            remedy,
-        }],
-        &[],
-    )
+    Problems::new(file_name, text, vec![Issue { at, path: String::new(), message, remedy }], &[])
 }

@@ -54,21 +54,9 @@ pub(super) fn build(file: ManifestFile, default_name: &str) -> Built {
         bytes_per_second: reader.read::<ByteRate>("limits.bytes_per_second", limits.bytes_per_second),
         in_flight: limits.in_flight,
     };
-    let report = ReportPaths {
-        json: file.report.and_then(|report| report.json).map(PathBuf::from),
-    };
+    let report = ReportPaths { json: file.report.and_then(|report| report.json).map(PathBuf::from) };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
-    Built {
-        job: Job {
-            name,
-            endpoints,
-            transfers,
-            limits,
-            report,
-        },
-        indices,
-        findings: reader.findings,
-    }
+    Built { job: Job { name, endpoints, transfers, limits, report }, indices, findings: reader.findings }
 }
 
 struct Reader {
@@ -83,11 +71,7 @@ trait Explain {
 impl Reader {
     fn refuse(&mut self, path: &str, message: impl Display, remedy: impl Display) {
         let (message, remedy) = (message.to_string(), remedy.to_string());
-        self.findings.push(Finding {
-            path: path.to_owned(),
-            message,
-            remedy,
-        });
+        self.findings.push(Finding { path: path.to_owned(), message, remedy });
     }
 
     /// The text as a `T`; `None` when there is none or when it can't be read, which is then reported.
@@ -110,9 +94,7 @@ impl Reader {
         let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
         Endpoint {
             name: name.to_owned(),
-            url: section
-                .url
-                .map(|url| url.strip_suffix('/').map_or(url.clone(), str::to_owned)),
+            url: section.url.map(|url| url.strip_suffix('/').map_or(url.clone(), str::to_owned)),
             region: section.region,
             path_style: section.path_style,
             profile: section.profile,
@@ -148,23 +130,12 @@ impl Reader {
     ) -> Option<Transfer> {
         let path = format!("transfers[{index}]");
         let explicit_preserve = section.preserve.is_some();
-        let select = section
-            .from
-            .as_ref()
-            .map(|from| self.selection(&path, from))
-            .unwrap_or_default();
-        let keys = section
-            .keys
-            .map(|keys| self.key_map(&path, keys))
-            .unwrap_or_default();
+        let select = section.from.as_ref().map(|from| self.selection(&path, from)).unwrap_or_default();
+        let keys = section.keys.map(|keys| self.key_map(&path, keys)).unwrap_or_default();
         let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
         let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
-        let from = section
-            .from
-            .and_then(|from| self.source(&format!("{path}.from"), from));
-        let to = section
-            .to
-            .and_then(|to| self.destination(&format!("{path}.to"), to));
+        let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));
+        let to = section.to.and_then(|to| self.destination(&format!("{path}.to"), to));
         if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
             let remedy = "remove it: there is nothing of the kind to keep";
             self.refuse(
@@ -198,11 +169,7 @@ impl Reader {
                 let location: S3Uri = self.read(&format!("{path}.s3"), Some(s3))?;
                 let endpoint = from.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
                 if !location.key.is_prefix() {
-                    return Some(Source::Object {
-                        endpoint,
-                        location,
-                        version: from.version,
-                    });
+                    return Some(Source::Object { endpoint, location, version: from.version });
                 }
                 if from.version.is_some() {
                     let remedy = "name one object under `s3`, or remove it";
@@ -215,17 +182,10 @@ impl Reader {
                 only(self, "endpoint", from.endpoint.is_some(), "s3");
                 only(self, "version", from.version.is_some(), "s3");
                 let path = LocalPath(PathBuf::from(files));
-                Some(Source::Files {
-                    path,
-                    symlinks: from.symlinks.unwrap_or_default(),
-                })
+                Some(Source::Files { path, symlinks: from.symlinks.unwrap_or_default() })
             }
             (Some(_), Some(_)) => {
-                self.refuse(
-                    path,
-                    "`from` has both `s3` and `files`",
-                    "make two transfers of it",
-                );
+                self.refuse(path, "`from` has both `s3` and `files`", "make two transfers of it");
                 None
             }
             (None, None) => {
@@ -251,15 +211,12 @@ impl Reader {
 
     fn globs(&mut self, path: &str, patterns: Option<&[String]>) -> Vec<KeyGlob> {
         let patterns = patterns.unwrap_or_default().iter().enumerate();
-        patterns
-            .filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone())))
-            .collect()
+        patterns.filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone()))).collect()
     }
 
     fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {
-        let encryption = to
-            .encryption
-            .and_then(|section| self.encryption(&format!("{path}.encryption"), section));
+        let encryption =
+            to.encryption.and_then(|section| self.encryption(&format!("{path}.encryption"), section));
         Some(Destination {
             endpoint: to.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             location: self.read(&format!("{path}.s3"), to.s3)?,
@@ -272,33 +229,17 @@ impl Reader {
         let section = match section {
             EncryptionSection::Named(EncryptionName::S3) => return Some(Encryption::S3),
             EncryptionSection::Named(EncryptionName::Kms) => {
-                return Some(Encryption::Kms {
-                    key: None,
-                    bucket_key: None,
-                    dsse: false,
-                });
+                return Some(Encryption::Kms { key: None, bucket_key: None, dsse: false });
             }
             EncryptionSection::Named(EncryptionName::Dsse) => {
-                return Some(Encryption::Kms {
-                    key: None,
-                    bucket_key: None,
-                    dsse: true,
-                });
+                return Some(Encryption::Kms { key: None, bucket_key: None, dsse: true });
             }
             EncryptionSection::Keyed(section) => section,
         };
         let bucket_key = section.bucket_key;
         match (section.kms, section.dsse) {
-            (Some(key), None) => Some(Encryption::Kms {
-                key: Some(key),
-                bucket_key,
-                dsse: false,
-            }),
-            (None, Some(key)) => Some(Encryption::Kms {
-                key: Some(key),
-                bucket_key,
-                dsse: true,
-            }),
+            (Some(key), None) => Some(Encryption::Kms { key: Some(key), bucket_key, dsse: false }),
+            (None, Some(key)) => Some(Encryption::Kms { key: Some(key), bucket_key, dsse: true }),
             (Some(_), Some(_)) => {
                 self.refuse(path, "`encryption` has both `kms` and `dsse`", "keep one of them");
                 None
@@ -340,9 +281,7 @@ impl Reader {
 
 fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
     let choose = |get: fn(&PreserveSection) -> Option<super::job::Keep>| {
-        own.and_then(get)
-            .or_else(|| shared.and_then(get))
-            .unwrap_or_default()
+        own.and_then(get).or_else(|| shared.and_then(get)).unwrap_or_default()
     };
     Preserve {
         metadata: choose(|preserve| preserve.metadata),
@@ -358,18 +297,15 @@ impl Explain for SizeError {
                 format!("`{text}` is not a size"),
                 "write a number and a unit, for instance 64MiB".to_owned(),
             ),
-            Self::Unit { text, suggestion } => (
-                format!("`{text}` has no binary unit"),
-                format!("write {suggestion}"),
-            ),
-            Self::OutOfRange(_) => (
-                self.to_string(),
-                "write a smaller size, or one in whole bytes".to_owned(),
-            ),
-            Self::Duration(text) => (
-                format!("`{text}` is not a duration"),
-                "write for instance 30s, 15m or 2h".to_owned(),
-            ),
+            Self::Unit { text, suggestion } => {
+                (format!("`{text}` has no binary unit"), format!("write {suggestion}"))
+            }
+            Self::OutOfRange(_) => {
+                (self.to_string(), "write a smaller size, or one in whole bytes".to_owned())
+            }
+            Self::Duration(text) => {
+                (format!("`{text}` is not a duration"), "write for instance 30s, 15m or 2h".to_owned())
+            }
         }
     }
 }
@@ -381,10 +317,9 @@ impl Explain for LocationError {
                 let remedy = "write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end";
                 (format!("`{text}` is not an S3 location"), remedy.to_owned())
             }
-            Self::Bucket { name, reason } => (
-                format!("`{name}` is not a bucket name: {reason}"),
-                "write s3://bucket/key".to_owned(),
-            ),
+            Self::Bucket { name, reason } => {
+                (format!("`{name}` is not a bucket name: {reason}"), "write s3://bucket/key".to_owned())
+            }
             Self::KeyTooLong(_) => (self.to_string(), "write a shorter key".to_owned()),
         }
     }

@@ -39,10 +39,7 @@ pub fn check(job: &Job) -> Vec<Finding> {
 
 /// [`check`], where `indices` tells for each transfer which one of the manifest it is.
 pub(super) fn check_with(job: &Job, indices: &[usize]) -> Vec<Finding> {
-    let mut rules = Rules {
-        job,
-        findings: Vec::new(),
-    };
+    let mut rules = Rules { job, findings: Vec::new() };
     rules.name("name", &job.name);
     for (name, endpoint) in &job.endpoints {
         rules.endpoint(&format!("endpoints.{name}"), name, endpoint);
@@ -53,11 +50,7 @@ pub(super) fn check_with(job: &Job, indices: &[usize]) -> Vec<Finding> {
         let path = format!("transfers[{index}]");
         if let Some(first) = names.insert(transfer.name.as_str(), index) {
             let message = format!("the name `{}` is also that of transfers[{first}]", transfer.name);
-            rules.refuse(
-                &format!("{path}.name"),
-                message,
-                "give each transfer a name of its own",
-            );
+            rules.refuse(&format!("{path}.name"), message, "give each transfer a name of its own");
         }
         rules.transfer(&path, transfer);
     }
@@ -73,11 +66,7 @@ struct Rules<'j> {
 impl<'j> Rules<'j> {
     fn refuse(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), remedy.into());
-        self.findings.push(Finding {
-            path: path.to_owned(),
-            message,
-            remedy,
-        });
+        self.findings.push(Finding { path: path.to_owned(), message, remedy });
     }
 
     fn name(&mut self, path: &str, name: &str) {
@@ -113,11 +102,7 @@ impl<'j> Rules<'j> {
     fn assume_role(&mut self, path: &str, role: &AssumeRole) {
         if !(role.arn.starts_with("arn:") && role.arn.contains(":role/")) {
             let remedy = "write it as arn:aws:iam::111122223333:role/name";
-            self.refuse(
-                &format!("{path}.arn"),
-                format!("`{}` is not the ARN of a role", role.arn),
-                remedy,
-            );
+            self.refuse(&format!("{path}.arn"), format!("`{}` is not the ARN of a role", role.arn), remedy);
         }
         self.filled(&format!("{path}.external_id"), role.external_id.as_deref());
         let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
@@ -125,11 +110,7 @@ impl<'j> Rules<'j> {
             && !((2..=64).contains(&name.len()) && name.chars().all(legal))
         {
             let remedy = "use 2 to 64 letters, digits or any of _+=,.@-";
-            self.refuse(
-                &format!("{path}.session_name"),
-                format!("`{name}` can't name a session"),
-                remedy,
-            );
+            self.refuse(&format!("{path}.session_name"), format!("`{name}` can't name a session"), remedy);
         }
         let span = Duration::from_mins(15)..=Duration::from_hours(12);
         if role.duration.is_some_and(|duration| !span.contains(&duration)) {
@@ -142,19 +123,12 @@ impl<'j> Rules<'j> {
         let limits = &self.job.limits;
         let zero = [
             ("requests_per_second", limits.requests_per_second == Some(0)),
-            (
-                "bytes_per_second",
-                limits.bytes_per_second.is_some_and(|rate| rate.0 == 0),
-            ),
+            ("bytes_per_second", limits.bytes_per_second.is_some_and(|rate| rate.0 == 0)),
             ("in_flight", limits.in_flight == Some(0)),
         ];
         for (field, _) in zero.into_iter().filter(|(_, zero)| *zero) {
             let message = format!("with `{field}` at 0 nothing would ever be copied");
-            self.refuse(
-                &format!("limits.{field}"),
-                message,
-                "write at least 1, or remove it for no limit",
-            );
+            self.refuse(&format!("limits.{field}"), message, "write at least 1, or remove it for no limit");
         }
         let json = self.job.report.json.as_ref();
         if let Some(path) = json {
@@ -168,10 +142,8 @@ impl<'j> Rules<'j> {
 
     fn transfer(&mut self, path: &str, transfer: &Transfer) {
         self.name(&format!("{path}.name"), &transfer.name);
-        let from = transfer
-            .from
-            .s3()
-            .and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
+        let from =
+            transfer.from.s3().and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
         let to = self.known(&format!("{path}.to.endpoint"), &transfer.to.endpoint);
         if let (Some(from), Some(to)) = (from, to) {
             self.one_server(path, from, to);
@@ -241,10 +213,9 @@ impl<'j> Rules<'j> {
             text if text.starts_with("s3://") => {
                 ("this is not a local path", "write `s3:` for it".to_owned())
             }
-            text if text == "~" || text.starts_with("~/") => (
-                "`~` is a shell's abbreviation",
-                format!("write \"${{HOME}}{}\"", &text[1..]),
-            ),
+            text if text == "~" || text.starts_with("~/") => {
+                ("`~` is a shell's abbreviation", format!("write \"${{HOME}}{}\"", &text[1..]))
+            }
             _ => return,
         };
         self.refuse(path, message, remedy);
@@ -266,21 +237,13 @@ impl<'j> Rules<'j> {
             && most.0 <= least.0.saturating_add(1)
         {
             let message = format!("no object is larger than {least} and smaller than {most}");
-            self.refuse(
-                &format!("{path}.smaller_than"),
-                message,
-                "make the one smaller or the other larger",
-            );
+            self.refuse(&format!("{path}.smaller_than"), message, "make the one smaller or the other larger");
         }
         if let (Some(after), Some(before)) = (select.modified_after, select.modified_before)
             && before <= after
         {
             let message = format!("no time is at or after {after} and before {before}");
-            self.refuse(
-                &format!("{path}.modified_before"),
-                message,
-                "write a later time here",
-            );
+            self.refuse(&format!("{path}.modified_before"), message, "write a later time here");
         }
         if matches!(transfer.from, Source::Files { .. }) && !select.storage_classes.is_empty() {
             let message = "local files have no storage class";
@@ -292,12 +255,7 @@ impl<'j> Rules<'j> {
     }
 
     fn destination(&mut self, path: &str, transfer: &Transfer, aws: bool) {
-        let Destination {
-            location,
-            storage_class,
-            encryption,
-            ..
-        } = &transfer.to;
+        let Destination { location, storage_class, encryption, .. } = &transfer.to;
         let many = match &transfer.from {
             Source::Prefix { .. } => Some("a prefix"),
             Source::Files { path, .. } if is_directory(path) => Some("a directory"),
@@ -306,48 +264,24 @@ impl<'j> Rules<'j> {
         };
         if let (Some(many), false) = (many, location.key.is_prefix()) {
             let message = format!("the source is {many}, and {location} is the key of one object");
-            self.refuse(
-                &format!("{path}.s3"),
-                message,
-                format!("write {location}/ with a slash at the end"),
-            );
+            self.refuse(&format!("{path}.s3"), message, format!("write {location}/ with a slash at the end"));
         }
         if matches!(transfer.from, Source::Stdin) && location.key.is_prefix() {
             let message = "standard input has no file name to put behind the prefix";
-            self.refuse(
-                &format!("{path}.s3"),
-                message,
-                format!("write the whole key: {location}name"),
-            );
+            self.refuse(&format!("{path}.s3"), message, format!("write the whole key: {location}name"));
         }
         if let Some(class) = storage_class {
             self.storage_class(&format!("{path}.storage_class"), class, aws);
         }
-        if let Some(Encryption::Kms {
-            key,
-            bucket_key,
-            dsse,
-        }) = encryption
-        {
+        if let Some(Encryption::Kms { key, bucket_key, dsse }) = encryption {
             let field = if *dsse { "dsse" } else { "kms" };
-            if key
-                .as_ref()
-                .is_some_and(|key| key.is_empty() || key.contains(char::is_whitespace))
-            {
+            if key.as_ref().is_some_and(|key| key.is_empty() || key.contains(char::is_whitespace)) {
                 let remedy = "write the key's ARN, or `encryption: kms` for the account's own key";
-                self.refuse(
-                    &format!("{path}.encryption.{field}"),
-                    "this is not the name of a key",
-                    remedy,
-                );
+                self.refuse(&format!("{path}.encryption.{field}"), "this is not the name of a key", remedy);
             }
             if *dsse && bucket_key.is_some() {
                 let message = "there are no bucket keys with two layers of encryption";
-                self.refuse(
-                    &format!("{path}.encryption.bucket_key"),
-                    message,
-                    "remove it, or use `kms`",
-                );
+                self.refuse(&format!("{path}.encryption.bucket_key"), message, "remove it, or use `kms`");
             }
         }
     }
@@ -389,15 +323,8 @@ impl<'j> Rules<'j> {
         self.filled(&format!("{path}.strip_prefix"), keys.strip_prefix.as_deref());
         self.filled(&format!("{path}.add_prefix"), keys.add_prefix.as_deref());
         if !keys.is_identity() && !transfer.to.location.key.is_prefix() {
-            let message = format!(
-                "{} is an exact key, which `keys` can't change",
-                transfer.to.location
-            );
-            self.refuse(
-                path,
-                message,
-                "remove one of them, or end the destination in a slash",
-            );
+            let message = format!("{} is an exact key, which `keys` can't change", transfer.to.location);
+            self.refuse(path, message, "remove one of them, or end the destination in a slash");
         }
     }
 }
@@ -413,10 +340,7 @@ fn first_condition(select: &Selection) -> Option<&'static str> {
         ("modified_before", select.modified_before.is_some()),
         ("storage_classes", !select.storage_classes.is_empty()),
     ];
-    conditions
-        .into_iter()
-        .find(|(_, given)| *given)
-        .map(|(field, _)| field)
+    conditions.into_iter().find(|(_, given)| *given).map(|(field, _)| field)
 }
 
 /// True for a path that can only be a directory; whether another one is shows when the run starts.
@@ -442,10 +366,7 @@ fn url_mistake(url: &str) -> Option<(String, String)> {
     };
     if rest.contains('@') {
         let remedy = format!("write {scheme}://host, and use `profile:` for the credentials");
-        return Some((
-            "secrets never stand in a manifest: this URL has a user".to_owned(),
-            remedy,
-        ));
+        return Some(("secrets never stand in a manifest: this URL has a user".to_owned(), remedy));
     }
     let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if !matches!(behind, "" | "/") {
@@ -453,13 +374,10 @@ fn url_mistake(url: &str) -> Option<(String, String)> {
         return Some((format!("an endpoint has no path: `{behind}`"), remedy));
     }
     let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (
-            address,
-            port.strip_prefix(':').or((!port.is_empty()).then_some("")),
-        ),
-        _ => host
-            .split_once(':')
-            .map_or((host, None), |(name, port)| (name, Some(port))),
+        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+            (address, port.strip_prefix(':').or((!port.is_empty()).then_some("")))
+        }
+        _ => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
     };
     let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));

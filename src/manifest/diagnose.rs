@@ -84,11 +84,7 @@ impl Problems {
 
         let mut lines = Lines::new(source);
         let list = issues.into_iter().map(|issue| lines.place(issue)).collect();
-        Self {
-            file_name: file_name.to_owned(),
-            text: blot(source, secrets),
-            list,
-        }
+        Self { file_name: file_name.to_owned(), text: blot(source, secrets), list }
     }
 
     /// The problems in the order of the file; never empty.
@@ -100,11 +96,7 @@ impl Problems {
     /// Every problem with its line, the reason below it and the remedy, and at the end how many there are.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut lines = Lines::new(&self.text);
         let mut out = String::new();
         for problem in &self.list {
@@ -147,11 +139,7 @@ struct Lines<'s> {
 
 impl<'s> Lines<'s> {
     fn new(source: &'s str) -> Self {
-        Self {
-            source,
-            number: 1,
-            start: 0,
-        }
+        Self { source, number: 1, start: 0 }
     }
 
     /// The line that the cursor is at, without its line break.
@@ -183,9 +171,7 @@ impl<'s> Lines<'s> {
             start -= 1;
         }
         let end = issue.at.end.saturating_sub(self.start).clamp(start, text.len());
-        let end = (end..=text.len())
-            .find(|end| text.is_char_boundary(*end))
-            .unwrap_or(text.len());
+        let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
         let underlined = text[start..end].trim_end().len();
         Problem {
             path: issue.path,
@@ -211,9 +197,7 @@ fn blot(source: &str, secrets: &[Range<usize>]) -> String {
     let mut ranges = secrets.to_vec();
     for (at, _) in source.match_indices("://") {
         let start = at + 3;
-        let authority = source[start..]
-            .split(|c: char| c.is_whitespace() || "/\"',}".contains(c))
-            .next();
+        let authority = source[start..].split(|c: char| c.is_whitespace() || "/\"',}".contains(c)).next();
         if let Some(user) = authority.and_then(|authority| authority.rfind('@'))
             && source[..at].ends_with(['p', 's'])
         {
@@ -222,12 +206,7 @@ fn blot(source: &str, secrets: &[Range<usize>]) -> String {
     }
     let mut bytes = source.as_bytes().to_vec();
     for range in ranges {
-        for byte in bytes
-            .get_mut(range)
-            .into_iter()
-            .flatten()
-            .filter(|byte| !byte.is_ascii_whitespace())
-        {
+        for byte in bytes.get_mut(range).into_iter().flatten().filter(|byte| !byte.is_ascii_whitespace()) {
             *byte = b'*';
         }
     }

@@ -89,10 +89,7 @@ struct Reader<'s> {
 
 /// The parser counts characters; everything else here counts bytes.
 fn byte_offsets(text: &str) -> Vec<usize> {
-    text.char_indices()
-        .map(|(at, _)| at)
-        .chain([text.len()])
-        .collect()
+    text.char_indices().map(|(at, _)| at).chain([text.len()]).collect()
 }
 
 impl<'s> Reader<'s> {
@@ -140,21 +137,12 @@ impl<'s> Reader<'s> {
 
     fn refuse(&mut self, at: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), remedy.into());
-        self.issues.push(Issue {
-            at,
-            path: self.path.clone(),
-            message,
-            remedy,
-        });
+        self.issues.push(Issue { at, path: self.path.clone(), message, remedy });
     }
 
     fn node(&mut self, event: Event<'s>, at: Range<usize>, depth: usize) -> Result<Node, Stop> {
         if depth > MAX_DEPTH {
-            self.refuse(
-                at,
-                "nested too deeply for a manifest",
-                "see `s3haul schema` for the fields",
-            );
+            self.refuse(at, "nested too deeply for a manifest", "see `s3haul schema` for the fields");
             return Err(Stop);
         }
         self.decorations(&event, &at);
@@ -165,10 +153,7 @@ impl<'s> Reader<'s> {
             _ => {
                 let remedy = "write the value out, or put what transfers share under `defaults:`";
                 self.refuse(at.clone(), "aliases (`*name`) are not supported", remedy);
-                Ok(Node {
-                    at,
-                    kind: Kind::Refused,
-                })
+                Ok(Node { at, kind: Kind::Refused })
             }
         }
     }
@@ -197,10 +182,7 @@ impl<'s> Reader<'s> {
         loop {
             let (event, item_at) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(Node {
-                    at: self.composite(&at, item_at.end, '['),
-                    kind: Kind::List(items),
-                });
+                return Ok(Node { at: self.composite(&at, item_at.end, '['), kind: Kind::List(items) });
             }
             self.path.extend(["[", &items.len().to_string(), "]"]);
             items.push(self.node(event, item_at, depth + 1)?);
@@ -215,10 +197,7 @@ impl<'s> Reader<'s> {
         loop {
             let (event, key_at) = self.next()?;
             if event == Event::MappingEnd {
-                return Ok(Node {
-                    at: self.composite(&at, key_at.end, '{'),
-                    kind: Kind::Map(entries),
-                });
+                return Ok(Node { at: self.composite(&at, key_at.end, '{'), kind: Kind::Map(entries) });
             }
             let Event::Scalar(key, style, ..) = &event else {
                 self.node(event, key_at.clone(), depth + 1)?;
@@ -254,11 +233,7 @@ impl<'s> Reader<'s> {
                 self.refuse(key_at, message, "keep one of them");
             } else {
                 seen.insert(key.clone().into_owned(), key_at.start);
-                entries.push(Entry {
-                    key: key.into_owned(),
-                    key_at,
-                    value,
-                });
+                entries.push(Entry { key: key.into_owned(), key_at, value });
             }
             self.path.truncate(base);
         }
@@ -289,11 +264,7 @@ impl<'s> Reader<'s> {
             match mistake {
                 Mistake::Unset(name) => {
                     let remedy = format!("set it, or write $${{{name}}} if the text itself is meant");
-                    self.refuse(
-                        place,
-                        format!("the environment variable `{name}` is not set"),
-                        remedy,
-                    );
+                    self.refuse(place, format!("the environment variable `{name}` is not set"), remedy);
                 }
                 Mistake::Malformed(inside) => {
                     let message = format!("`${{{inside}` is not a variable");
@@ -302,11 +273,7 @@ impl<'s> Reader<'s> {
             }
         }
         let bare = replaced || matches!(style, ScalarStyle::Plain);
-        let kind = if failed {
-            Kind::Refused
-        } else {
-            Kind::Scalar { text: value, bare }
-        };
+        let kind = if failed { Kind::Refused } else { Kind::Scalar { text: value, bare } };
         Node { at, kind }
     }
 
@@ -315,11 +282,7 @@ impl<'s> Reader<'s> {
         let source = &self.text[at.clone()];
         let length = match style {
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
-                let quote = if style == ScalarStyle::SingleQuoted {
-                    b'\''
-                } else {
-                    b'"'
-                };
+                let quote = if style == ScalarStyle::SingleQuoted { b'\'' } else { b'"' };
                 let bytes = source.as_bytes();
                 let mut close = 1;
                 while close < bytes.len() {
@@ -359,10 +322,6 @@ impl<'s> Reader<'s> {
             "look at the indentation and the quotes of this line and the one above"
         };
         let message = format!("not YAML: {}", error.info());
-        self.refuse(
-            at..at + rest.chars().next().map_or(0, char::len_utf8),
-            message,
-            remedy,
-        );
+        self.refuse(at..at + rest.chars().next().map_or(0, char::len_utf8), message, remedy);
     }
 }

@@ -50,11 +50,7 @@ pub(super) fn check(job: &Job, indices: &[usize], findings: &mut Vec<Finding>) {
         };
         let source = read_region(job, transfer);
         if let Some((message, remedy)) = source.and_then(|source| self_overlap(transfer, &source, &target)) {
-            findings.push(Finding {
-                path: format!("transfers[{index}].to.s3"),
-                message,
-                remedy,
-            });
+            findings.push(Finding { path: format!("transfers[{index}].to.s3"), message, remedy });
         }
         written.push((target, *index, transfer));
     }
@@ -96,12 +92,7 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
         }
     };
     let endpoint = job.endpoints.get(&transfer.to.endpoint)?;
-    Some(Region {
-        endpoint,
-        bucket: &location.bucket,
-        key,
-        exact,
-    })
+    Some(Region { endpoint, bucket: &location.bucket, key, exact })
 }
 
 fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -> Option<(String, String)> {
@@ -116,10 +107,8 @@ fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -
     let (rest, inner_is_target) = inner.or_else(|| target.contains(source).map(|rest| (rest, false)))?;
     if source.key == target.key {
         let what = if source.exact { "an object" } else { "a prefix" };
-        let message = format!(
-            "{} would be copied onto itself: {what} can't be its own destination",
-            source.show()
-        );
+        let message =
+            format!("{} would be copied onto itself: {what} can't be its own destination", source.show());
         return Some((message, "write to another bucket or prefix".to_owned()));
     }
     // A key that would be written again, or read after it was written, has `rest` behind the source's prefix: in
@@ -138,11 +127,8 @@ fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -
             true,
         )
     } else {
-        let message = format!(
-            "the source {} lies inside {}: it could be overwritten",
-            source.show(),
-            target.show()
-        );
+        let message =
+            format!("the source {} lies inside {}: it could be overwritten", source.show(), target.show());
         (message, understood)
     };
     let remedy = if may_exclude && rest.ends_with('/') {
@@ -179,15 +165,8 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
     {
         return None;
     }
-    let (first, second) = if outer_index < inner_index {
-        (outer, inner)
-    } else {
-        (inner, outer)
-    };
-    let names = format!(
-        "`{}` and `{}` may write the same keys",
-        first.2.name, second.2.name
-    );
+    let (first, second) = if outer_index < inner_index { (outer, inner) } else { (inner, outer) };
+    let names = format!("`{}` and `{}` may write the same keys", first.2.name, second.2.name);
     let (first_at, second_at) = (first.0.show(), second.0.show());
     let message = if first_at == second_at {
         format!("{names}: both write to {first_at}")
@@ -210,11 +189,7 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
             )
         }
     };
-    Some(Finding {
-        path: format!("transfers[{}].to.s3", second.1),
-        message,
-        remedy,
-    })
+    Some(Finding { path: format!("transfers[{}].to.s3", second.1), message, remedy })
 }
 
 /// Whether both transfers would put the same object under any key that both write, where `rest` is what the inner
@@ -228,19 +203,9 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
             rest.is_empty() && outer == inner
         }
         (
-            Source::Prefix {
-                endpoint: a,
-                location: outer,
-            },
-            Source::Prefix {
-                endpoint: b,
-                location: inner,
-            }
-            | Source::Object {
-                endpoint: b,
-                location: inner,
-                version: None,
-            },
+            Source::Prefix { endpoint: a, location: outer },
+            Source::Prefix { endpoint: b, location: inner }
+            | Source::Object { endpoint: b, location: inner, version: None },
         ) => {
             let at = inner.key.as_str().strip_prefix(outer.key.as_str());
             a == b && outer.bucket == inner.bucket && at == Some(rest)

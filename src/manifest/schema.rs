@@ -11,10 +11,7 @@ use super::file::ManifestFile;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null));
-    settings
-        .into_generator()
-        .into_root_schema_for::<ManifestFile>()
-        .to_value()
+    settings.into_generator().into_root_schema_for::<ManifestFile>().to_value()
 });
 
 /// The schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other fields are allowed.

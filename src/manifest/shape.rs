@@ -31,15 +31,8 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
         secrets: Vec::new(),
         path: String::new(),
     };
-    let value = shape
-        .value(root, schema, &root.at)
-        .unwrap_or_else(|| Value::Object(Map::new()));
-    Shaped {
-        value,
-        places: shape.places,
-        issues: shape.issues,
-        secrets: shape.secrets,
-    }
+    let value = shape.value(root, schema, &root.at).unwrap_or_else(|| Value::Object(Map::new()));
+    Shaped { value, places: shape.places, issues: shape.issues, secrets: shape.secrets }
 }
 
 /// The candidate that `typed` was probably meant to be.
@@ -104,19 +97,14 @@ impl<'s> Shape<'s> {
     fn pick(&self, node: &Node, schema: &'s Value) -> &'s Value {
         let mut schema = schema;
         while let Some(target) = schema.get("$ref").and_then(Value::as_str) {
-            schema = self
-                .schema
-                .pointer(target.trim_start_matches('#'))
-                .unwrap_or(&Value::Null);
+            schema = self.schema.pointer(target.trim_start_matches('#')).unwrap_or(&Value::Null);
         }
         let Some(choices) = schema.get("anyOf").and_then(Value::as_array) else {
             return schema;
         };
         let wants_object = matches!(node.kind, Kind::Map(_));
         let mut resolved = choices.iter().map(|choice| self.pick(node, choice));
-        resolved
-            .find(|choice| (kind_of(choice) == "object") == wants_object)
-            .unwrap_or(schema)
+        resolved.find(|choice| (kind_of(choice) == "object") == wants_object).unwrap_or(schema)
     }
 
     fn object(&mut self, entries: &[Entry], schema: &'s Value, at: &Range<usize>) -> Value {
@@ -130,9 +118,7 @@ impl<'s> Shape<'s> {
                 self.path.push('.');
             }
             self.path.push_str(&entry.key);
-            let known = properties
-                .and_then(|properties| properties.get(&entry.key))
-                .or(any);
+            let known = properties.and_then(|properties| properties.get(&entry.key)).or(any);
             match known {
                 Some(schema) => {
                     let underline = match entry.value.kind {
@@ -148,11 +134,7 @@ impl<'s> Shape<'s> {
             }
             self.path.truncate(base);
         }
-        let required = schema
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
         for name in required.filter_map(Value::as_str) {
             let there = entries.iter().any(|entry| entry.key == name) || meant.contains(&name);
             if let (false, Some(field)) = (there, properties.and_then(|properties| properties.get(name))) {
@@ -176,11 +158,7 @@ impl<'s> Shape<'s> {
             self.secrets.push(entry.value.extent());
             let remedy =
                 "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-            self.refuse(
-                &entry.key_at,
-                format!("`{name}`: secrets never stand in a manifest"),
-                remedy,
-            );
+            self.refuse(&entry.key_at, format!("`{name}`: secrets never stand in a manifest"), remedy);
             return None;
         }
         let names = || known.into_iter().flat_map(Map::keys).map(String::as_str);
@@ -190,10 +168,7 @@ impl<'s> Shape<'s> {
             (Some(meant), _) => format!("did you mean `{meant}`?"),
             (None, []) => format!("the fields here are {}", names().collect::<Vec<_>>().join(", ")),
             (None, homes) => {
-                format!(
-                    "it belongs under {}",
-                    alternatives(homes.iter().map(String::as_str))
-                )
+                format!("it belongs under {}", alternatives(homes.iter().map(String::as_str)))
             }
         };
         self.refuse(&entry.key_at, format!("there is no field `{name}` here"), remedy);
@@ -231,10 +206,7 @@ impl<'s> Shape<'s> {
     }
 
     fn integer(&mut self, text: &str, bare: bool, schema: &Value, at: &Range<usize>) -> Option<Value> {
-        let number = text
-            .parse::<u64>()
-            .ok()
-            .filter(|number| bare && number.to_string() == text);
+        let number = text.parse::<u64>().ok().filter(|number| bare && number.to_string() == text);
         let bound = |name| schema.get(name).and_then(Value::as_u64);
         let fits = |number: &u64| {
             bound("minimum").is_none_or(|least| *number >= least)
@@ -306,12 +278,7 @@ impl<'s> Shape<'s> {
     }
 
     fn refuse(&mut self, at: &Range<usize>, message: String, remedy: impl Into<String>) {
-        let issue = Issue {
-            at: at.clone(),
-            path: self.path.clone(),
-            message,
-            remedy: remedy.into(),
-        };
+        let issue = Issue { at: at.clone(), path: self.path.clone(), message, remedy: remedy.into() };
         self.issues.push(issue);
     }
 }
@@ -328,11 +295,7 @@ fn kind_of(schema: &Value) -> &str {
 /// The values that an enumeration allows; empty when any text will do.
 fn choices(schema: &Value) -> Vec<&str> {
     let direct = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
-    let described = schema
-        .get("oneOf")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let described = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
     let constants = described.filter_map(|choice| choice.get("const"));
     direct.chain(constants).filter_map(Value::as_str).collect()
 }
@@ -341,23 +304,12 @@ fn choices(schema: &Value) -> Vec<&str> {
 fn homes(root: &Value, name: &str) -> Vec<String> {
     fn walk(root: &Value, schema: &Value, path: &str, name: &str, found: &mut Vec<String>) {
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
-            let target = root
-                .pointer(target.trim_start_matches('#'))
-                .unwrap_or(&Value::Null);
+            let target = root.pointer(target.trim_start_matches('#')).unwrap_or(&Value::Null);
             return walk(root, target, path, name, found);
         }
-        for (field, below) in schema
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
+        for (field, below) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             if field == name {
-                found.push(if path.is_empty() {
-                    "the top level".to_owned()
-                } else {
-                    format!("`{path}`")
-                });
+                found.push(if path.is_empty() { "the top level".to_owned() } else { format!("`{path}`") });
             }
             let dot = if path.is_empty() { "" } else { "." };
             walk(root, below, &format!("{path}{dot}{field}"), name, found);
@@ -365,18 +317,10 @@ fn homes(root: &Value, name: &str) -> Vec<String> {
         if let Some(below) = schema.get("items") {
             walk(root, below, &format!("{path}[]"), name, found);
         }
-        if let Some(below) = schema
-            .get("additionalProperties")
-            .filter(|below| below.is_object())
-        {
+        if let Some(below) = schema.get("additionalProperties").filter(|below| below.is_object()) {
             walk(root, below, &format!("{path}.<name>"), name, found);
         }
-        for below in schema
-            .get("anyOf")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for below in schema.get("anyOf").and_then(Value::as_array).into_iter().flatten() {
             walk(root, below, path, name, found);
         }
     }
@@ -398,10 +342,8 @@ fn example(name: &str, field: &Value) -> String {
 fn flow(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
-            let fields: Vec<_> = fields
-                .iter()
-                .map(|(name, value)| format!("{name}: {}", flow(value)))
-                .collect();
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| format!("{name}: {}", flow(value))).collect();
             format!("{{{}}}", fields.join(", "))
         }
         Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
@@ -412,19 +354,8 @@ fn flow(value: &Value) -> String {
 }
 
 fn is_secret(name: &str) -> bool {
-    let name: String = name
-        .to_ascii_lowercase()
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .collect();
-    [
-        "secret",
-        "password",
-        "token",
-        "accesskey",
-        "credential",
-        "privatekey",
-    ]
-    .iter()
-    .any(|word| name.contains(word))
+    let name: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    ["secret", "password", "token", "accesskey", "credential", "privatekey"]
+        .iter()
+        .any(|word| name.contains(word))
 }

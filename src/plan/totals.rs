@@ -8,7 +8,7 @@ use std::ops::AddAssign;
 
 use serde::{Serialize, Serializer};
 
-use super::decide::{Reason, Route, Skip};
+use super::decide::{Reason, Route};
 use crate::s3::{Capabilities, Operation};
 
 /// Sums over planned objects.
@@ -29,10 +29,10 @@ pub struct Totals {
     /// Objects that can not be copied, for instance because they are too large.
     pub impossible_objects: u64,
     /// Objects by the reason for which they are copied.
-    #[serde(serialize_with = "by_debug_name")]
+    #[serde(serialize_with = "by_name")]
     pub reasons: BTreeMap<ReasonName, u64>,
     /// Requests by S3's names.
-    #[serde(serialize_with = "by_debug_name")]
+    #[serde(serialize_with = "by_name")]
     pub requests: BTreeMap<Operation, u64>,
 }
 
@@ -57,7 +57,7 @@ impl From<Reason> for ReasonName {
     }
 }
 
-fn by_debug_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
+fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
     map: &BTreeMap<K, V>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -65,22 +65,32 @@ fn by_debug_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
 }
 
 impl Totals {
-    /// Counts an object that would be copied by `route`.
-    pub fn copy(&mut self, size: u64, route: &Route, reason: Reason, capabilities: &Capabilities) {
+    /// Counts an object that would be copied by `route`. `tags` tells whether a multipart copy reads the source's tags.
+    pub fn copy(
+        &mut self,
+        size: u64,
+        route: &Route,
+        reason: Reason,
+        capabilities: &Capabilities,
+        tags: bool,
+    ) {
         self.objects += 1;
         self.bytes += size;
         self.parts += u64::from(route.parts());
         *self.reasons.entry(reason.into()).or_default() += 1;
         let parts = u64::from(route.parts());
+        // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
+        let heads = 1
+            + u64::from(!capabilities.copy_conditions)
+            + u64::from(!capabilities.checksums && !capabilities.content_etags);
         match route {
             Route::Copy => {
-                self.request(Operation::HeadObject, 1);
+                self.request(Operation::HeadObject, heads);
                 self.request(Operation::CopyObject, 1);
             }
             Route::MultipartCopy(_) => {
-                // The source again before publishing, where the server may ignore the conditions on the parts.
-                self.request(Operation::HeadObject, if capabilities.copy_conditions { 1 } else { 2 });
-                if capabilities.tags {
+                self.request(Operation::HeadObject, heads);
+                if tags && capabilities.tags {
                     self.request(Operation::GetObjectTagging, 1);
                 }
                 self.request(Operation::CreateMultipartUpload, 1);
@@ -97,7 +107,7 @@ impl Totals {
     }
 
     /// Counts an object that stays as it is.
-    pub fn skip(&mut self, size: u64, _why: Skip) {
+    pub fn skip(&mut self, size: u64) {
         self.skipped_objects += 1;
         self.skipped_bytes += size;
     }

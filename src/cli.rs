@@ -1,0 +1,280 @@
+//! The command line: parse, call the library, print.
+//!
+//! Results go to standard output, progress and logs to standard error. The exit code says how it ended ([`Exit`]), in
+//! the terms that schedulers act on: what failed may be run again, what was refused must be mended first.
+
+mod check;
+mod copy;
+mod plan;
+mod progress;
+mod run;
+#[cfg(feature = "sandbox")]
+mod sandbox;
+mod uploads;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
+use crate::manifest::{self, ManifestError};
+use crate::report::ReportError;
+use crate::s3::Failure;
+use crate::telemetry::{self, LogFormat};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All done.
+    Done = 0,
+    /// Finished, but some objects failed.
+    Failures = 1,
+    /// The command line or the manifest is wrong; nothing was sent.
+    Usage = 2,
+    /// Refused before the first write: a bucket can not be used.
+    Refused = 3,
+    /// Interrupted; run the same command again.
+    Interrupted = 4,
+    /// A mistake in s3haul.
+    Bug = 70,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command ended without doing its work.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("{0}")]
+    Refused(#[from] Failure),
+    #[error("{0}")]
+    Report(#[from] ReportError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl CliError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
+            Self::Refused(_) | Self::Report(ReportError::Create { .. }) => Exit::Refused,
+            Self::Report(ReportError::Incomplete { .. }) | Self::Io(_) => Exit::Failures,
+        }
+    }
+}
+
+/// Moves objects between S3 buckets inside S3, and local files into them.
+///
+/// Large objects are copied in parts with UploadPartCopy, hundreds at a time, under limits that it learns; every copy
+/// is pinned to one version of its source and proven by what S3 computed, without a download.
+#[derive(Debug, Parser)]
+#[command(
+    name = "s3haul",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+#[command(after_help = "\
+Examples:
+  s3haul copy s3://lake/events/ s3://lake-dr/events/     a prefix, only what is missing or changed
+  s3haul copy ./exports s3://lake/exports/               a directory
+  s3haul plan nightly.yaml                               what a job would do, without doing it
+  s3haul run nightly.yaml                                do it
+  s3haul uploads list s3://lake/                         multipart uploads that were never finished
+
+Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
+4 interrupted (run it again), 70 a bug.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// More on standard error: -v what happens, -vv debugging, -vvv the SDK too.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Results as lines of JSON on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// No progress on standard error.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+
+    /// How logs are written.
+    #[arg(long, global = true, value_enum, default_value_t, env = "S3HAUL_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Copy from SRC to DST once.
+    Copy(Box<copy::Copy>),
+    /// Run the transfers of a job manifest.
+    Run(run::RunJob),
+    /// Show what a job would do: objects, bytes, parts, requests. Sends no write.
+    Plan(plan::PlanJob),
+    /// Check a job: the manifest, and that each bucket answers. Sends no write.
+    Check(check::CheckJob),
+    /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
+    Uploads(uploads::Uploads),
+    /// Print the JSON schema of the manifest, for editors.
+    Schema,
+    /// Serve an S3 in memory on this machine, to try things out.
+    #[cfg(feature = "sandbox")]
+    Sandbox(sandbox::Serve),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// How to reach S3 when no manifest says so. AWS_* variables and profiles apply as everywhere.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Endpoint")]
+struct EndpointFlags {
+    /// URL of an S3 that is not Amazon's.
+    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    endpoint_url: Option<String>,
+    /// Region; that of the bucket when it is not given.
+    #[arg(long)]
+    region: Option<String>,
+    /// Profile of the shared AWS configuration.
+    #[arg(long)]
+    profile: Option<String>,
+    /// What kind of server it is: decides what may be relied on.
+    #[arg(long, value_name = "NAME", value_parser = provider)]
+    provider: Option<Provider>,
+}
+
+impl EndpointFlags {
+    fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            name: DEFAULT_ENDPOINT.to_owned(),
+            url: self.endpoint_url.clone(),
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            provider: self.provider.unwrap_or_default(),
+            ..Endpoint::default()
+        }
+    }
+}
+
+/// The manifest's own names of providers.
+fn provider(name: &str) -> Result<Provider, String> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned())).map_err(|error| error.to_string())
+}
+
+/// A job manifest.
+#[derive(Clone, Debug, Args)]
+struct JobFile {
+    /// The manifest, YAML.
+    #[arg(value_name = "JOB")]
+    path: PathBuf,
+    /// Run the job on an S3 in this process instead of its `default` endpoint; its buckets are made first.
+    #[cfg(feature = "sandbox")]
+    #[arg(long)]
+    sandbox: bool,
+}
+
+impl JobFile {
+    fn load(&self) -> Result<manifest::job::Job, CliError> {
+        Ok(manifest::load(&self.path, &|name| std::env::var(name).ok())?)
+    }
+}
+
+/// What is asked of all commands.
+#[derive(Clone, Copy, Debug)]
+struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { command, verbose, json, quiet, log_format } = Cli::parse();
+    telemetry::init(verbose, log_format);
+    let output = Output { json, quiet };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()).into(),
+    };
+    // The task of its own makes a panic anywhere an exit code instead of an abort.
+    let outcome = runtime.block_on(async { tokio::spawn(dispatch(command, output)).await });
+    // Reads of files and pipes that still block must not hold up the exit.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(error)) => fail(&error).into(),
+        Err(_panicked) => Exit::Bug.into(),
+    }
+}
+
+async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
+    match command {
+        Command::Copy(copy) => copy.execute(output).await,
+        Command::Run(run) => run.execute(output).await,
+        Command::Plan(plan) => plan.execute(output).await,
+        Command::Check(check) => check.execute(output).await,
+        Command::Uploads(uploads) => uploads.execute(output).await,
+        Command::Schema => {
+            let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;
+            say(&schema)
+        }
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox(serve) => serve.execute().await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end())
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            say(String::from_utf8_lossy(&page).trim_end())
+        }
+    }
+}
+
+/// Prints a result. A reader that has gone away (`| head`) is no failure.
+fn say(text: &str) -> Result<Exit, CliError> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Exit::Done),
+    }
+}
+
+fn fail(error: &CliError) -> Exit {
+    let mut stderr = io::stderr().lock();
+    let _ = match error {
+        CliError::Manifest(ManifestError::Problems(problems)) => {
+            writeln!(stderr, "{}", problems.render(io::IsTerminal::is_terminal(&io::stderr())).trim_end())
+        }
+        error => writeln!(stderr, "error: {error}"),
+    };
+    error.exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,198 @@
+//! `copy`: a transfer from the command line instead of a manifest, through the same checks.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::run::{Place, run};
+use super::{CliError, EndpointFlags, Exit, Output, plan};
+use crate::location::{LocalPath, ObjectKey, S3Uri};
+use crate::manifest::check;
+use crate::manifest::job::{
+    DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Selection, Source, Symlinks, Transfer, When,
+};
+use crate::manifest::keys::KeyGlob;
+use crate::size::{ByteRate, ByteSize};
+
+/// Copies once, without a manifest.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul copy s3://lake/2026/ s3://lake-dr/2026/            everything below a prefix
+  s3haul copy s3://lake/big.bin s3://other/big.bin          one object, of any size up to 48.8 TiB
+  s3haul copy 's3://lake/logs/*.gz' s3://archive/logs/      by pattern
+  s3haul copy ./dist s3://www/ --exclude '**/*.map'         a directory
+  pg_dump db | s3haul copy - s3://backup/db.dump            standard input
+
+A location that ends in a slash is a prefix. Only objects that are missing or changed are copied; --when always
+copies all. Limits are never exceeded, and lower ones are found by themselves when S3 asks to slow down.")]
+pub(super) struct Copy {
+    /// s3://bucket/key, s3://bucket/prefix/, a file, a directory, or - for standard input; several at once.
+    #[arg(value_name = "SRC", required = true)]
+    sources: Vec<String>,
+    /// s3://bucket/key, or s3://bucket/prefix/ with a slash at the end.
+    #[arg(value_name = "DST")]
+    destination: String,
+
+    /// Treat SRC as a prefix although it does not end in a slash.
+    #[arg(short, long)]
+    recursive: bool,
+    /// Only keys that match this glob, relative to SRC; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<KeyGlob>,
+    /// Not keys that match this glob; wins over --include.
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<KeyGlob>,
+    /// What is copied: missing keys, changed objects too, or always everything.
+    #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
+    when: String,
+    /// The version of the one source object.
+    #[arg(long, value_name = "ID")]
+    version_id: Option<String>,
+    /// What to do with symbolic links below a directory.
+    #[arg(long, value_parser = ["skip", "follow", "fail"], default_value = "skip")]
+    symlinks: String,
+    /// Storage class at the destination; that of the source when it is not given.
+    #[arg(long, value_name = "CLASS")]
+    storage_class: Option<String>,
+    /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
+    #[arg(long, value_name = "SIZE")]
+    part_size: Option<ByteSize>,
+    /// Objects larger than this go in parts.
+    #[arg(long, value_name = "SIZE")]
+    threshold: Option<ByteSize>,
+    /// At most this many requests a second.
+    #[arg(long, value_name = "N")]
+    requests_per_second: Option<u32>,
+    /// At most this many bytes a second.
+    #[arg(long, value_name = "RATE")]
+    bytes_per_second: Option<ByteRate>,
+    /// At most this many requests in flight.
+    #[arg(long, value_name = "N")]
+    in_flight: Option<u32>,
+    /// Write one receipt per object here, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    endpoint: EndpointFlags,
+}
+
+impl Copy {
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let job = self.job()?;
+        let findings = check(&job);
+        if !findings.is_empty() {
+            let lines: Vec<_> =
+                findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
+            return Err(CliError::Usage(lines.join("\nerror: ")));
+        }
+        match self.dry_run {
+            true => plan::show(&job, &Place::ambient(), None, output).await,
+            false => run(&job, &Place::ambient(), output).await,
+        }
+    }
+
+    fn job(&self) -> Result<Job, CliError> {
+        let location: S3Uri = self
+            .destination
+            .parse()
+            .map_err(|error| CliError::Usage(format!("the destination must be in S3: {error}")))?;
+        let several = self.sources.len() > 1;
+        let mut transfers = Vec::new();
+        for (index, source) in self.sources.iter().enumerate() {
+            let (from, pattern) = self.source(source)?;
+            let to = Destination {
+                endpoint: DEFAULT_ENDPOINT.to_owned(),
+                location: self.destination_of(&location, &from, several)?,
+                storage_class: self.storage_class.clone(),
+                encryption: None,
+            };
+            let name = if several { format!("copy-{}", index + 1) } else { "copy".to_owned() };
+            let mut transfer = Transfer::new(name, from, to);
+            transfer.when = match self.when.as_str() {
+                "missing" => When::Missing,
+                "always" => When::Always,
+                _ => When::Changed,
+            };
+            transfer.select = Selection {
+                include: self.include.iter().cloned().chain(pattern).collect(),
+                exclude: self.exclude.clone(),
+                ..Selection::default()
+            };
+            transfer.parts = Parts {
+                size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
+                threshold: self.threshold.unwrap_or(Parts::default().threshold),
+            };
+            transfers.push(transfer);
+        }
+        let Some(first) = transfers.first().cloned() else {
+            return Err(CliError::Usage("nothing to copy: name at least one source".to_owned()));
+        };
+        let mut job = Job::single(first, [self.endpoint.endpoint()]);
+        job.transfers = transfers;
+        job.limits.requests_per_second = self.requests_per_second;
+        job.limits.bytes_per_second = self.bytes_per_second;
+        job.limits.in_flight = self.in_flight;
+        job.report.json.clone_from(&self.report);
+        Ok(job)
+    }
+
+    /// A source as typed, and the glob that its wildcards stand for.
+    fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
+        let endpoint = DEFAULT_ENDPOINT.to_owned();
+        let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{text}: {error}"));
+        if text == "-" {
+            return Ok((Source::Stdin, None));
+        }
+        if !text.starts_with("s3://") {
+            let symlinks = match self.symlinks.as_str() {
+                "follow" => Symlinks::Follow,
+                "fail" => Symlinks::Fail,
+                _ => Symlinks::Skip,
+            };
+            return Ok((Source::Files { path: LocalPath(text.into()), symlinks }, None));
+        }
+        let mut location: S3Uri = text.parse().map_err(|error| usage(&error))?;
+        if let Some(wildcard) = location.key.as_str().find(['*', '?']) {
+            let key = location.key.as_str().to_owned();
+            let (prefix, pattern) = key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
+            let glob = pattern.parse().map_err(|error| usage(&error))?;
+            location.key = ObjectKey::new(prefix).map_err(|error| usage(&error))?;
+            return Ok((Source::Prefix { endpoint, location }, Some(glob)));
+        }
+        if self.recursive && !location.key.is_prefix() {
+            location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
+        }
+        let from = match location.key.is_prefix() {
+            true => Source::Prefix { endpoint, location },
+            false => Source::Object { endpoint, location, version: self.version_id.clone() },
+        };
+        Ok((from, None))
+    }
+
+    /// A destination for many objects is a prefix, whether or not the slash was typed.
+    fn destination_of(&self, location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
+        let many = match from {
+            Source::Prefix { .. } => true,
+            Source::Files { path, .. } => several || path.as_path().is_dir(),
+            Source::Object { .. } => several,
+            Source::Stdin if location.key.is_prefix() => {
+                let message = format!(
+                    "{location}: standard input needs the whole key, for instance {location}dump.bin"
+                );
+                return Err(CliError::Usage(message));
+            }
+            Source::Stdin => false,
+        };
+        if !many || location.key.is_prefix() {
+            return Ok(location.clone());
+        }
+        let key = ObjectKey::new(&format!("{}/", location.key))
+            .map_err(|error| CliError::Usage(error.to_string()))?;
+        Ok(S3Uri { bucket: location.bucket.clone(), key })
+    }
+}

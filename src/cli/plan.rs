@@ -1,0 +1,178 @@
+//! `plan`: what a job would do, in numbers or step by step.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::run::Place;
+use super::{CliError, Exit, JobFile, Output, say};
+use crate::execute::describe;
+use crate::location::S3Uri;
+use crate::manifest::job::{Job, Keep};
+use crate::plan::decide::{Reason, Route};
+use crate::plan::totals::Totals;
+use crate::planner::{Planned, Sides, Step};
+use crate::size::{ByteSize, display_count};
+
+/// Shows what a job would do.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul plan nightly.yaml
+  s3haul plan nightly.yaml --out steps.jsonl        one line per object that would be copied
+  s3haul plan nightly.yaml --json | jq 'select(.route==\"multipart-copy\")'")]
+pub(super) struct PlanJob {
+    #[command(flatten)]
+    job: JobFile,
+    /// Write one line of JSON per step here.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl PlanJob {
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let mut job = self.job.load()?;
+        let place = Place::of(&self.job, &mut job).await?;
+        show(&job, &place, self.out, output).await
+    }
+}
+
+/// One step, as `--json` and `--out` show it.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    transfer: &'a str,
+    source: String,
+    destination: String,
+    size: u64,
+    reason: Reason,
+    route: &'static str,
+    parts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part_size: Option<u64>,
+}
+
+impl<'a> Line<'a> {
+    fn of(sides: &'a Sides, step: &Step) -> Self {
+        let location = |bucket: &crate::location::BucketName, key: &crate::location::ObjectKey| {
+            S3Uri { bucket: bucket.clone(), key: key.clone() }.to_string()
+        };
+        let source = match &sides.source {
+            Some(bucket) => location(bucket.name(), &step.entry.key),
+            None => step.entry.key.to_string(),
+        };
+        let part_size = match step.route {
+            Route::MultipartCopy(layout) | Route::MultipartUpload(layout) => Some(layout.part_size),
+            Route::Copy | Route::Put => None,
+        };
+        Self {
+            transfer: &sides.transfer.name,
+            source,
+            destination: location(sides.destination.name(), &step.key),
+            size: step.entry.size,
+            reason: step.reason,
+            route: step.route.name(),
+            parts: step.route.parts(),
+            part_size,
+        }
+    }
+}
+
+/// Plans all transfers and prints what they come to.
+pub(super) async fn show(
+    job: &Job,
+    place: &Place,
+    out: Option<PathBuf>,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let mut file = out.map(File::create).transpose()?.map(BufWriter::new);
+    let mut connections = place.connect(job, &CancellationToken::new());
+    let mut all = Totals::default();
+    let mut exit = Exit::Done;
+    for transfer in &job.transfers {
+        let (source, destination) = connections.of_transfer(transfer).await?;
+        let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
+        let mut totals = Totals::default();
+        let mut planned = sides.plan();
+        while let Some(planned) = planned.recv().await {
+            match planned {
+                Planned::Step(step) => {
+                    let tags = transfer.preserve.tags == Keep::Keep;
+                    let capabilities = sides.destination.capabilities();
+                    totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                    let line = Line::of(&sides, &step);
+                    if let Some(file) = &mut file {
+                        serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
+                        file.write_all(b"\n")?;
+                    }
+                    if output.json {
+                        say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
+                    }
+                }
+                Planned::Skip(entry, ..) => totals.skip(entry.size),
+                Planned::Excluded => totals.excluded_objects += 1,
+                Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
+                Planned::Failed(place, failure) => {
+                    totals.impossible_objects += 1;
+                    exit = Exit::Failures;
+                    let _ = writeln!(io::stderr().lock(), "failed: {place}: {failure}");
+                }
+            }
+        }
+        all += &totals;
+        if output.json {
+            let line = serde_json::json!({ "transfer": transfer.name, "totals": totals });
+            say(&line.to_string())?;
+        } else {
+            say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals)))?;
+        }
+    }
+    if let Some(mut file) = file {
+        file.flush()?;
+    }
+    if output.json {
+        say(&serde_json::json!({ "totals": all }).to_string())?;
+    } else {
+        if job.transfers.len() > 1 {
+            say(&format!("in all\n{}", text(&all)))?;
+        }
+        let sent = connections.pacer().counts().requests;
+        say(&format!("nothing was written; {} requests were sent to look", display_count(sent)))?;
+    }
+    Ok(exit)
+}
+
+fn text(totals: &Totals) -> String {
+    let count = display_count;
+    let mut lines = vec![format!(
+        "  to copy   {} objects, {}{}",
+        count(totals.objects),
+        ByteSize(totals.bytes),
+        if totals.parts > 0 { format!(", {} parts", count(totals.parts)) } else { String::new() }
+    )];
+    if totals.objects > 0 {
+        let reasons: Vec<_> =
+            totals.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
+        lines.push(format!("  because   {}", reasons.join(", ")));
+        let requests: Vec<_> = totals
+            .requests
+            .iter()
+            .map(|(operation, number)| format!("{operation} {}", count(*number)))
+            .collect();
+        lines.push(format!("  requests  {} ({})", count(totals.all_requests()), requests.join(", ")));
+    }
+    for (number, name) in [
+        (totals.skipped_objects, "as is"),
+        (totals.excluded_objects, "excluded"),
+        (totals.impossible_objects, "failed"),
+    ] {
+        if number > 0 {
+            lines.push(format!("  {name:<9} {} objects", count(number)));
+        }
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,153 @@
+//! `run` and the second half of `copy`: connect, watch, stop on a signal, sum up.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::Console;
+use super::{CliError, Exit, JobFile, Output, plan, say};
+use crate::connections::Connections;
+use crate::execute::{self, monitor::Monitor};
+use crate::manifest::job::Job;
+use crate::pace::{Pacer, RetryPolicy, slots};
+use crate::report::{ReportWriter, summary};
+use crate::s3::client::StaticCredentials;
+
+/// Runs a job manifest.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul run nightly.yaml
+  s3haul run nightly.yaml --dry-run                 the same as `s3haul plan nightly.yaml`
+  s3haul run jobs/quickstart.yaml --sandbox         on an S3 inside this process")]
+pub(super) struct RunJob {
+    #[command(flatten)]
+    job: JobFile,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Write one receipt per object here, as JSON lines; overrides the manifest's `report.json`.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl RunJob {
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let mut job = self.job.load()?;
+        if let Some(path) = self.report {
+            job.report.json = Some(path);
+        }
+        let place = Place::of(&self.job, &mut job).await?;
+        match self.dry_run {
+            true => plan::show(&job, &place, None, output).await,
+            false => run(&job, &place, output).await,
+        }
+    }
+}
+
+/// Where a job runs: with ambient credentials at its own endpoints, or on a sandbox in this process.
+#[derive(Debug)]
+pub(super) struct Place {
+    credentials: Option<StaticCredentials>,
+    /// Sockets of this process per request in flight.
+    sockets: u64,
+    /// Held, because it serves as long as it lives.
+    #[cfg(feature = "sandbox")]
+    _sandbox: Option<crate::sandbox::Sandbox>,
+}
+
+impl Place {
+    /// The world as it is.
+    pub(super) fn ambient() -> Self {
+        Self {
+            credentials: None,
+            sockets: 1,
+            #[cfg(feature = "sandbox")]
+            _sandbox: None,
+        }
+    }
+
+    /// What `--sandbox` asks for: the job's default endpoint becomes a sandbox that has its buckets.
+    #[cfg_attr(
+        not(feature = "sandbox"),
+        expect(clippy::unused_async, reason = "the sandbox starts asynchronously")
+    )]
+    #[cfg_attr(
+        not(feature = "sandbox"),
+        expect(unused_variables, reason = "only the sandbox changes the job")
+    )]
+    pub(super) async fn of(file: &JobFile, job: &mut Job) -> Result<Self, CliError> {
+        #[cfg(feature = "sandbox")]
+        if file.sandbox {
+            let (sandbox, credentials) = super::sandbox::embed(job).await?;
+            return Ok(Self { credentials: Some(credentials), sockets: 2, _sandbox: Some(sandbox) });
+        }
+        Ok(Self::ambient())
+    }
+
+    /// Connections to the job's endpoints, under its limits.
+    pub(super) fn connect(&self, job: &Job, halt: &CancellationToken) -> Connections {
+        let ceiling = slots::default_ceiling(self.sockets);
+        let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
+        Connections::new(job, self.credentials.clone(), pacer, halt.clone())
+    }
+}
+
+/// Runs the job to its end, or to the end that a signal asks for.
+pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit, CliError> {
+    let report = job.report.json.as_deref().map(ReportWriter::create).transpose()?;
+    let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
+    let mut connections = place.connect(job, &halt);
+    let bars = !output.quiet && io::stderr().is_terminal();
+    let console = Arc::new(Console::new(Arc::clone(connections.pacer()), report, output, bars));
+    let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
+    let ticking = tokio::spawn(Arc::clone(&console).tick());
+    let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
+    let outcome = execute::run(job, &mut connections, monitor, &stop, &halt).await;
+    signals.abort();
+    ticking.abort();
+    let report = console.finish();
+    let outcome = outcome?;
+    if output.json {
+        say(&serde_json::to_string(&serde_json::json!({ "summary": outcome })).map_err(io::Error::from)?)?;
+    } else {
+        say(summary(&outcome).trim_end())?;
+    }
+    if let Some(path) = report?
+        && !output.json
+    {
+        say(&format!("report: {}", path.display()))?;
+    }
+    Ok(match (outcome.stopped, outcome.failed_objects) {
+        (true, _) => Exit::Interrupted,
+        (false, 0) => Exit::Done,
+        (false, _) => Exit::Failures,
+    })
+}
+
+/// The first SIGINT or SIGTERM ends the run in an orderly way, the second one at once.
+async fn stop_on_signal(stop: CancellationToken, console: Arc<Console>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for round in 0.. {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if round > 0 {
+            std::process::exit(super::Exit::Interrupted as i32);
+        }
+        let seconds = execute::DRAIN.as_secs();
+        console.tell(&format!(
+            "stopping: requests under way may end (up to {seconds} s); once more to stop at once"
+        ));
+        stop.cancel();
+    }
+}

@@ -1,0 +1,99 @@
+//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+
+use super::{CliError, Exit, say};
+use crate::location::S3Uri;
+use crate::manifest::job::{DEFAULT_ENDPOINT, Job};
+use crate::s3::client::StaticCredentials;
+use crate::sandbox::{BucketOptions, Content, Model, ObjectSpec, Sandbox, SandboxOptions};
+use crate::size::ByteSize;
+
+/// Serves an S3 in memory on 127.0.0.1 until it is interrupted.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  s3haul sandbox --port 9000 --bucket copies --object s3://data/big.bin=1TiB --model aws
+  # and in another shell, with what it prints:
+  export AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox-secret
+  s3haul copy s3://data/big.bin s3://copies/")]
+pub(super) struct Serve {
+    /// TCP port; a free one when it is not given.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Make this bucket; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    bucket: Vec<String>,
+    /// Make the bucket and put a virtual object of this size into it; it takes no memory.
+    #[arg(long, value_name = "S3URI=SIZE", value_parser = object)]
+    object: Vec<(S3Uri, ByteSize)>,
+    /// How fast it answers: at once, or like Amazon S3 from a machine nearby.
+    #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
+    model: String,
+}
+
+fn object(text: &str) -> Result<(S3Uri, ByteSize), String> {
+    let (uri, size) =
+        text.rsplit_once('=').ok_or("write s3://bucket/key=SIZE, for instance s3://data/big.bin=1TiB")?;
+    let uri: S3Uri = uri.parse().map_err(|error| format!("{error}"))?;
+    if uri.key.is_prefix() {
+        return Err(format!("{uri} is a prefix; name an object"));
+    }
+    Ok((uri, size.parse().map_err(|error| format!("{error}"))?))
+}
+
+impl Serve {
+    pub(super) async fn execute(self) -> Result<Exit, CliError> {
+        let model = if self.model == "aws" { Model::aws_like() } else { Model::default() };
+        let options =
+            SandboxOptions { port: self.port, model, record_calls: false, ..SandboxOptions::default() };
+        let (access, secret) = (options.access_key.clone(), options.secret_key.clone());
+        let sandbox = Sandbox::start(options).await?;
+        let objects = self.object.iter().map(|(uri, _)| uri.bucket.to_string());
+        for bucket in self.bucket.iter().cloned().chain(objects).collect::<BTreeSet<_>>() {
+            sandbox.store().create_bucket(&bucket, BucketOptions::default());
+        }
+        for (seed, (uri, size)) in self.object.iter().enumerate() {
+            let content = Content::pattern(seed as u64 + 1, size.0);
+            sandbox.store().put_object(
+                uri.bucket.as_str(),
+                uri.key.as_str(),
+                content,
+                &ObjectSpec::default(),
+            );
+        }
+        say(&format!(
+            "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1",
+            sandbox.url()
+        ))?;
+        let _ = tokio::signal::ctrl_c().await;
+        sandbox.stop().await;
+        Ok(Exit::Done)
+    }
+}
+
+/// Starts a sandbox that takes the place of the job's default endpoint and has the buckets that the job names there.
+pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials), CliError> {
+    let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
+    let credentials =
+        StaticCredentials { access_key: options.access_key.clone(), secret_key: options.secret_key.clone() };
+    let region = options.region.clone();
+    let sandbox = Sandbox::start(options).await?;
+    let endpoint = job.endpoints.entry(DEFAULT_ENDPOINT.to_owned()).or_default();
+    endpoint.url = Some(sandbox.url().to_owned());
+    endpoint.region = Some(region);
+    endpoint.path_style = Some(true);
+    endpoint.provider = crate::manifest::job::Provider::Aws;
+    (endpoint.profile, endpoint.assume_role) = (None, None);
+    for transfer in &job.transfers {
+        let source = transfer.from.s3().filter(|(endpoint, _)| *endpoint == DEFAULT_ENDPOINT);
+        for bucket in
+            source.map(|(_, location)| &location.bucket).into_iter().chain([&transfer.to.location.bucket])
+        {
+            sandbox.store().create_bucket(bucket.as_str(), BucketOptions::default());
+        }
+    }
+    Ok((sandbox, credentials))
+}

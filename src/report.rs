@@ -1,0 +1,208 @@
+//! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
+//!
+//! The file is opened before anything is sent, so that a path that can not be written is told at once. A disk that
+//! fills up later does not stop the copies: receipts that could not be written are counted, the first error is kept,
+//! and the run does not exit 0.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::execute::Outcome;
+use crate::execute::receipt::Receipt;
+use crate::size::{ByteSize, display_count, display_duration};
+
+/// Why a report is missing or incomplete.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// It could not be begun.
+    #[error("can't write the report {}: {error}; choose another path in `report.json`", path.display())]
+    Create {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Some receipts are not in it.
+    #[error("the report {} lacks {missing} receipts: {error}; free some space and run the job again", path.display())]
+    Incomplete {
+        /// Where.
+        path: PathBuf,
+        /// Receipts that are not in the file.
+        missing: u64,
+        /// The first thing that the system said.
+        error: io::Error,
+    },
+}
+
+/// Writes receipts as they come.
+#[derive(Debug)]
+pub struct ReportWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+    missing: u64,
+    /// Receipts since the last flush; what is lost with a full disk.
+    unflushed: u64,
+    error: Option<io::Error>,
+}
+
+impl ReportWriter {
+    /// Begins the report, and the directory that it goes to.
+    ///
+    /// # Errors
+    /// [`ReportError::Create`].
+    pub fn create(path: &Path) -> Result<Self, ReportError> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let file = parent.map_or(Ok(()), fs::create_dir_all).and_then(|()| File::create(path));
+        let file = file.map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
+        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), missing: 0, unflushed: 0, error: None })
+    }
+
+    /// Adds a receipt.
+    pub fn add(&mut self, receipt: &Receipt) {
+        if self.error.is_some() {
+            self.missing += 1;
+            return;
+        }
+        self.unflushed += 1;
+        let written = serde_json::to_writer(&mut self.file, receipt).map_err(io::Error::from);
+        if let Err(error) = written.and_then(|()| self.file.write_all(b"\n")) {
+            self.fail(error);
+        } else if self.unflushed >= 256 {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        match self.file.flush() {
+            Ok(()) => self.unflushed = 0,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) {
+        self.missing += std::mem::take(&mut self.unflushed);
+        self.error.get_or_insert(error);
+    }
+
+    /// Ends the report.
+    ///
+    /// # Errors
+    /// [`ReportError::Incomplete`] with the first thing that went wrong.
+    pub fn finish(mut self) -> Result<PathBuf, ReportError> {
+        if self.error.is_none() {
+            self.flush();
+        }
+        match self.error {
+            None => Ok(self.path),
+            Some(error) => Err(ReportError::Incomplete { path: self.path, missing: self.missing, error }),
+        }
+    }
+}
+
+/// The summary that ends a run, a few lines.
+#[must_use]
+pub fn summary(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let count = display_count;
+    let how = match (outcome.stopped, outcome.failed_objects) {
+        (true, _) => "stopped",
+        (false, 0) => "done",
+        (false, _) => "finished with failures",
+    };
+    let took = display_duration(Duration::from_secs_f64(outcome.seconds.max(0.0)));
+    let _ = write!(
+        text,
+        "{how} in {took}: {} objects copied and proven ({}",
+        count(outcome.done_objects),
+        ByteSize(outcome.done_bytes)
+    );
+    if outcome.parts > 0 {
+        let _ = write!(text, " in {} parts", count(outcome.parts));
+    }
+    let _ = write!(text, "), {} left as they are", count(outcome.skipped_objects));
+    for (number, what) in [
+        (outcome.failed_objects, "failed"),
+        (outcome.stopped_objects, "not done"),
+        (outcome.excluded_objects, "excluded"),
+        (outcome.ignored, "ignored (links, special files)"),
+        (outcome.objects_with_losses, "with something not kept"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, ", {} {what}", count(number));
+        }
+    }
+    text.push('\n');
+    if !outcome.proofs.is_empty() {
+        let proofs: Vec<_> =
+            outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();
+        let _ = writeln!(text, "proven by: {}", proofs.join(", "));
+    }
+    let requests = outcome.requests;
+    let _ = writeln!(
+        text,
+        "requests: {} ({} throttled, {} sent again)",
+        count(requests.requests),
+        count(requests.throttled),
+        count(requests.retried)
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::receipt::Ending;
+
+    fn receipt() -> Receipt {
+        Receipt {
+            transfer: "t".into(),
+            source: "s3://a/k".into(),
+            source_version: None,
+            destination: "s3://b/k".into(),
+            size: 1,
+            route: None,
+            parts: 0,
+            attempts: 0,
+            seconds: 0.0,
+            at: jiff::Timestamp::UNIX_EPOCH,
+            ending: Ending::Stopped,
+            losses: vec![],
+        }
+    }
+
+    #[test]
+    fn receipts_are_lines_of_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/report.jsonl");
+        let mut writer = ReportWriter::create(&path).unwrap();
+        for _ in 0..1000 {
+            writer.add(&receipt());
+        }
+        writer.finish().unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 1000);
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!((&first["status"], &first["destination"]), (&"stopped".into(), &"s3://b/k".into()));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_is_missing() {
+        let mut writer = ReportWriter::create(Path::new("/dev/full")).unwrap();
+        for _ in 0..1000 {
+            writer.add(&receipt());
+        }
+        let message = writer.finish().unwrap_err().to_string();
+        assert!(message.contains("lacks 1000 receipts: No space left on device"), "{message}");
+    }
+
+    #[test]
+    fn a_path_that_can_not_be_written_is_told_at_once() {
+        let error = ReportWriter::create(Path::new("/proc/report.jsonl")).unwrap_err();
+        assert!(error.to_string().contains("choose another path"), "{error}");
+    }
+}
