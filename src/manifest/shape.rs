@@ -89,7 +89,17 @@ impl<'s> Shape<'s> {
         let schema = self.pick(node, field);
         match (kind_of(schema), &node.kind) {
             ("object", Kind::Map(entries)) => Some(self.object(entries, schema, at)),
-            ("array", Kind::List(items)) => Some(self.array(items, schema)),
+            ("array", Kind::List(items)) => {
+                if items.is_empty() && schema.get("minItems").is_some() {
+                    let message = format!("{} is empty", self.subject());
+                    self.refuse(
+                        at,
+                        message,
+                        format!("write for instance {}", example(self.last(), field)),
+                    );
+                }
+                Some(self.array(items, schema))
+            }
             ("string", Kind::Scalar { text, .. }) => self.string(text, schema, at),
             ("integer", Kind::Scalar { text, bare }) => self.integer(text, *bare, schema, at),
             ("boolean", Kind::Scalar { text, bare }) => self.boolean(text, *bare, at),
@@ -290,7 +300,7 @@ impl<'s> Shape<'s> {
             Kind::List(_) => "a list",
             Kind::Scalar { .. } | Kind::Refused => "text",
         };
-        let name = self.path.rsplit('.').next().unwrap_or_default();
+        let name = self.last();
         let remedy = match (kind_of(schema), name.ends_with(']')) {
             ("object", true) => "begin it with a field, as in `- name: value`".to_owned(),
             _ => format!("write for instance {}", example(name, field)),
@@ -298,10 +308,15 @@ impl<'s> Shape<'s> {
         self.refuse(at, format!("{} {wanted}, not {found}", self.subject()), remedy);
     }
 
+    /// The last field of the path.
+    fn last(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     fn subject(&self) -> String {
-        match self.path.rsplit('.').next() {
-            None | Some("") => "the manifest".to_owned(),
-            Some(name) => format!("`{name}`"),
+        match self.last() {
+            "" => "the manifest".to_owned(),
+            name => format!("`{name}`"),
         }
     }
 

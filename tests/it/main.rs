@@ -1,1 +1,3 @@
-#[test] fn t(){}
+//! One binary for all integration tests, so that the SDK is linked once.
+
+mod manifest;
