@@ -199,9 +199,8 @@ pub struct ToSection {
     pub encryption: Option<EncryptionSection>,
 }
 
+// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is loaded.
 /// `s3`, `kms` or `dsse` with S3's or the account's own key, or a mapping that names the key.
-///
-/// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is loaded.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EncryptionSection {

@@ -5,7 +5,7 @@ use super::{job, refused};
 fn jobs(transfers: &[(&str, &str)]) -> String {
     let mut text = "version: 1\ntransfers:\n".to_owned();
     for (from, to) in transfers {
-        text += &format!("  - {{from: {{{from}}}, to: {{{to}}}}}\n");
+        text.extend(["  - {from: {", from, "}, to: {", to, "}}\n"]);
     }
     text + "endpoints:\n  west: {region: us-west-2}\n  onprem: {url: http://ceph}\n"
 }
