@@ -1,4 +1,4 @@
-//! The manifest's JSON schema (draft 2020-12), for editors and for [`shape`](super::shape).
+//! The manifest's JSON schema (draft 2020-12), for editors and for the check of a manifest's shape.
 
 use std::sync::LazyLock;
 
