@@ -7,7 +7,7 @@
 //! ```
 //! No stage stops at the first mistake, and none gives up on what another one found: a field that does not fit is
 //! reported and left out, and the rest goes on. The places come from the tree, so the stages behind it only name
-//! the field (`transfers[0].parts.size`).
+//! the field (`transfers[0].parts.size`), and rules that compare fields keep quiet about those in doubt.
 //!
 //! The manifest is checked strictly because it runs unattended: a field that is misspelt and ignored is a filter
 //! that does not filter.
@@ -32,8 +32,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use self::check::check;
-use self::diagnose::Issue;
+use self::diagnose::{Doubts, Issue};
 pub use self::diagnose::{Finding, Problem, Problems};
 use self::file::ManifestFile;
 use self::job::Job;
@@ -91,12 +90,14 @@ pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) 
         let shaped = shape::check(&root, schema::shared());
         issues.extend(shaped.issues);
         secrets = shaped.secrets;
-        match serde_json::from_value::<ManifestFile>(shaped.value) {
+        match serde_yaml::from_value::<ManifestFile>(shaped.value) {
             Ok(file) => {
-                let mut built = build::build(file, &default_name(file_name));
-                built.findings.extend(check::check_with(&built.job, &built.indices));
+                let mut doubts = Doubts::new(issues.iter().map(|issue| &*issue.path));
+                let built = build::build(file, &default_name(file_name), &doubts);
+                doubts.extend(built.findings.iter().map(|finding| &*finding.path));
+                let broken = check::check_with(&built.job, &built.indices, &doubts);
                 let place = |finding| place(finding, &shaped.places);
-                issues.extend(built.findings.into_iter().map(place));
+                issues.extend(built.findings.into_iter().chain(broken).map(place));
                 if issues.is_empty() {
                     return Ok(built.job);
                 }

@@ -7,9 +7,8 @@ use clap::Args;
 use super::run::{Place, run};
 use super::{CliError, EndpointFlags, Exit, Output, plan};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
-use crate::manifest::check;
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Selection, Source, Symlinks, Transfer, When,
+    DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Selection, Source, Symlinks, Transfer, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::size::{ByteRate, ByteSize};

@@ -107,3 +107,133 @@ impl fmt::Display for Excluded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn globs(patterns: &[&str]) -> Vec<KeyGlob> {
+        patterns.iter().map(|pattern| pattern.parse().unwrap()).collect()
+    }
+
+    fn patterns(include: &[&str], exclude: &[&str]) -> Filter {
+        Filter::new(&Selection { include: globs(include), exclude: globs(exclude), ..Selection::default() })
+    }
+
+    fn admits(filter: &Filter, key: &str) -> bool {
+        filter.admits(key, 1, None, None).is_ok()
+    }
+
+    #[test]
+    fn stars_stop_at_slashes_and_double_stars_do_not() {
+        for (pattern, matching, other) in [
+            ("*.csv", &["a.csv", ".csv"][..], &["d/a.csv", "a.csv.gz", "a.CSV"][..]),
+            ("**/*.csv", &["a.csv", "d/a.csv", "d//e/a.csv"], &["a.csv/x"]),
+            ("tmp/**", &["tmp/a", "tmp/a/b", "tmp/"], &["tmp", "a/tmp/b", "tmpx/a"]),
+            ("**/tmp/**", &["tmp/a", "a/b/tmp/c"], &["atmp/b"]),
+            ("day=?/[a-c]{1,2}", &["day=1/a1", "day=9/c2"], &["day=10/a1", "day=//a1", "day=1/d1"]),
+            (r"\*\[x\]", &["*[x]"], &["ax", r"\*[x]"]),
+            ("**", &["a", "a/b", "ü/\n"], &[]),
+            ("**/*/", &["a/", "a/b/"], &["a", "a/b"]),
+        ] {
+            let filter = patterns(&[pattern], &[]);
+            for key in matching {
+                assert!(admits(&filter, key), "{pattern} should match {key}");
+            }
+            for key in other {
+                assert!(!admits(&filter, key), "{pattern} should not match {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_rule_is_named_and_exclude_wins() {
+        let filter = patterns(&["**/*.csv"], &["old/**"]);
+        let result = |key| filter.admits(key, 1, None, None);
+        assert_eq!(result("a.csv"), Ok(()));
+        assert_eq!(result("a.txt"), Err(Excluded::NotIncluded));
+        let excluded = result("old/a.csv").unwrap_err();
+        assert_eq!(excluded.to_string(), "matches the exclude pattern old/**");
+        assert!(admits(&Filter::default(), ""));
+    }
+
+    #[test]
+    fn bounds_are_exclusive_for_sizes_and_half_open_for_times() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (start, end) = (time("2026-01-01T00:00:00Z"), time("2026-02-01T00:00:00Z"));
+        let filter = Filter::new(&Selection {
+            larger_than: Some(ByteSize(10)),
+            smaller_than: Some(ByteSize(20)),
+            modified_after: Some(start),
+            modified_before: Some(end),
+            ..Selection::default()
+        });
+        let just_before = time("2026-01-31T23:59:59.999999999Z");
+        for (size, modified, result) in [
+            (11, Some(start), Ok(())),
+            (19, Some(just_before), Ok(())),
+            (10, Some(start), Err(Excluded::TooSmall(ByteSize(10)))),
+            (20, Some(start), Err(Excluded::TooLarge(ByteSize(20)))),
+            (15, Some(end), Err(Excluded::TooNew(end))),
+            (15, Some(time("2025-12-31T23:59:59Z")), Err(Excluded::TooOld(start))),
+            (15, None, Err(Excluded::ModifiedUnknown)),
+        ] {
+            assert_eq!(filter.admits("k", size, modified, None), result, "{size} {modified:?}");
+        }
+        let zero = Selection { larger_than: Some(ByteSize(0)), ..Selection::default() };
+        assert!(Filter::new(&zero).admits("k", 0, None, None).is_err());
+    }
+
+    #[test]
+    fn no_storage_class_is_standard() {
+        let classes = vec!["STANDARD".to_owned(), "GLACIER_IR".to_owned()];
+        let filter = Filter::new(&Selection { storage_classes: classes, ..Selection::default() });
+        for (class, admitted) in
+            [(None, true), (Some("STANDARD"), true), (Some("GLACIER_IR"), true), (Some("GLACIER"), false)]
+        {
+            assert_eq!(filter.admits("k", 1, None, class).is_ok(), admitted, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn directories_are_skipped_only_when_nothing_below_can_take_part() {
+        let filter = patterns(&[], &["target/**", "**/.git/**", "*.o", "keep/*", r"a\/**"]);
+        for (dir, skipped) in [
+            ("target/", true),
+            ("target/debug/", true),
+            ("x/.git/", true),
+            ("src/", false),
+            ("keep/", false),
+            ("a/", false),
+            ("", false),
+        ] {
+            assert_eq!(filter.skips_directory(dir), skipped, "{dir}");
+        }
+        assert!(patterns(&[], &["**"]).skips_directory(""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_skipped_directory_holds_nothing_that_is_admitted(
+            pattern in r"(\*\*/)?([a-b*?]{1,2}/|\{a,b\}/|\*\*/|\\/){0,3}(\*\*|[ab*]{1,2})",
+            dir in "([ab]{1,2}/){0,3}",
+            below in "([ab]{0,2}/){0,2}[ab]{0,2}",
+        ) {
+            let Ok(glob) = pattern.parse::<KeyGlob>() else { return Ok(()) };
+            let filter = Filter::new(&Selection { exclude: vec![glob], ..Selection::default() });
+            if filter.skips_directory(&dir) {
+                prop_assert!(!admits(&filter, &format!("{dir}{below}")), "{pattern} {dir} {below}");
+            }
+        }
+
+        #[test]
+        fn patterns_and_keys_of_any_kind_get_an_answer(pattern in any::<String>(), key in any::<String>()) {
+            if let Ok(glob) = pattern.parse::<KeyGlob>() {
+                let filter = Filter::new(&Selection { include: vec![glob], ..Selection::default() });
+                let _ = filter.admits(&key, 1, None, None);
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::diagnose::Finding;
+use super::diagnose::{Doubts, Finding};
 use super::file::{
     AssumeRoleSection, DefaultsSection, EncryptionName, EncryptionSection, EndpointSection, FromSection,
     KeysSection, ManifestFile, PartsSection, PreserveSection, ToSection, TransferSection,
@@ -32,8 +32,8 @@ pub(super) struct Built {
 }
 
 /// Reads what the file says. `default_name` names the job when the file does not.
-pub(super) fn build(file: ManifestFile, default_name: &str) -> Built {
-    let mut reader = Reader { findings: Vec::new() };
+pub(super) fn build(file: ManifestFile, default_name: &str, doubts: &Doubts) -> Built {
+    let mut reader = Reader { doubts, findings: Vec::new() };
     let mut endpoints = BTreeMap::from([(DEFAULT_ENDPOINT.to_owned(), Endpoint::default())]);
     for (name, section) in file.endpoints.unwrap_or_default() {
         let endpoint = reader.endpoint(&name, section);
@@ -59,7 +59,8 @@ pub(super) fn build(file: ManifestFile, default_name: &str) -> Built {
     Built { job: Job { name, endpoints, transfers, limits, report }, indices, findings: reader.findings }
 }
 
-struct Reader {
+struct Reader<'d> {
+    doubts: &'d Doubts,
     findings: Vec<Finding>,
 }
 
@@ -68,7 +69,7 @@ trait Explain {
     fn explain(&self) -> (String, String);
 }
 
-impl Reader {
+impl Reader<'_> {
     fn refuse(&mut self, path: &str, message: impl Display, remedy: impl Display) {
         let (message, remedy) = (message.to_string(), remedy.to_string());
         self.findings.push(Finding { path: path.to_owned(), message, remedy });
@@ -94,7 +95,7 @@ impl Reader {
         let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
         Endpoint {
             name: name.to_owned(),
-            url: section.url.map(|url| url.strip_suffix('/').map_or(url.clone(), str::to_owned)),
+            url: section.url.map(without_slash),
             region: section.region,
             path_style: section.path_style,
             profile: section.profile,
@@ -188,6 +189,7 @@ impl Reader {
                 self.refuse(path, "`from` has both `s3` and `files`", "make two transfers of it");
                 None
             }
+            (None, None) if self.doubts.about(path) => None,
             (None, None) => {
                 let remedy = "add `s3: s3://bucket/prefix/` or `files: ./directory`";
                 self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
@@ -244,6 +246,7 @@ impl Reader {
                 self.refuse(path, "`encryption` has both `kms` and `dsse`", "keep one of them");
                 None
             }
+            (None, None) if self.doubts.about(path) => None,
             (None, None) => {
                 let remedy = "add `kms:` with the key's ARN, or write `encryption: kms`";
                 self.refuse(path, "`encryption` names no key", remedy);
@@ -276,6 +279,14 @@ impl Reader {
             size: text("size", |parts| &parts.size).map_or(PartSize::Auto, PartSize::Exactly),
             threshold: text("threshold", |parts| &parts.threshold).unwrap_or(Parts::default().threshold),
         }
+    }
+}
+
+/// `https://host/` is `https://host`; what is no URL is left to the rules.
+fn without_slash(url: String) -> String {
+    match url.strip_suffix('/') {
+        Some(stripped) if !stripped.ends_with('/') => stripped.to_owned(),
+        _ => url,
     }
 }
 
@@ -340,7 +351,11 @@ impl Explain for GlobError {
                 let relative = text.trim_start_matches("s3://").trim_start_matches(['.', '/']);
                 format!("write it from there, for instance `{relative}`")
             }
-            Self::Directory(text) => format!("write `{text}**`"),
+            Self::Directory(text) => {
+                let dir = text.trim_end_matches(['*', '/']);
+                let below = if dir.is_empty() { "**".to_owned() } else { format!("{dir}/**") };
+                format!("write `{below}` for everything below it, or `**/*/` for all marker objects")
+            }
             Self::Syntax { .. } => "put a `\\` before a character that stands for itself".to_owned(),
         };
         (self.to_string(), remedy)

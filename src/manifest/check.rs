@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::diagnose::Finding;
+use super::diagnose::{Doubts, Finding};
 use super::job::{
     AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider, Selection,
     Source, Transfer,
@@ -34,12 +34,19 @@ const STORAGE_CLASSES: [&str; 12] = [
 /// those of a manifest.
 #[must_use]
 pub fn check(job: &Job) -> Vec<Finding> {
-    check_with(job, &(0..job.transfers.len()).collect::<Vec<_>>())
+    let indices: Vec<_> = (0..job.transfers.len()).collect();
+    let mut findings = check_with(job, &indices, &Doubts::default());
+    if job.transfers.is_empty() {
+        let (path, message) = ("transfers".to_owned(), "there is nothing to transfer".to_owned());
+        findings.push(Finding { path, message, remedy: "name a source and a destination".to_owned() });
+    }
+    findings
 }
 
-/// [`check`], where `indices` tells for each transfer which one of the manifest it is.
-pub(super) fn check_with(job: &Job, indices: &[usize]) -> Vec<Finding> {
-    let mut rules = Rules { job, findings: Vec::new() };
+/// [`check`] of what could be read of a manifest, where `indices` tells for each transfer which one of the file
+/// it is. That there is none may then have another reason, which was reported.
+pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<Finding> {
+    let mut rules = Rules { job, doubts, findings: Vec::new() };
     rules.name("name", &job.name);
     for (name, endpoint) in &job.endpoints {
         rules.endpoint(&format!("endpoints.{name}"), name, endpoint);
@@ -54,12 +61,13 @@ pub(super) fn check_with(job: &Job, indices: &[usize]) -> Vec<Finding> {
         }
         rules.transfer(&path, transfer);
     }
-    overlap::check(job, indices, &mut rules.findings);
+    overlap::check(job, indices, doubts, &mut rules.findings);
     rules.findings
 }
 
 struct Rules<'j> {
     job: &'j Job,
+    doubts: &'j Doubts,
     findings: Vec<Finding>,
 }
 
@@ -88,7 +96,8 @@ impl<'j> Rules<'j> {
         if let Some((message, remedy)) = endpoint.url.as_deref().and_then(url_mistake) {
             self.refuse(&format!("{path}.url"), message, remedy);
         }
-        if endpoint.url.is_none() && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
+        let aws = endpoint.url.is_none() && !self.doubts.about(&format!("{path}.url"));
+        if aws && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
             let message = "without `url` this endpoint is AWS, not another provider";
             self.refuse(&format!("{path}.provider"), message, "add the server's `url`");
         }
@@ -134,10 +143,6 @@ impl<'j> Rules<'j> {
         if let Some(path) = json {
             self.local_path("report.json", &LocalPath(path.clone()));
         }
-        if self.job.transfers.is_empty() {
-            let remedy = "add one: `- {from: {s3: s3://lake-prod/}, to: {s3: s3://lake-dr/}}`";
-            self.refuse("transfers", "there is nothing to transfer", remedy);
-        }
     }
 
     fn transfer(&mut self, path: &str, transfer: &Transfer) {
@@ -145,13 +150,17 @@ impl<'j> Rules<'j> {
         let from =
             transfer.from.s3().and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
         let to = self.known(&format!("{path}.to.endpoint"), &transfer.to.endpoint);
-        if let (Some(from), Some(to)) = (from, to) {
+        let sure = |endpoint: &&Endpoint| !self.doubts.about(&format!("endpoints.{}", endpoint.name));
+        let sure = [from, to].iter().flatten().all(sure)
+            && !self.doubts.about(&format!("{path}.from.endpoint"))
+            && !self.doubts.about(&format!("{path}.to.endpoint"));
+        if let (Some(from), Some(to), true) = (from, to, sure) {
             self.one_server(path, from, to);
         }
-        let aws_source = from.is_none_or(Endpoint::is_aws);
+        let aws = |endpoint: Option<&Endpoint>| sure && endpoint.is_some_and(Endpoint::is_aws);
         self.source(&format!("{path}.from"), &transfer.from);
-        self.selection(&format!("{path}.from"), transfer, aws_source);
-        self.destination(&format!("{path}.to"), transfer, to.is_none_or(Endpoint::is_aws));
+        self.selection(&format!("{path}.from"), transfer, aws(from));
+        self.destination(&format!("{path}.to"), transfer, aws(to));
         self.parts(&format!("{path}.parts"), transfer);
         self.keys(&format!("{path}.keys"), transfer);
     }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
 use thiserror::Error;
@@ -58,6 +58,28 @@ pub(super) struct Issue {
     pub path: String,
     pub message: String,
     pub remedy: String,
+}
+
+/// The fields of which something was refused already. What a rule sees there is a default and not what was typed,
+/// so it had better say nothing.
+#[derive(Debug, Default)]
+pub(super) struct Doubts(BTreeSet<String>);
+
+impl Doubts {
+    pub(super) fn new<'p>(paths: impl IntoIterator<Item = &'p str>) -> Self {
+        Self(paths.into_iter().map(str::to_owned).collect())
+    }
+
+    pub(super) fn extend<'p>(&mut self, paths: impl IntoIterator<Item = &'p str>) {
+        self.0.extend(paths.into_iter().map(str::to_owned));
+    }
+
+    /// Whether the field, or anything inside it, was refused.
+    pub(super) fn about(&self, path: &str) -> bool {
+        let from = self.0.range::<str, _>((Bound::Included(path), Bound::Unbounded));
+        let mut inside = from.map_while(|refused| refused.strip_prefix(path));
+        inside.any(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    }
 }
 
 /// How much of a text from the file is repeated in a message, in characters.
@@ -211,4 +233,34 @@ fn blot(source: &str, secrets: &[Range<usize>]) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubt_is_about_a_field_and_what_is_inside() {
+        let doubts = Doubts::new(["transfers[1].from", "transfers[10]", "transfers[1].from2.x"]);
+        for (path, doubtful) in [
+            ("transfers[1].from", true),
+            ("transfers[1]", true),
+            ("transfers", true),
+            ("transfers[10]", true),
+            ("transfers[0]", false),
+            ("transfers[1].from.s3", false),
+            ("transfers[1].fro", false),
+        ] {
+            assert_eq!(doubts.about(path), doubtful, "{path}");
+        }
+    }
+
+    #[test]
+    fn blotting_keeps_places() {
+        let source = "a: hunter2 ü\nurl: http://me:pässword@host/a@b\nto: s3://a@b/";
+        let secret = source.find("hunter2").map(|at| at..at + 7).unwrap();
+        let blotted = blot(source, std::slice::from_ref(&secret));
+        assert_eq!(blotted, "a: ******* ü\nurl: http://************@host/a@b\nto: s3://a@b/");
+        assert_eq!(blotted.len(), source.len());
+    }
 }

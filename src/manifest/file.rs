@@ -4,9 +4,9 @@
 //! manifest's tree is checked against, so what an editor underlines and what the program refuses can't drift
 //! apart. The texts below are what an editor shows on hover.
 //!
-//! Every field is optional here, also the required ones: [`shape`](super::shape) reports what is missing with its
+//! Every field is optional here, also the required ones: the check of the shape reports what is missing with its
 //! place, and what is left still loads, so that one pass finds the mistakes of meaning too. Values with a syntax
-//! of their own (sizes, times, locations, globs) stay text until [`build`](super::build) reads them.
+//! of their own (sizes, times, locations, globs) stay text until the job is built.
 
 use std::collections::BTreeMap;
 
@@ -199,9 +199,8 @@ pub struct ToSection {
     pub encryption: Option<EncryptionSection>,
 }
 
+// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is loaded.
 /// `s3`, `kms` or `dsse` with S3's or the account's own key, or a mapping that names the key.
-///
-/// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is loaded.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EncryptionSection {

@@ -28,8 +28,8 @@ pub enum GlobError {
     /// Keys are matched behind the source's prefix, and that never begins with a slash or a scheme.
     #[error("`{0}` can't match: patterns are compared with the key behind the source's prefix")]
     Anchored(String),
-    /// A directory, as in `.gitignore`; in S3 that is only the marker object.
-    #[error("`{0}` matches only a marker object of that name, not what is below it")]
+    /// A directory, as in `.gitignore`; in S3 there is only a marker object of that name.
+    #[error("`{0}` names a directory, and keys have none: it would match only a marker object")]
     Directory(String),
     /// The syntax is wrong.
     #[error("`{pattern}` is not a glob: {reason}")]
@@ -79,7 +79,8 @@ impl FromStr for KeyGlob {
         if text.starts_with('/') || text.starts_with("./") || text.starts_with("s3://") {
             return Err(GlobError::Anchored(text.to_owned()));
         }
-        if text.ends_with('/') && !text.ends_with("*/") {
+        // `*/` is how all marker objects are meant; what a glob library makes of `**/` at the end is anybody's guess.
+        if text.ends_with('/') && (!text.ends_with("*/") || text.ends_with("**/")) {
             return Err(GlobError::Directory(text.to_owned()));
         }
         let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();

@@ -142,7 +142,7 @@ impl<'s> Reader<'s> {
 
     fn node(&mut self, event: Event<'s>, at: Range<usize>, depth: usize) -> Result<Node, Stop> {
         if depth > MAX_DEPTH {
-            self.refuse(at, "nested too deeply for a manifest", "see `s3haul schema` for the fields");
+            self.too_deep(at);
             return Err(Stop);
         }
         self.decorations(&event, &at);
@@ -305,23 +305,31 @@ impl<'s> Reader<'s> {
 
     /// The parser's words name its rules; the remedy guesses the habit behind them.
     fn syntax_error(&mut self, error: &ScanError) {
-        let at = self.byte(error.marker().index());
+        let mut at = self.byte(error.marker().index());
+        if error.info().contains("recursion limit") {
+            return self.too_deep(at..at + 1);
+        }
         let line_start = self.text[..at].rfind('\n').map_or(0, |at| at + 1);
         let line = self.text[line_start..].lines().next().unwrap_or_default();
-        let rest = &self.text[at..];
         let blanks = &line[..line.len() - line.trim_start().len()];
-        let remedy = if rest.starts_with('*') {
-            "a value can't begin with `*` in YAML: quote the pattern, \"*…\""
-        } else if blanks.contains('\t') {
+        let (before, rest) = self.text.split_at(at);
+        let remedy = if let Some(tab) = blanks.find('\t') {
+            at = line_start + tab;
             "indent with spaces: YAML allows no tabs there"
-        } else if self.text[..at].ends_with("${") || rest.starts_with('{') && self.text[..at].ends_with('$') {
+        } else if rest.starts_with('*') {
+            "a value can't begin with `*` in YAML: quote the pattern, \"*…\""
+        } else if before.ends_with("${") || (before.ends_with('$') && rest.starts_with('{')) {
             "inside { } and [ ] a variable needs quotes: \"${NAME}\""
         } else if rest.starts_with(['@', '`', '%']) {
             "a value can't begin with this character in YAML: put it in quotes"
         } else {
             "look at the indentation and the quotes of this line and the one above"
         };
-        let message = format!("not YAML: {}", error.info());
-        self.refuse(at..at + rest.chars().next().map_or(0, char::len_utf8), message, remedy);
+        let width = self.text[at..].chars().next().map_or(0, char::len_utf8);
+        self.refuse(at..at + width, format!("not YAML: {}", error.info()), remedy);
+    }
+
+    fn too_deep(&mut self, at: Range<usize>) {
+        self.refuse(at, "nested too deeply for a manifest", "see `s3haul schema` for the fields");
     }
 }

@@ -12,7 +12,7 @@
 //! Two buckets are one when their names and their servers are equal. An access point is not resolved, so that a
 //! bucket and its access point count as two.
 
-use super::diagnose::Finding;
+use super::diagnose::{Doubts, Finding};
 use super::job::{Endpoint, Job, Source, Transfer};
 use crate::location::BucketName;
 
@@ -41,10 +41,17 @@ impl Region<'_> {
     }
 }
 
-/// Adds a finding for each transfer that may write into its own source, or where another one writes.
-pub(super) fn check(job: &Job, indices: &[usize], findings: &mut Vec<Finding>) {
+/// Adds a finding for each transfer that may write into its own source, or where another one writes. Transfers of
+/// which something could not be read are left out.
+pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mut Vec<Finding>) {
+    if doubts.about("endpoints") {
+        return;
+    }
     let mut written = Vec::new();
     for (transfer, index) in job.transfers.iter().zip(indices) {
+        if doubts.about(&format!("transfers[{index}]")) {
+            continue;
+        }
         let Some(target) = write_region(job, transfer) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! The manifest's JSON schema (draft 2020-12), for editors and for [`shape`](super::shape).
+//! The manifest's JSON schema (draft 2020-12), for editors and for the check of a manifest's shape.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::file::ManifestFile;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null));
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(tidy));
     settings.into_generator().into_root_schema_for::<ManifestFile>().to_value()
 });
 
@@ -26,11 +26,15 @@ pub(super) fn shared() -> &'static Value {
 }
 
 /// `Option` makes schemars allow `null`, but a field without a value is a mistake in a manifest: either it is a
-/// line that was not finished or a default that is not what the reader expects.
-fn without_null(schema: &mut Schema) {
+/// line that was not finished or a default that is not what the reader expects. And the line breaks of the doc
+/// comments mean nothing on hover.
+fn tidy(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;
     };
+    if let Some(Value::String(text)) = object.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
     if let Some(Value::Array(types)) = object.get_mut("type") {
         types.retain(|kind| kind != "null");
         if let [kind] = types.as_slice() {

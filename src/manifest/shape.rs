@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde_json::{Map, Value};
+use serde_yaml::{Mapping, Value as Yaml};
 
 use super::diagnose::Issue;
 use super::node::{Entry, Kind, Node};
@@ -14,7 +15,7 @@ use super::node::{Entry, Kind, Node};
 /// What is left of the tree.
 pub(super) struct Shaped {
     /// Fits the schema, except that fields may be missing.
-    pub value: Value,
+    pub value: Yaml,
     /// By path: what to underline for a mistake in the field's meaning.
     pub places: BTreeMap<String, Range<usize>>,
     pub issues: Vec<Issue>,
@@ -31,7 +32,7 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
         secrets: Vec::new(),
         path: String::new(),
     };
-    let value = shape.value(root, schema, &root.at).unwrap_or_else(|| Value::Object(Map::new()));
+    let value = shape.value(root, schema, &root.at).unwrap_or_else(|| Yaml::Mapping(Mapping::new()));
     Shaped { value, places: shape.places, issues: shape.issues, secrets: shape.secrets }
 }
 
@@ -68,7 +69,7 @@ struct Shape<'s> {
 
 impl<'s> Shape<'s> {
     /// The value of `node`, or `None` when it does not fit. `at` is what to underline.
-    fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Value> {
+    fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Yaml> {
         self.places.insert(self.path.clone(), at.clone());
         if matches!(node.kind, Kind::Refused) {
             return None;
@@ -82,7 +83,13 @@ impl<'s> Shape<'s> {
         let schema = self.pick(node, field);
         match (kind_of(schema), &node.kind) {
             ("object", Kind::Map(entries)) => Some(self.object(entries, schema, at)),
-            ("array", Kind::List(items)) => Some(self.array(items, schema)),
+            ("array", Kind::List(items)) => {
+                if items.is_empty() && schema.get("minItems").is_some() {
+                    let message = format!("{} is empty", self.subject());
+                    self.refuse(at, message, format!("write for instance {}", example(self.last(), field)));
+                }
+                Some(self.array(items, schema))
+            }
             ("string", Kind::Scalar { text, .. }) => self.string(text, schema, at),
             ("integer", Kind::Scalar { text, bare }) => self.integer(text, *bare, schema, at),
             ("boolean", Kind::Scalar { text, bare }) => self.boolean(text, *bare, at),
@@ -107,10 +114,10 @@ impl<'s> Shape<'s> {
         resolved.find(|choice| (kind_of(choice) == "object") == wants_object).unwrap_or(schema)
     }
 
-    fn object(&mut self, entries: &[Entry], schema: &'s Value, at: &Range<usize>) -> Value {
+    fn object(&mut self, entries: &[Entry], schema: &'s Value, at: &Range<usize>) -> Yaml {
         let properties = schema.get("properties").and_then(Value::as_object);
         let any = schema.get("additionalProperties").filter(|any| any.is_object());
-        let mut out = Map::new();
+        let mut out = Mapping::new();
         let mut meant = Vec::new();
         let base = self.path.len();
         for entry in entries {
@@ -127,7 +134,7 @@ impl<'s> Shape<'s> {
                     };
                     let value = self.value(&entry.value, schema, underline);
                     if let Some(value) = value.or_else(|| self.hollow(&entry.value, schema, any)) {
-                        out.insert(entry.key.clone(), value);
+                        out.insert(Yaml::from(entry.key.as_str()), value);
                     }
                 }
                 None => meant.extend(self.unknown(entry, properties)),
@@ -142,13 +149,13 @@ impl<'s> Shape<'s> {
                 self.refuse(at, message, format!("add {}", example(name, field)));
             }
         }
-        Value::Object(out)
+        Yaml::Mapping(out)
     }
 
     /// An entry of `endpoints` that does not fit still exists, or its uses would look like mistakes too.
-    fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Value> {
+    fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
         let schema = self.pick(node, schema);
-        (any.is_some() && kind_of(schema) == "object").then(|| Value::Object(Map::new()))
+        (any.is_some() && kind_of(schema) == "object").then(|| Yaml::Mapping(Mapping::new()))
     }
 
     /// Reports a field that is not there, and tells which one was probably meant.
@@ -175,7 +182,7 @@ impl<'s> Shape<'s> {
         meant
     }
 
-    fn array(&mut self, items: &[Node], schema: &'s Value) -> Value {
+    fn array(&mut self, items: &[Node], schema: &'s Value) -> Yaml {
         let element = schema.get("items").unwrap_or(&Value::Null);
         let mut out = Vec::new();
         let base = self.path.len();
@@ -184,17 +191,17 @@ impl<'s> Shape<'s> {
             self.path.extend(["[", &out.len().to_string(), "]"]);
             let value = self.value(node, element, &node.at);
             let hollow =
-                || (kind_of(self.pick(node, element)) == "object").then(|| Value::Object(Map::new()));
+                || (kind_of(self.pick(node, element)) == "object").then(|| Yaml::Mapping(Mapping::new()));
             out.extend(value.or_else(hollow));
             self.path.truncate(base);
         }
-        Value::Array(out)
+        Yaml::Sequence(out)
     }
 
-    fn string(&mut self, text: &str, schema: &Value, at: &Range<usize>) -> Option<Value> {
+    fn string(&mut self, text: &str, schema: &Value, at: &Range<usize>) -> Option<Yaml> {
         let choices = choices(schema);
         if choices.is_empty() || choices.contains(&text) {
-            return Some(Value::from(text));
+            return Some(Yaml::from(text));
         }
         let message = format!("{} can't be `{text}`", self.subject());
         let remedy = match closest(text, choices.iter().copied()) {
@@ -205,7 +212,7 @@ impl<'s> Shape<'s> {
         None
     }
 
-    fn integer(&mut self, text: &str, bare: bool, schema: &Value, at: &Range<usize>) -> Option<Value> {
+    fn integer(&mut self, text: &str, bare: bool, schema: &Value, at: &Range<usize>) -> Option<Yaml> {
         let number = text.parse::<u64>().ok().filter(|number| bare && number.to_string() == text);
         let bound = |name| schema.get(name).and_then(Value::as_u64);
         let fits = |number: &u64| {
@@ -214,7 +221,7 @@ impl<'s> Shape<'s> {
                 && bound("const").is_none_or(|only| *number == only)
         };
         if let Some(number) = number.filter(fits) {
-            return Some(Value::from(number));
+            return Some(Yaml::from(number));
         }
         let message = match number {
             Some(_) => format!("{} can't be {text}", self.subject()),
@@ -233,10 +240,10 @@ impl<'s> Shape<'s> {
         None
     }
 
-    fn boolean(&mut self, text: &str, bare: bool, at: &Range<usize>) -> Option<Value> {
+    fn boolean(&mut self, text: &str, bare: bool, at: &Range<usize>) -> Option<Yaml> {
         match text {
-            "true" if bare => return Some(Value::Bool(true)),
-            "false" if bare => return Some(Value::Bool(false)),
+            "true" if bare => return Some(Yaml::Bool(true)),
+            "false" if bare => return Some(Yaml::Bool(false)),
             _ => {}
         }
         let remedy = match text.to_ascii_lowercase().as_str() {
@@ -262,7 +269,7 @@ impl<'s> Shape<'s> {
             Kind::List(_) => "a list",
             Kind::Scalar { .. } | Kind::Refused => "text",
         };
-        let name = self.path.rsplit('.').next().unwrap_or_default();
+        let name = self.last();
         let remedy = match (kind_of(schema), name.ends_with(']')) {
             ("object", true) => "begin it with a field, as in `- name: value`".to_owned(),
             _ => format!("write for instance {}", example(name, field)),
@@ -270,10 +277,15 @@ impl<'s> Shape<'s> {
         self.refuse(at, format!("{} {wanted}, not {found}", self.subject()), remedy);
     }
 
+    /// The last field of the path.
+    fn last(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     fn subject(&self) -> String {
-        match self.path.rsplit('.').next() {
-            None | Some("") => "the manifest".to_owned(),
-            Some(name) => format!("`{name}`"),
+        match self.last() {
+            "" => "the manifest".to_owned(),
+            name => format!("`{name}`"),
         }
     }
 

@@ -97,3 +97,103 @@ impl Template {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(strip: Option<&str>, rename: Option<&str>, add: Option<&str>) -> KeyMap {
+        KeyMap {
+            strip_prefix: strip.map(str::to_owned),
+            add_prefix: add.map(str::to_owned),
+            rename: rename.map(|text| text.parse().unwrap()),
+        }
+    }
+
+    fn key(text: &str) -> ObjectKey {
+        ObjectKey::new(text).unwrap()
+    }
+
+    fn mapped(map: &KeyMap, to: &str, relative: &str) -> String {
+        map.destination_key(&key(to), relative, 42).unwrap().to_string()
+    }
+
+    #[test]
+    fn keys_go_below_the_destination_or_are_exact() {
+        let plain = KeyMap::default();
+        for (to, relative, expected) in [
+            ("ev2/", "2026/x", "ev2/2026/x"),
+            ("", "2026/x", "2026/x"),
+            ("ev2/", "", "ev2/"),
+            ("ev2/", "/x", "ev2//x"),
+            ("exact", "name", "exact"),
+        ] {
+            assert_eq!(mapped(&plain, to, relative), expected);
+        }
+    }
+
+    #[test]
+    fn strip_then_rename_then_add() {
+        let all = map(Some("raw/"), Some("{dir}{stem}-{size}{ext}"), Some("2025/"));
+        assert_eq!(mapped(&all, "cold/", "raw/cam/a.tar.gz"), "cold/2025/cam/a.tar-42.gz");
+        assert_eq!(mapped(&all, "", "raw/.profile"), "2025/.profile-42");
+        assert_eq!(mapped(&map(None, Some("{{{key}}}"), None), "", "a"), "{a}");
+        assert_eq!(mapped(&map(None, Some("v1/{dir}{name}"), None), "", "x/y"), "v1/x/y");
+    }
+
+    #[test]
+    fn keys_that_can_not_be_mapped_are_named() {
+        let strip = map(Some("raw/"), None, None);
+        let error =
+            |map: &KeyMap, to: &str, relative: &str| map.destination_key(&key(to), relative, 0).unwrap_err();
+        let missing = error(&strip, "to/", "other/x");
+        assert_eq!(
+            missing.to_string(),
+            "`other/x` does not begin with `raw/`, which keys.strip_prefix takes off"
+        );
+        assert_eq!(error(&strip, "", "raw/"), RemapError::Empty("raw/".to_owned()));
+        let long = "k".repeat(1024);
+        assert!(matches!(error(&KeyMap::default(), "a/", &long), RemapError::TooLong(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_of_a_name_make_the_name(relative in "[a-c./]{1,12}") {
+            let whole = map(None, Some("{dir}{stem}{ext}"), None);
+            prop_assert_eq!(mapped(&whole, "to/", &relative), format!("to/{relative}"));
+        }
+
+        #[test]
+        fn order_is_kept_where_it_is_promised(
+            mut relatives in prop::collection::btree_set("p/[ -~ü]{0,6}", 2..8),
+            strip in prop::option::of(Just("p/")),
+            add in prop::option::of("[ -~]{1,4}"),
+            rename in prop::option::of(prop::sample::select(vec!["{key}", "x{key}", "{key}x", "{dir}{name}", "{name}{dir}"])),
+        ) {
+            let map = map(strip, rename, add.as_deref());
+            relatives.remove("p/");
+            let keys: Vec<_> = relatives.iter().map(|relative| mapped(&map, "to/", relative)).collect();
+            if map.preserves_order() {
+                prop_assert!(keys.is_sorted(), "{keys:?}");
+            }
+            let fixed = format!("to/{}", map.fixed_prefix());
+            prop_assert!(keys.iter().all(|key| key.starts_with(&fixed)), "{:?} {}", keys, fixed);
+        }
+    }
+
+    #[test]
+    fn only_fixed_text_before_the_key_keeps_the_order() {
+        for (rename, kept) in [
+            ("{key}", true),
+            ("a/{key}", true),
+            ("{key}.bak", false),
+            ("{size}/{key}", false),
+            ("{dir}{name}", false),
+        ] {
+            assert_eq!(map(Some("x"), Some(rename), Some("y")).preserves_order(), kept, "{rename}");
+        }
+        assert!(KeyMap::default().preserves_order());
+    }
+}

@@ -4,4 +4,5 @@
 //! what they test.
 
 mod copy;
+mod manifest;
 mod world;

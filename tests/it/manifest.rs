@@ -1,0 +1,74 @@
+//! Manifests: what they become, and what is said about those that are wrong.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
+
+mod examples;
+mod hostile;
+mod meaning;
+mod overlap;
+mod syntax;
+
+use s3haul::manifest::job::Job;
+use s3haul::manifest::{self, Problems};
+
+/// Marks in a test's YAML where a problem is expected to stand.
+const MARK: char = '⟦';
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "BUCKET" => Some("lake-prod".to_owned()),
+        "IN_FLIGHT" => Some("64".to_owned()),
+        "SINCE" | "REPLICATE_SINCE" => Some("2026-01-01T00:00:00Z".to_owned()),
+        "EXPORT_DATE" => Some("2026-01-31".to_owned()),
+        "REPLICA_ACCOUNT" => Some("111122223333".to_owned()),
+        "RGW_URL" => Some("https://rgw.example.internal".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "TRICK" => Some("a, include: [\"x\"]\nversion: 2".to_owned()),
+        _ => None,
+    }
+}
+
+fn parse(text: &str) -> Result<Job, Problems> {
+    manifest::parse(text, "job.yaml", &env)
+}
+
+fn job(text: &str) -> Job {
+    parse(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// A manifest with one plain transfer, and `fields` behind it at the top level.
+fn with(fields: &str) -> String {
+    format!("version: 1\ntransfers:\n  - {{from: {{s3: s3://src/}}, to: {{s3: s3://dst/}}}}\n{fields}")
+}
+
+/// A manifest whose one transfer consists of `fields`, indented by four.
+fn transfer(fields: &str) -> String {
+    format!("version: 1\ntransfers:\n  - name: t\n    {}\n", fields.trim().replace('\n', "\n    "))
+}
+
+/// Asserts that exactly the problems in `expected` (path, part of the message, part of the remedy) are found, in
+/// this order and at the marks.
+#[track_caller]
+fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
+    let mut places = Vec::new();
+    let (mut line, mut column, mut text) = (1, 1, String::new());
+    for c in marked.chars() {
+        match c {
+            MARK => places.push((line, column)),
+            '\n' => (line, column) = (line + 1, 1),
+            _ => column += 1,
+        }
+        if c != MARK {
+            text.push(c);
+        }
+    }
+    let problems = parse(&text).expect_err("should be refused");
+    let found: Vec<_> = problems.as_slice().iter().map(|problem| (problem.line, problem.column)).collect();
+    assert_eq!(found, places, "places in\n{problems}");
+    for (problem, (path, message, remedy)) in problems.as_slice().iter().zip(expected) {
+        assert_eq!(problem.path, *path, "path in\n{problems}");
+        assert!(problem.message.contains(message), "no `{message}` in `{}`", problem.message);
+        assert!(problem.remedy.contains(remedy), "no `{remedy}` in `{}`", problem.remedy);
+    }
+    assert_eq!(problems.as_slice().len(), expected.len(), "{problems}");
+}

@@ -1,0 +1,139 @@
+//! Which jobs may overwrite what was not meant.
+
+use super::{job, refused};
+
+fn jobs(transfers: &[(&str, &str)]) -> String {
+    let mut text = "version: 1\ntransfers:\n".to_owned();
+    for (from, to) in transfers {
+        text.extend(["  - {from: {", from, "}, to: {", to, "}}\n"]);
+    }
+    text + "endpoints:\n  west: {region: us-west-2}\n  onprem: {url: http://ceph}\n"
+}
+
+#[track_caller]
+fn alone(from: &str, to: &str, message: &str, remedy: &str) {
+    refused(&jobs(&[(from, to)]), &[("transfers[0].to.s3", message, remedy)]);
+}
+
+#[track_caller]
+fn together(first: (&str, &str), second: (&str, &str), message: &str, remedy: &str) {
+    refused(&jobs(&[first, second]), &[("transfers[1].to.s3", message, remedy)]);
+}
+
+#[test]
+fn a_transfer_does_not_write_into_its_source() {
+    alone("s3: s3://b01/a/", "s3: ⟦s3://b01/a/", "onto itself: a prefix", "another bucket");
+    alone("s3: s3://b01/a", "s3: ⟦s3://b01/a", "onto itself: an object", "another bucket");
+    alone("s3: s3://b01/x/a", "s3: ⟦s3://b01/x/", "onto itself: an object", "another bucket");
+    alone("s3: s3://b01/", "s3: ⟦s3://b01/old/", "copied again", "exclude: [\"old/**\"]");
+    alone("s3: s3://b01/a/", "s3: ⟦s3://b01/", "could be overwritten", "exclude: [\"a/**\"]");
+    alone("s3: s3://b01/", "s3: ⟦s3://b01/, endpoint: west", "onto itself", "");
+}
+
+#[test]
+fn a_transfer_may_write_beside_its_source() {
+    for (from, to) in [
+        ("s3: s3://b01/a/", "s3: s3://b01/b/"),
+        ("s3: s3://b01/a/", "s3: s3://b01/ab/"),
+        ("s3: s3://b01/a/x", "s3: s3://b01/a/y"),
+        ("s3: s3://b01/a/x", "s3: s3://b01/"),
+        ("s3: s3://b01/a, version: v1", "s3: s3://b01/a"),
+        ("s3: s3://b01/, exclude: [\"old/**\"]", "s3: s3://b01/old/"),
+        ("s3: s3://b01/, exclude: [\"**\"]", "s3: s3://b01/old/"),
+        ("s3: s3://b01/a/, exclude: [\"a/**\"]", "s3: s3://b01/"),
+        ("s3: s3://b01/a/", "s3: s3://b02/a/"),
+    ] {
+        job(&jobs(&[(from, to)]));
+    }
+    let moved = jobs(&[("s3: s3://b01/a/", "s3: s3://b01/")]).replace("}}\n", "}, keys: {add_prefix: b/}}\n");
+    job(&moved);
+}
+
+#[test]
+fn two_transfers_do_not_write_the_same_keys() {
+    together(
+        ("s3: s3://a01/", "s3: s3://d01/"),
+        ("s3: s3://b01/", "s3: ⟦s3://d01/"),
+        "both write to s3://d01/",
+        "own",
+    );
+    together(
+        ("s3: s3://a01/", "s3: s3://d01/"),
+        ("s3: s3://b01/", "s3: ⟦s3://d01/x/"),
+        "`transfer-1` and `transfer-2` may write the same keys: s3://d01/ and s3://d01/x/",
+        "exclude: [\"x/**\"] to `transfer-1`",
+    );
+    // The outer one comes second.
+    together(
+        ("files: x", "s3: s3://d01/x/"),
+        ("s3: s3://a01/", "s3: ⟦s3://d01/"),
+        "s3://d01/x/ and s3://d01/",
+        "exclude: [\"x/**\"] to `transfer-2`",
+    );
+    together(
+        ("s3: s3://a01/k", "s3: s3://d01/"),
+        ("s3: s3://b01/k", "s3: ⟦s3://d01/k"),
+        "both write to s3://d01/k",
+        "",
+    );
+    together(
+        ("s3: s3://a01/", "s3: s3://d01/"),
+        ("s3: s3://b01/k", "s3: ⟦s3://d01/"),
+        "s3://d01/k",
+        "exclude: [\"k\"]",
+    );
+    // Versions of one object are different objects.
+    together(
+        ("s3: s3://a01/", "s3: s3://d01/"),
+        ("s3: \"s3://a01/k\", version: v1", "s3: ⟦s3://d01/k"),
+        "s3://d01/k",
+        "",
+    );
+    // Another name for the same server.
+    together(
+        ("s3: s3://a01/", "s3: s3://d01/"),
+        ("s3: s3://b01/", "s3: ⟦s3://d01/, endpoint: west"),
+        "both write",
+        "",
+    );
+}
+
+#[test]
+fn two_transfers_may_share_a_bucket() {
+    let allowed: &[[(&str, &str); 2]] = &[
+        [("s3: s3://a01/", "s3: s3://d01/a/"), ("s3: s3://b01/", "s3: s3://d01/b/")],
+        [("s3: s3://a01/", "s3: s3://d01/"), ("s3: s3://b01/", "s3: s3://d02/")],
+        [("s3: s3://a01/k", "s3: s3://d01/k"), ("s3: s3://b01/k", "s3: s3://d01/kk")],
+        // One leaves the other's part out.
+        [("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/"), ("s3: s3://b01/", "s3: s3://d01/x/")],
+        [("s3: s3://b01/", "s3: s3://d01/x/"), ("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/")],
+        [("files: ., exclude: [\"t/**\"]", "s3: s3://d01/"), ("files: t/x", "s3: s3://d01/t/x")],
+        [("files: ., include: [\"*.md\"]", "s3: s3://d01/"), ("files: t/x", "s3: s3://d01/t/x")],
+        // The same object under every key, whoever writes it.
+        [("s3: s3://a01/, include: [x]", "s3: s3://d01/"), ("s3: s3://a01/, exclude: [x]", "s3: s3://d01/")],
+        [("s3: s3://a01/", "s3: s3://d01/"), ("s3: s3://a01/x/", "s3: s3://d01/x/")],
+        [("s3: s3://a01/", "s3: s3://d01/"), ("s3: s3://a01/x/k", "s3: s3://d01/x/k")],
+        // A later transfer reads what an earlier one wrote.
+        [("files: .", "s3: s3://d01/"), ("s3: s3://d01/", "s3: s3://e01/")],
+        // Buckets of one name on two servers.
+        [("files: a", "s3: s3://d01/"), ("files: b", "s3: s3://d01/, endpoint: onprem")],
+    ];
+    for transfers in allowed {
+        job(&jobs(transfers));
+    }
+}
+
+#[test]
+fn key_maps_are_part_of_where_a_transfer_writes() {
+    let text = |first: &str, second: &str| {
+        format!(
+            "version: 1\ntransfers:\n  - {{from: {{s3: s3://a01/}}, to: {{s3: s3://d01/}}, keys: {{{first}}}}}\n  \
+             - {{from: {{s3: s3://b01/}}, to: {{s3: ⟦s3://d01/}}, keys: {{{second}}}}}\n"
+        )
+    };
+    job(&text("add_prefix: a/", "add_prefix: b/").replace('⟦', ""));
+    job(&text("rename: \"a/{key}\"", "add_prefix: b/").replace('⟦', ""));
+    let path = "transfers[1].to.s3";
+    refused(&text("add_prefix: a/", "add_prefix: a/b/"), &[(path, "s3://d01/a/ and s3://d01/a/b/", "")]);
+    refused(&text("strip_prefix: a/", "strip_prefix: b/"), &[(path, "both write to s3://d01/", "")]);
+}
