@@ -45,6 +45,8 @@ pub struct Answer<T> {
     pub value: T,
     /// 1 when the first attempt went through.
     pub attempts: u32,
+    /// True when an earlier attempt may have taken effect too, because its answer was lost.
+    pub maybe_twice: bool,
 }
 
 impl Bucket {
@@ -109,7 +111,7 @@ impl Bucket {
         };
         let limit = self.pacer.retry.time_limit(operation, bytes);
         let began = Instant::now();
-        let mut attempts = 0;
+        let (mut attempts, mut maybe_twice) = (0, false);
         loop {
             self.pacer.admit(lane, bytes).await;
             attempts += 1;
@@ -120,7 +122,7 @@ impl Bucket {
             });
             self.pacer.learn(lane, outcome.as_ref().err().map(Failure::kind), bytes);
             let failure = match outcome {
-                Ok(value) => return Ok(Answer { value, attempts }),
+                Ok(value) => return Ok(Answer { value, attempts, maybe_twice }),
                 Err(failure) => failure.after(attempts),
             };
             let needs_a_look = failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
@@ -132,6 +134,7 @@ impl Bucket {
             else {
                 return Err(failure);
             };
+            maybe_twice |= failure.kind().outcome_unknown();
             tracing::debug!(%failure, ?wait, "will be sent again");
             self.pacer.retried();
             tokio::select! {
@@ -211,13 +214,16 @@ impl Bucket {
         .await
     }
 
-    /// Begins a multipart upload; returns its id.
-    pub async fn create_upload(&self, key: &ObjectKey, attributes: &Attributes) -> Result<String, Failure> {
+    /// Begins a multipart upload; returns its id. Each attempt that took effect begins one.
+    pub async fn create_upload(
+        &self,
+        key: &ObjectKey,
+        attributes: &Attributes,
+    ) -> Result<Answer<String>, Failure> {
         self.call(Operation::CreateMultipartUpload, Some(key), 0, Repeat::Always, || {
             self.client.create_upload(&self.name, key, attributes)
         })
         .await
-        .map(|answer| answer.value)
     }
 
     /// Copies a range (or all) of the source as one part; the same number again replaces it.
@@ -236,7 +242,11 @@ impl Bucket {
             })
             .await?;
         let (etag, checksum) = answer.value;
-        Ok(Answer { value: PartDone { number, size, etag, checksum }, attempts: answer.attempts })
+        Ok(Answer {
+            value: PartDone { number, size, etag, checksum },
+            attempts: answer.attempts,
+            maybe_twice: answer.maybe_twice,
+        })
     }
 
     /// Sends a part from memory; the same number again replaces it.
@@ -256,7 +266,11 @@ impl Bucket {
             .await?;
         let (etag, echoed) = answer.value;
         let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
-        Ok(Answer { value: PartDone { number, size, etag, checksum }, attempts: answer.attempts })
+        Ok(Answer {
+            value: PartDone { number, size, etag, checksum },
+            attempts: answer.attempts,
+            maybe_twice: answer.maybe_twice,
+        })
     }
 
     /// Publishes an upload. Not repeated when the outcome is unknown: the caller must look first.

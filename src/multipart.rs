@@ -68,8 +68,49 @@ impl MultipartUpload {
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
         let initiated = Some(Timestamp::now());
-        let id = bucket.create_upload(key, attributes).await?;
-        Ok(Self { bucket: bucket.clone(), key: key.clone(), id, checksum: attributes.checksum, initiated })
+        let answer = bucket.create_upload(key, attributes).await?;
+        let (bucket, key, id) = (bucket.clone(), key.clone(), answer.value);
+        let upload = Self { bucket, key, id, checksum: attributes.checksum, initiated };
+        if answer.maybe_twice {
+            upload.abort_twins().await;
+        }
+        Ok(upload)
+    }
+
+    /// Aborts what earlier attempts to begin this upload left behind: Create knows no idempotency, so an attempt whose
+    /// answer was lost may have begun an upload whose id nobody has. A twin has this key, no parts, and was begun
+    /// shortly before; whoever else uploads to the key at this very moment has parts or a later time.
+    ///
+    /// A twin that can not be removed holds no bytes, so failing to do so is not a failure of the upload.
+    async fn abort_twins(&self) {
+        let listed: Result<Vec<_>, _> = uploads(&self.bucket, self.key.as_str()).try_collect().await;
+        let Ok(listed) = listed else { return };
+        let Some(ours) = listed.iter().find(|open| open.upload_id == self.id).and_then(|open| open.initiated)
+        else {
+            return;
+        };
+        let since = self.initiated.map_or(Duration::ZERO, |began| {
+            Timestamp::now().duration_since(began).try_into().unwrap_or_default()
+        });
+        let is_twin = |open: &&OpenUpload| {
+            let age = open.initiated.map(|initiated| ours.duration_since(initiated));
+            open.key == self.key.as_str()
+                && open.upload_id != self.id
+                && age.is_some_and(|age| {
+                    !age.is_negative() && age.unsigned_abs() <= since + Duration::from_secs(2)
+                })
+        };
+        for open in listed.iter().filter(is_twin) {
+            let twin = Self { id: open.upload_id.clone(), ..self.clone() };
+            let is_empty = self
+                .bucket
+                .list_parts(&self.key, &twin.id, None)
+                .await
+                .is_ok_and(|page| page.items.is_empty());
+            if is_empty && let Err(failure) = twin.cancel().await {
+                tracing::warn!(%failure, "an upload of ours may be left open");
+            }
+        }
     }
 
     /// Takes up an upload that was begun elsewhere, by its id.

@@ -151,21 +151,40 @@ async fn put(
     let sum = attributes.checksum.and_then(|(algorithm, _)| checksum::compute(algorithm, &body));
     let size = body.len() as u64;
     let answer = destination.put_object(key, body.clone(), attributes, sum.as_ref(), condition(work)).await;
-    let Answer { value: written, attempts } = match answer {
+    let Answer { value: written, attempts, .. } = match answer {
         Ok(answer) => answer,
         Err(failure) if matches!(failure.kind(), FailureKind::PreconditionFailed | FailureKind::Conflict) => {
-            return Ok(Ending::Skipped { reason: Skip::Present });
+            draft.attempts += failure.details().attempts;
+            // The key is taken: by someone else, or by an earlier attempt of ours whose answer was lost.
+            let found = destination.head(key, None).await?;
+            let found = Written { etag: found.etag, version: found.version, checksum: found.checksum };
+            return Ok(match strong_proof(&body, sum.as_ref(), &found) {
+                Some(Ok(proof)) if failure.details().attempts > 1 => done(proof, found),
+                _ => Ending::Skipped { reason: Skip::Present },
+            });
         }
         Err(failure) => return Err(failure.into()),
     };
     draft.attempts += attempts;
-    let proof = match (&sum, &written.checksum) {
-        (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(work, key, sent, stored)?,
-        _ if checksum::md5_etag(&body) == written.etag => Proof::Etag,
-        _ => by_size(work, key, &written, size).await?,
+    let proof = match strong_proof(&body, sum.as_ref(), &written) {
+        Some(Ok(proof)) => proof,
+        Some(Err(message)) => return Err(not_equal(work, key, message)),
+        None => by_size(work, key, &written, size).await?,
     };
     work.monitor.observe(&Event::BytesCopied { id: None, bytes: size });
-    Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+    Ok(done(proof, written))
+}
+
+fn done(proof: Proof, written: Written) -> Ending {
+    Ending::Done { proof, etag: written.etag, destination_version: written.version }
+}
+
+/// What the answer says beyond the size: equal, unequal, or nothing.
+fn strong_proof(body: &Bytes, sent: Option<&Checksum>, written: &Written) -> Option<Result<Proof, String>> {
+    match (sent, &written.checksum) {
+        (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => Some(equal(sent, stored)),
+        _ => (checksum::md5_etag(body) == written.etag).then_some(Ok(Proof::Etag)),
+    }
 }
 
 /// A multipart upload of local bytes.
@@ -240,14 +259,14 @@ impl Upload {
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         let proof = match (&whole, &written.checksum) {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => {
-                equal(work, key, sent, stored)?
+                equal(sent, stored).map_err(|message| not_equal(work, key, message))?
             }
             // S3 checked the whole object's sum before it published (KMS uploads answer without it).
             (Some(sent), None) if work.sides.destination.capabilities().checksums => sent.algorithm.into(),
             _ if all_md5 && predicted.as_ref() == Some(&written.etag) => Proof::PartEtags,
             _ => by_size(work, key, &written, size).await?,
         };
-        Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+        Ok(done(proof, written))
     }
 
     /// Aborts what did not become an object.
@@ -268,14 +287,16 @@ impl Upload {
     }
 }
 
-fn equal(work: &Work, key: &ObjectKey, sent: &Checksum, stored: &Checksum) -> Result<Proof, Trouble> {
+fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
     if sent.value == stored.value {
         return Ok(sent.algorithm.into());
     }
-    let message =
-        format!("{} of what was sent is {}, S3 stored {}", sent.algorithm, sent.value, stored.value);
+    Err(format!("{} of what was sent is {}, S3 stored {}", sent.algorithm, sent.value, stored.value))
+}
+
+fn not_equal(work: &Work, key: &ObjectKey, message: String) -> Trouble {
     let place = work.sides.destination.place(key);
-    Err(Failure::new(FailureKind::NotEqual, Operation::PutObject, place, message).into())
+    Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, message).into()
 }
 
 async fn by_size(work: &Work, key: &ObjectKey, written: &Written, size: u64) -> Result<Proof, Trouble> {
@@ -284,8 +305,7 @@ async fn by_size(work: &Work, key: &ObjectKey, written: &Written, size: u64) -> 
     if found.size == size {
         return Ok(Proof::Size);
     }
-    let message = format!("{} bytes arrived of {size}", found.size);
-    Err(Failure::new(FailureKind::NotEqual, Operation::HeadObject, destination.place(key), message).into())
+    Err(not_equal(work, key, format!("{} bytes arrived of {size}", found.size)))
 }
 
 /// Memory for `bytes`, at most all that there is.

@@ -4,5 +4,6 @@
 //! what they test.
 
 mod copy;
+mod faults;
 mod manifest;
 mod world;
