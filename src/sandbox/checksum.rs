@@ -57,7 +57,7 @@ pub struct Checksum {
     pub kind: ChecksumKind,
     /// Base64 of the big-endian bytes, without the `-N` that some answers append to composite values.
     pub value: String,
-    /// Parts that a composite value sums up.
+    /// Parts that a composite value sums up; 0 for a full object.
     pub parts: usize,
 }
 
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(Algorithm::Crc32.of(&digits), "y/Q5Jg==");
         assert_eq!(
             Algorithm::Sha256.of(&digits),
-            "FeKw00GH7Mu7V1yPy8GXroWXT5gl2EIOzJ4k0FTdkiU="
+            "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="
         );
         assert_eq!(etag(&digits), "25f9e794323b453885f5181f1b624d0b");
         assert_eq!(etag(&Content::empty()), "d41d8cd98f00b204e9800998ecf8427e");

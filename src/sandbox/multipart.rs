@@ -399,11 +399,16 @@ impl Upload {
             ChecksumKind::Composite => algorithm.composite(sums.iter().map(|(value, _)| *value)),
             ChecksumKind::FullObject => algorithm.joined(sums.iter().copied()),
         };
+        let summed = if kind == ChecksumKind::Composite {
+            parts.len()
+        } else {
+            0
+        };
         let checksum = value.map(|value| Checksum {
             algorithm,
             kind,
             value,
-            parts: parts.len(),
+            parts: summed,
         });
         for (claimed, value) in &request.checksums {
             let held = checksum.as_ref().is_some_and(|sum| {
