@@ -151,6 +151,9 @@ impl Front {
             Ok(charged) => {
                 let head = request.method() == Method::HEAD;
                 let mut response = self.serve(request, id, head).await;
+                if call.operation == Operation::GetObjectAttributes {
+                    unquote_etag(&mut response);
+                }
                 if charged {
                     let charged = HeaderName::from_static("x-amz-request-charged");
                     response
@@ -246,6 +249,26 @@ impl Front {
         }
         response
     }
+}
+
+/// GetObjectAttributes is the one answer that shows the ETag without quotes; `s3s` writes them everywhere.
+fn unquote_etag(response: &mut Response<Body>) {
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return;
+    };
+    let Some((before, rest)) = text.split_once("<ETag>") else {
+        return;
+    };
+    let Some((etag, after)) = rest.split_once("</ETag>") else {
+        return;
+    };
+    let etag = etag.replace("&quot;", "").replace('"', "");
+    let unquoted = format!("{before}<ETag>{etag}</ETag>{after}");
+    *response.body_mut() = Body::from(unquoted);
+    response.headers_mut().remove(CONTENT_LENGTH);
 }
 
 /// The region of the request's credential scope.

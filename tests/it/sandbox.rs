@@ -1,6 +1,14 @@
 //! The sandbox against the real SDK: what S3 does, it does.
 
+mod access;
 mod basics;
+mod checksums;
+mod conditions;
+mod copies;
+mod faults;
+mod listing;
+mod multipart;
+mod versions;
 
 use std::time::Duration;
 
@@ -8,6 +16,10 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::complete_multipart_upload::{
+    CompleteMultipartUploadError, CompleteMultipartUploadOutput,
+};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use s3haul::sandbox::{BucketOptions, Sandbox, SandboxOptions};
 
@@ -31,12 +43,15 @@ fn client(url: &str, access_key: &str, secret_key: &str) -> Client {
 }
 
 fn config(url: &str, access_key: &str, secret_key: &str) -> aws_sdk_s3::config::Builder {
+    unsigned(url).credentials_provider(Credentials::new(access_key, secret_key, None, None, "test"))
+}
+
+fn unsigned(url: &str) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new("us-east-1"))
         .endpoint_url(url)
         .force_path_style(true)
-        .credentials_provider(Credentials::new(access_key, secret_key, None, None, "test"))
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(
@@ -48,7 +63,7 @@ fn config(url: &str, access_key: &str, secret_key: &str) -> aws_sdk_s3::config::
 
 /// Status and code of a call that must fail with an answer.
 fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
-    result: Result<T, SdkError<E, HttpResponse>>,
+    result: Answer<T, E>,
 ) -> (u16, String) {
     match result {
         Err(SdkError::ServiceError(error)) => (
@@ -62,4 +77,31 @@ fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
 /// `(status, code)` to compare with.
 fn is(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
+}
+
+type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
+
+/// The list that Complete takes, of numbers and ETags.
+fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
+    let part =
+        |(number, tag): &(i32, &str)| CompletedPart::builder().part_number(*number).e_tag(*tag).build();
+    CompletedMultipartUpload::builder()
+        .set_parts(Some(parts.iter().map(part).collect()))
+        .build()
+}
+
+/// Completes an upload of these parts.
+async fn complete(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    upload_id: &str,
+    parts: &[(i32, &str)],
+) -> Answer<CompleteMultipartUploadOutput, CompleteMultipartUploadError> {
+    let call = client
+        .complete_multipart_upload()
+        .bucket(bucket)
+        .key(key)
+        .upload_id(upload_id);
+    call.multipart_upload(listed(parts)).send().await
 }

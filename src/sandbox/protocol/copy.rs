@@ -70,9 +70,11 @@ impl Service {
             key.to_string()
         };
         let stored = self.store.bucket(bucket)?;
-        if let Some(owner) = fields::text(headers, "x-amz-source-expected-bucket-owner")
-            && owner != stored.owner
-        {
+        let foreign = fields::text(headers, "x-amz-source-expected-bucket-owner")
+            .is_some_and(|owner| owner != stored.owner);
+        // One header covers source and destination.
+        let unpaid = stored.requester_pays && !headers.contains_key("x-amz-request-payer");
+        if foreign || unpaid {
             return Err(Refusal::access_denied());
         }
         if self.store.is_denied(bucket, Operation::GetObject, &key) {
