@@ -1,4 +1,4 @@
-//! Additional checksums and ETags, as S3 computes them.
+//! Additional checksums and `ETags`, as S3 computes them.
 //!
 //! CRCs are always the true CRCs of the bytes, also of virtual ones. MD5 and SHA can't be computed without the bytes:
 //! for real bytes and for contents up to [`HASHED`] bytes they are true; above that the sum of a virtual content is the
@@ -279,12 +279,12 @@ pub(super) fn md5(content: &Content) -> [u8; 16] {
     sum
 }
 
-/// The ETag of an object written in one piece, unquoted.
+/// The `ETag` of an object written in one piece, unquoted.
 pub(super) fn etag(content: &Content) -> String {
     hex(&md5(content))
 }
 
-/// The ETag of a multipart object from those of its parts, unquoted.
+/// The `ETag` of a multipart object from those of its parts, unquoted.
 pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Md5::new();
     let mut count = 0;

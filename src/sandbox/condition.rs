@@ -42,7 +42,7 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
 }
 
 impl ReadConditions {
-    /// For GET and HEAD, after RFC 9110: the ETag headers win over the dates, and a cache that is fresh gets 304.
+    /// For GET and HEAD, after RFC 9110: the `ETag` headers win over the dates, and a cache that is fresh gets 304.
     pub(super) fn check_read(&self, object: &Object) -> Option<Unmet> {
         match (&self.if_match, self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, &object.etag) => return Some(Unmet::Failed("If-Match")),
@@ -96,12 +96,12 @@ pub(super) enum WriteCondition {
     None,
     /// `If-None-Match: *`: the key must hold nothing.
     Absent,
-    /// `If-Match`: the key must hold this ETag.
+    /// `If-Match`: the key must hold this `ETag`.
     Match(String),
 }
 
 impl WriteCondition {
-    /// From the headers of PutObject, CopyObject and CompleteMultipartUpload, which accept `If-None-Match: *` or
+    /// From the headers of `PutObject`, CopyObject and `CompleteMultipartUpload`, which accept `If-None-Match: *` or
     /// `If-Match: <ETag>` and nothing else.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, Refusal> {
         let value = |name: &str| {

@@ -251,7 +251,7 @@ impl Front {
     }
 }
 
-/// GetObjectAttributes is the one answer that shows the ETag without quotes; `s3s` writes them everywhere.
+/// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them everywhere.
 fn unquote_etag(response: &mut Response<Body>) {
     let Some(body) = response.body().bytes() else {
         return;

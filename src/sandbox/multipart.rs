@@ -44,7 +44,7 @@ pub struct UploadInfo {
     pub upload_id: String,
     /// When it was created.
     pub initiated: SystemTime,
-    /// Number, size in bytes and ETag of the parts, by number.
+    /// Number, size in bytes and `ETag` of the parts, by number.
     pub parts: Vec<(i32, u64, String)>,
     /// What the object will have.
     pub attributes: Arc<Attributes>,

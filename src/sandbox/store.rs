@@ -15,7 +15,9 @@ use super::checksum::{self, hex};
 use super::condition::{WriteCondition, now};
 use super::content::Content;
 use super::multipart::{Completed, Upload, UploadInfo};
-use super::object::{Encryption, Marker, Object, ObjectInfo, ObjectSpec, Version, VersionInfo};
+use super::object::{
+    Encryption, Marker, Object, ObjectInfo, ObjectSpec, RESTORE_ONGOING, Version, VersionInfo, restored_until,
+};
 use super::operation::Operation;
 use super::refusal::Refusal;
 
@@ -38,6 +40,8 @@ pub struct BucketOptions {
     pub requester_pays: bool,
     /// Whether objects can be locked; turns versioning on.
     pub object_lock: bool,
+    /// Mode and days of the retention of objects that are written without one; wants `object_lock`.
+    pub retention: Option<(String, u32)>,
     /// Encryption of objects that are written without a choice.
     pub encryption: Encryption,
 }
@@ -77,7 +81,7 @@ struct Denied {
 pub struct Quirks {
     /// `x-amz-copy-source-if-*` headers have no effect.
     pub ignore_source_conditions: AtomicBool,
-    /// ETags of objects and parts are random: they do not follow from the content.
+    /// `ETags` of objects and parts are random: they do not follow from the content.
     pub opaque_etags: AtomicBool,
     /// No additional checksums are computed, stored or shown.
     pub no_checksums: AtomicBool,
@@ -101,6 +105,7 @@ pub(super) struct Bucket {
     pub(super) created: SystemTime,
     pub(super) requester_pays: bool,
     pub(super) object_lock: bool,
+    pub(super) retention: Option<(String, u32)>,
     pub(super) encryption: Encryption,
     state: RwLock<State>,
 }
@@ -138,6 +143,7 @@ impl Store {
     }
 
     /// Creates a bucket. Returns `false`, and changes nothing, if there is one of this name.
+    #[must_use] 
     pub fn create_bucket(&self, name: &str, options: BucketOptions) -> bool {
         let mut buckets = write(&self.inner.buckets);
         if buckets.contains_key(name) {
@@ -151,6 +157,7 @@ impl Store {
             created: now(),
             requester_pays: options.requester_pays,
             object_lock: options.object_lock,
+            retention: options.retention.filter(|_| options.object_lock),
             encryption: options.encryption,
             state: RwLock::new(State {
                 versioning: if versioned {
@@ -243,6 +250,19 @@ impl Store {
         }
     }
 
+    /// Finishes all restores that are going on in a bucket: the objects can be read for a day.
+    pub fn finish_restores(&self, bucket: &str) {
+        let Some(bucket) = self.find(bucket) else { return };
+        let mut state = bucket.write();
+        for version in state.objects.values_mut().flatten() {
+            if let Version::Object(object) = version
+                && object.attributes.restore.as_deref() == Some(RESTORE_ONGOING)
+            {
+                Arc::make_mut(&mut Arc::make_mut(object).attributes).restore = Some(restored_until(1));
+            }
+        }
+    }
+
     /// From now on `operation` on keys that start with `key_prefix` is answered 403 `AccessDenied`. Reads of copy
     /// sources count as [`Operation::GetObject`]; without [`Operation::ListObjectsV2`] a missing key is 403, not 404.
     pub fn deny(&self, bucket: &str, operation: Operation, key_prefix: &str) {
@@ -314,12 +334,12 @@ impl Store {
         )))
     }
 
-    /// Whether ETags of what is written with this encryption do not follow from the content.
+    /// Whether `ETags` of what is written with this encryption do not follow from the content.
     pub(super) fn hides_content(&self, encryption: &Encryption) -> bool {
         encryption.is_kms() || Quirks::on(&self.quirks().opaque_etags)
     }
 
-    /// The ETag of an object or a part written in one piece.
+    /// The `ETag` of an object or a part written in one piece.
     pub(super) fn etag(&self, content: &Content, encryption: &Encryption) -> String {
         if self.hides_content(encryption) {
             self.unique()

@@ -81,7 +81,7 @@ fn is(status: u16, code: &str) -> (u16, String) {
 
 type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
-/// The list that Complete takes, of numbers and ETags.
+/// The list that Complete takes, of numbers and `ETags`.
 fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
     let part =
         |(number, tag): &(i32, &str)| CompletedPart::builder().part_number(*number).e_tag(*tag).build();

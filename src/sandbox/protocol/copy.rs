@@ -201,7 +201,7 @@ impl Service {
         Ok(response)
     }
 
-    /// The ETag of the copy: MD5 of the bytes, which a source written in one piece has already.
+    /// The `ETag` of the copy: MD5 of the bytes, which a source written in one piece has already.
     fn copied_etag(&self, source: &Object, encryption: &Encryption) -> String {
         let known = source.parts.is_none() && !self.store.hides_content(&source.attributes.encryption);
         if known && !self.store.hides_content(encryption) {

@@ -9,6 +9,7 @@ use hyper::header::HeaderMap;
 use s3s::dto::{ETag, StreamingBlob, Timestamp};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders};
 
+use super::protection::retained_for;
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition;
 use crate::sandbox::object::{Encryption, Lock};
@@ -47,7 +48,7 @@ macro_rules! checksums_of {
 }
 pub(super) use checksums_of;
 
-/// The attributes that PutObject, CopyObject or CreateMultipartUpload ask for.
+/// The attributes that `PutObject`, CopyObject or `CreateMultipartUpload` ask for.
 macro_rules! attributes_of {
     ($input:expr, $headers:expr, $bucket:expr, $store:expr) => {{
         let input = &$input;
@@ -112,7 +113,7 @@ macro_rules! set_encryption {
 }
 pub(super) use set_encryption;
 
-/// A quoted ETag.
+/// A quoted `ETag`.
 pub(super) fn etag(value: &str) -> Option<ETag> {
     Some(ETag::Strong(value.to_owned()))
 }
@@ -274,7 +275,10 @@ pub(super) fn lock(
         ));
     }
     let retention = match (mode, until) {
-        (None, None) => None,
+        (None, None) => bucket
+            .retention
+            .as_ref()
+            .map(|(mode, days)| (mode.clone(), retained_for(*days))),
         (Some(_), Some(until)) if until <= SystemTime::now() => {
             return Err(Refusal::invalid_argument(
                 "x-amz-object-lock-retain-until-date",
@@ -303,7 +307,7 @@ pub(super) fn parse_tags(header: &str) -> Result<BTreeMap<String, String>, Refus
         percent_encoding::percent_decode_str(&text.replace('+', " "))
             .decode_utf8()
             .ok()
-            .map(|text| text.into_owned())
+            .map(std::borrow::Cow::into_owned)
     };
     let mut pairs = Vec::new();
     for pair in header.split('&').filter(|pair| !pair.is_empty()) {

@@ -100,7 +100,7 @@ fn restore_status(object: &Object, asked: Option<&[OptionalObjectAttributes]>) -
     })
 }
 
-/// An entry of ListObjects and ListObjectsV2.
+/// An entry of `ListObjects` and `ListObjectsV2`.
 fn entry(
     names: Names,
     key: &str,

@@ -8,7 +8,7 @@ use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
 
 use super::{is, refused, start};
 
-/// The ETag of `x`.
+/// The `ETag` of `x`.
 const X: &str = "9dd4e461268c8034f5c8564e155c67a6";
 const OTHER: &str = "11111111111111111111111111111111";
 

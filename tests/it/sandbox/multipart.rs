@@ -19,7 +19,7 @@ async fn create(client: &Client) -> String {
     upload.upload_id.unwrap()
 }
 
-/// Copies a range of `src/key` as a part and returns its ETag.
+/// Copies a range of `src/key` as a part and returns its `ETag`.
 async fn copy_part(client: &Client, id: &str, number: i32, range: &str) -> String {
     let copy = client
         .upload_part_copy()
