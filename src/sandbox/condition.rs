@@ -10,6 +10,7 @@ use super::refusal::Refusal;
 
 /// The four conditions that reads and copy sources know.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "the names of the headers")]
 pub(super) struct ReadConditions {
     pub(super) if_match: Option<ETagCondition>,
     pub(super) if_none_match: Option<ETagCondition>,

@@ -19,11 +19,14 @@ pub(super) struct Upload {
     pub(super) sequence: u64,
     pub(super) attributes: Arc<Attributes>,
     /// The checksum that Create declared.
-    pub(super) declared: Option<(Algorithm, ChecksumKind)>,
+    pub(super) declared: Declared,
     pub(super) parts: BTreeMap<i32, Part>,
     /// The key was deleted since Create, which a conditional Complete must not overlook.
     pub(super) key_was_deleted: bool,
 }
+
+/// The checksum that an upload declared at Create, if any.
+pub(super) type Declared = Option<(Algorithm, ChecksumKind)>;
 
 /// A part of an upload.
 #[derive(Clone, Debug)]
@@ -95,10 +98,7 @@ pub(super) struct CompleteRequest {
 }
 
 /// The checksum that a Create declares, after S3's rules for algorithm and type.
-pub(super) fn declare(
-    algorithm: Option<&str>,
-    kind: Option<&str>,
-) -> Result<Option<(Algorithm, ChecksumKind)>, Refusal> {
+pub(super) fn declare(algorithm: Option<&str>, kind: Option<&str>) -> Result<Declared, Refusal> {
     let Some(name) = algorithm else {
         return match kind {
             Some(_) => Err(Refusal::invalid_request(
@@ -163,7 +163,7 @@ impl Bucket {
         store: &Store,
         key: &str,
         attributes: Arc<Attributes>,
-        declared: Option<(Algorithm, ChecksumKind)>,
+        declared: Declared,
     ) -> String {
         let sequence = store.next_sequence();
         let id = store.unique();
@@ -185,7 +185,7 @@ impl Bucket {
         &self,
         key: &str,
         upload_id: &str,
-    ) -> Result<(Option<(Algorithm, ChecksumKind)>, Arc<Attributes>), Refusal> {
+    ) -> Result<(Declared, Arc<Attributes>), Refusal> {
         let state = self.read();
         let upload = state.upload(key, upload_id)?;
         Ok((upload.declared, Arc::clone(&upload.attributes)))
@@ -195,7 +195,7 @@ impl Bucket {
     pub(super) fn make_part(
         store: &Store,
         content: Content,
-        declared: Option<(Algorithm, ChecksumKind)>,
+        declared: Declared,
         attributes: &Attributes,
     ) -> Part {
         let algorithm = declared.map_or(Algorithm::Crc64Nvme, |(algorithm, _)| algorithm);

@@ -204,10 +204,16 @@ impl<'a> Query<'a> {
 
     fn get(&self, name: &str) -> Option<Cow<'a, str>> {
         let (_, value) = self.pairs().find(|(key, _)| *key == name)?;
-        Some(if value.contains('+') { percent_decode_str(&value.replace('+', " "))
-        .decode_utf8_lossy()
-        .into_owned()
-        .into() } else { percent_decode_str(value).decode_utf8_lossy() })
+        if value.contains('+') {
+            let spaced = value.replace('+', " ");
+            return Some(
+                percent_decode_str(&spaced)
+                    .decode_utf8_lossy()
+                    .into_owned()
+                    .into(),
+            );
+        }
+        Some(percent_decode_str(value).decode_utf8_lossy())
     }
 
     /// No sub-resource is named. SDKs add `x-id`.

@@ -81,8 +81,7 @@ impl Prefixes {
             return self.block;
         }
         let start = len / STRIDE * STRIDE;
-        #[expect(clippy::cast_possible_truncation, reason = "below PERIOD / STRIDE")]
-        let known = CrcSum::new(self.at[(len / STRIDE) as usize], start);
+        let known = CrcSum::new(self.at[usize::try_from(len / STRIDE).unwrap_or(0)], start);
         let mut rest = Vec::new();
         write(seed, start, len - start, &mut rest);
         known.then(crc.of(&rest), crc)
@@ -139,6 +138,10 @@ pub(super) fn crc(seed: u64, offset: u64, len: u64, crc: Crc) -> CrcSum {
 mod tests {
     use super::*;
 
+    fn bytes(range: std::ops::Range<u64>) -> std::ops::Range<usize> {
+        usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()
+    }
+
     #[test]
     fn any_byte_can_be_made_without_those_before_it() {
         let mut whole = Vec::new();
@@ -152,13 +155,9 @@ mod tests {
         ] {
             let mut slice = Vec::new();
             write(7, offset, len, &mut slice);
-            assert_eq!(
-                slice,
-                whole[offset as usize..(offset + len) as usize],
-                "{offset}+{len}"
-            );
+            assert_eq!(slice, whole[bytes(offset..offset + len)], "{offset}+{len}");
         }
-        assert_eq!(whole[..1000], whole[PERIOD as usize..PERIOD as usize + 1000]);
+        assert_eq!(whole[..1000], whole[bytes(PERIOD..PERIOD + 1000)]);
     }
 
     #[test]

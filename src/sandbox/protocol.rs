@@ -1,6 +1,12 @@
 //! The S3 API of the sandbox: the `s3s` crate parses and writes the documents, this module translates between its types
 //! and the store's, one submodule per family of operations.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "all operations have one signature, and all fields of answers are optional"
+)]
+
 mod bucket;
 mod copy;
 mod fields;

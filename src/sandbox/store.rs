@@ -143,7 +143,6 @@ impl Store {
     }
 
     /// Creates a bucket. Returns `false`, and changes nothing, if there is one of this name.
-    #[must_use] 
     pub fn create_bucket(&self, name: &str, options: BucketOptions) -> bool {
         let mut buckets = write(&self.inner.buckets);
         if buckets.contains_key(name) {

@@ -1,5 +1,7 @@
 //! The sandbox against the real SDK: what S3 does, it does.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 mod access;
 mod basics;
 mod checksums;

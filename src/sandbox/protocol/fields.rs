@@ -248,13 +248,11 @@ pub(super) fn encryption(
         ))
     };
     match request.name {
-        None if request.key_id.is_some() => invalid(
-            "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
+        None | Some("AES256") if request.key_id.is_some() => invalid(
+            "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : \
+             aws:kms",
         ),
         None => Ok(bucket.encryption.clone()),
-        Some("AES256") if request.key_id.is_some() => invalid(
-            "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
-        ),
         Some("AES256") => Ok(Encryption::Aes256),
         Some("aws:kms") => Ok(kms(false)),
         Some("aws:kms:dsse") => Ok(kms(true)),

@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use s3haul::sandbox::{Content, ObjectSpec};
+use s3haul::sandbox::{Content, LARGEST_PIECE, ObjectSpec};
 
 use super::{is, refused, start};
 
@@ -44,8 +44,7 @@ async fn an_object_comes_back_as_it_was_put() {
 #[tokio::test]
 async fn an_object_of_the_largest_size_is_copied_in_10_000_parts() {
     let (sandbox, client) = start().await;
-    const PART: u64 = 5 * 1024 * 1024 * 1024;
-    let size = 10_000 * PART;
+    let size = 10_000 * LARGEST_PIECE;
     let source = sandbox
         .store()
         .put_object("src", "huge", Content::pattern(1, size), &ObjectSpec::default());
@@ -60,7 +59,7 @@ async fn an_object_of_the_largest_size_is_copied_in_10_000_parts() {
     let mut parts = Vec::new();
     for first in (1..=10_000).step_by(100) {
         let copies = (first..first + 100).map(|number| {
-            let from = u64::try_from(number - 1).unwrap() * PART;
+            let from = u64::try_from(number - 1).unwrap() * LARGEST_PIECE;
             let call = client
                 .upload_part_copy()
                 .bucket("dst")
@@ -68,7 +67,7 @@ async fn an_object_of_the_largest_size_is_copied_in_10_000_parts() {
                 .upload_id(upload_id)
                 .part_number(number)
                 .copy_source("src/huge")
-                .copy_source_range(format!("bytes={from}-{}", from + PART - 1));
+                .copy_source_range(format!("bytes={from}-{}", from + LARGEST_PIECE - 1));
             async move {
                 let tag = call
                     .send()

@@ -334,6 +334,18 @@ async fn composite_checksums_want_all_parts() {
     let value = Algorithm::Sha256.of(&Content::bytes(sums));
     assert_eq!(answer.checksum_sha256(), Some(format!("{value}-2").as_str()));
     assert_eq!(stored(&sandbox).value, value);
+}
+
+#[tokio::test]
+async fn composite_checksums_are_shown_per_part() {
+    let (sandbox, client) = start().await;
+    let content = Content::pattern_bytes(1, MIN + 10);
+    let parts = [content.slice(0..MIN), content.slice(MIN..MIN + 10)];
+    let spec = ObjectSpec::default()
+        .checksum(Algorithm::Sha256, ChecksumKind::Composite)
+        .part_sizes([MIN]);
+    sandbox.store().put_object("dst", "k", content, &spec);
+    let value = stored(&sandbox).value;
 
     let head = client
         .head_object()
