@@ -59,6 +59,13 @@ pub enum Effect {
         /// Blanks between the XML declaration and the element, as S3 sends while it works.
         blanks: usize,
     },
+    /// The answer of a success has blanks in front of its document, as while S3 works.
+    Blanks {
+        /// How many.
+        count: usize,
+        /// Before the XML declaration, as some servers do, which parsers refuse; S3 sends them behind it.
+        before_declaration: bool,
+    },
     /// The connection closes without an answer, and nothing is done.
     ResetBefore,
     /// The operation takes effect, then the connection closes without an answer.
@@ -86,6 +93,12 @@ impl fmt::Debug for Effect {
             Self::ErrorIn200 {
                 code, after_effect, ..
             } => write!(f, "ErrorIn200({code}, after_effect: {after_effect})"),
+            Self::Blanks {
+                count,
+                before_declaration,
+            } => {
+                write!(f, "Blanks({count}, before_declaration: {before_declaration})")
+            }
             Self::ResetBefore => f.write_str("ResetBefore"),
             Self::ResetAfter => f.write_str("ResetAfter"),
             Self::StallBefore(time) => write!(f, "StallBefore({time:?})"),

@@ -176,6 +176,10 @@ impl Front {
                 outcome.code = Some(code.to_owned());
                 Ok(error_in_200(code, blanks, id))
             }
+            Some(Effect::Blanks {
+                count,
+                before_declaration,
+            }) => Ok(blanked(response, count, before_declaration)),
             Some(Effect::ResetAfter) => Err(Reset),
             Some(Effect::StallAfter(time)) => {
                 stall(time).await;
@@ -319,6 +323,22 @@ fn error_in_200(code: &'static str, blanks: usize, id: &str) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}
+
+/// The answer with blanks in its document.
+fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool) -> Response<Body> {
+    let Some(body) = response.body().bytes() else {
+        return response;
+    };
+    let declared = body
+        .windows(2)
+        .position(|end| end == b"?>")
+        .map_or(0, |at| at + 2);
+    let at = if before_declaration { 0 } else { declared };
+    let blanked = [&body[..at], &vec![b' '; count], &body[at..]].concat();
+    *response.body_mut() = Body::from(blanked);
+    response.headers_mut().remove(CONTENT_LENGTH);
     response
 }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::bucket::{Bucket, State};
 use super::checksum::{Algorithm, Checksum, ChecksumKind, multipart_etag};
 use super::condition::{WriteCondition, now};
 use super::content::Content;
 use super::object::{Attributes, LAST_PART_NUMBER, Object, PartInfo, SMALLEST_PART};
 use super::refusal::Refusal;
-use super::store::{Bucket, Quirks, State, Store};
+use super::store::{Quirks, Store};
 
 /// An upload that is neither completed nor aborted.
 #[derive(Debug)]
@@ -216,18 +217,26 @@ impl Bucket {
         number: i32,
         part: Part,
     ) -> Result<(), Refusal> {
-        self.write()
-            .upload_mut(key, upload_id)?
-            .parts
-            .insert(number, part);
+        let mut state = self.write();
+        if let Some((aborted_key, upload)) = state.aborted.remove(upload_id) {
+            state.uploads.insert((aborted_key, upload.sequence), upload);
+        }
+        state.upload_mut(key, upload_id)?.parts.insert(number, part);
         Ok(())
     }
 
     /// Drops an upload and its parts.
-    pub(super) fn abort(&self, key: &str, upload_id: &str) -> Result<(), Refusal> {
+    pub(super) fn abort(&self, store: &Store, key: &str, upload_id: &str) -> Result<(), Refusal> {
         let mut state = self.write();
         let sequence = state.upload(key, upload_id)?.sequence;
-        state.uploads.remove(&(key.to_owned(), sequence));
+        if let Some(mut upload) = state.uploads.remove(&(key.to_owned(), sequence))
+            && Quirks::on(&store.quirks().late_parts_survive_aborts)
+        {
+            upload.parts.clear();
+            state
+                .aborted
+                .insert(upload_id.to_owned(), (key.to_owned(), upload));
+        }
         Ok(())
     }
 

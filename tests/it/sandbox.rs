@@ -10,6 +10,8 @@ mod copies;
 mod faults;
 mod listing;
 mod multipart;
+mod protection;
+mod reads;
 mod versions;
 
 use std::time::Duration;

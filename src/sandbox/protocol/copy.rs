@@ -13,13 +13,14 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption, timestamp};
 use super::{CopiedBytes, Service};
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::{Algorithm, Checksum, ChecksumKind};
 use crate::sandbox::condition::{self, ReadConditions, WriteCondition, now};
 use crate::sandbox::multipart::check_part_number;
 use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE, Object};
 use crate::sandbox::operation::Operation;
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::{Bucket, Quirks};
+use crate::sandbox::store::Quirks;
 
 /// The object that a copy reads. Fixed from here on, whatever is written meanwhile.
 struct Source {

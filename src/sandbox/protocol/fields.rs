@@ -10,11 +10,12 @@ use s3s::dto::{ETag, StreamingBlob, Timestamp};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders};
 
 use super::protection::retained_for;
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition;
 use crate::sandbox::object::{Encryption, Lock};
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::{Bucket, Quirks, Store};
+use crate::sandbox::store::{Quirks, Store};
 
 /// Sets the checksum field of an output that belongs to an algorithm.
 macro_rules! set_checksum {

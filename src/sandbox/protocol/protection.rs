@@ -18,10 +18,10 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::Service;
 use super::fields::{self, timestamp};
 use super::list::owner;
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::condition;
 use crate::sandbox::object::Lock;
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::Bucket;
 
 fn unlockable() -> Refusal {
     Refusal::invalid_request("Bucket is missing Object Lock Configuration")

@@ -70,6 +70,24 @@ async fn errors_inside_of_a_success() {
 }
 
 #[tokio::test]
+async fn blanks_before_the_document_of_a_success() {
+    let (_sandbox, client) = struck(Effect::Blanks {
+        count: 100,
+        before_declaration: false,
+    })
+    .await;
+    assert!(copy(&client).send().await.unwrap().copy_object_result().is_some());
+    // In front of the declaration they are not XML, and parsers see no document.
+    let (sandbox, client) = struck(Effect::Blanks {
+        count: 100,
+        before_declaration: true,
+    })
+    .await;
+    assert!(copy(&client).send().await.is_err());
+    assert!(is_copied(&sandbox));
+}
+
+#[tokio::test]
 async fn connections_that_close_without_an_answer() {
     for (effect, done) in [(Effect::ResetBefore, false), (Effect::ResetAfter, true)] {
         let (sandbox, client) = struck(effect).await;

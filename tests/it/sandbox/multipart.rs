@@ -1,10 +1,14 @@
 //! Multipart uploads: parts, copied parts, Complete and its conditions.
 
+use std::time::{Duration, SystemTime};
+
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SMALLEST_PART, Sandbox};
+use s3haul::sandbox::{
+    BucketOptions, Content, LatencyModel, Model, ObjectSpec, SMALLEST_PART, Sandbox, SandboxOptions,
+};
 
-use super::{complete, is, listed, refused, start};
+use super::{complete, is, listed, refused, start, start_with};
 
 const MIN: u64 = SMALLEST_PART;
 
@@ -475,4 +479,93 @@ async fn a_server_can_have_opaque_etags() {
     assert_ne!(one, two);
     complete(&client, "dst", "k", &id, &[(1, &two)]).await.unwrap();
     assert!(sandbox.store().object("dst", "k").unwrap().etag.ends_with("-1"));
+}
+
+#[tokio::test]
+async fn a_late_part_can_survive_the_abort() {
+    let latency = LatencyModel {
+        bytes_per_second: Some(100),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
+    let (sandbox, client) = start_with(SandboxOptions {
+        model,
+        ..SandboxOptions::default()
+    })
+    .await;
+    sandbox
+        .store()
+        .put_object("src", "key", Content::pattern(1, 50), &ObjectSpec::default());
+    let abort = |id: String| {
+        client
+            .abort_multipart_upload()
+            .bucket("dst")
+            .key("k")
+            .upload_id(id)
+            .send()
+    };
+    let late = async |id: &str| {
+        let part = client
+            .upload_part_copy()
+            .bucket("dst")
+            .key("k")
+            .upload_id(id)
+            .part_number(1);
+        let (part, aborted) = tokio::join!(part.copy_source("src/key").send(), async {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            abort(id.to_owned()).await
+        });
+        aborted.unwrap();
+        part
+    };
+    let id = create(&client).await;
+    assert_eq!(refused(late(&id).await), is(404, "NoSuchUpload"));
+    assert!(sandbox.store().open_uploads("dst").is_empty());
+
+    sandbox
+        .store()
+        .quirks()
+        .late_parts_survive_aborts
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let id = create(&client).await;
+    late(&id).await.unwrap();
+    assert_eq!(sandbox.store().open_uploads("dst")[0].parts.len(), 1);
+    abort(id).await.unwrap();
+    assert!(sandbox.store().open_uploads("dst").is_empty());
+}
+
+#[tokio::test]
+async fn a_lifecycle_rule_is_announced() {
+    let (sandbox, client) = start().await;
+    sandbox.store().create_bucket(
+        "tidy",
+        BucketOptions {
+            abort_after_days: Some(7),
+            ..BucketOptions::default()
+        },
+    );
+    let upload = client
+        .create_multipart_upload()
+        .bucket("tidy")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
+    let date = upload.abort_date().unwrap();
+    let days =
+        (date.secs() - i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap()) / 86_400;
+    assert_eq!(days, 7);
+    let list = client
+        .list_parts()
+        .bucket("tidy")
+        .key("k")
+        .upload_id(upload.upload_id().unwrap())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(list.abort_date(), Some(date));
+    assert!(list.abort_rule_id().is_some());
 }
