@@ -142,13 +142,24 @@ impl CrcSum {
     /// The CRC of these bytes written `times` times.
     pub(super) fn repeat(self, times: u64, crc: Crc) -> Self {
         let (mut result, mut doubled, mut left) = (Self::EMPTY, self, times);
+        // What appending `doubled` multiplies by: squaring it is cheaper than deriving it from the doubled length.
+        let mut factor = crc.shift(crc.one(), self.len);
         while left != 0 {
             if left & 1 == 1 {
-                result = result.then(doubled, crc);
+                let value = crc.multiply(factor, result.value) ^ doubled.value;
+                result = Self {
+                    value,
+                    len: result.len + doubled.len,
+                };
             }
             left >>= 1;
             if left != 0 {
-                doubled = doubled.then(doubled, crc);
+                let value = crc.multiply(factor, doubled.value) ^ doubled.value;
+                doubled = Self {
+                    value,
+                    len: 2 * doubled.len,
+                };
+                factor = crc.multiply(factor, factor);
             }
         }
         result

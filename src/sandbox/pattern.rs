@@ -16,9 +16,9 @@ use super::crc::{Crc, CrcSum};
 pub const PERIOD: u64 = 1_048_573;
 
 /// Distance between two stored prefix CRCs, in bytes.
-const STRIDE: u64 = 4096;
+const STRIDE: u64 = 512;
 
-/// Seeds whose tables are kept; about 6 KiB each and half a millisecond to make again.
+/// Seeds whose tables are kept; about 16 KiB each and half a millisecond to make again.
 const SEEDS_KEPT: usize = 256;
 
 /// Ranges of fewer bytes than this are hashed directly; tables would cost more than they save.
