@@ -12,9 +12,10 @@
 //! # Layout
 //!
 //! A request passes `front` (faults, model, record; its `operation` is told from the request line), `protocol` (the API
-//! on `s3s` types) and `store` (buckets, versions), which uses `multipart`, `listing`, `condition`, `object`. Contents
+//! on `s3s` types) and `store` (`bucket`: versions), which use `multipart`, `listing`, `condition`, `object`. Contents
 //! are `content` over `pattern`; sums are `checksum` over `crc`.
 
+mod bucket;
 mod checksum;
 mod condition;
 mod content;

@@ -1,9 +1,9 @@
-//! Additional checksums and ETags, as S3 computes them.
+//! Additional checksums and `ETags`, as S3 computes them.
 //!
 //! CRCs are always the true CRCs of the bytes, also of virtual ones. MD5 and SHA can't be computed without the bytes:
 //! for real bytes and for contents up to [`HASHED`] bytes they are true; above that the sum of a virtual content is the
-//! sum of a description of it. Such a sum is deterministic, equal for equal contents and different for different ones,
-//! which is all that a copy can observe.
+//! sum of a description of it. Such a sum is deterministic, equal for ranges of one pattern that are equal and different
+//! for different ones, which is all that a copy can observe; it is not that of the same bytes uploaded from outside.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +21,7 @@ use super::pattern;
 /// sends thousands of parts per second. [`Content::pattern_bytes`] has real sums at any size.
 pub const HASHED: u64 = 1024 * 1024;
 
-/// MD5 sums of virtual contents kept at hand: thousands of objects of one pattern and length are common in tests.
+/// Sums of small virtual contents kept at hand: thousands of objects of one pattern and length are common in tests.
 const SUMS_KEPT: usize = 4096;
 
 /// A checksum algorithm that S3 accepts for objects and for multipart uploads.
@@ -57,7 +57,7 @@ pub struct Checksum {
     pub kind: ChecksumKind,
     /// Base64 of the big-endian bytes, without the `-N` that some answers append to composite values.
     pub value: String,
-    /// Parts that a composite value sums up.
+    /// Parts that a composite value sums up; 0 for a full object.
     pub parts: usize,
 }
 
@@ -121,11 +121,11 @@ impl Algorithm {
     /// Base64 of the checksum of `content`.
     #[must_use]
     pub fn of(self, content: &Content) -> String {
-        BASE64.encode(match (self.crc(), self) {
+        BASE64.encode(kept(content, Some(self), || match (self.crc(), self) {
             (Some(crc), _) => crc_of(content, crc).to_bytes(crc),
             (None, Self::Sha1) => sha::<Sha1>(content),
             (None, _) => sha::<Sha256>(content),
-        })
+        }))
     }
 
     /// The checksum of the parts' checksums. `None` if a part's value is not base64.
@@ -226,43 +226,50 @@ fn sha<S: s3s::crypto::Checksum>(content: &Content) -> Vec<u8> {
     hash.finalize().as_ref().to_vec()
 }
 
-/// Seed, offset and length of a content that is one range of one pattern.
-type PatternRange = (u64, u64, u64);
-
-static SUMS: Mutex<Option<HashMap<PatternRange, [u8; 16]>>> = Mutex::new(None);
-
 /// MD5 of the content, or of its description (see the module's documentation).
 pub(super) fn md5(content: &Content) -> [u8; 16] {
+    let sum = kept(content, None, || {
+        let mut hash = Md5::new();
+        feed(content, |bytes| hash.update(bytes));
+        hash.finalize().to_vec()
+    });
+    let mut array = [0; 16];
+    array.copy_from_slice(&sum);
+    array
+}
+
+/// A range of a pattern (seed, offset, length) and the sum of it: `None` is MD5.
+type SumOf = (u64, u64, u64, Option<Algorithm>);
+
+/// Computes a sum, or finds it among those of small virtual contents that were computed before.
+fn kept(content: &Content, algorithm: Option<Algorithm>, compute: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    static SUMS: Mutex<Option<HashMap<SumOf, Vec<u8>>>> = Mutex::new(None);
     let key = match content.segments() {
-        [Segment::Pattern { seed, offset, len }] => Some((*seed, *offset, *len)),
-        _ => None,
+        [Segment::Pattern { seed, offset, len }] if *len <= HASHED => (*seed, *offset, *len, algorithm),
+        _ => return compute(),
     };
-    if let Some(key) = key {
+    {
         let sums = SUMS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sum) = sums.as_ref().and_then(|sums| sums.get(&key)) {
-            return *sum;
+            return sum.clone();
         }
     }
-    let mut hash = Md5::new();
-    feed(content, |bytes| hash.update(bytes));
-    let sum: [u8; 16] = hash.finalize().into();
-    if let Some(key) = key {
-        let mut sums = SUMS.lock().unwrap_or_else(PoisonError::into_inner);
-        let sums = sums.get_or_insert_default();
-        if sums.len() >= SUMS_KEPT {
-            sums.clear();
-        }
-        sums.insert(key, sum);
+    let sum = compute();
+    let mut sums = SUMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let sums = sums.get_or_insert_default();
+    if sums.len() >= SUMS_KEPT {
+        sums.clear();
     }
+    sums.insert(key, sum.clone());
     sum
 }
 
-/// The ETag of an object written in one piece, unquoted.
+/// The `ETag` of an object written in one piece, unquoted.
 pub(super) fn etag(content: &Content) -> String {
     hex(&md5(content))
 }
 
-/// The ETag of a multipart object from those of its parts, unquoted.
+/// The `ETag` of a multipart object from those of its parts, unquoted.
 pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Md5::new();
     let mut count = 0;
@@ -329,7 +336,7 @@ mod tests {
         let digits = Content::bytes("123456789");
         assert_eq!(Algorithm::Crc64Nvme.of(&digits), "rosUhgp5mIg=");
         assert_eq!(Algorithm::Crc32.of(&digits), "y/Q5Jg==");
-        assert_eq!(Algorithm::Sha256.of(&digits), "FeKw00GH7Mu7V1yPy8GXroWXT5gl2EIOzJ4k0FTdkiU=");
+        assert_eq!(Algorithm::Sha256.of(&digits), "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=");
         assert_eq!(etag(&digits), "25f9e794323b453885f5181f1b624d0b");
         assert_eq!(etag(&Content::empty()), "d41d8cd98f00b204e9800998ecf8427e");
     }

@@ -10,6 +10,7 @@ use super::refusal::Refusal;
 
 /// The four conditions that reads and copy sources know.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "the names of the headers")]
 pub(super) struct ReadConditions {
     pub(super) if_match: Option<ETagCondition>,
     pub(super) if_none_match: Option<ETagCondition>,
@@ -42,7 +43,7 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
 }
 
 impl ReadConditions {
-    /// For GET and HEAD, after RFC 9110: the ETag headers win over the dates, and a cache that is fresh gets 304.
+    /// For GET and HEAD, after RFC 9110: the `ETag` headers win over the dates, and a cache that is fresh gets 304.
     pub(super) fn check_read(&self, object: &Object) -> Option<Unmet> {
         match (&self.if_match, self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, &object.etag) => return Some(Unmet::Failed("If-Match")),
@@ -92,12 +93,12 @@ pub(super) enum WriteCondition {
     None,
     /// `If-None-Match: *`: the key must hold nothing.
     Absent,
-    /// `If-Match`: the key must hold this ETag.
+    /// `If-Match`: the key must hold this `ETag`.
     Match(String),
 }
 
 impl WriteCondition {
-    /// From the headers of PutObject, CopyObject and CompleteMultipartUpload, which accept `If-None-Match: *` or
+    /// From the headers of `PutObject`, CopyObject and `CompleteMultipartUpload`, which accept `If-None-Match: *` or
     /// `If-Match: <ETag>` and nothing else.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, Refusal> {
         let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);

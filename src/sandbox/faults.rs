@@ -59,6 +59,13 @@ pub enum Effect {
         /// Blanks between the XML declaration and the element, as S3 sends while it works.
         blanks: usize,
     },
+    /// The answer of a success has blanks in front of its document, as while S3 works.
+    Blanks {
+        /// How many.
+        count: usize,
+        /// Before the XML declaration, as some servers do, which parsers refuse; S3 sends them behind it.
+        before_declaration: bool,
+    },
     /// The connection closes without an answer, and nothing is done.
     ResetBefore,
     /// The operation takes effect, then the connection closes without an answer.
@@ -85,6 +92,9 @@ impl fmt::Debug for Effect {
             Self::SlowDown => f.write_str("SlowDown"),
             Self::ErrorIn200 { code, after_effect, .. } => {
                 write!(f, "ErrorIn200({code}, after_effect: {after_effect})")
+            }
+            Self::Blanks { count, before_declaration } => {
+                write!(f, "Blanks({count}, before_declaration: {before_declaration})")
             }
             Self::ResetBefore => f.write_str("ResetBefore"),
             Self::ResetAfter => f.write_str("ResetAfter"),

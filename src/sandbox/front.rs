@@ -141,6 +141,9 @@ impl Front {
             Ok(charged) => {
                 let head = request.method() == Method::HEAD;
                 let mut response = self.serve(request, id, head).await;
+                if call.operation == Operation::GetObjectAttributes {
+                    unquote_etag(&mut response);
+                }
                 if charged {
                     let charged = HeaderName::from_static("x-amz-request-charged");
                     response.headers_mut().insert(charged, HeaderValue::from_static("requester"));
@@ -156,6 +159,9 @@ impl Front {
             Some(Effect::ErrorIn200 { code, after_effect: true, blanks }) => {
                 outcome.code = Some(code.to_owned());
                 Ok(error_in_200(code, blanks, id))
+            }
+            Some(Effect::Blanks { count, before_declaration }) => {
+                Ok(blanked(response, count, before_declaration))
             }
             Some(Effect::ResetAfter) => Err(Reset),
             Some(Effect::StallAfter(time)) => {
@@ -229,6 +235,26 @@ impl Front {
     }
 }
 
+/// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them everywhere.
+fn unquote_etag(response: &mut Response<Body>) {
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return;
+    };
+    let Some((before, rest)) = text.split_once("<ETag>") else {
+        return;
+    };
+    let Some((etag, after)) = rest.split_once("</ETag>") else {
+        return;
+    };
+    let etag = etag.replace("&quot;", "").replace('"', "");
+    let unquoted = format!("{before}<ETag>{etag}</ETag>{after}");
+    *response.body_mut() = Body::from(unquoted);
+    response.headers_mut().remove(CONTENT_LENGTH);
+}
+
 /// The region of the request's credential scope.
 fn signed_region(headers: &HeaderMap) -> Option<&str> {
     let (_, scope) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once("Credential=")?;
@@ -264,6 +290,19 @@ fn error_in_200(code: &'static str, blanks: usize, id: &str) -> Response<Body> {
         format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>{}\n{}", " ".repeat(blanks), refusal.element(id));
     let mut response = Response::new(Body::from(document));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}
+
+/// The answer with blanks in its document.
+fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool) -> Response<Body> {
+    let Some(body) = response.body().bytes() else {
+        return response;
+    };
+    let declared = body.windows(2).position(|end| end == b"?>").map_or(0, |at| at + 2);
+    let at = if before_declaration { 0 } else { declared };
+    let blanked = [&body[..at], &vec![b' '; count], &body[at..]].concat();
+    *response.body_mut() = Body::from(blanked);
+    response.headers_mut().remove(CONTENT_LENGTH);
     response
 }
 

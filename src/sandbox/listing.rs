@@ -223,7 +223,7 @@ pub(super) fn encode(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => {
-                encoded.push(byte as char)
+                encoded.push(byte as char);
             }
             b' ' => encoded.push('+'),
             _ => {

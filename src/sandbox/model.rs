@@ -47,17 +47,17 @@ impl Model {
 pub struct LatencyModel {
     /// All listings.
     pub list: Duration,
-    /// HeadObject, HeadBucket, GetObjectAttributes.
+    /// `HeadObject`, `HeadBucket`, `GetObjectAttributes`.
     pub head: Duration,
-    /// CreateMultipartUpload.
+    /// `CreateMultipartUpload`.
     pub create: Duration,
     /// CopyObject and UploadPartCopy, besides their bytes.
     pub copy: Duration,
-    /// CompleteMultipartUpload.
+    /// `CompleteMultipartUpload`.
     pub complete: Duration,
-    /// PutObject and UploadPart, besides their bytes.
+    /// `PutObject` and `UploadPart`, besides their bytes.
     pub put: Duration,
-    /// GetObject, to the first byte.
+    /// `GetObject`, to the first byte.
     pub get: Duration,
     /// All others.
     pub other: Duration,
@@ -217,7 +217,7 @@ mod tests {
         let first = admitted(&limiter, "a/", seconds).await;
         tokio::time::advance(Duration::from_secs(9)).await;
         let tenth = admitted(&limiter, "a/", seconds).await;
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         let last = admitted(&limiter, "a/", seconds).await;
         assert!((100..=140).contains(&first), "{first}");
         assert!((200..=270).contains(&tenth), "{tenth}");

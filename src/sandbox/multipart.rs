@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::bucket::{Bucket, State};
 use super::checksum::{Algorithm, Checksum, ChecksumKind, multipart_etag};
 use super::condition::{WriteCondition, now};
 use super::content::Content;
 use super::object::{Attributes, LAST_PART_NUMBER, Object, PartInfo, SMALLEST_PART};
 use super::refusal::Refusal;
-use super::store::{Bucket, Quirks, State, Store};
+use super::store::{Quirks, Store};
 
 /// An upload that is neither completed nor aborted.
 #[derive(Debug)]
@@ -19,11 +20,14 @@ pub(super) struct Upload {
     pub(super) sequence: u64,
     pub(super) attributes: Arc<Attributes>,
     /// The checksum that Create declared.
-    pub(super) declared: Option<(Algorithm, ChecksumKind)>,
+    pub(super) declared: Declared,
     pub(super) parts: BTreeMap<i32, Part>,
     /// The key was deleted since Create, which a conditional Complete must not overlook.
     pub(super) key_was_deleted: bool,
 }
+
+/// The checksum that an upload declared at Create, if any.
+pub(super) type Declared = Option<(Algorithm, ChecksumKind)>;
 
 /// A part of an upload.
 #[derive(Clone, Debug)]
@@ -44,7 +48,7 @@ pub struct UploadInfo {
     pub upload_id: String,
     /// When it was created.
     pub initiated: SystemTime,
-    /// Number, size in bytes and ETag of the parts, by number.
+    /// Number, size in bytes and `ETag` of the parts, by number.
     pub parts: Vec<(i32, u64, String)>,
     /// What the object will have.
     pub attributes: Arc<Attributes>,
@@ -95,10 +99,7 @@ pub(super) struct CompleteRequest {
 }
 
 /// The checksum that a Create declares, after S3's rules for algorithm and type.
-pub(super) fn declare(
-    algorithm: Option<&str>,
-    kind: Option<&str>,
-) -> Result<Option<(Algorithm, ChecksumKind)>, Refusal> {
+pub(super) fn declare(algorithm: Option<&str>, kind: Option<&str>) -> Result<Declared, Refusal> {
     let Some(name) = algorithm else {
         return match kind {
             Some(_) => Err(Refusal::invalid_request(
@@ -163,7 +164,7 @@ impl Bucket {
         store: &Store,
         key: &str,
         attributes: Arc<Attributes>,
-        declared: Option<(Algorithm, ChecksumKind)>,
+        declared: Declared,
     ) -> String {
         let sequence = store.next_sequence();
         let id = store.unique();
@@ -185,7 +186,7 @@ impl Bucket {
         &self,
         key: &str,
         upload_id: &str,
-    ) -> Result<(Option<(Algorithm, ChecksumKind)>, Arc<Attributes>), Refusal> {
+    ) -> Result<(Declared, Arc<Attributes>), Refusal> {
         let state = self.read();
         let upload = state.upload(key, upload_id)?;
         Ok((upload.declared, Arc::clone(&upload.attributes)))
@@ -195,7 +196,7 @@ impl Bucket {
     pub(super) fn make_part(
         store: &Store,
         content: Content,
-        declared: Option<(Algorithm, ChecksumKind)>,
+        declared: Declared,
         attributes: &Attributes,
     ) -> Part {
         let algorithm = declared.map_or(Algorithm::Crc64Nvme, |(algorithm, _)| algorithm);
@@ -211,15 +212,24 @@ impl Bucket {
         number: i32,
         part: Part,
     ) -> Result<(), Refusal> {
-        self.write().upload_mut(key, upload_id)?.parts.insert(number, part);
+        let mut state = self.write();
+        if let Some((aborted_key, upload)) = state.aborted.remove(upload_id) {
+            state.uploads.insert((aborted_key, upload.sequence), upload);
+        }
+        state.upload_mut(key, upload_id)?.parts.insert(number, part);
         Ok(())
     }
 
     /// Drops an upload and its parts.
-    pub(super) fn abort(&self, key: &str, upload_id: &str) -> Result<(), Refusal> {
+    pub(super) fn abort(&self, store: &Store, key: &str, upload_id: &str) -> Result<(), Refusal> {
         let mut state = self.write();
         let sequence = state.upload(key, upload_id)?.sequence;
-        state.uploads.remove(&(key.to_owned(), sequence));
+        if let Some(mut upload) = state.uploads.remove(&(key.to_owned(), sequence))
+            && Quirks::on(&store.quirks().late_parts_survive_aborts)
+        {
+            upload.parts.clear();
+            state.aborted.insert(upload_id.to_owned(), (key.to_owned(), upload));
+        }
         Ok(())
     }
 
@@ -358,7 +368,8 @@ impl Upload {
             ChecksumKind::Composite => algorithm.composite(sums.iter().map(|(value, _)| *value)),
             ChecksumKind::FullObject => algorithm.joined(sums.iter().copied()),
         };
-        let checksum = value.map(|value| Checksum { algorithm, kind, value, parts: parts.len() });
+        let summed = if kind == ChecksumKind::Composite { parts.len() } else { 0 };
+        let checksum = value.map(|value| Checksum { algorithm, kind, value, parts: summed });
         for (claimed, value) in &request.checksums {
             let held = checksum.as_ref().is_some_and(|sum| {
                 sum.algorithm == *claimed && (sum.value == *value || sum.shown() == *value)

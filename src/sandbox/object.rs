@@ -23,7 +23,7 @@ pub enum Encryption {
     /// SSE-S3, what S3 does when nothing is said.
     #[default]
     Aes256,
-    /// SSE-KMS, or DSSE-KMS. ETags of such objects are not MD5 sums and differ per write.
+    /// SSE-KMS, or DSSE-KMS. `ETags` of such objects are not MD5 sums and differ per write.
     Kms {
         /// ARN of the key.
         key_id: String,
@@ -100,7 +100,7 @@ pub struct Attributes {
     pub lock: Lock,
     /// `x-amz-restore`, of archived objects that were restored or are being restored.
     pub restore: Option<String>,
-    /// `x-amz-archive-status`, of INTELLIGENT_TIERING objects in an archive tier.
+    /// `x-amz-archive-status`, of `INTELLIGENT_TIERING` objects in an archive tier.
     pub archive_status: Option<String>,
 }
 
@@ -117,6 +117,18 @@ impl Attributes {
         let restored = self.restore.as_deref().is_some_and(|r| r.contains("ongoing-request=\"false\""));
         archived && !restored
     }
+}
+
+/// `x-amz-restore` of an object that is being restored.
+pub(super) const RESTORE_ONGOING: &str = "ongoing-request=\"true\"";
+
+/// `x-amz-restore` of an object that can be read for so many days.
+pub(super) fn restored_until(days: i32) -> String {
+    let seconds = u64::from(days.max(0).unsigned_abs()) * 86_400;
+    let until =
+        jiff::Timestamp::try_from(SystemTime::now() + Duration::from_secs(seconds)).unwrap_or_default();
+    let date = until.strftime("%a, %d %b %Y %H:%M:%S GMT");
+    format!("ongoing-request=\"false\", expiry-date=\"{date}\"")
 }
 
 /// One part of a multipart object, as `HeadObject(partNumber)` shows it.
@@ -198,7 +210,7 @@ pub struct ObjectSpec {
     pub checksum: Option<(Algorithm, ChecksumKind)>,
     /// The object has no additional checksum, like those written before December 2024.
     pub without_checksum: bool,
-    /// Part sizes of an object that shall look as if it was uploaded in parts (ETag `-N`). A rest becomes the last part.
+    /// Part sizes of an object that shall look as if it was uploaded in parts (`ETag` `-N`). A rest becomes the last part.
     pub part_sizes: Option<Vec<u64>>,
     /// When it was written; `None` is now.
     pub last_modified: Option<SystemTime>,
@@ -268,7 +280,7 @@ impl ObjectSpec {
         self
     }
 
-    /// The object that this describes. `unique` makes ETags that are not MD5 sums.
+    /// The object that this describes. `unique` makes `ETags` that are not MD5 sums.
     pub(super) fn build(
         &self,
         content: Content,
@@ -345,7 +357,7 @@ pub struct ObjectInfo {
     pub size: u64,
     /// The bytes.
     pub content: Content,
-    /// ETag without quotes.
+    /// `ETag` without quotes.
     pub etag: String,
     /// Additional checksum.
     pub checksum: Option<Checksum>,

@@ -204,10 +204,11 @@ impl<'a> Query<'a> {
 
     fn get(&self, name: &str) -> Option<Cow<'a, str>> {
         let (_, value) = self.pairs().find(|(key, _)| *key == name)?;
-        Some(match value.contains('+') {
-            true => percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned().into(),
-            false => percent_decode_str(value).decode_utf8_lossy(),
-        })
+        if value.contains('+') {
+            let spaced = value.replace('+', " ");
+            return Some(percent_decode_str(&spaced).decode_utf8_lossy().into_owned().into());
+        }
+        Some(percent_decode_str(value).decode_utf8_lossy())
     }
 
     /// No sub-resource is named. SDKs add `x-id`.
@@ -215,7 +216,7 @@ impl<'a> Query<'a> {
         self.pairs().all(|(key, _)| key == "x-id")
     }
 
-    /// Only what ListObjects takes is named.
+    /// Only what `ListObjects` takes is named.
     fn is_listing(&self) -> bool {
         const NAMES: [&str; 6] = ["delimiter", "encoding-type", "marker", "max-keys", "prefix", "x-id"];
         self.pairs().all(|(key, _)| NAMES.contains(&key))

@@ -1,12 +1,20 @@
 //! The S3 API of the sandbox: the `s3s` crate parses and writes the documents, this module translates between its types
 //! and the store's, one submodule per family of operations.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "all operations have one signature, and all fields of answers are optional"
+)]
+
 mod bucket;
 mod copy;
 mod fields;
 mod list;
 mod multipart;
+mod protection;
 mod read;
+mod restore;
 mod write;
 
 use std::sync::Arc;
@@ -18,14 +26,18 @@ use s3s::dto::{
     CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput, DeleteBucketOutput,
     DeleteObjectInput, DeleteObjectOutput, DeleteObjectTaggingInput, DeleteObjectTaggingOutput,
     DeleteObjectsInput, DeleteObjectsOutput, GetBucketLocationInput, GetBucketLocationOutput,
-    GetBucketVersioningInput, GetBucketVersioningOutput, GetObjectAttributesInput, GetObjectAttributesOutput,
-    GetObjectInput, GetObjectOutput, GetObjectTaggingInput, GetObjectTaggingOutput, HeadBucketInput,
-    HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
-    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectVersionsInput, ListObjectVersionsOutput,
-    ListObjectsInput, ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput,
-    ListPartsOutput, PutBucketVersioningInput, PutBucketVersioningOutput, PutObjectInput, PutObjectOutput,
-    PutObjectTaggingInput, PutObjectTaggingOutput, UploadPartCopyInput, UploadPartCopyOutput,
-    UploadPartInput, UploadPartOutput,
+    GetBucketVersioningInput, GetBucketVersioningOutput, GetObjectAclInput, GetObjectAclOutput,
+    GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput, GetObjectLegalHoldInput,
+    GetObjectLegalHoldOutput, GetObjectLockConfigurationInput, GetObjectLockConfigurationOutput,
+    GetObjectOutput, GetObjectRetentionInput, GetObjectRetentionOutput, GetObjectTaggingInput,
+    GetObjectTaggingOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput,
+    ListBucketsInput, ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
+    ListObjectVersionsInput, ListObjectVersionsOutput, ListObjectsInput, ListObjectsOutput,
+    ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, PutBucketVersioningInput,
+    PutBucketVersioningOutput, PutObjectAclInput, PutObjectAclOutput, PutObjectInput,
+    PutObjectLegalHoldInput, PutObjectLegalHoldOutput, PutObjectOutput, PutObjectRetentionInput,
+    PutObjectRetentionOutput, PutObjectTaggingInput, PutObjectTaggingOutput, RestoreObjectInput,
+    RestoreObjectOutput, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3Request, S3Response, S3Result};
 
@@ -98,6 +110,15 @@ operations! {
     get_object_tagging => tags(GetObjectTaggingInput) -> GetObjectTaggingOutput;
     put_object_tagging => set_tags(PutObjectTaggingInput) -> PutObjectTaggingOutput;
     delete_object_tagging => clear_tags(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
+    get_object_acl => acl(GetObjectAclInput) -> GetObjectAclOutput;
+    put_object_acl => set_acl(PutObjectAclInput) -> PutObjectAclOutput;
+    get_object_retention => retention(GetObjectRetentionInput) -> GetObjectRetentionOutput;
+    put_object_retention => set_retention(PutObjectRetentionInput) -> PutObjectRetentionOutput;
+    get_object_legal_hold => legal_hold(GetObjectLegalHoldInput) -> GetObjectLegalHoldOutput;
+    put_object_legal_hold => set_legal_hold(PutObjectLegalHoldInput) -> PutObjectLegalHoldOutput;
+    get_object_lock_configuration =>
+        lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput;
+    restore_object => restore(RestoreObjectInput) -> RestoreObjectOutput;
     delete_object => delete(DeleteObjectInput) -> DeleteObjectOutput;
     delete_objects => delete_many(DeleteObjectsInput) -> DeleteObjectsOutput;
     create_multipart_upload => create(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;

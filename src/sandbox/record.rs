@@ -133,7 +133,7 @@ impl CallRecord {
             record: Arc::clone(self),
             call: self.entries.as_ref().map(|_| call.clone()),
             arrived: self.started.elapsed(),
-            in_flight,
+            at_once: in_flight,
             outcome: Outcome::default(),
         }
     }
@@ -144,7 +144,7 @@ pub(super) struct InFlight {
     record: Arc<CallRecord>,
     call: Option<Call>,
     arrived: Duration,
-    in_flight: u64,
+    at_once: u64,
     /// What to record at the end.
     pub(super) outcome: Outcome,
 }
@@ -170,7 +170,7 @@ impl Drop for InFlight {
             code: outcome.code,
             arrived: self.arrived,
             answered: self.record.started.elapsed(),
-            in_flight: self.in_flight,
+            in_flight: self.at_once,
         });
     }
 }

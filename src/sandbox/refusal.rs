@@ -1,7 +1,7 @@
 //! What the sandbox answers when it does not do what was asked: S3's status, code, message and extra elements.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -30,7 +30,7 @@ impl Refusal {
     }
 
     /// With an element in the error document.
-    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(super) fn with(mut self, name: &'static str, value: impl Display) -> Self {
         self.details.push((name, value.to_string()));
         self
     }
@@ -55,7 +55,7 @@ impl Refusal {
 
     pub(super) fn invalid_argument(
         name: &'static str,
-        value: impl ToString,
+        value: impl Display,
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self::bad("InvalidArgument", message).with("ArgumentName", name).with("ArgumentValue", value)

@@ -4,26 +4,25 @@
 //! (hashing) happens before. An object is an immutable value behind an [`Arc`]: a copy that has looked up its source
 //! goes on with that version whatever is written meanwhile, as in S3.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hyper::StatusCode;
 
+use super::bucket::Bucket;
 use super::checksum::{self, hex};
 use super::condition::{WriteCondition, now};
 use super::content::Content;
-use super::multipart::{Completed, Upload, UploadInfo};
-use super::object::{Encryption, Marker, Object, ObjectInfo, ObjectSpec, Version, VersionInfo};
+use super::multipart::UploadInfo;
+use super::object::{
+    Attributes, Encryption, ObjectInfo, ObjectSpec, RESTORE_ONGOING, Version, VersionInfo, restored_until,
+};
 use super::operation::Operation;
 use super::refusal::Refusal;
 
 /// The account that owns buckets unless told otherwise.
 pub const OWNER: &str = "111122223333";
-
-/// Completed uploads whose answer is remembered for a repeated Complete, per bucket.
-const COMPLETED_KEPT: usize = 10_000;
 
 /// How a bucket is set up.
 #[derive(Clone, Debug, Default)]
@@ -38,16 +37,12 @@ pub struct BucketOptions {
     pub requester_pays: bool,
     /// Whether objects can be locked; turns versioning on.
     pub object_lock: bool,
+    /// Mode and days of the retention of objects that are written without one; wants `object_lock`.
+    pub retention: Option<(String, u32)>,
+    /// Days after which open uploads are aborted, which Create and `ListParts` announce; the sandbox never does it.
+    pub abort_after_days: Option<u32>,
     /// Encryption of objects that are written without a choice.
     pub encryption: Encryption,
-}
-
-/// Versioning of a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Versioning {
-    Never,
-    Enabled,
-    Suspended,
 }
 
 /// The buckets of one sandbox. A handle: clones share the same buckets.
@@ -63,6 +58,8 @@ struct Inner {
     denied: RwLock<Vec<Denied>>,
     sequence: AtomicU64,
     quirks: Quirks,
+    /// Attributes of the object arranged last. Buckets of a million objects that are all alike share them.
+    arranged: Mutex<Arc<Attributes>>,
 }
 
 #[derive(Debug)]
@@ -77,51 +74,21 @@ struct Denied {
 pub struct Quirks {
     /// `x-amz-copy-source-if-*` headers have no effect.
     pub ignore_source_conditions: AtomicBool,
-    /// ETags of objects and parts are random: they do not follow from the content.
+    /// `ETags` of objects and parts are random: they do not follow from the content.
     pub opaque_etags: AtomicBool,
     /// No additional checksums are computed, stored or shown.
     pub no_checksums: AtomicBool,
     /// In an unversioned bucket, a delete between Create and Complete wins although Complete reports success, because
     /// the object is dated at the initiation of its upload.
     pub deletes_win_over_uploads: AtomicBool,
+    /// A part that is stored after the abort of its upload brings the upload back, with that part, as S3 warns.
+    pub late_parts_survive_aborts: AtomicBool,
 }
 
 impl Quirks {
     pub(super) fn on(switch: &AtomicBool) -> bool {
         switch.load(Ordering::Relaxed)
     }
-}
-
-/// One bucket.
-#[derive(Debug)]
-pub(super) struct Bucket {
-    pub(super) name: String,
-    pub(super) region: String,
-    pub(super) owner: String,
-    pub(super) created: SystemTime,
-    pub(super) requester_pays: bool,
-    pub(super) object_lock: bool,
-    pub(super) encryption: Encryption,
-    state: RwLock<State>,
-}
-
-/// What the lock of a bucket guards.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) versioning: Versioning,
-    /// Versions of each key, newest first, never empty.
-    pub(super) objects: BTreeMap<String, Vec<Version>>,
-    /// Open uploads by key and sequence of their initiation: the order in which S3 lists them.
-    pub(super) uploads: BTreeMap<(String, u64), Upload>,
-    completed: HashMap<String, Completed>,
-    completed_order: VecDeque<String>,
-}
-
-/// What a delete did.
-#[derive(Debug, Default)]
-pub(super) struct Deleted {
-    pub(super) marker: bool,
-    pub(super) version_id: Option<String>,
 }
 
 impl Store {
@@ -133,33 +100,23 @@ impl Store {
                 denied: RwLock::default(),
                 sequence: AtomicU64::new(1),
                 quirks: Quirks::default(),
+                arranged: Mutex::default(),
             }),
         }
     }
 
-    /// Creates a bucket. Returns `false`, and changes nothing, if there is one of this name.
-    pub fn create_bucket(&self, name: &str, options: BucketOptions) -> bool {
+    /// Creates a bucket, unless there is one of this name: then nothing changes.
+    pub fn create_bucket(&self, name: &str, options: BucketOptions) {
+        let _existed = !self.add_bucket(name, options);
+    }
+
+    /// Creates a bucket. Whether there was none of this name.
+    pub(super) fn add_bucket(&self, name: &str, options: BucketOptions) -> bool {
         let mut buckets = write(&self.inner.buckets);
         if buckets.contains_key(name) {
             return false;
         }
-        let versioned = options.versioning || options.object_lock;
-        let bucket = Bucket {
-            name: name.to_owned(),
-            region: options.region.unwrap_or_else(|| self.inner.region.clone()),
-            owner: options.owner.unwrap_or_else(|| OWNER.to_owned()),
-            created: now(),
-            requester_pays: options.requester_pays,
-            object_lock: options.object_lock,
-            encryption: options.encryption,
-            state: RwLock::new(State {
-                versioning: if versioned { Versioning::Enabled } else { Versioning::Never },
-                objects: BTreeMap::new(),
-                uploads: BTreeMap::new(),
-                completed: HashMap::new(),
-                completed_order: VecDeque::new(),
-            }),
-        };
+        let bucket = Bucket::new(name, options, &self.inner.region);
         buckets.insert(name.to_owned(), Arc::new(bucket));
         true
     }
@@ -168,6 +125,13 @@ impl Store {
     pub fn put_object(&self, bucket: &str, key: &str, content: Content, spec: &ObjectSpec) -> ObjectInfo {
         self.create_bucket(bucket, BucketOptions::default());
         let mut object = spec.build(content, self.next_sequence(), now(), || self.unique());
+        {
+            let mut arranged = self.inner.arranged.lock().unwrap_or_else(PoisonError::into_inner);
+            if **arranged != *object.attributes {
+                *arranged = Arc::clone(&object.attributes);
+            }
+            object.attributes = Arc::clone(&arranged);
+        }
         let Some(bucket) = self.find(bucket) else {
             return ObjectInfo::of(key, &object);
         };
@@ -227,6 +191,19 @@ impl Store {
     pub fn delete_object(&self, bucket: &str, key: &str) {
         if let Some(bucket) = self.find(bucket) {
             let _ = bucket.delete(self, key, None, &WriteCondition::None);
+        }
+    }
+
+    /// Finishes all restores that are going on in a bucket: the objects can be read for a day.
+    pub fn finish_restores(&self, bucket: &str) {
+        let Some(bucket) = self.find(bucket) else { return };
+        let mut state = bucket.write();
+        for version in state.objects.values_mut().flatten() {
+            if let Version::Object(object) = version
+                && object.attributes.restore.as_deref() == Some(RESTORE_ONGOING)
+            {
+                Arc::make_mut(&mut Arc::make_mut(object).attributes).restore = Some(restored_until(1));
+            }
         }
     }
 
@@ -299,217 +276,22 @@ impl Store {
         hex(&checksum::md5(&Content::bytes(self.next_sequence().to_le_bytes().to_vec())))
     }
 
-    /// Whether ETags of what is written with this encryption do not follow from the content.
+    /// Whether `ETags` of what is written with this encryption do not follow from the content.
     pub(super) fn hides_content(&self, encryption: &Encryption) -> bool {
         encryption.is_kms() || Quirks::on(&self.quirks().opaque_etags)
     }
 
-    /// The ETag of an object or a part written in one piece.
+    /// The `ETag` of an object or a part written in one piece.
     pub(super) fn etag(&self, content: &Content, encryption: &Encryption) -> String {
         if self.hides_content(encryption) { self.unique() } else { checksum::etag(content) }
     }
 }
 
-impl Bucket {
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
-        read(&self.state)
-    }
-
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
-        write(&self.state)
-    }
-
-    /// Writes an object if the condition holds. Returns its version id as S3 shows it.
-    pub(super) fn put(
-        &self,
-        store: &Store,
-        key: &str,
-        object: Object,
-        condition: &WriteCondition,
-    ) -> Result<Option<String>, Refusal> {
-        let mut state = self.write();
-        condition.check(key, state.current(key).map(Arc::as_ref))?;
-        let version_id = state.insert(key, object, || store.unique());
-        Ok(state.shown_id(version_id.as_deref()))
-    }
-
-    /// Deletes the current version (by a marker, where there is versioning) or the named one for good.
-    pub(super) fn delete(
-        &self,
-        store: &Store,
-        key: &str,
-        version_id: Option<&str>,
-        condition: &WriteCondition,
-    ) -> Result<Deleted, Refusal> {
-        let mut state = self.write();
-        if *condition != WriteCondition::None {
-            condition.check(key, state.current(key).map(Arc::as_ref))?;
-        }
-        if let Some(version_id) = version_id {
-            return state.delete_version(key, version_id);
-        }
-        for upload in state.uploads_of_mut(key) {
-            upload.key_was_deleted = true;
-        }
-        let marker_id: Option<Arc<str>> = match state.versioning {
-            Versioning::Never => {
-                state.objects.remove(key);
-                return Ok(Deleted::default());
-            }
-            Versioning::Enabled => Some(store.unique().into()),
-            Versioning::Suspended => None,
-        };
-        let marker = Marker { last_modified: now(), sequence: store.next_sequence(), version_id: marker_id };
-        let shown = marker.version_id.as_deref().unwrap_or("null").to_owned();
-        state.place(key, Version::Marker(Arc::new(marker)));
-        Ok(Deleted { marker: true, version_id: Some(shown) })
-    }
-
-    /// Replaces the attributes of a version, which keeps its identity. Returns the version id as S3 shows it.
-    pub(super) fn change<T>(
-        &self,
-        key: &str,
-        version_id: Option<&str>,
-        change: impl FnOnce(&mut Object) -> Result<T, Refusal>,
-    ) -> Result<(T, Option<String>), Refusal> {
-        let mut state = self.write();
-        let found = state.resolve(key, version_id)?;
-        let mut changed = (*found).clone();
-        let outcome = change(&mut changed)?;
-        let sequence = changed.sequence;
-        let shown = state.shown_id(changed.version_id.as_deref());
-        if let Some(slot) = state
-            .objects
-            .get_mut(key)
-            .and_then(|all| all.iter_mut().find(|version| version.sequence() == sequence))
-        {
-            *slot = Version::Object(Arc::new(changed));
-        }
-        Ok((outcome, shown))
-    }
-}
-
-impl State {
-    /// The object that a plain read of the key finds.
-    pub(super) fn current(&self, key: &str) -> Option<&Arc<Object>> {
-        self.objects.get(key)?.first()?.object()
-    }
-
-    /// The version that a read finds: the current one, or the named one.
-    pub(super) fn resolve(&self, key: &str, version_id: Option<&str>) -> Result<Arc<Object>, Refusal> {
-        let versions = self.objects.get(key);
-        let Some(wanted) = version_id else {
-            return match versions.and_then(|versions| versions.first()) {
-                Some(Version::Object(object)) => Ok(Arc::clone(object)),
-                Some(marker @ Version::Marker(_)) => Err(Refusal::no_such_key(key)
-                    .header("x-amz-delete-marker", "true")
-                    .header("x-amz-version-id", marker.shown_id())),
-                None => Err(Refusal::no_such_key(key)),
-            };
-        };
-        let found =
-            versions.and_then(|versions| versions.iter().find(|version| version.shown_id() == wanted));
-        match found {
-            Some(Version::Object(object)) => Ok(Arc::clone(object)),
-            Some(marker @ Version::Marker(_)) => Err(Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "MethodNotAllowed",
-                "The specified method is not allowed against this resource.",
-            )
-            .header("x-amz-delete-marker", "true")
-            .header("x-amz-version-id", marker.shown_id())),
-            None => Err(Refusal::no_such_version(key, wanted)),
-        }
-    }
-
-    /// Version ids are shown once a bucket has had versioning; the null version is `null`.
-    pub(super) fn shown_id(&self, version_id: Option<&str>) -> Option<String> {
-        match (version_id, self.versioning) {
-            (Some(id), _) => Some(id.to_owned()),
-            (None, Versioning::Never) => None,
-            (None, _) => Some("null".to_owned()),
-        }
-    }
-
-    /// Stores an object as a version of the key. Returns its version id.
-    pub(super) fn insert(
-        &mut self,
-        key: &str,
-        mut object: Object,
-        unique: impl FnOnce() -> String,
-    ) -> Option<Arc<str>> {
-        object.version_id = match self.versioning {
-            Versioning::Enabled => Some(unique().into()),
-            Versioning::Never | Versioning::Suspended => None,
-        };
-        let version_id = object.version_id.clone();
-        self.place(key, Version::Object(Arc::new(object)));
-        version_id
-    }
-
-    /// Puts a version at its place in the key's history. A null version replaces the null version.
-    fn place(&mut self, key: &str, version: Version) {
-        let Some(history) = self.objects.get_mut(key) else {
-            self.objects.insert(key.to_owned(), vec![version]);
-            return;
-        };
-        if version.version_id().is_none() {
-            history.retain(|other| other.version_id().is_some());
-        }
-        let newer = history.iter().take_while(|other| other.sequence() > version.sequence()).count();
-        history.insert(newer, version);
-    }
-
-    fn delete_version(&mut self, key: &str, version_id: &str) -> Result<Deleted, Refusal> {
-        let mut deleted = Deleted { marker: false, version_id: Some(version_id.to_owned()) };
-        let Some(history) = self.objects.get_mut(key) else {
-            return Ok(deleted);
-        };
-        if let Some(at) = history.iter().position(|version| version.shown_id() == version_id) {
-            let held =
-                history[at].object().is_some_and(|object| object.attributes.lock.is_held(SystemTime::now()));
-            if held {
-                return Err(Refusal::new(
-                    StatusCode::FORBIDDEN,
-                    "AccessDenied",
-                    "Access Denied because object protected by object lock.",
-                ));
-            }
-            deleted.marker = history[at].object().is_none();
-            history.remove(at);
-            if history.is_empty() {
-                self.objects.remove(key);
-            }
-        }
-        Ok(deleted)
-    }
-
-    /// The open uploads of one key.
-    pub(super) fn uploads_of_mut<'a>(&'a mut self, key: &str) -> impl Iterator<Item = &'a mut Upload> {
-        self.uploads.range_mut((key.to_owned(), 0)..=(key.to_owned(), u64::MAX)).map(|(_, upload)| upload)
-    }
-
-    pub(super) fn completed(&self, upload_id: &str) -> Option<&Completed> {
-        self.completed.get(upload_id)
-    }
-
-    /// Remembers the answer of a Complete; the oldest is forgotten when there are too many.
-    pub(super) fn remember(&mut self, upload_id: String, completed: Completed) {
-        if self.completed_order.len() >= COMPLETED_KEPT
-            && let Some(oldest) = self.completed_order.pop_front()
-        {
-            self.completed.remove(&oldest);
-        }
-        self.completed_order.push_back(upload_id.clone());
-        self.completed.insert(upload_id, completed);
-    }
-}
-
 /// A panic elsewhere leaves nothing half done under these locks, so a poisoned one is used on.
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+pub(super) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }

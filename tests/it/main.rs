@@ -6,4 +6,5 @@
 mod copy;
 mod faults;
 mod manifest;
+mod sandbox;
 mod world;

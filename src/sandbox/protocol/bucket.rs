@@ -11,8 +11,9 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::Service;
 use super::fields::timestamp;
+use crate::sandbox::bucket::Versioning;
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::{BucketOptions, OWNER, Versioning};
+use crate::sandbox::store::{BucketOptions, OWNER};
 
 impl Service {
     pub(super) fn buckets(
@@ -64,7 +65,7 @@ impl Service {
             object_lock: input.object_lock_enabled_for_bucket == Some(true),
             ..BucketOptions::default()
         };
-        if !self.store.create_bucket(&input.bucket, options) {
+        if !self.store.add_bucket(&input.bucket, options) {
             return Err(Refusal::new(
                 StatusCode::CONFLICT,
                 "BucketAlreadyOwnedByYou",

@@ -13,13 +13,14 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption, timestamp};
 use super::{CopiedBytes, Service};
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::{Algorithm, Checksum, ChecksumKind};
 use crate::sandbox::condition::{self, ReadConditions, WriteCondition, now};
 use crate::sandbox::multipart::check_part_number;
 use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE, Object};
 use crate::sandbox::operation::Operation;
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::{Bucket, Quirks};
+use crate::sandbox::store::Quirks;
 
 /// The object that a copy reads. Fixed from here on, whatever is written meanwhile.
 struct Source {
@@ -62,9 +63,11 @@ impl Service {
             key.to_string()
         };
         let stored = self.store.bucket(bucket)?;
-        if let Some(owner) = fields::text(headers, "x-amz-source-expected-bucket-owner")
-            && owner != stored.owner
-        {
+        let foreign = fields::text(headers, "x-amz-source-expected-bucket-owner")
+            .is_some_and(|owner| owner != stored.owner);
+        // One header covers source and destination.
+        let unpaid = stored.requester_pays && !headers.contains_key("x-amz-request-payer");
+        if foreign || unpaid {
             return Err(Refusal::access_denied());
         }
         if self.store.is_denied(bucket, Operation::GetObject, &key) {
@@ -182,7 +185,7 @@ impl Service {
         Ok(response)
     }
 
-    /// The ETag of the copy: MD5 of the bytes, which a source written in one piece has already.
+    /// The `ETag` of the copy: MD5 of the bytes, which a source written in one piece has already.
     fn copied_etag(&self, source: &Object, encryption: &Encryption) -> String {
         let known = source.parts.is_none() && !self.store.hides_content(&source.attributes.encryption);
         if known && !self.store.hides_content(encryption) {

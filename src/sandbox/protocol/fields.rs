@@ -9,11 +9,13 @@ use hyper::header::HeaderMap;
 use s3s::dto::{ETag, StreamingBlob, Timestamp};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders};
 
+use super::protection::retained_for;
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition;
 use crate::sandbox::object::{Encryption, Lock};
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::{Bucket, Quirks, Store};
+use crate::sandbox::store::{Quirks, Store};
 
 /// Sets the checksum field of an output that belongs to an algorithm.
 macro_rules! set_checksum {
@@ -47,7 +49,7 @@ macro_rules! checksums_of {
 }
 pub(super) use checksums_of;
 
-/// The attributes that PutObject, CopyObject or CreateMultipartUpload ask for.
+/// The attributes that `PutObject`, CopyObject or `CreateMultipartUpload` ask for.
 macro_rules! attributes_of {
     ($input:expr, $headers:expr, $bucket:expr, $store:expr) => {{
         let input = &$input;
@@ -106,7 +108,7 @@ macro_rules! set_encryption {
 }
 pub(super) use set_encryption;
 
-/// A quoted ETag.
+/// A quoted `ETag`.
 pub(super) fn etag(value: &str) -> Option<ETag> {
     Some(ETag::Strong(value.to_owned()))
 }
@@ -230,13 +232,11 @@ pub(super) fn encryption(
         ))
     };
     match request.name {
-        None if request.key_id.is_some() => invalid(
-            "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
+        None | Some("AES256") if request.key_id.is_some() => invalid(
+            "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : \
+             aws:kms",
         ),
         None => Ok(bucket.encryption.clone()),
-        Some("AES256") if request.key_id.is_some() => invalid(
-            "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms",
-        ),
         Some("AES256") => Ok(Encryption::Aes256),
         Some("aws:kms") => Ok(kms(false)),
         Some("aws:kms:dsse") => Ok(kms(true)),
@@ -255,7 +255,7 @@ pub(super) fn lock(
         return Err(Refusal::invalid_request("Bucket is missing Object Lock Configuration"));
     }
     let retention = match (mode, until) {
-        (None, None) => None,
+        (None, None) => bucket.retention.as_ref().map(|(mode, days)| (mode.clone(), retained_for(*days))),
         (Some(_), Some(until)) if until <= SystemTime::now() => {
             return Err(Refusal::invalid_argument(
                 "x-amz-object-lock-retain-until-date",
@@ -281,7 +281,7 @@ pub(super) fn parse_tags(header: &str) -> Result<BTreeMap<String, String>, Refus
         percent_encoding::percent_decode_str(&text.replace('+', " "))
             .decode_utf8()
             .ok()
-            .map(|text| text.into_owned())
+            .map(std::borrow::Cow::into_owned)
     };
     let mut pairs = Vec::new();
     for pair in header.split('&').filter(|pair| !pair.is_empty()) {

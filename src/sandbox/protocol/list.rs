@@ -14,10 +14,10 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::Service;
 use super::fields::{etag, int, long, timestamp};
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::listing::{self, PAGE, Page, Query};
 use crate::sandbox::object::{Object, Version};
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::Bucket;
 
 /// Writes names as the request wants them: encoded if it named the encoding, as they are otherwise. Control characters
 /// that are not encoded make a document that XML parsers refuse, as with S3.
@@ -83,7 +83,7 @@ fn restore_status(object: &Object, asked: Option<&[OptionalObjectAttributes]>) -
     })
 }
 
-/// An entry of ListObjects and ListObjectsV2.
+/// An entry of `ListObjects` and `ListObjectsV2`.
 fn entry(
     names: Names,
     key: &str,

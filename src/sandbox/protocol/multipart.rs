@@ -14,14 +14,17 @@ use super::fields::{
     self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption, timestamp,
 };
 use super::write::{check_claim, check_md5};
+use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::Algorithm;
-use crate::sandbox::condition::WriteCondition;
+use crate::sandbox::condition::{WriteCondition, now};
 use crate::sandbox::content::Content;
 use crate::sandbox::listing::PAGE;
 use crate::sandbox::multipart::{CompleteRequest, ListedPart, check_part_number, declare};
 use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE};
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::Bucket;
+
+/// The name of the lifecycle rule that aborts uploads.
+const ABORT_RULE: &str = "abort-incomplete-uploads";
 
 impl Service {
     pub(super) fn create(
@@ -45,6 +48,8 @@ impl Service {
             checksum_algorithm: declared
                 .map(|(algorithm, _)| ChecksumAlgorithm::from_static(algorithm.name())),
             checksum_type: declared.map(|(_, kind)| ChecksumType::from_static(kind.name())),
+            abort_date: bucket.abort_date(now()).and_then(timestamp),
+            abort_rule_id: bucket.abort_after_days.map(|_| ABORT_RULE.to_owned()),
             ..CreateMultipartUploadOutput::default()
         };
         set_encryption!(output, &attributes.encryption);
@@ -141,7 +146,7 @@ impl Service {
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let input = request.input;
-        self.store.bucket(&input.bucket)?.abort(&input.key, &input.upload_id)?;
+        self.store.bucket(&input.bucket)?.abort(&self.store, &input.key, &input.upload_id)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 
@@ -186,6 +191,8 @@ impl Service {
             next_part_number_marker: Some(parts.last().and_then(|part| part.part_number).unwrap_or(0)),
             parts: Some(parts),
             storage_class: Some(upload.attributes.class().to_owned().into()),
+            abort_date: bucket.abort_date(upload.initiated).and_then(timestamp),
+            abort_rule_id: bucket.abort_after_days.map(|_| ABORT_RULE.to_owned()),
             ..ListPartsOutput::default()
         }))
     }

@@ -38,7 +38,7 @@ struct Piece {
     part: Option<usize>,
 }
 
-/// The fields that GetObject and HeadObject share.
+/// The fields that `GetObject` and `HeadObject` share.
 macro_rules! describe {
     ($output:expr, $service:expr, $found:expr, $piece:expr, $input:expr) => {{
         let (found, piece): (&Found, &Piece) = (&$found, &$piece);
@@ -315,7 +315,7 @@ fn check_read(object: &Object, conditions: ReadConditions) -> Result<(), Refusal
     }
 }
 
-/// The parts as GetObjectAttributes shows them: each of them for COMPOSITE objects, only their number for others,
+/// The parts as `GetObjectAttributes` shows them: each of them for COMPOSITE objects, only their number for others,
 /// nothing for objects that have no checksum or were written in one piece.
 fn object_parts(object: &Object, marker: Option<i32>, max: Option<i32>) -> Option<GetObjectAttributesParts> {
     let (parts, checksum) = (object.parts.as_ref()?, object.checksum.as_ref()?);
