@@ -6,12 +6,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::location::{BucketName, ObjectKey};
-use crate::pace::{Lane, Pacer};
+use crate::pace::{Lane, Pacer, RetryPolicy};
 use crate::s3::{
     Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Failure, FailureKind, Head,
     ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
@@ -26,8 +27,18 @@ pub struct Bucket {
     pacer: Arc<Pacer>,
     reads: Arc<Lane>,
     writes: Arc<Lane>,
+    retry: RetryPolicy,
     halt: CancellationToken,
 }
+
+/// How long a bucket that nobody has spoken to yet may keep us waiting: someone sits in front of the screen.
+const FIRST_CONTACT: RetryPolicy = RetryPolicy {
+    attempts: 4,
+    patience: Duration::from_secs(8),
+    silence: Duration::from_secs(15),
+    complete: Duration::from_secs(15),
+    slowest: 1 << 20,
+};
 
 /// Whether a request may be sent again when its outcome is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +66,8 @@ impl Bucket {
     pub fn new(name: BucketName, client: Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {
         let reads = pacer.lane(client.endpoint(), name.as_str(), Class::Read);
         let writes = pacer.lane(client.endpoint(), name.as_str(), Class::Write);
-        Self { name, client, pacer, reads, writes, halt }
+        let retry = pacer.retry;
+        Self { name, client, pacer, reads, writes, retry, halt }
     }
 
     /// The bucket's name.
@@ -82,10 +94,10 @@ impl Bucket {
         &self.pacer
     }
 
-    /// The same bucket whose waiting retries end with `halt`.
+    /// The same bucket with little patience, for the requests that find out whether it can be used at all.
     #[must_use]
-    pub fn halted_by(&self, halt: CancellationToken) -> Self {
-        Self { halt, ..self.clone() }
+    pub fn first_contact(&self) -> Self {
+        Self { retry: FIRST_CONTACT, ..self.clone() }
     }
 
     /// `bucket/key`, for messages.
@@ -109,7 +121,7 @@ impl Bucket {
             Class::Read => &self.reads,
             Class::Write => &self.writes,
         };
-        let limit = self.pacer.retry.time_limit(operation, bytes);
+        let limit = self.retry.time_limit(operation, bytes);
         let began = Instant::now();
         let (mut attempts, mut maybe_twice) = (0, false);
         loop {
@@ -129,8 +141,7 @@ impl Bucket {
             if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
-            let Some(wait) =
-                self.pacer.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
+            let Some(wait) = self.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
             else {
                 return Err(failure);
             };

@@ -73,14 +73,19 @@ impl Connections {
             return Ok(bucket.clone());
         }
         let mut bucket = self.reach(endpoint, name, None).await;
-        let region = match bucket.region().await {
+        let given = bucket.client().region_was_given();
+        let contact = bucket.first_contact();
+        // Look-alikes name regions that mean nothing; a redirect means something everywhere.
+        let mut trusted = bucket.client().url().is_none();
+        let region = match contact.region().await {
             Ok(region) => region,
             Err(failure) => match failure.kind() {
-                FailureKind::WrongRegion(Some(region)) if !bucket.client().region_was_given() => {
+                FailureKind::WrongRegion(Some(region)) if !given => {
+                    trusted = true;
                     Some(region.clone())
                 }
                 // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
-                FailureKind::Denied | FailureKind::Invalid => match bucket.list("", None, None).await {
+                FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
                     Ok(_) => None,
                     Err(listed) if *listed.kind() == FailureKind::Denied => None,
                     Err(listed) => return Err(listed),
@@ -88,10 +93,10 @@ impl Connections {
                 _ => return Err(failure),
             },
         };
-        if let Some(region) = region.filter(|region| !region.is_empty() && region != bucket.client().region())
-            && bucket.client().url().is_none()
-        {
-            if bucket.client().region_was_given() {
+        let other =
+            region.filter(|region| trusted && !region.is_empty() && region != bucket.client().region());
+        if let Some(region) = other {
+            if given {
                 let message = format!("the bucket is in {region}, not in {}", bucket.client().region());
                 let kind = FailureKind::WrongRegion(Some(region));
                 return Err(Failure::new(kind, Operation::HeadBucket, name.to_string(), message));

@@ -46,7 +46,7 @@ pub struct Capabilities {
     pub copy_conditions: bool,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
-    /// `x-amz-checksum-*` on writes is understood, and stored checksums are returned.
+    /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count everywhere.
     pub checksums: bool,
     /// Lists come in the order of the keys' bytes.
     pub ordered_lists: bool,

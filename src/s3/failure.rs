@@ -273,6 +273,7 @@ impl Failure {
             (None, FailureKind::NotFound) => "Not Found".to_owned(),
             (None, FailureKind::NoSuchBucket) => "the bucket does not exist".to_owned(),
             (None, FailureKind::WrongRegion(_)) => "the bucket is in another region".to_owned(),
+            (None, FailureKind::Credentials) => first_line(&innermost(error)),
             (None, _) => innermost(error),
         };
         Self(Box::new(Details {
@@ -384,6 +385,12 @@ fn connection_was_up(text: &str) -> bool {
     ]
     .iter()
     .any(|word| text.contains(word))
+}
+
+/// The SDK lists each place where it looked for credentials; the first line says that there are none.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_end_matches("Attempted:").trim_end_matches([' ', '.']).to_owned()
 }
 
 /// The deepest cause, which is the one that says something.

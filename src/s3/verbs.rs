@@ -132,7 +132,7 @@ impl Client {
         Ok(Page { items, next })
     }
 
-    /// Everything that HEAD tells. The checksum is asked for where the endpoint knows checksums.
+    /// Everything that HEAD tells. The checksum is asked for everywhere: a server that has none ignores the question.
     pub async fn head_object(
         &self,
         bucket: &BucketName,
@@ -145,7 +145,7 @@ impl Client {
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
-            .set_checksum_mode(self.capabilities().checksums.then_some(sdk::ChecksumMode::Enabled))
+            .checksum_mode(sdk::ChecksumMode::Enabled)
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;

@@ -3,8 +3,14 @@
 //! One binary, because each links the SDK. [`world`] arranges buckets and runs jobs; the other modules are named after
 //! what they test.
 
+mod cli;
 mod copy;
 mod faults;
+mod layering;
+mod library;
+mod limits;
 mod manifest;
 mod sandbox;
+mod stop;
+mod upload;
 mod world;

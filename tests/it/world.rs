@@ -56,7 +56,7 @@ impl World {
     pub(crate) async fn with(options: SandboxOptions, buckets: BucketOptions) -> Self {
         let sandbox = Sandbox::start(options).await.unwrap();
         for bucket in [SOURCE, DESTINATION] {
-            assert!(sandbox.store().create_bucket(bucket, buckets.clone()));
+            sandbox.store().create_bucket(bucket, buckets.clone());
         }
         // Faults are to cost a test milliseconds, and a hopeless case is to end.
         let retry = RetryPolicy {

@@ -1,0 +1,344 @@
+//! The command as its users meet it: what it prints, on which stream, and how it exits.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use rstest::rstest;
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions, When,
+};
+use s3haul::size::{GIB, MIB};
+use serde_json::Value;
+
+use crate::world::{DESTINATION, SOURCE, World};
+
+fn command() -> Command {
+    let mut command = Command::cargo_bin("s3haul").unwrap();
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3HAUL_"))
+    {
+        command.env_remove(name);
+    }
+    command
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .timeout(Duration::from_secs(60));
+    command
+}
+
+fn at(world: &World) -> Command {
+    let options = SandboxOptions::default();
+    let mut command = command();
+    command
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .env("AWS_ACCESS_KEY_ID", options.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", options.secret_key);
+    command
+}
+
+/// Runs it without blocking the sandbox, which is in this process.
+async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
+    command.args(arguments);
+    let Output { status, stdout, stderr } =
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().expect("it was killed: a hang"), text(stdout), text(stderr))
+}
+
+fn put(world: &World, key: &str, size: u64) {
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_one_off_copy_says_what_it_did() {
+    let world = World::new().await;
+    put(&world, "a/one", 10);
+    put(&world, "a/two", 300 * MIB);
+    let (exit, stdout, stderr) = run(at(&world), &["copy", "s3://source/a/", "s3://destination/b/"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("2 objects copied and proven (300.00MiB in 5 parts)"), "{stdout}");
+    assert!(stdout.contains("proven by: crc64nvme 2"), "{stdout}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["b/one", "b/two"]);
+    let (exit, stdout, _) =
+        run(at(&world), &["copy", "s3://source/a/*", "s3://destination/c", "--include", "one"]).await;
+    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 4), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_one_document_per_line_and_nothing_else() {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let (exit, stdout, _) = run(at(&world), &["copy", "s3://source/", "s3://destination/", "--json"]).await;
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((exit, lines.len()), (0, 2));
+    assert_eq!((&lines[0]["status"], &lines[0]["proof"]), (&"done".into(), &"crc64nvme".into()));
+    assert_eq!(lines[1]["summary"]["done_objects"], 1);
+    let (_, stdout, _) =
+        run(at(&world), &["copy", "s3://source/", "s3://destination/x/", "--dry-run", "--json"]).await;
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["route"], &lines[0]["reason"]), (&"copy".into(), &"missing".into()));
+    assert_eq!(lines.last().unwrap()["totals"]["requests"]["CopyObject"], 1);
+    assert!(
+        !world.sandbox.store().keys(DESTINATION).iter().any(|key| key.starts_with("x/")),
+        "a dry run wrote"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_tells_the_requests_that_the_run_then_sends() {
+    let world = World::new().await;
+    put(&world, "small", 10);
+    put(&world, "large", GIB);
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let manifest = "version: 1\ntransfers:\n  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}\n";
+    fs::write(job.path(), manifest).unwrap();
+    let path = job.path().to_str().unwrap();
+    let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("2 objects, 1.00GiB, 16 parts"), "{stdout}");
+    let planned = "requests  22 (HeadObject 2, GetObjectTagging 1, CopyObject 1, CreateMultipartUpload 1, UploadPartCopy 16, CompleteMultipartUpload 1)";
+    assert!(stdout.contains(planned), "{stdout}");
+    for write in [Operation::CopyObject, Operation::CreateMultipartUpload, Operation::PutObject] {
+        assert_eq!(world.calls(write), 0, "a plan wrote");
+    }
+    world.sandbox.calls().clear();
+    let (exit, ..) = run(at(&world), &["run", path]).await;
+    assert_eq!(
+        (exit, world.calls(Operation::UploadPartCopy), world.calls(Operation::HeadObject)),
+        (0, 16, 2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_exit_1_and_are_told_with_code_and_remedy() {
+    let world = World::new().await;
+    put(&world, "good", 10);
+    put(&world, "bad", 10);
+    world.sandbox.store().deny(DESTINATION, Operation::CopyObject, "bad");
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.jsonl");
+    let arguments = ["copy", "s3://source/", "s3://destination/", "--report", report.to_str().unwrap()];
+    let (exit, stdout, stderr) = run(at(&world), &arguments).await;
+    assert_eq!(exit, 1);
+    assert!(stdout.contains("1 objects copied") && stdout.contains("1 failed"), "{stdout}");
+    assert!(
+        stderr.contains("s3://source/bad: CopyObject: AccessDenied")
+            && stderr.contains("grant the permission"),
+        "{stderr}"
+    );
+    let receipts = fs::read_to_string(report).unwrap();
+    let bad: Value = receipts
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .find(|receipt: &Value| receipt["status"] == "failed")
+        .unwrap();
+    assert_eq!(bad["error"]["code"], "AccessDenied");
+    assert!(bad["error"]["request_id"].is_string(), "{bad}");
+}
+
+#[rstest]
+#[case::wrong_secret("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch", "AWS_PROFILE")]
+#[case::unknown_key("AWS_ACCESS_KEY_ID", "wrong", "InvalidAccessKeyId", "AWS_PROFILE")]
+#[case::no_credentials("AWS_ACCESS_KEY_ID", "", "no credentials", "AWS_PROFILE")]
+#[case::unreachable("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "no connection", "`url`")]
+#[case::no_such_host("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid", "no connection", "DNS")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_fail_every_object_is_refused_once(
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] code: &str,
+    #[case] remedy: &str,
+) {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let mut command = at(&world);
+    if value.is_empty() {
+        command.env_remove(name);
+    } else {
+        command.env(name, value);
+    }
+    let (exit, stdout, stderr) = run(command, &["copy", "s3://source/", "s3://destination/"]).await;
+    assert_eq!((exit, stdout.as_str()), (3, ""), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one sentence: {stderr}");
+    assert!(stderr.contains(code) && stderr.contains(remedy), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let abroad = BucketOptions { region: Some("eu-west-1".to_owned()), ..BucketOptions::default() };
+    world.sandbox.store().create_bucket("abroad", abroad);
+    for (arguments, said) in [
+        (vec!["s3://source/", "s3://nowhere/"], "nowhere: HTTP 404: the bucket does not exist"),
+        (
+            vec!["s3://source/", "s3://abroad/", "--region", "us-east-1"],
+            "set the endpoint's `region: eu-west-1`",
+        ),
+    ] {
+        let (exit, _, stderr) = run(at(&world), &[&["copy"], arguments.as_slice()].concat()).await;
+        assert_eq!(exit, 3, "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+    assert_eq!(world.calls(Operation::CopyObject), 0);
+    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/", "s3://abroad/"]).await;
+    assert_eq!(exit, 0, "a region that nobody named is found: {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_off_is_told_as_such() {
+    let world = World::new().await;
+    let skew = Fault::on_any().when(When::Always).then(Effect::Error(403, "RequestTimeTooSkewed"));
+    world.sandbox.faults().add(skew);
+    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/", "s3://destination/"]).await;
+    assert!(
+        exit == 3 && stderr.contains("RequestTimeTooSkewed") && stderr.contains("NTP"),
+        "{exit} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let copy = ["copy", "s3://source/", "s3://destination/", "--report"];
+    let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/dev/full"]].concat()).await;
+    assert!(exit == 1 && stderr.contains("lacks 1 receipts: No space left"), "{exit} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/proc/nope/report"]].concat()).await;
+    assert!(exit == 3 && stderr.contains("choose another path"), "{exit} {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_can_not_be_sent_are_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("fine"), "x").unwrap();
+    fs::write(dir.path().join(Path::new(std::ffi::OsStr::from_bytes(b"bad\xff"))), "x").unwrap();
+    let (exit, _, stderr) =
+        run(at(&world), &["copy", dir.path().to_str().unwrap(), "s3://destination/"]).await;
+    assert!(exit == 1 && stderr.contains("not UTF-8"), "{exit} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["fine"]);
+    let (exit, _, stderr) = run(at(&world), &["copy", "./no-such-file", "s3://destination/"]).await;
+    assert!(
+        exit == 1 && stderr.contains("no-such-file") && stderr.contains("check the path"),
+        "{exit} {stderr}"
+    );
+}
+
+#[rstest]
+#[case(0, "etag")]
+#[case(7, "etag")]
+#[case(40 << 20, "part-etags")]
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_sent_to_its_end(#[case] size: usize, #[case] proof: &str) {
+    let world = World::new().await;
+    let bytes: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+    let mut command = at(&world);
+    command.write_stdin(bytes.clone());
+    let (exit, stdout, stderr) = run(command, &["copy", "-", "s3://destination/dump"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains(&format!("proven by: {proof} 1")), "{stdout}");
+    assert!(world.sandbox.store().object(DESTINATION, "dump").unwrap().content.to_bytes() == bytes);
+    let (exit, _, stderr) = run(at(&world), &["copy", "-", "s3://destination/"]).await;
+    assert!(exit == 2 && stderr.contains("needs the whole key"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
+    for (arguments, said) in [
+        (vec!["copy", "s3://a-b/x/", "s3://a-b/x/y/"], "exclude"),
+        (vec!["copy", "s3://a-b/x/", "./dir"], "the destination must be in S3"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "64M"], "64MiB"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "1MiB"], "5MiB"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--provider", "amazon"], "unknown variant"),
+        (vec!["run", "/no/such/job.yaml"], "No such file"),
+        (vec!["uploads", "abort", "s3://a-b/x"], "UPLOAD_ID"),
+    ] {
+        let (exit, stdout, stderr) = run(command(), &arguments).await;
+        assert_eq!((exit, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
+    let latency = LatencyModel { copy: Duration::from_millis(500), ..LatencyModel::default() };
+    let options =
+        SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
+    let world = World::with(options, BucketOptions::default()).await;
+    put(&world, "large", 100 * GIB);
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"));
+    let sandbox = SandboxOptions::default();
+    let mut child = command
+        .args(["copy", "s3://source/large", "s3://destination/", "--in-flight", "16", "--quiet"])
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .env("AWS_ACCESS_KEY_ID", sandbox.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", sandbox.secret_key)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while world.calls(Operation::UploadPartCopy) < 20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let exit = tokio::task::spawn_blocking(move || child.wait().unwrap());
+    let exit =
+        tokio::time::timeout(Duration::from_secs(30), exit).await.expect("it did not end in time").unwrap();
+    assert_eq!(exit.code(), Some(4));
+    world.assert_no_upload_is_left();
+    assert!(world.sandbox.store().object(DESTINATION, "large").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_uploads_can_be_listed_completed_and_aborted() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let attributes = s3haul::s3::Attributes::default();
+    let mut ids = Vec::new();
+    for name in ["dir/a", "dir/b", "other"] {
+        let key = name.parse().unwrap();
+        let upload = s3haul::multipart::MultipartUpload::initiate(&bucket, &key, &attributes).await.unwrap();
+        upload.upload_part(1, name.as_bytes()).await.unwrap();
+        ids.push(upload.id().to_owned());
+    }
+    let (_, stdout, stderr) = run(at(&world), &["uploads", "list", "s3://destination/dir/"]).await;
+    assert!(
+        stdout.contains(&ids[0]) && stdout.contains("s3://destination/dir/b") && !stdout.contains("other"),
+        "{stdout}"
+    );
+    assert!(stderr.contains("2 open uploads"), "{stderr}");
+    let (_, stdout, _) = run(at(&world), &["uploads", "parts", "s3://destination/dir/a", &ids[0]]).await;
+    assert!(stdout.contains("5B"), "{stdout}");
+    let (exit, stdout, _) =
+        run(at(&world), &["uploads", "complete", "s3://destination/dir/a", &ids[0]]).await;
+    assert!(exit == 0 && stdout.contains("completed"), "{stdout}");
+    assert_eq!(world.sandbox.store().object(DESTINATION, "dir/a").unwrap().content.to_bytes(), "dir/a");
+    let older = ["uploads", "abort", "s3://destination/", "--older-than", "1d"];
+    run(at(&world), &older).await;
+    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 2, "none is a day old");
+    let (_, stdout, _) =
+        run(at(&world), &["uploads", "abort", "s3://destination/", "--older-than", "0s", "--dry-run"]).await;
+    assert_eq!((stdout.lines().count(), world.sandbox.store().open_uploads(DESTINATION).len()), (2, 2));
+    let (exit, ..) = run(at(&world), &["uploads", "abort", "s3://destination/other", &ids[2]]).await;
+    assert_eq!((exit, world.sandbox.store().open_uploads(DESTINATION).len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_has_help_and_the_schema_is_json() {
+    for name in ["copy", "run", "plan", "check", "uploads", "sandbox", "schema", "completions", "man"] {
+        let (exit, stdout, _) = run(command(), &[name, "--help"]).await;
+        assert!(exit == 0 && stdout.contains("Usage:"), "{name}");
+    }
+    let (_, stdout, _) = run(command(), &["schema"]).await;
+    assert!(serde_json::from_str::<Value>(&stdout).unwrap()["properties"].is_object());
+    let (_, stdout, _) = run(command(), &["completions", "bash"]).await;
+    assert!(stdout.contains("_s3haul"));
+    let (_, stdout, _) = run(command(), &["man"]).await;
+    assert!(stdout.starts_with(".ie") || stdout.contains(".TH s3haul"));
+}

@@ -1,0 +1,161 @@
+//! Multipart uploads through the library, as a program of someone else's would use it.
+
+use futures::TryStreamExt;
+use s3haul::location::ObjectKey;
+use s3haul::multipart::{self, MultipartUpload};
+use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, FailureKind, SourcePin};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::size::MIB;
+
+use crate::world::{DESTINATION, SOURCE, World};
+
+fn key(text: &str) -> ObjectKey {
+    text.parse().unwrap()
+}
+
+fn sized(size: u64) -> CompleteSpec {
+    CompleteSpec { size, ..CompleteSpec::default() }
+}
+
+#[tokio::test]
+async fn parts_from_readers_and_objects_make_one_object_in_any_order() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let source =
+        world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, 20 * MIB), &ObjectSpec::default());
+    let pin = SourcePin {
+        bucket: SOURCE.parse().unwrap(),
+        key: key("s"),
+        version: source.version_id.clone(),
+        etag: source.etag.clone(),
+    };
+    let attributes = Attributes {
+        checksum: Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
+        ..Attributes::default()
+    };
+    let upload = MultipartUpload::initiate(&bucket, &key("größe/ключ 1+2"), &attributes).await.unwrap();
+    let last = upload.upload_part(3, &b"end"[..]).await.unwrap();
+    let first = upload.copy_part(1, &pin, Some(0..=6 * MIB - 1), 6 * MIB).await.unwrap();
+    let wrong = upload.upload_part(2, &b"to be replaced"[..]).await.unwrap();
+    let second = upload.copy_part(2, &pin, Some(8 * MIB..=14 * MIB - 1), 6 * MIB).await.unwrap();
+    assert_ne!(wrong.etag, second.etag);
+    let listed: Vec<_> = upload.parts().try_collect().await.unwrap();
+    assert_eq!(listed, [first.clone(), second.clone(), last.clone()]);
+    let written = upload.complete(&[last, first, second], &sized(12 * MIB + 3)).await.unwrap();
+    let stored = world.sandbox.store().object(DESTINATION, "größe/ключ 1+2").unwrap();
+    let pattern = Content::pattern(1, 20 * MIB);
+    let expected = Content::concat([
+        &pattern.slice(0..6 * MIB),
+        &pattern.slice(8 * MIB..14 * MIB),
+        &Content::bytes(b"end".to_vec()),
+    ]);
+    assert_eq!((stored.content, stored.etag), (expected, written.etag));
+}
+
+#[tokio::test]
+async fn one_part_without_a_range_is_a_whole_object() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let source =
+        world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, 3), &ObjectSpec::default());
+    let pin = SourcePin { bucket: SOURCE.parse().unwrap(), key: key("s"), version: None, etag: source.etag };
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let part = upload.copy_part(1, &pin, None, 3).await.unwrap();
+    assert!(upload.complete(&[part], &sized(3)).await.unwrap().etag.ends_with("-1"));
+    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().size, 3);
+}
+
+#[tokio::test]
+async fn ten_thousand_parts_are_listed_over_all_pages() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let size = 5 * MIB;
+    let source =
+        world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, size), &ObjectSpec::default());
+    let pin = SourcePin { bucket: SOURCE.parse().unwrap(), key: key("s"), version: None, etag: source.etag };
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let copies = (1..=10_000).map(|number| Ok(upload.copy_part(number, &pin, None, size)));
+    let parts: Vec<_> = futures::stream::iter(copies).try_buffer_unordered(64).try_collect().await.unwrap();
+    let listed: Vec<_> = upload.parts().map_ok(|part| part.number).try_collect().await.unwrap();
+    assert_eq!(listed, (1..=10_000).collect::<Vec<_>>());
+    assert_eq!(world.calls(Operation::ListParts), 10);
+    upload.complete(&parts, &sized(10_000 * size)).await.unwrap();
+    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().size, 10_000 * size);
+    let beyond = upload.copy_part(10_001, &pin, None, size).await.unwrap_err();
+    assert!(!beyond.kind().is_retryable(), "{beyond}");
+}
+
+#[tokio::test]
+async fn open_uploads_are_listed_and_cancelled() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let mut uploads = Vec::new();
+    for name in ["a/1", "a/2", "b/ü +"] {
+        uploads.push(MultipartUpload::initiate(&bucket, &key(name), &Attributes::default()).await.unwrap());
+    }
+    let list = async |prefix| -> Vec<String> {
+        multipart::uploads(&bucket, prefix).map_ok(|upload| upload.key).try_collect().await.unwrap()
+    };
+    assert_eq!(list("").await, ["a/1", "a/2", "b/ü +"]);
+    assert_eq!(list("a/").await, ["a/1", "a/2"]);
+    for upload in &uploads {
+        upload.upload_part(1, &b"x"[..]).await.unwrap();
+        upload.cancel().await.unwrap();
+        upload.cancel().await.expect("cancelling twice is no failure");
+    }
+    assert_eq!(list("").await, [""; 0]);
+    let gone = uploads[0].upload_part(1, &b"x"[..]).await.unwrap_err();
+    assert_eq!(*gone.kind(), FailureKind::NoSuchUpload);
+}
+
+#[tokio::test]
+async fn cancelling_is_repeated_while_parts_turn_up() {
+    let world = World::new().await;
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .late_parts_survive_aborts
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let bucket = world.bucket(DESTINATION).await;
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let stall = Effect::StallBefore(Some(std::time::Duration::from_millis(300)));
+    world.sandbox.faults().add(Fault::on(Operation::UploadPart).nth(1).then(stall));
+    let late = tokio::spawn({
+        let upload = upload.clone();
+        async move { upload.upload_part(1, &b"late"[..]).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    upload.cancel().await.unwrap();
+    let _ = late.await.unwrap();
+    upload.cancel().await.unwrap();
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn an_upload_that_someone_aborted_is_not_taken_for_published() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    // What stands at the key has the size of the upload, but is another object.
+    world.sandbox.store().put_object(
+        DESTINATION,
+        "k",
+        Content::bytes(b"abc".to_vec()),
+        &ObjectSpec::default(),
+    );
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let part = upload.upload_part(1, &b"xyz"[..]).await.unwrap();
+    upload.cancel().await.unwrap();
+    let failure = upload.complete(&[part], &sized(3)).await.unwrap_err();
+    assert_eq!(*failure.kind(), FailureKind::NoSuchUpload);
+}
+
+#[tokio::test]
+async fn a_wrong_size_is_refused_before_it_is_published() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let part = upload.upload_part(1, &b"xyz"[..]).await.unwrap();
+    upload.complete(&[part], &sized(4)).await.unwrap_err();
+    assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
+}

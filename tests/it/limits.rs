@@ -1,0 +1,92 @@
+//! What a run never exceeds: the user's limits, and its own memory of what lies ahead.
+
+use std::time::Duration;
+
+use s3haul::manifest::job::Limits;
+use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions};
+use s3haul::size::{ByteRate, GIB, MIB};
+
+use crate::world::{SOURCE, World, copy_all};
+
+async fn slow_world(copy: u64) -> World {
+    let latency = LatencyModel { copy: Duration::from_millis(copy), ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    World::with(SandboxOptions { model, ..SandboxOptions::default() }, BucketOptions::default()).await
+}
+
+#[tokio::test]
+async fn in_flight_stays_below_its_limit_and_uses_it() {
+    let world = slow_world(30).await;
+    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 20 * GIB), &ObjectSpec::default());
+    for index in 0..100 {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("s{index}"),
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
+    }
+    let mut job = world.job(copy_all());
+    job.limits = Limits { in_flight: Some(7), ..Limits::default() };
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 101);
+    // The two listings of the plan are not part of the copies' budget.
+    assert!(
+        (7..=9).contains(&world.sandbox.calls().max_in_flight()),
+        "{}",
+        world.sandbox.calls().max_in_flight()
+    );
+}
+
+#[tokio::test]
+async fn a_request_rate_is_kept_over_every_second() {
+    let world = World::new().await;
+    for index in 0..60 {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("s{index}"),
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
+    }
+    let mut job = world.job(copy_all());
+    job.limits = Limits { requests_per_second: Some(50), ..Limits::default() };
+    world.try_run_job(&job).await.unwrap();
+    let mut arrivals: Vec<Duration> = world.sandbox.calls().list().iter().map(|call| call.arrived).collect();
+    arrivals.sort_unstable();
+    assert!(arrivals.len() >= 120, "{}", arrivals.len());
+    for (index, start) in arrivals.iter().enumerate() {
+        let within =
+            arrivals[index..].iter().take_while(|time| **time < *start + Duration::from_secs(1)).count();
+        // One at the start of the second, one burst, and what a busy machine delivers late.
+        assert!(within <= 60, "{within} requests within a second");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_rate_is_kept() {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 600 * MIB), &ObjectSpec::default());
+    let mut job = world.job(copy_all());
+    job.limits = Limits { bytes_per_second: Some(ByteRate(300 * MIB)), ..Limits::default() };
+    let run = world.try_run_job(&job).await.unwrap();
+    assert!(run.outcome.seconds >= 1.7, "600 MiB at 300 MiB/s took {} s", run.outcome.seconds);
+}
+
+#[tokio::test]
+async fn two_parts_of_one_object_are_under_way_together_with_the_next_object() {
+    let world = slow_world(50).await;
+    for index in 0..4 {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("l{index}"),
+            Content::pattern(1, GIB),
+            &ObjectSpec::default(),
+        );
+    }
+    world.run(copy_all()).await;
+    let parts = world.sandbox.calls().of(Operation::UploadPartCopy);
+    assert_eq!(parts.len(), 64);
+    let most = parts.iter().map(|call| call.in_flight).max().unwrap();
+    assert!(most > 32, "parts of all objects share one budget, but only {most} were under way together");
+}

@@ -1,0 +1,69 @@
+//! Stopping in an orderly way: nothing half, nothing left over, and everything that was not done says so.
+
+use std::time::Duration;
+
+use s3haul::execute::receipt::Ending;
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+};
+use s3haul::size::GIB;
+
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
+
+#[tokio::test]
+async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
+    let latency = LatencyModel { copy: Duration::from_millis(200), ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    let options = SandboxOptions { model, ..SandboxOptions::default() };
+    let mut world = World::with(options, BucketOptions::default()).await;
+    world.ceiling = 8;
+    for index in 0..4 {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("large{index}"),
+            Content::pattern(1, 4 * GIB),
+            &ObjectSpec::default(),
+        );
+    }
+    for index in 0..200 {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("small{index:03}"),
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
+    }
+    let stop = world.stop.clone();
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel())));
+    let run = tokio::time::timeout(Duration::from_secs(10), world.run(copy_all())).await.expect("it hangs");
+    assert!(run.outcome.stopped && run.outcome.failed_objects == 0, "{:?}", run.outcome);
+    assert!(run.outcome.stopped_objects >= 4, "{:?}", run.outcome);
+    world.assert_no_upload_is_left();
+    let copied = world.sandbox.store().keys(DESTINATION);
+    let done = run.receipts.iter().filter(|receipt| matches!(receipt.ending, Ending::Done { .. })).count();
+    assert_eq!(copied.len(), done, "what is there is what is on record as done");
+    assert!(!copied.iter().any(|key| key.starts_with("large")));
+    assert!(world.calls(Operation::UploadPartCopy) < 40, "no part was begun after the stop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_never_end_are_given_up_after_the_drain() {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 4 * GIB), &ObjectSpec::default());
+    let mut world = world;
+    world.retry.silence = Duration::from_secs(3600);
+    let stop = world.stop.clone();
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::UploadPartCopy).nth(3).then(Effect::hook(move |_| stop.cancel())));
+    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(5).then(Effect::StallBefore(None)));
+    let began = tokio::time::Instant::now();
+    let run = world.run(copy_all()).await;
+    assert!(run.outcome.stopped);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(matches!(run.receipts[0].ending, Ending::Stopped), "{:?}", run.receipts);
+}
