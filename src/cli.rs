@@ -3,6 +3,8 @@
 //! Results go to standard output, progress and logs to standard error. The exit code says how it ended ([`Exit`]), in
 //! the terms that schedulers act on: what failed may be run again, what was refused must be mended first.
 
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts here, read on a terminal")]
+
 mod check;
 mod copy;
 mod plan;
@@ -226,8 +228,8 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
     match command {
-        Command::Copy(copy) => copy.execute(output).await,
-        Command::Run(run) => run.execute(output).await,
+        Command::Copy(copy) => Box::pin(copy.execute(output)).await,
+        Command::Run(run) => Box::pin(run.execute(output)).await,
         Command::Plan(plan) => plan.execute(output).await,
         Command::Check(check) => check.execute(output).await,
         Command::Uploads(uploads) => uploads.execute(output).await,

@@ -109,16 +109,14 @@ impl Connections {
 
     async fn reach(&mut self, endpoint: &str, name: &BucketName, region: Option<String>) -> Bucket {
         let place = (endpoint.to_owned(), region.clone());
-        let client = match self.clients.get(&place) {
-            Some(client) => client.clone(),
-            None => {
-                let endpoint = self.endpoints.get(endpoint).cloned().unwrap_or_default();
-                let client =
-                    Client::connect(Connect { endpoint, region, credentials: self.credentials.clone() })
-                        .await;
-                self.clients.insert(place, client.clone());
-                client
-            }
+        let client = if let Some(client) = self.clients.get(&place) {
+            client.clone()
+        } else {
+            let endpoint = self.endpoints.get(endpoint).cloned().unwrap_or_default();
+            let client =
+                Client::connect(Connect { endpoint, region, credentials: self.credentials.clone() }).await;
+            self.clients.insert(place, client.clone());
+            client
         };
         Bucket::new(name.clone(), client, Arc::clone(&self.pacer), self.halt.clone())
     }

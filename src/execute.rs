@@ -357,12 +357,9 @@ impl<'a> Conductor<'a> {
             self.begin();
             let room = self.large.len() + self.small.len() < WINDOW;
             tokio::select! {
-                planned = steps.recv(), if planning && room => match planned {
-                    Some(planned) => self.take(planned),
-                    None => {
-                        planning = false;
-                        self.work.monitor.observe(&Event::PlanEnded);
-                    }
+                planned = steps.recv(), if planning && room => if let Some(planned) = planned { self.take(planned) } else {
+                    planning = false;
+                    self.work.monitor.observe(&Event::PlanEnded);
                 },
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
                 () = stop.cancelled(), if !stopping && (planning || !self.tasks.is_empty()) => {
@@ -427,7 +424,7 @@ impl<'a> Conductor<'a> {
             }
             Planned::Skip(entry, key, reason) => {
                 let route = Route::Copy;
-                let step = Step { entry, key, reason: crate::plan::decide::Reason::Missing, route };
+                let step = Step { entry: *entry, key, reason: crate::plan::decide::Reason::Missing, route };
                 let (source, destination) = self.work.location(&step);
                 self.end(
                     Draft { route: None, ..Draft::of(&step) },

@@ -180,9 +180,10 @@ text_newtype!(ObjectKey);
 /// is named (an encoded `%3F` belongs to the key, a bare `?` starts the version).
 #[must_use]
 pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
-    let object = match bucket.as_str().starts_with("arn:") {
-        true => format!("{bucket}/object/{key}"),
-        false => format!("{bucket}/{key}"),
+    let object = if bucket.as_str().starts_with("arn:") {
+        format!("{bucket}/object/{key}")
+    } else {
+        format!("{bucket}/{key}")
     };
     let mut value = utf8_percent_encode(&object, COPY_SOURCE).to_string();
     if let Some(version) = version {

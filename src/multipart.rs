@@ -44,7 +44,7 @@ const COMPLETE_ROUNDS: u32 = 6;
 /// How often an abort is repeated while parts that were in flight keep turning up.
 const ABORT_ROUNDS: u32 = 8;
 /// Clocks of server and client may differ by this much when an object's age is judged.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
+const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
 /// An upload that was begun and is neither completed nor cancelled.
 #[derive(Clone, Debug)]
@@ -261,7 +261,7 @@ impl MultipartUpload {
             _ => true,
         };
         let ours = head.size == spec.size && is_ours_by_age && is_ours_by_content;
-        Ok(ours.then(|| Written { etag: head.etag, version: head.version, checksum: head.checksum }))
+        Ok(ours.then_some(Written { etag: head.etag, version: head.version, checksum: head.checksum }))
     }
 
     /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so it is repeated until

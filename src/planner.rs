@@ -54,7 +54,7 @@ pub enum Planned {
     /// To copy.
     Step(Box<Step>),
     /// The destination has it.
-    Skip(Entry, ObjectKey, Skip),
+    Skip(Box<Entry>, ObjectKey, Skip),
     /// The selection leaves it out.
     Excluded,
     /// It is no object or regular file.
@@ -230,7 +230,7 @@ impl Sides {
             when => decide(when, side(&entry), there),
         };
         match decision {
-            Decision::Skip(why) => Planned::Skip(entry, key, why),
+            Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
             Decision::Copy(reason) => match self.route(entry.size, &key) {
                 Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
                 Err(failure) => Planned::Failed(entry.key.to_string(), failure),

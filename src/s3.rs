@@ -7,6 +7,7 @@
 
 pub mod capabilities;
 pub mod client;
+mod convert;
 pub mod failure;
 mod verbs;
 

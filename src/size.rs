@@ -99,7 +99,7 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
         let (name, factor) = UNITS.iter().find(|(_, factor)| bytes >= *factor).unwrap_or(&("B", 1));
-        if bytes % factor == 0 {
+        if bytes.is_multiple_of(*factor) {
             return f.pad(&format!("{}{name}", bytes / factor));
         }
         let hundredths = u128::from(bytes) * 100 / u128::from(*factor);
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
-        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
-        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("15m"), Ok(Duration::from_mins(15)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_hours(48)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_mins(90)));
         assert!(parse_duration("15").is_err());
         assert!(parse_duration("-3s").is_err());
     }

@@ -89,9 +89,10 @@ impl Copy {
                 findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
             return Err(CliError::Usage(lines.join("\nerror: ")));
         }
-        match self.dry_run {
-            true => plan::show(&job, &Place::ambient(), None, output).await,
-            false => run(&job, &Place::ambient(), output).await,
+        if self.dry_run {
+            plan::show(&job, &Place::ambient(), None, output).await
+        } else {
+            run(&job, &Place::ambient(), output).await
         }
     }
 
@@ -106,7 +107,7 @@ impl Copy {
             let (from, pattern) = self.source(source)?;
             let to = Destination {
                 endpoint: DEFAULT_ENDPOINT.to_owned(),
-                location: self.destination_of(&location, &from, several)?,
+                location: Self::destination_of(&location, &from, several)?,
                 storage_class: self.storage_class.clone(),
                 encryption: None,
             };
@@ -166,15 +167,16 @@ impl Copy {
         if self.recursive && !location.key.is_prefix() {
             location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
         }
-        let from = match location.key.is_prefix() {
-            true => Source::Prefix { endpoint, location },
-            false => Source::Object { endpoint, location, version: self.version_id.clone() },
+        let from = if location.key.is_prefix() {
+            Source::Prefix { endpoint, location }
+        } else {
+            Source::Object { endpoint, location, version: self.version_id.clone() }
         };
         Ok((from, None))
     }
 
     /// A destination for many objects is a prefix, whether or not the slash was typed.
-    fn destination_of(&self, location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
+    fn destination_of(location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
         let many = match from {
             Source::Prefix { .. } => true,
             Source::Files { path, .. } => several || path.as_path().is_dir(),

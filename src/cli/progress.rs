@@ -4,7 +4,8 @@
 //! (a log, a CronJob): one line every half minute. Bytes advance with each part, so that a single 5 TiB object moves too.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -154,15 +155,15 @@ impl Console {
         );
         let failed = load(&self.failed_objects);
         if failed > 0 {
-            line.push_str(&format!("  {} failed", display_count(failed)));
+            let _ = write!(line, "  {} failed", display_count(failed));
         }
         let throttled = self.pacer.counts().throttled;
         if throttled > 0 {
-            line.push_str(&format!("  {} throttled", display_count(throttled)));
+            let _ = write!(line, "  {} throttled", display_count(throttled));
         }
         if known && rate >= 1.0 && planned > bytes {
             let left = Duration::from_secs_f64(((planned - bytes) as f64 / rate).min(1e9));
-            line.push_str(&format!("  {} left", display_duration(left)));
+            let _ = write!(line, "  {} left", display_duration(left));
         }
         format!("{}  {line}", display_duration(self.began.elapsed()))
     }
@@ -171,10 +172,10 @@ impl Console {
         if let Some(report) = self.report.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             report.add(receipt);
         }
-        if self.output.json {
-            if let Ok(line) = serde_json::to_string(receipt) {
-                let _ = writeln!(io::stdout().lock(), "{line}");
-            }
+        if self.output.json
+            && let Ok(line) = serde_json::to_string(receipt)
+        {
+            let _ = writeln!(io::stdout().lock(), "{line}");
         }
         match &receipt.ending {
             Ending::Done { .. } => {

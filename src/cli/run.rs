@@ -41,9 +41,10 @@ impl RunJob {
             job.report.json = Some(path);
         }
         let place = Place::of(&self.job, &mut job).await?;
-        match self.dry_run {
-            true => plan::show(&job, &place, None, output).await,
-            false => run(&job, &place, output).await,
+        if self.dry_run {
+            plan::show(&job, &place, None, output).await
+        } else {
+            run(&job, &place, output).await
         }
     }
 }

@@ -26,22 +26,57 @@ pub(super) struct Serve {
     /// Make this bucket; may be given several times.
     #[arg(long, value_name = "NAME")]
     bucket: Vec<String>,
-    /// Make the bucket and put a virtual object of this size into it; it takes no memory.
-    #[arg(long, value_name = "S3URI=SIZE", value_parser = object)]
-    object: Vec<(S3Uri, ByteSize)>,
+    /// Make the bucket and put a virtual object of this size into it; it takes no memory. Below a prefix, many:
+    /// s3://data/small/=20000x64KiB
+    #[arg(long, value_name = "S3URI=SIZE", value_parser = seed)]
+    object: Vec<Seed>,
     /// How fast it answers: at once, or like Amazon S3 from a machine nearby.
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
 }
 
-fn object(text: &str) -> Result<(S3Uri, ByteSize), String> {
+/// Objects to begin with: one, or `count` below a prefix.
+#[derive(Clone, Debug)]
+struct Seed {
+    location: S3Uri,
+    count: Option<u32>,
+    size: ByteSize,
+}
+
+fn seed(text: &str) -> Result<Seed, String> {
     let (uri, size) =
         text.rsplit_once('=').ok_or("write s3://bucket/key=SIZE, for instance s3://data/big.bin=1TiB")?;
-    let uri: S3Uri = uri.parse().map_err(|error| format!("{error}"))?;
-    if uri.key.is_prefix() {
-        return Err(format!("{uri} is a prefix; name an object"));
+    let location: S3Uri = uri.parse().map_err(|error| format!("{error}"))?;
+    let (count, size) = match size.split_once('x') {
+        Some((count, size)) => {
+            (Some(count.parse().map_err(|_| format!("`{count}` is not a number of objects"))?), size)
+        }
+        None => (None, size),
+    };
+    if location.key.is_prefix() != count.is_some() {
+        return Err(format!("{location}: an object takes a SIZE, a prefix a COUNTxSIZE such as 20000x64KiB"));
     }
-    Ok((uri, size.parse().map_err(|error| format!("{error}"))?))
+    Ok(Seed { location, count, size: size.parse().map_err(|error| format!("{error}"))? })
+}
+
+impl Seed {
+    /// Keys as uploads of sensors or users have them: spread evenly, so that listings have no pattern to exploit.
+    fn plant(&self, sandbox: &Sandbox, number: u64) {
+        let bucket = self.location.bucket.as_str();
+        let put = |key: &str, seed: u64| {
+            let content = Content::pattern(seed, self.size.0);
+            sandbox.store().put_object(bucket, key, content, &ObjectSpec::default());
+        };
+        match self.count {
+            None => put(self.location.key.as_str(), number + 1),
+            Some(count) => {
+                for index in 0..count {
+                    let spread = index.wrapping_mul(0x9E37_79B1);
+                    put(&format!("{}{spread:08x}", self.location.key), number + 1);
+                }
+            }
+        }
+    }
 }
 
 impl Serve {
@@ -51,18 +86,12 @@ impl Serve {
             SandboxOptions { port: self.port, model, record_calls: false, ..SandboxOptions::default() };
         let (access, secret) = (options.access_key.clone(), options.secret_key.clone());
         let sandbox = Sandbox::start(options).await?;
-        let objects = self.object.iter().map(|(uri, _)| uri.bucket.to_string());
-        for bucket in self.bucket.iter().cloned().chain(objects).collect::<BTreeSet<_>>() {
+        let seeded = self.object.iter().map(|seed| seed.location.bucket.to_string());
+        for bucket in self.bucket.iter().cloned().chain(seeded).collect::<BTreeSet<_>>() {
             sandbox.store().create_bucket(&bucket, BucketOptions::default());
         }
-        for (seed, (uri, size)) in self.object.iter().enumerate() {
-            let content = Content::pattern(seed as u64 + 1, size.0);
-            sandbox.store().put_object(
-                uri.bucket.as_str(),
-                uri.key.as_str(),
-                content,
-                &ObjectSpec::default(),
-            );
+        for (number, seed) in self.object.iter().enumerate() {
+            seed.plant(&sandbox, number as u64);
         }
         say(&format!(
             "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1",

@@ -40,7 +40,7 @@ pub(super) async fn copy(
     for _ in 0..ROUNDS {
         match (Copy { work, source, step }).round(draft).await {
             Err(Trouble::SourceChanged) => {
-                tracing::info!(key = %step.entry.key, "the source changed: planning it again")
+                tracing::info!(key = %step.entry.key, "the source changed: planning it again");
             }
             other => return other,
         }

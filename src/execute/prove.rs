@@ -86,12 +86,15 @@ pub(super) fn by_look(expected: &Expected, found: &Head, parts: &[PartDone], con
 fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
     let (expected, found) = (expected.checksum.as_ref()?, found?);
     let comparable = expected.algorithm == found.algorithm && found.kind == ChecksumKind::FullObject;
-    comparable.then(|| match expected.value == found.value {
-        true => Verdict::Proven(found.algorithm.into()),
-        false => Verdict::Contradicted(format!(
-            "{} is {}, the source's {}",
-            found.algorithm, found.value, expected.value
-        )),
+    comparable.then(|| {
+        if expected.value == found.value {
+            Verdict::Proven(found.algorithm.into())
+        } else {
+            Verdict::Contradicted(format!(
+                "{} is {}, the source's {}",
+                found.algorithm, found.value, expected.value
+            ))
+        }
     })
 }
 
@@ -105,9 +108,9 @@ mod tests {
     use crate::checksum::md5_etag;
     use crate::s3::ChecksumAlgorithm;
 
-    fn crc(value: &str) -> Option<Checksum> {
+    fn crc(value: &str) -> Checksum {
         let algorithm = ChecksumAlgorithm::Crc64Nvme;
-        Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value: value.into() })
+        Checksum { algorithm, kind: ChecksumKind::FullObject, value: value.into() }
     }
 
     fn written(etag: &str, checksum: Option<Checksum>) -> Written {
@@ -117,12 +120,12 @@ mod tests {
     #[test]
     fn the_strongest_evidence_decides_and_a_contradiction_always_does() {
         let md5 = md5_etag(b"x");
-        let source = Expected { size: 1, checksum: crc("A"), etag: Some(md5.clone()) };
+        let source = Expected { size: 1, checksum: Some(crc("A")), etag: Some(md5.clone()) };
         assert_eq!(
-            by_answer(&source, &written(&md5, crc("A")), &[], true),
+            by_answer(&source, &written(&md5, Some(crc("A"))), &[], true),
             Verdict::Proven(Proof::Crc64nvme)
         );
-        let torn = by_answer(&source, &written(&md5, crc("B")), &[], true);
+        let torn = by_answer(&source, &written(&md5, Some(crc("B"))), &[], true);
         assert!(matches!(torn, Verdict::Contradicted(_)), "an equal ETag does not heal a wrong checksum");
         assert_eq!(by_answer(&source, &written(&md5, None), &[], true), Verdict::Proven(Proof::Etag));
         assert_eq!(by_answer(&source, &written(&md5, None), &[], false), Verdict::Unknown);

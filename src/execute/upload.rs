@@ -72,7 +72,7 @@ pub(super) async fn file(
     for _ in 0..ROUNDS {
         match file_round(work, &path, step, draft).await {
             Err(Trouble::SourceChanged) => {
-                tracing::info!(path = %path.display(), "changed while it was read: sending it again")
+                tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
             other => return other,
         }
@@ -100,42 +100,39 @@ async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) ->
             move || Stamp::of(&file)
         })
     };
-    match route {
-        Route::MultipartUpload(layout) => {
-            drop(slot);
-            let upload = Upload::begin(work, &step.key, &attributes, layout.size, layout.count).await?;
-            let mut progress = Progress::default();
-            let outcome = async {
-                part::all(work, upload.id, layout, &mut progress, |part| {
-                    let (file, path) = (Arc::clone(&file), path.to_owned());
-                    let (upload, memory) = (upload.clone(), Arc::clone(&work.memory));
-                    async move {
-                        let _permit = reserve(memory, part.length).await;
-                        let body = blocking(&path, move || pread(&file, part.offset, part.length)).await?;
-                        upload.send(part.number, body).await
-                    }
-                })
-                .await?;
-                if still().await? != stamp {
-                    return Err(Trouble::SourceChanged);
+    if let Route::MultipartUpload(layout) = route {
+        drop(slot);
+        let upload = Upload::begin(work, &step.key, &attributes, layout.size, layout.count).await?;
+        let mut progress = Progress::default();
+        let outcome = async {
+            part::all(work, upload.id, layout, &mut progress, |part| {
+                let (file, path) = (Arc::clone(&file), path.to_owned());
+                let (upload, memory) = (upload.clone(), Arc::clone(&work.memory));
+                async move {
+                    let _permit = reserve(memory, part.length).await;
+                    let body = blocking(&path, move || pread(&file, part.offset, part.length)).await?;
+                    upload.send(part.number, body).await
                 }
-                upload.complete(work, &mut progress).await
-            }
-            .await;
-            upload.end(work, outcome, &progress, draft).await
-        }
-        _ => {
-            let _permit = reserve(Arc::clone(&work.memory), stamp.size).await;
-            let body = blocking(path, {
-                let file = Arc::clone(&file);
-                move || pread(&file, 0, stamp.size)
             })
             .await?;
             if still().await? != stamp {
                 return Err(Trouble::SourceChanged);
             }
-            put(work, &step.key, body, &attributes, draft).await
+            upload.complete(work, &mut progress).await
         }
+        .await;
+        upload.end(work, outcome, &progress, draft).await
+    } else {
+        let _permit = reserve(Arc::clone(&work.memory), stamp.size).await;
+        let body = blocking(path, {
+            let file = Arc::clone(&file);
+            move || pread(&file, 0, stamp.size)
+        })
+        .await?;
+        if still().await? != stamp {
+            return Err(Trouble::SourceChanged);
+        }
+        put(work, &step.key, body, &attributes, draft).await
     }
 }
 
@@ -190,7 +187,7 @@ fn strong_proof(body: &Bytes, sent: Option<&Checksum>, written: &Written) -> Opt
 /// A multipart upload of local bytes.
 #[derive(Clone, Debug)]
 struct Upload {
-    upload: Arc<MultipartUpload>,
+    open: Arc<MultipartUpload>,
     id: u64,
     algorithm: Option<ChecksumAlgorithm>,
 }
@@ -206,7 +203,7 @@ impl Upload {
         let upload = Arc::new(MultipartUpload::initiate(&work.sides.destination, key, attributes).await?);
         let id = work.next_id();
         work.monitor.observe(&Event::UploadBegan { id, key: key.as_str(), bytes, parts });
-        Ok(Self { upload, id, algorithm: attributes.checksum.map(|(algorithm, _)| algorithm) })
+        Ok(Self { open: upload, id, algorithm: attributes.checksum.map(|(algorithm, _)| algorithm) })
     }
 
     /// Sums and sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of what was sent, or
@@ -218,14 +215,9 @@ impl Upload {
             None => (None, Some(checksum::md5_etag(&sum_of))),
         });
         let (sum, md5) = sums.await.map_err(|error| {
-            Failure::new(
-                FailureKind::Bug,
-                Operation::UploadPart,
-                self.upload.key().as_str(),
-                error.to_string(),
-            )
+            Failure::new(FailureKind::Bug, Operation::UploadPart, self.open.key().as_str(), error.to_string())
         })?;
-        let mut answer = self.upload.send_part(number, body, sum.as_ref()).await?;
+        let mut answer = self.open.send_part(number, body, sum.as_ref()).await?;
         answer.value.checksum = sum.map(|sum| sum.value).or(md5.filter(|md5| *md5 == answer.value.etag));
         Ok(answer)
     }
@@ -246,8 +238,8 @@ impl Upload {
             Some(_) => parts.clone(),
             None => parts.iter().map(|part| PartDone { checksum: None, ..part.clone() }).collect(),
         };
-        let key = self.upload.key();
-        let written = match self.upload.complete(&sent, &spec).await {
+        let key = self.open.key();
+        let written = match self.open.complete(&sent, &spec).await {
             Ok(written) => written,
             Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
                 return Ok(Ending::Skipped { reason: Skip::Present });
@@ -279,7 +271,7 @@ impl Upload {
     ) -> Result<Ending, Trouble> {
         draft.attempts += progress.attempts;
         if !matches!(outcome, Ok(Ending::Done { .. })) {
-            work.abandon(&self.upload, draft).await;
+            work.abandon(&self.open, draft).await;
             work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
         }
         work.monitor.observe(&Event::UploadEnded { id: self.id });

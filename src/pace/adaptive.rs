@@ -188,6 +188,7 @@ impl WidthController {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers of a model")]
 mod tests {
     use super::*;
 

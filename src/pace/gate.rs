@@ -88,7 +88,7 @@ impl Gate {
             match limiter.inner.check_n(slice) {
                 Ok(Ok(())) => left -= u64::from(slice.get()),
                 Ok(Err(not_until)) => {
-                    sleep(not_until.wait_time_from(limiter.inner.clock().now()).min(NAP)).await
+                    sleep(not_until.wait_time_from(limiter.inner.clock().now()).min(NAP)).await;
                 }
                 // A slice is never larger than the burst, so there is nothing that could not pass.
                 Err(_) => left = 0,
@@ -134,6 +134,7 @@ impl Clock for TokioClock {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers of a model")]
 mod tests {
     use super::*;
 

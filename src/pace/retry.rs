@@ -29,9 +29,9 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 10,
-            patience: Duration::from_secs(15 * 60),
-            silence: Duration::from_secs(60),
-            complete: Duration::from_secs(10 * 60),
+            patience: Duration::from_mins(15),
+            silence: Duration::from_mins(1),
+            complete: Duration::from_mins(10),
             slowest: 2 * MIB,
         }
     }
@@ -81,9 +81,9 @@ mod tests {
 
     const POLICY: RetryPolicy = RetryPolicy {
         attempts: 5,
-        patience: Duration::from_secs(60),
-        silence: Duration::from_secs(60),
-        complete: Duration::from_secs(600),
+        patience: Duration::from_mins(1),
+        silence: Duration::from_mins(1),
+        complete: Duration::from_mins(10),
         slowest: 2 * MIB,
     };
 
@@ -104,7 +104,7 @@ mod tests {
         assert!(POLICY.wait(&FailureKind::Transient, 4, Duration::from_secs(999), 0.5).is_some());
         assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::ZERO, 0.5), None);
         assert!(POLICY.wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5).is_some());
-        assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_secs(60), 0.5), None);
+        assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_mins(1), 0.5), None);
     }
 
     #[test]

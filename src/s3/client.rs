@@ -151,7 +151,7 @@ async fn ambient_config(
     match region.or(endpoint.region.as_deref()) {
         Some(region) => loader = loader.region(Region::new(region.to_owned())),
         None if endpoint.url.is_some() || credentials.is_some() => {
-            loader = loader.region(Region::from_static("us-east-1"))
+            loader = loader.region(Region::from_static("us-east-1"));
         }
         None => {}
     }

@@ -26,7 +26,7 @@ fn command() -> Command {
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")
-        .timeout(Duration::from_secs(60));
+        .timeout(Duration::from_mins(1));
     command
 }
 
@@ -238,7 +238,7 @@ async fn files_that_can_not_be_sent_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn standard_input_is_sent_to_its_end(#[case] size: usize, #[case] proof: &str) {
     let world = World::new().await;
-    let bytes: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
     let mut command = at(&world);
     command.write_stdin(bytes.clone());
     let (exit, stdout, stderr) = run(command, &["copy", "-", "s3://destination/dump"]).await;

@@ -123,7 +123,7 @@ async fn odd_keys_arrive_under_their_names() {
 async fn when_decides_what_is_copied_again() {
     let world = World::new().await;
     for (key, size) in [("same", 10), ("other", 20), ("large", 300 * MIB)] {
-        let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+        let yesterday = SystemTime::now() - Duration::from_hours(24);
         let spec = ObjectSpec::default().last_modified(yesterday);
         world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &spec);
     }

@@ -3,6 +3,8 @@
 //! One binary, because each links the SDK. [`world`] arranges buckets and runs jobs; the other modules are named after
 //! what they test.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
+
 mod cli;
 mod copy;
 mod faults;

@@ -54,7 +54,7 @@ async fn requests_that_never_end_are_given_up_after_the_drain() {
     let world = World::new().await;
     world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 4 * GIB), &ObjectSpec::default());
     let mut world = world;
-    world.retry.silence = Duration::from_secs(3600);
+    world.retry.silence = Duration::from_hours(1);
     let stop = world.stop.clone();
     world
         .sandbox

@@ -46,7 +46,7 @@ async fn a_second_run_sends_nothing() {
         let path = dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, name).unwrap();
-        let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+        let yesterday = std::time::SystemTime::now() - std::time::Duration::from_hours(24);
         fs::File::options().write(true).open(&path).unwrap().set_modified(yesterday).unwrap();
     }
     assert_eq!(world.run(upload_all(dir.path())).await.outcome.done_objects, 3);

@@ -1,0 +1,180 @@
+//! Between the SDK's types and ours: what an answer says, and how a header is spelt.
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::types as sdk;
+use jiff::Timestamp;
+
+use super::{Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, PartDone, Tag, WriteCondition};
+
+pub(super) fn head(output: HeadObjectOutput) -> Head {
+    let checksum = checksum(
+        [
+            output.checksum_crc64_nvme,
+            output.checksum_crc32,
+            output.checksum_crc32_c,
+            output.checksum_sha1,
+            output.checksum_sha256,
+        ],
+        output.checksum_type.as_ref(),
+    );
+    let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
+    let restored =
+        output.restore.as_deref().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
+    let archived = output.archive_status.is_some()
+        || matches!(storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
+    Head {
+        size: output.content_length.and_then(|size| size.try_into().ok()).unwrap_or(0),
+        etag: output.e_tag.map(unquote).unwrap_or_default(),
+        version: output.version_id,
+        modified: output.last_modified.and_then(timestamp),
+        storage_class,
+        headers: ContentHeaders {
+            content_type: output.content_type,
+            content_encoding: output.content_encoding.filter(|encoding| !encoding.is_empty()),
+            content_language: output.content_language,
+            content_disposition: output.content_disposition,
+            cache_control: output.cache_control,
+            expires: output.expires_string,
+            website_redirect: output.website_redirect_location,
+        },
+        metadata: output.metadata.unwrap_or_default().into_iter().collect(),
+        tag_count: output.tag_count.and_then(|count| count.try_into().ok()),
+        checksum,
+        kms: output.sse_customer_algorithm.is_some()
+            || matches!(
+                output.server_side_encryption,
+                Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse)
+            ),
+        archived: archived && !restored,
+    }
+}
+
+/// The first checksum that is there, in the order CRC64NVME, CRC32, CRC32C, SHA1, SHA256.
+pub(super) fn checksum(values: [Option<String>; 5], kind: Option<&sdk::ChecksumType>) -> Option<Checksum> {
+    use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
+    let algorithms = [Crc64Nvme, Crc32, Crc32c, Sha1, Sha256];
+    let (algorithm, value) = algorithms
+        .into_iter()
+        .zip(values)
+        .find_map(|(algorithm, value)| value.map(|value| (algorithm, value)))?;
+    // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
+    let (value, suffix) = match value.split_once('-') {
+        Some((value, _)) => (value.to_owned(), true),
+        None => (value, false),
+    };
+    let kind = match kind {
+        Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
+        _ if suffix => ChecksumKind::Composite,
+        _ => ChecksumKind::FullObject,
+    };
+    Some(Checksum { algorithm, kind, value })
+}
+
+pub(super) fn completed_part(part: &PartDone, algorithm: Option<ChecksumAlgorithm>) -> sdk::CompletedPart {
+    let builder =
+        sdk::CompletedPart::builder().part_number(part_number(part.number)).e_tag(quoted(&part.etag));
+    let value = part.checksum.clone();
+    match algorithm {
+        None => builder,
+        Some(ChecksumAlgorithm::Crc64Nvme) => builder.set_checksum_crc64_nvme(value),
+        Some(ChecksumAlgorithm::Crc32) => builder.set_checksum_crc32(value),
+        Some(ChecksumAlgorithm::Crc32c) => builder.set_checksum_crc32_c(value),
+        Some(ChecksumAlgorithm::Sha1) => builder.set_checksum_sha1(value),
+        Some(ChecksumAlgorithm::Sha256) => builder.set_checksum_sha256(value),
+    }
+    .build()
+}
+
+/// Tags as the query string that `x-amz-tagging` wants.
+pub(super) fn tagging_header(tags: &[Tag]) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    tags.iter()
+        .map(|tag| format!("{}={}", encode(&tag.key), encode(&tag.value)))
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
+/// Undoes `encoding-type=url`, where `+` stands for a space; the raw text when the bytes are not UTF-8.
+pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
+    if !encoded || !key.contains(['%', '+']) {
+        return Ok(key);
+    }
+    let spaced = key.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| key)
+}
+
+pub(super) fn absent(condition: WriteCondition) -> Option<String> {
+    (condition == WriteCondition::Absent).then(|| "*".to_owned())
+}
+
+pub(super) fn quoted(etag: &str) -> String {
+    format!("\"{etag}\"")
+}
+
+pub(super) fn unquote(etag: String) -> String {
+    match etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => inner.to_owned(),
+        None => etag,
+    }
+}
+
+pub(super) fn part_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+pub(super) fn timestamp(time: DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
+
+impl From<ChecksumAlgorithm> for sdk::ChecksumAlgorithm {
+    fn from(algorithm: ChecksumAlgorithm) -> Self {
+        match algorithm {
+            ChecksumAlgorithm::Crc64Nvme => Self::Crc64Nvme,
+            ChecksumAlgorithm::Crc32 => Self::Crc32,
+            ChecksumAlgorithm::Crc32c => Self::Crc32C,
+            ChecksumAlgorithm::Sha1 => Self::Sha1,
+            ChecksumAlgorithm::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+impl From<ChecksumKind> for sdk::ChecksumType {
+    fn from(kind: ChecksumKind) -> Self {
+        match kind {
+            ChecksumKind::FullObject => Self::FullObject,
+            ChecksumKind::Composite => Self::Composite,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_encoded_keys_are_decoded_once() {
+        for (raw, key) in [("a+b", "a b"), ("a%2Bb", "a+b"), ("%C3%BC%01", "ü\u{1}"), ("a%2520b", "a%20b")] {
+            assert_eq!(decode(raw.to_owned(), true), Ok(key.to_owned()));
+            assert_eq!(decode(raw.to_owned(), false), Ok(raw.to_owned()), "not encoded, not decoded");
+        }
+        assert_eq!(decode("%FF".to_owned(), true), Err("%FF".to_owned()));
+    }
+
+    #[test]
+    fn tags_are_encoded_into_one_header() {
+        let tag = |key: &str, value: &str| Tag { key: key.to_owned(), value: value.to_owned() };
+        assert_eq!(tagging_header(&[tag("a b", "1&2"), tag("ü", "")]), "a%20b=1%262&%C3%BC=");
+    }
+
+    #[test]
+    fn composite_checksums_are_told_by_type_or_suffix() {
+        let value = |text: &str| [None, None, None, None, Some(text.to_owned())];
+        let seen = checksum(value("abc=-3"), None).unwrap();
+        assert_eq!((seen.kind, seen.value.as_str()), (ChecksumKind::Composite, "abc="));
+        assert_eq!(checksum(value("abc="), None).unwrap().kind, ChecksumKind::FullObject);
+        assert_eq!(checksum([const { None }; 5], None), None);
+    }
+}
