@@ -127,12 +127,13 @@ impl Bucket {
         loop {
             self.pacer.admit(lane, bytes).await;
             attempts += 1;
+            let sent = Instant::now();
             let outcome = timeout(limit, attempt()).await.unwrap_or_else(|_| {
                 let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
                 let message = format!("no answer within {} s", limit.as_secs());
                 Err(Failure::new(FailureKind::TimedOut, operation, place, message))
             });
-            self.pacer.learn(lane, outcome.as_ref().err().map(Failure::kind), bytes);
+            self.pacer.learn(lane, outcome.as_ref().err().map(Failure::kind), bytes, sent.elapsed());
             let failure = match outcome {
                 Ok(value) => return Ok(Answer { value, attempts, maybe_twice }),
                 Err(failure) => failure.after(attempts),

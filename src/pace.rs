@@ -109,8 +109,8 @@ impl Pacer {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Learns from an answer: `None` for a good one.
-    pub fn learn(&self, lane: &Lane, failure: Option<&FailureKind>, bytes: u64) {
+    /// Learns from an answer that came after `took`: a good one when there is no failure.
+    pub fn learn(&self, lane: &Lane, failure: Option<&FailureKind>, bytes: u64, took: Duration) {
         let now = self.started.elapsed();
         let throttled = failure == Some(&FailureKind::Throttled);
         {
@@ -125,7 +125,7 @@ impl Pacer {
         if throttled {
             self.counters.throttled.fetch_add(1, Ordering::Relaxed);
         }
-        self.slots.answered(now, failure.is_none().then_some(bytes), throttled);
+        self.slots.answered(now, took, failure.is_none().then_some(bytes), throttled);
     }
 
     /// Takes note of a retry.

@@ -7,7 +7,8 @@
 //! is followed.
 //!
 //! [`WidthController`] finds how many requests should be in flight. A copy request costs this machine nothing while
-//! it waits, so the width doubles while that raises the throughput, and is given back when only latency rises.
+//! it waits, so the width doubles while that raises the throughput. A doubling that only raises latency is taken back, and
+//! the next trial waits longer each time.
 
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ impl RateController {
     }
 }
 
-/// What the width controller is told after each interval.
+/// What the width controller is told after each interval, which lasts as long as a request takes or longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Interval {
     /// Length of the interval in seconds.
@@ -136,20 +137,41 @@ pub struct Interval {
     pub throttled: bool,
 }
 
+/// A doubled width must raise the throughput by this much to stay: far from the 2.0 of a server with room, and far from noise.
+const WORTHWHILE: f64 = 1.3;
+/// Intervals between trials, after the first one that did not pay; doubled with each further one.
+const REST: u32 = 4;
+/// The longest rest.
+const LONGEST_REST: u32 = 64;
+/// Throttling never narrows the run below this: the lane's rate does the slowing.
+const NARROWEST: u32 = 16;
+
 /// How many requests may be in flight.
 #[derive(Clone, Debug)]
 pub struct WidthController {
     width: u32,
     ceiling: u32,
-    best: f64,
-    holds: u32,
+    /// Throughput at the width that was last found to pay.
+    base: f64,
+    /// The width to return to when the trial under way does not pay.
+    before_trial: Option<u32>,
+    rest: u32,
+    next_rest: u32,
 }
 
 impl WidthController {
     /// Starts at `start`, never goes beyond `ceiling`.
     #[must_use]
     pub fn new(start: u32, ceiling: u32) -> Self {
-        Self { width: start.clamp(1, ceiling.max(1)), ceiling: ceiling.max(1), best: 0.0, holds: 0 }
+        let ceiling = ceiling.max(1);
+        Self {
+            width: start.clamp(1, ceiling),
+            ceiling,
+            base: 0.0,
+            before_trial: None,
+            rest: 0,
+            next_rest: REST,
+        }
     }
 
     /// The width at this moment.
@@ -170,20 +192,39 @@ impl WidthController {
             return self.width;
         }
         let throughput = interval.work / interval.seconds;
-        let improved = throughput > self.best * 1.05;
         if interval.throttled {
-            // The lane's rate does the slowing; fewer waiting requests only keep memory and sockets low.
-            self.width = (self.width * 7 / 8).max(16).min(self.ceiling);
-            self.best = throughput;
-        } else if interval.saturated && (improved || self.holds >= 8) {
-            self.width = self.width.saturating_mul(2).min(self.ceiling);
-            self.holds = 0;
+            (self.before_trial, self.rest) = (None, REST);
+            self.width = (self.width * 7 / 8).max(NARROWEST.min(self.ceiling));
+            self.base = throughput;
         } else if interval.saturated {
-            self.holds += 1;
+            self.judge(throughput);
         }
-        // What was best is forgotten slowly, so that a path that got better is noticed.
-        self.best = throughput.max(self.best * 0.98);
         self.width
+    }
+
+    /// A full interval without throttling: was the trial worth it, is it time for another one?
+    fn judge(&mut self, throughput: f64) {
+        match self.before_trial.take() {
+            Some(before) if throughput < self.base * WORTHWHILE => {
+                self.width = before;
+                self.rest = self.next_rest;
+                self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
+            }
+            trial => {
+                let paid = trial.is_some();
+                self.base =
+                    if paid { throughput } else { throughput.midpoint(self.base.max(throughput / 2.0)) };
+                if paid {
+                    self.next_rest = REST;
+                }
+                if self.rest > 0 {
+                    self.rest -= 1;
+                } else if self.width < self.ceiling {
+                    self.before_trial = Some(self.width);
+                    self.width = self.width.saturating_mul(2).min(self.ceiling);
+                }
+            }
+        }
     }
 }
 
@@ -292,7 +333,10 @@ mod tests {
     fn the_width_grows_while_throughput_grows_and_stays_under_its_ceiling() {
         assert_eq!(settle(1e9, 256, 2048), 2048);
         assert_eq!(settle(1e9, 256, 300), 300);
-        assert!(settle(300.0, 256, 1 << 20) <= 8192, "growth beyond the capacity is slow");
+        for capacity in [100.0, 256.0, 300.0, 500.0] {
+            assert!(settle(capacity, 256, 1 << 20) <= 512, "what does not pay is taken back");
+        }
+        assert!((2048..=4096).contains(&settle(2048.0, 256, 1 << 20)));
     }
 
     #[test]

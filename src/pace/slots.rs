@@ -18,8 +18,9 @@ use super::adaptive::{Interval, WidthController};
 pub const START: u32 = 512;
 /// The most requests in flight that are useful by default.
 pub const CEILING: u32 = 2048;
-/// How often the width is looked at, unless requests take longer than this.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// How often the width is looked at: not before this, and not long after that.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// One request counts as much work as this many bytes.
 const BYTES_PER_UNIT: f64 = 4_194_304.0;
 
@@ -46,6 +47,9 @@ struct State {
     arrivals: u64,
     interval_began: Duration,
     interval: Interval,
+    /// Good answers of the interval, and the time that they took in all.
+    answers: u32,
+    latency: Duration,
     closed: bool,
 }
 
@@ -118,6 +122,8 @@ impl Slots {
             arrivals: 0,
             interval_began: Duration::ZERO,
             interval: Interval::default(),
+            answers: 0,
+            latency: Duration::ZERO,
             closed: false,
         })))
     }
@@ -185,20 +191,26 @@ impl Slots {
         drop(waiting);
     }
 
-    /// Learns from an answer; `bytes` are those of a good one.
-    pub(super) fn answered(&self, now: Duration, bytes: Option<u64>, throttled: bool) {
+    /// Learns from an answer that came after `took`; `bytes` are those of a good one.
+    ///
+    /// An interval ends when it is as long as its requests took, and enough of them were answered to mean something.
+    pub(super) fn answered(&self, now: Duration, took: Duration, bytes: Option<u64>, throttled: bool) {
         let mut state = self.lock();
         #[expect(clippy::cast_precision_loss, reason = "work is a measure, not a count")]
         if let Some(bytes) = bytes {
             state.interval.work += 1.0 + bytes as f64 / BYTES_PER_UNIT;
+            state.answers += 1;
+            state.latency += took;
         }
         state.interval.throttled |= throttled;
         let length = now.saturating_sub(state.interval_began);
-        if length < INTERVAL {
+        let typical = state.latency / state.answers.max(1);
+        let enough = state.answers >= state.width.width() / 4 || length >= LONGEST_INTERVAL;
+        if length < SHORTEST_INTERVAL.max(typical) || !enough {
             return;
         }
         let interval = Interval { seconds: length.as_secs_f64(), ..std::mem::take(&mut state.interval) };
-        state.interval_began = now;
+        (state.answers, state.latency, state.interval_began) = (0, Duration::ZERO, now);
         state.width.observe(interval);
         self.hand_out(state);
     }

@@ -8,6 +8,7 @@
 mod cli;
 mod copy;
 mod faults;
+mod guarantees;
 mod layering;
 mod library;
 mod limits;
