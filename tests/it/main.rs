@@ -3,6 +3,7 @@
 //! One binary, because each links the SDK. [`world`] arranges buckets and runs jobs; the other modules are named after
 //! what they test.
 
+mod conformance;
 mod copy;
 mod manifest;
 mod world;
