@@ -82,7 +82,7 @@ impl Monitor for Receipts {
 /// Runs a test with a server, and leaves nothing behind on a real one, also when the test fails.
 async fn on_server(test: impl AsyncFnOnce(&Server)) {
     let server = Server::new().await;
-    let outcome = AssertUnwindSafe(test(&server)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(Box::pin(test(&server))).catch_unwind().await;
     if server.sandbox.is_none() {
         server.remove(&server.source).await;
         server.remove(&server.destination).await;
@@ -94,19 +94,15 @@ impl Server {
     async fn new() -> Self {
         let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let needed = |name: &str| given(name).unwrap_or_else(|| panic!("S3HAUL_TEST_URL needs {name}"));
-        let (url, provider, access_key, secret_key, sandbox) = match given("S3HAUL_TEST_URL") {
-            Some(url) => {
-                let provider = serde_json::Value::String(needed("S3HAUL_TEST_PROVIDER"));
-                let provider: Provider = serde_json::from_value(provider).expect("S3HAUL_TEST_PROVIDER");
-                let secret_key = needed("S3HAUL_TEST_SECRET_KEY");
-                (url, provider, needed("S3HAUL_TEST_ACCESS_KEY"), secret_key, None)
-            }
-            None => {
-                let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
-                let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
-                let sandbox = Sandbox::start(options).await.unwrap();
-                (sandbox.url().to_owned(), Provider::Aws, access_key, secret_key, Some(sandbox))
-            }
+        let (url, provider, access_key, secret_key, sandbox) = if let Some(url) = given("S3HAUL_TEST_URL") {
+            let provider = serde_json::Value::String(needed("S3HAUL_TEST_PROVIDER"));
+            let provider: Provider = serde_json::from_value(provider).expect("S3HAUL_TEST_PROVIDER");
+            (url, provider, needed("S3HAUL_TEST_ACCESS_KEY"), needed("S3HAUL_TEST_SECRET_KEY"), None)
+        } else {
+            let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
+            let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
+            let sandbox = Sandbox::start(options).await.unwrap();
+            (sandbox.url().to_owned(), Provider::Aws, access_key, secret_key, Some(sandbox))
         };
         let region = given("S3HAUL_TEST_REGION").unwrap_or_else(|| "us-east-1".to_owned());
         let config = aws_sdk_s3::Config::builder()

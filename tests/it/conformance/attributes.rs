@@ -31,9 +31,10 @@ fn rich(server: &Server, key: &str, size: u64) -> PutObjectFluentBuilder {
         .cache_control("no-cache")
         .metadata("owner", "data team")
         .metadata("purpose", "a=b; c?d%20+");
-    match server.capabilities().tags {
-        true => request.tagging("stage=raw%20%26%20unsorted&class=A%2BB"),
-        false => request,
+    if server.capabilities().tags {
+        request.tagging("stage=raw%20%26%20unsorted&class=A%2BB")
+    } else {
+        request
     }
 }
 
