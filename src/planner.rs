@@ -2,8 +2,10 @@
 //!
 //! The decisions are pure and live in [`crate::plan`]; here they are fed. The source is listed in order, each entry is
 //! filtered, mapped to its destination key and compared with what stands there. Where the map keeps the order of
-//! keys, the destination's listing is walked along; otherwise each key is asked for by HEAD, many at a time. Steps
-//! leave through a bounded channel, so that a plan never holds more objects than the run can look ahead.
+//! keys, the destination's listing is walked along; otherwise each key is asked for by HEAD, many at a time. Where a
+//! server does not list in the order of the keys' bytes, or is not known to, what the walk finds is there all the same,
+//! but what it does not find may stand elsewhere in the list and is asked for too. Steps leave through a bounded
+//! channel, so that a plan never holds more objects than the run can look ahead.
 
 use std::sync::Arc;
 
@@ -103,6 +105,7 @@ impl Sides {
             Err((place, failure)) => return planned.send(Planned::Failed(place, failure)).await,
         };
         let mut counterparts = self.counterparts();
+        let absence_is_certain = counterparts.is_some() && self.lists_in_order();
         let mut asked = FuturesOrdered::new();
         while let Some(found) = entries.next().await {
             let (entry, key) = match self.sift(found, &filter) {
@@ -112,26 +115,30 @@ impl Sides {
                     continue;
                 }
             };
-            match (&mut counterparts, self.transfer.when) {
-                (_, When::Always) => planned.send(self.decide(entry, key, None)).await?,
-                (Some(counterparts), _) => {
-                    let there = match counterparts.find(key.as_str()).await {
-                        Ok(there) => there.map(side),
-                        Err(failure) => {
-                            let place = self.transfer.to.location.to_string();
-                            return planned.send(Planned::Failed(place, failure)).await;
-                        }
-                    };
-                    planned.send(self.decide(entry, key, there)).await?;
+            let there = match (&mut counterparts, self.transfer.when) {
+                (_, When::Always) => {
+                    planned.send(self.decide(entry, key, None)).await?;
+                    continue;
                 }
-                (None, _) => {
-                    asked.push_back(self.ask(entry, key));
-                    if asked.len() >= HEADS_AT_ONCE
-                        && let Some(answer) = asked.next().await
-                    {
-                        planned.send(answer).await?;
+                (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
+                    Ok(there) => there.map(side),
+                    Err(failure) => {
+                        let place = self.transfer.to.location.to_string();
+                        planned.send(Planned::Failed(place, failure)).await?;
+                        break;
                     }
-                }
+                },
+                (None, _) => None,
+            };
+            if there.is_some() || absence_is_certain {
+                planned.send(self.decide(entry, key, there)).await?;
+                continue;
+            }
+            asked.push_back(self.ask(entry, key));
+            if asked.len() >= HEADS_AT_ONCE
+                && let Some(answer) = asked.next().await
+            {
+                planned.send(answer).await?;
             }
         }
         while let Some(answer) = asked.next().await {
@@ -166,16 +173,24 @@ impl Sides {
         }
     }
 
-    /// The destination's listing, where it can be walked along with the source's.
-    fn counterparts(&self) -> Option<Counterparts> {
+    /// True when both sides list in the order of the keys' bytes, so that a key that was passed by is not there.
+    fn lists_in_order(&self) -> bool {
         let in_order =
             |bucket: &Bucket| bucket.capabilities().ordered_lists && !bucket.name().is_directory_bucket();
+        in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
+    }
+
+    fn etags_follow_from_bytes(&self) -> bool {
+        let are_content = |bucket: &Bucket| bucket.capabilities().content_etags;
+        are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
+    }
+
+    /// The destination's listing, where it can be walked along with the source's.
+    fn counterparts(&self) -> Option<Counterparts> {
         let usable = self.transfer.when != When::Always
             && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && self.transfer.to.location.key.is_prefix()
-            && self.transfer.keys.preserves_order()
-            && in_order(&self.destination)
-            && self.source.as_ref().is_none_or(in_order);
+            && self.transfer.keys.preserves_order();
         usable.then(|| {
             Counterparts::of(bucket::objects(self.destination.clone(), &self.transfer.to.location.key, None))
         })
@@ -225,9 +240,12 @@ impl Sides {
     }
 
     fn decide(&self, entry: Entry, key: ObjectKey, there: Option<Side<'_>>) -> Planned {
+        let mut source = side(&entry);
+        // Elsewhere equal ETags may stand for different bytes of one size.
+        source.etag = source.etag.filter(|_| self.etags_follow_from_bytes());
         let decision = match self.transfer.when {
             When::Always => Decision::Copy(Reason::Always),
-            when => decide(when, side(&entry), there),
+            when => decide(when, source, there),
         };
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),

@@ -1,8 +1,9 @@
 //! Finding the counterpart of a key at the destination by walking its listing along.
 //!
 //! Both sides come in the order of their keys' bytes, so one pass over each is enough, and nothing is kept but the
-//! entry under the finger. Only valid where the key map keeps that order
-//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)) and the server lists in it.
+//! entry under the finger. Only of use where the key map keeps that order
+//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)). Where a server lists in another one,
+//! for instance directory by directory, an entry that is found is there, but one that is not found may be there too.
 
 use super::{Entry, Found, Listing};
 use crate::s3::Failure;
@@ -22,7 +23,8 @@ impl Counterparts {
         Self { listing, current: None, ended: false }
     }
 
-    /// The entry with exactly this key. Keys must be asked for in ascending order.
+    /// The entry with exactly this key. `None` says that there is none, if both sides are in order and keys are asked
+    /// for in that order.
     ///
     /// # Errors
     /// What the destination's listing failed with; then nothing can be said about this key or any behind it.

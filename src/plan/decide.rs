@@ -17,7 +17,7 @@ use crate::s3::Capabilities;
 pub struct Side<'a> {
     /// Bytes.
     pub size: u64,
-    /// Absent for files.
+    /// Absent for files, and where it does not follow from the bytes.
     pub etag: Option<&'a str>,
     /// Last-Modified, or the file's modification time.
     pub modified: Option<Timestamp>,

@@ -48,7 +48,8 @@ pub struct Capabilities {
     pub content_etags: bool,
     /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count everywhere.
     pub checksums: bool,
-    /// Lists come in the order of the keys' bytes.
+    /// Lists come in the order of the keys' bytes. Where they do not (or are not known to), that a key is absent is
+    /// seen by HEAD and not by its place in a list.
     pub ordered_lists: bool,
     /// `encoding-type=url` is honoured in lists.
     pub encoded_lists: bool,
@@ -78,6 +79,7 @@ impl Capabilities {
         copy_conditions: false,
         content_etags: false,
         checksums: false,
+        ordered_lists: false,
         conditional_writes: false,
         ..Self::AWS
     };
@@ -85,30 +87,32 @@ impl Capabilities {
     /// The profile of an endpoint.
     #[must_use]
     pub fn of(endpoint: &Endpoint) -> Self {
+        let in_order = Self { ordered_lists: true, ..Self::CAUTIOUS };
         match endpoint.provider {
             Provider::Aws => Self::AWS,
             Provider::Auto if endpoint.is_aws() => Self::AWS,
-            Provider::Auto | Provider::Other | Provider::Ceph => Self::CAUTIOUS,
+            Provider::Auto | Provider::Other => Self::CAUTIOUS,
+            Provider::Ceph => in_order,
             Provider::Minio => {
-                Self { copy_conditions: true, content_etags: true, checksums: true, ..Self::CAUTIOUS }
+                Self { copy_conditions: true, content_etags: true, checksums: true, ..in_order }
             }
-            // Part ETags are those of the chunks, not of the part's bytes; lists are not encoded on request.
+            // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so that different
+            // ranges have equal ones. Lists go directory by directory ("a/b" before "a b"), and those of uploads
+            // claim to be encoded when they are not.
             Provider::Seaweedfs => Self { encoded_lists: false, ..Self::CAUTIOUS },
-            Provider::Garage => {
-                Self { copy_conditions: true, content_etags: true, tags: false, ..Self::CAUTIOUS }
-            }
+            Provider::Garage => Self { copy_conditions: true, content_etags: true, tags: false, ..in_order },
             Provider::R2 => Self {
                 parts: PartLimits { max_part: 5 * GIB - 5 * MIB, equal_parts: true, ..PartLimits::S3 },
                 content_etags: true,
                 tags: false,
-                ..Self::CAUTIOUS
+                ..in_order
             },
-            Provider::B2 => Self { content_etags: true, tags: false, ..Self::CAUTIOUS },
-            Provider::Wasabi => Self { copy_conditions: true, content_etags: true, ..Self::CAUTIOUS },
-            // These have no UploadPartCopy and copy objects of any size in one request.
-            Provider::Gcs | Provider::Storj => {
-                Self { part_copy: false, max_copy: u64::MAX, tags: false, ..Self::CAUTIOUS }
-            }
+            Provider::B2 => Self { content_etags: true, tags: false, ..in_order },
+            Provider::Wasabi => Self { copy_conditions: true, content_etags: true, ..in_order },
+            // These two have no UploadPartCopy and copy objects of any size in one request.
+            Provider::Gcs => Self { part_copy: false, max_copy: u64::MAX, tags: false, ..in_order },
+            // Storj orders by encrypted keys.
+            Provider::Storj => Self { part_copy: false, max_copy: u64::MAX, tags: false, ..Self::CAUTIOUS },
         }
     }
 }
@@ -127,6 +131,7 @@ mod tests {
         let endpoint = Endpoint { url: Some("https://s3.example.net".to_owned()), ..Endpoint::default() };
         let capabilities = Capabilities::of(&endpoint);
         assert!(!capabilities.copy_conditions && !capabilities.content_etags && !capabilities.checksums);
+        assert!(!capabilities.ordered_lists && !capabilities.conditional_writes);
         assert_eq!(Capabilities::of(&Endpoint::default()), Capabilities::AWS);
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
 mod cli;
+mod conformance;
 mod copy;
 mod faults;
 mod guarantees;

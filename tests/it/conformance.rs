@@ -1,0 +1,293 @@
+//! The same promises, kept on any server that speaks S3.
+//!
+//! Without further ado the suite runs against the sandbox in this process. With these variables it runs against the
+//! server that they name, and nothing is left out there either:
+//!
+//! | variable | what it says | example |
+//! |---|---|---|
+//! | `S3HAUL_TEST_URL` | the server | `http://127.0.0.1:8333` |
+//! | `S3HAUL_TEST_PROVIDER` | the manifest's `provider`, so which [`Capabilities`] are relied on | `seaweedfs` |
+//! | `S3HAUL_TEST_ACCESS_KEY`, `S3HAUL_TEST_SECRET_KEY` | credentials that may create and delete buckets | |
+//! | `S3HAUL_TEST_REGION` | the region, if not `us-east-1` | `garage` |
+//!
+//! Each test has two fresh buckets of its own and removes them from a real server when it ends. What arrives is read
+//! back and compared byte by byte, by the plain SDK and not through the code under test.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
+
+mod attributes;
+mod copies;
+mod lists;
+mod multipart;
+mod profile;
+mod uploads;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use s3haul::bucket::Bucket;
+use s3haul::connections::Connections;
+use s3haul::execute::monitor::{Event, Monitor};
+use s3haul::execute::receipt::{Ending, Proof, Receipt};
+use s3haul::execute::{self, Outcome};
+use s3haul::location::{ObjectKey, S3Uri};
+use s3haul::manifest::job::{
+    DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, PartSize, Parts, Provider, Source, Transfer,
+};
+use s3haul::pace::{Pacer, RetryPolicy};
+use s3haul::s3::Capabilities;
+use s3haul::s3::client::StaticCredentials;
+use s3haul::sandbox::{Sandbox, SandboxOptions};
+use s3haul::size::{ByteSize, MIB};
+use tokio_util::sync::CancellationToken;
+
+/// The smallest part that S3 takes, so that a few MiB are several parts.
+const PART: u64 = 5 * MIB;
+/// Requests of the test itself that are under way together.
+const AT_ONCE: usize = 32;
+
+/// A server with two empty buckets.
+struct Server {
+    endpoint: Endpoint,
+    credentials: StaticCredentials,
+    /// The second opinion: requests that do not go through s3haul.
+    sdk: aws_sdk_s3::Client,
+    source: String,
+    destination: String,
+    /// Serves as long as it lives; `None` when the environment names a server.
+    sandbox: Option<Sandbox>,
+}
+
+/// What a run came to.
+struct Run {
+    outcome: Outcome,
+    receipts: Vec<Receipt>,
+}
+
+#[derive(Default)]
+struct Receipts(Mutex<Vec<Receipt>>);
+
+impl Monitor for Receipts {
+    fn observe(&self, event: &Event<'_>) {
+        if let Event::ObjectEnded(receipt) = event {
+            self.0.lock().unwrap().push((*receipt).clone());
+        }
+    }
+}
+
+/// Runs a test with a server, and leaves nothing behind on a real one, also when the test fails.
+async fn on_server(test: impl AsyncFnOnce(&Server)) {
+    let server = Server::new().await;
+    let outcome = AssertUnwindSafe(Box::pin(test(&server))).catch_unwind().await;
+    if server.sandbox.is_none() {
+        server.remove(&server.source).await;
+        server.remove(&server.destination).await;
+    }
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+impl Server {
+    async fn new() -> Self {
+        let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let needed = |name: &str| given(name).unwrap_or_else(|| panic!("S3HAUL_TEST_URL needs {name}"));
+        let (url, provider, access_key, secret_key, sandbox) = if let Some(url) = given("S3HAUL_TEST_URL") {
+            let provider = serde_json::Value::String(needed("S3HAUL_TEST_PROVIDER"));
+            let provider: Provider = serde_json::from_value(provider).expect("S3HAUL_TEST_PROVIDER");
+            (url, provider, needed("S3HAUL_TEST_ACCESS_KEY"), needed("S3HAUL_TEST_SECRET_KEY"), None)
+        } else {
+            let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
+            let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
+            let sandbox = Sandbox::start(options).await.unwrap();
+            (sandbox.url().to_owned(), Provider::Aws, access_key, secret_key, Some(sandbox))
+        };
+        let region = given("S3HAUL_TEST_REGION").unwrap_or_else(|| "us-east-1".to_owned());
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(&url)
+            .region(Region::new(region.clone()))
+            .credentials_provider(Credentials::new(&access_key, &secret_key, None, None, "conformance"))
+            .force_path_style(true)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .build();
+        let endpoint = Endpoint {
+            name: DEFAULT_ENDPOINT.to_owned(),
+            url: Some(url),
+            region: Some(region),
+            path_style: Some(true),
+            provider,
+            ..Endpoint::default()
+        };
+        let run = format!("{:08x}", fastrand::u32(..));
+        let server = Self {
+            endpoint,
+            credentials: StaticCredentials { access_key, secret_key },
+            sdk: aws_sdk_s3::Client::from_conf(config),
+            source: format!("s3haul-{run}-source"),
+            destination: format!("s3haul-{run}-destination"),
+            sandbox,
+        };
+        for bucket in [&server.source, &server.destination] {
+            server.sdk.create_bucket().bucket(bucket).send().await.unwrap();
+        }
+        server
+    }
+
+    /// What the product relies on here.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::of(&self.endpoint)
+    }
+
+    /// Deletes a bucket with all that is in it.
+    async fn remove(&self, bucket: &str) {
+        let uploads = self.sdk.list_multipart_uploads().bucket(bucket).send().await.unwrap();
+        for upload in uploads.uploads() {
+            let (key, id) = (upload.key().unwrap(), upload.upload_id().unwrap());
+            self.sdk.abort_multipart_upload().bucket(bucket).key(key).upload_id(id).send().await.unwrap();
+        }
+        stream::iter(self.keys(bucket).await)
+            .map(|key| self.sdk.delete_object().bucket(bucket).key(key).send())
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+            .unwrap();
+        self.sdk.delete_bucket().bucket(bucket).send().await.unwrap();
+    }
+
+    /// Puts a plain object into the source.
+    async fn put(&self, key: &str, body: &[u8]) {
+        let request = self.sdk.put_object().bucket(&self.source).key(key);
+        request.body(body.to_vec().into()).send().await.unwrap();
+    }
+
+    async fn get(&self, bucket: &str, key: &str) -> Vec<u8> {
+        let answer = self.sdk.get_object().bucket(bucket).key(key).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{bucket}/{key}: {error:?}"));
+        answer.body.collect().await.unwrap().to_vec()
+    }
+
+    /// All keys of a bucket, sorted.
+    async fn keys(&self, bucket: &str) -> Vec<String> {
+        let mut pages = self.sdk.list_objects_v2().bucket(bucket).into_paginator().send();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            keys.extend(page.unwrap().contents().iter().map(|object| object.key().unwrap().to_owned()));
+        }
+        keys.sort();
+        keys
+    }
+
+    /// Asserts that the destination holds exactly the bytes that the source holds.
+    async fn assert_equal(&self, from: &str, to: &str) {
+        let (source, copy) = tokio::join!(self.get(&self.source, from), self.get(&self.destination, to));
+        assert_bytes(to, &copy, &source);
+    }
+
+    async fn assert_no_upload_is_left(&self) {
+        let left = self.sdk.list_multipart_uploads().bucket(&self.destination).send().await.unwrap();
+        assert!(left.uploads().is_empty(), "{:?}", left.uploads());
+    }
+
+    fn connections(&self, job: &Job, halt: &CancellationToken) -> Connections {
+        let pacer = Arc::new(Pacer::new(&Limits::default(), 32, RetryPolicy::default()));
+        Connections::new(job, Some(self.credentials.clone()), pacer, halt.clone())
+    }
+
+    /// A bucket for using the library directly.
+    async fn bucket(&self, name: &str) -> Bucket {
+        let job = Job::single(self.copy_all(), [self.endpoint.clone()]);
+        let mut connections = self.connections(&job, &CancellationToken::new());
+        connections.bucket(DEFAULT_ENDPOINT, &name.parse().unwrap()).await.unwrap()
+    }
+
+    /// Runs one transfer to its end, and asserts that nothing failed and that no proof rests on what the server's
+    /// profile calls unreliable.
+    async fn run(&self, transfer: Transfer) -> Run {
+        let is_copy = transfer.from.s3().is_some();
+        let job = Job::single(transfer, [self.endpoint.clone()]);
+        let halt = CancellationToken::new();
+        let mut connections = self.connections(&job, &halt);
+        let receipts = Arc::new(Receipts::default());
+        let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
+        let stop = CancellationToken::new();
+        let outcome = execute::run(&job, &mut connections, monitor, &stop, &halt).await.unwrap();
+        let receipts = receipts.0.lock().unwrap().clone();
+        let run = Run { outcome, receipts };
+        assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
+        for receipt in &run.receipts {
+            if let Ending::Done { proof, .. } = &receipt.ending {
+                assert!(self.may_rest_on(*proof, is_copy), "{receipt:?}");
+            }
+        }
+        run
+    }
+
+    /// Whether the profile backs this proof. Bytes that went through our hands are another matter: an `ETag` that is
+    /// their MD5 is no accident, whatever the server's `ETag`s are in general.
+    fn may_rest_on(&self, proof: Proof, is_copy: bool) -> bool {
+        let Capabilities { content_etags, checksums, .. } = self.capabilities();
+        match proof {
+            Proof::Etag | Proof::PartEtags => content_etags || !is_copy,
+            Proof::Size => !content_etags && !checksums,
+            // What a server computes and tells unasked is good everywhere.
+            _ => true,
+        }
+    }
+
+    fn location(bucket: &str, key: &str) -> S3Uri {
+        S3Uri { bucket: bucket.parse().unwrap(), key: ObjectKey::new(key).unwrap() }
+    }
+
+    /// From `from` to the destination's root, in parts of [`PART`] from [`PART`] on.
+    fn transfer(&self, from: Source) -> Transfer {
+        let to = Destination {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location: Self::location(&self.destination, ""),
+            storage_class: None,
+            encryption: None,
+        };
+        let parts = Parts { size: PartSize::Exactly(ByteSize(PART)), threshold: ByteSize(PART) };
+        Transfer { parts, ..Transfer::new("conformance", from, to) }
+    }
+
+    /// Everything in the source bucket.
+    fn copy_all(&self) -> Transfer {
+        let location = Self::location(&self.source, "");
+        self.transfer(Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location })
+    }
+}
+
+impl Run {
+    /// The receipt of the object that was written to this key.
+    fn receipt(&self, key: &str) -> &Receipt {
+        let is_it = |receipt: &&Receipt| {
+            let to: S3Uri = receipt.destination.parse().unwrap();
+            to.key.as_str() == key
+        };
+        self.receipts.iter().find(is_it).unwrap_or_else(|| panic!("no receipt for {key}"))
+    }
+}
+
+/// `size` bytes without any pattern, equal for equal seeds.
+fn bytes(seed: u64, size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(size).unwrap()];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Like `assert_eq!`, but tells where the difference is instead of printing megabytes.
+#[track_caller]
+fn assert_bytes(name: &str, found: &[u8], expected: &[u8]) {
+    assert_eq!(found.len(), expected.len(), "{name}: bytes");
+    let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    assert_eq!(differs, None, "{name}: first byte that differs");
+}
+
+/// Lets the server's clock, of which lists show whole seconds, move on.
+async fn a_second_later() {
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+}

@@ -1,0 +1,102 @@
+//! What goes along with the bytes, and that the route makes no difference.
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::types::StorageClass;
+
+use super::{PART, Server, bytes, on_server};
+
+const EXPIRES: &str = "Thu, 01 Jan 2032 00:00:00 GMT";
+
+/// Everything of a HEAD that a copy keeps.
+#[derive(Debug, PartialEq)]
+struct Kept {
+    content: [Option<String>; 6],
+    metadata: Vec<(String, String)>,
+    storage_class: Option<String>,
+    tags: Vec<(String, String)>,
+}
+
+fn rich(server: &Server, key: &str, size: u64) -> PutObjectFluentBuilder {
+    let request = server
+        .sdk
+        .put_object()
+        .bucket(&server.source)
+        .key(key)
+        .body(bytes(size, size).into())
+        .content_type("text/csv")
+        .content_encoding("zstd")
+        .content_language("de")
+        .content_disposition("attachment; filename=\"a b.csv\"")
+        .cache_control("no-cache")
+        .metadata("owner", "data team")
+        .metadata("purpose", "a=b; c?d%20+");
+    if server.capabilities().tags {
+        request.tagging("stage=raw%20%26%20unsorted&class=A%2BB")
+    } else {
+        request
+    }
+}
+
+/// Puts a rich object, with a storage class where the server knows one besides the default.
+async fn put_rich(server: &Server, key: &str, size: u64) -> bool {
+    let with_expires = |request: PutObjectFluentBuilder| {
+        request.customize().mutate_request(|request| {
+            request.headers_mut().insert("expires", EXPIRES);
+        })
+    };
+    let request = rich(server, key, size).storage_class(StorageClass::StandardIa);
+    if with_expires(request).send().await.is_ok() {
+        return true;
+    }
+    with_expires(rich(server, key, size)).send().await.unwrap();
+    false
+}
+
+async fn kept(server: &Server, bucket: &str, key: &str) -> Kept {
+    let head: HeadObjectOutput = server.sdk.head_object().bucket(bucket).key(key).send().await.unwrap();
+    let mut metadata: Vec<_> = head.metadata.unwrap_or_default().into_iter().collect();
+    metadata.sort();
+    let mut tags = Vec::new();
+    if server.capabilities().tags {
+        let answer = server.sdk.get_object_tagging().bucket(bucket).key(key).send().await.unwrap();
+        tags.extend(answer.tag_set.into_iter().map(|tag| (tag.key, tag.value)));
+        tags.sort();
+    }
+    Kept {
+        content: [
+            head.content_type,
+            head.content_encoding,
+            head.content_language,
+            head.content_disposition,
+            head.cache_control,
+            head.expires_string,
+        ],
+        metadata,
+        storage_class: head.storage_class.map(|class| class.as_str().to_owned()),
+        tags,
+    }
+}
+
+#[tokio::test]
+async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
+    on_server(async |server| {
+        let mut has_classes = true;
+        for (key, size) in [("small", 10), ("large", PART + 1)] {
+            has_classes &= put_rich(server, key, size).await;
+        }
+        let run = server.run(server.copy_all()).await;
+        for key in ["small", "large"] {
+            let source = kept(server, &server.source, key).await;
+            assert_eq!(source.content[0].as_deref(), Some("text/csv"));
+            assert_eq!(source.content[5].as_deref(), Some(EXPIRES));
+            assert_eq!(source.metadata.len(), 2);
+            assert_eq!(source.tags.len(), if server.capabilities().tags { 2 } else { 0 });
+            assert_eq!(source.storage_class.as_deref() == Some("STANDARD_IA"), has_classes);
+            assert_eq!(kept(server, &server.destination, key).await, source, "{key}");
+            assert_eq!(run.receipt(key).losses, [""; 0], "{key}");
+            server.assert_equal(key, key).await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,165 @@
+//! Copies inside the server: every size by either route, the keys that clients get wrong, and what a second run does.
+
+use s3haul::execute::receipt::Ending;
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, Source, When};
+use s3haul::size::MIB;
+
+use super::{PART, Server, a_second_later, bytes, on_server};
+
+#[tokio::test]
+async fn every_size_arrives_equal_by_the_route_that_its_size_demands() {
+    on_server(async |server| {
+        let sizes =
+            [("o0", 0, 0), ("o1", 1, 0), ("part", PART, 0), ("part+1", PART + 1, 2), ("o17", 17 * MIB, 4)];
+        for (key, size, _) in sizes {
+            server.put(key, &bytes(size, size)).await;
+        }
+        let run = server.run(server.copy_all()).await;
+        for (key, size, parts) in sizes {
+            let receipt = run.receipt(key);
+            let route = if parts == 0 { "copy" } else { "multipart-copy" };
+            let expected = if server.capabilities().part_copy { (route, parts) } else { ("copy", 0) };
+            assert_eq!(
+                (receipt.route.unwrap(), receipt.parts, receipt.size),
+                (expected.0, expected.1, size),
+                "{key}"
+            );
+            server.assert_equal(key, key).await;
+        }
+        server.assert_no_upload_is_left().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_source_that_was_uploaded_in_parts_arrives_equal() {
+    on_server(async |server| {
+        // Another part size than that of the copy, so that its ranges cross the source's parts.
+        let body = bytes(1, 13 * MIB);
+        let upload =
+            server.sdk.create_multipart_upload().bucket(&server.source).key("parts").send().await.unwrap();
+        let mut parts = Vec::new();
+        for (number, part) in (1..).zip(body.chunks(usize::try_from(6 * MIB).unwrap())) {
+            let request = server.sdk.upload_part().bucket(&server.source).key("parts");
+            let request = request.upload_id(upload.upload_id().unwrap()).part_number(number);
+            let answer = request.body(part.to_vec().into()).send().await.unwrap();
+            let part = aws_sdk_s3::types::CompletedPart::builder().part_number(number);
+            parts.push(part.set_e_tag(answer.e_tag).build());
+        }
+        let parts = aws_sdk_s3::types::CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let request = server.sdk.complete_multipart_upload().bucket(&server.source).key("parts");
+        request.set_upload_id(upload.upload_id).multipart_upload(parts).send().await.unwrap();
+        for (threshold, to) in [(PART, "in-parts/"), (100 * MIB, "at-once/")] {
+            let mut transfer = server.copy_all();
+            transfer.parts.threshold.0 = threshold;
+            transfer.to.location = Server::location(&server.destination, to);
+            assert_eq!(server.run(transfer).await.outcome.done_objects, 1);
+            server.assert_equal("parts", &format!("{to}parts")).await;
+        }
+    })
+    .await;
+}
+
+/// What a URL, a query or a form would take for something else.
+const ODD_KEYS: [&str; 9] = [
+    "with space",
+    "a+b",
+    "100%",
+    "%2F",
+    "a%20b",
+    "what?versionId=1",
+    "ünï/日本 🚀",
+    "a&b=c;d#e",
+    "quotes'\"<>",
+];
+
+#[tokio::test]
+async fn odd_keys_arrive_under_their_names_by_both_routes() {
+    on_server(async |server| {
+        for (seed, key) in (0..).zip(ODD_KEYS) {
+            server.put(key, key.as_bytes()).await;
+            server.put(&format!("large/{key}"), &bytes(seed, PART + 1)).await;
+        }
+        let run = server.run(server.copy_all()).await;
+        assert_eq!(run.outcome.done_objects, 2 * ODD_KEYS.len() as u64);
+        let source = server.keys(&server.source).await;
+        assert_eq!(server.keys(&server.destination).await, source);
+        for key in source {
+            server.assert_equal(&key, &key).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_run_copies_nothing_and_an_overwritten_source_is_copied_again() {
+    on_server(async |server| {
+        // In the order of directories, not of bytes: some servers list like that.
+        for (seed, key) in (1..).zip(["a", "a/b", "a b", "a-b"]) {
+            server.put(key, &bytes(seed, 100)).await;
+        }
+        server.put("large", &bytes(9, PART + 1)).await;
+        a_second_later().await;
+        assert_eq!(server.run(server.copy_all()).await.outcome.done_objects, 5);
+        let again = server.run(server.copy_all()).await;
+        assert_eq!(
+            (again.outcome.done_objects, again.outcome.skipped_objects),
+            (0, 5),
+            "{:?}",
+            again.receipts
+        );
+        // As many bytes as before, so that the size does not tell.
+        server.put("a b", &bytes(11, 100)).await;
+        server.put("large", &bytes(19, PART + 1)).await;
+        server.put("new", b"new").await;
+        let third = server.run(server.copy_all()).await;
+        assert_eq!(
+            (third.outcome.done_objects, third.outcome.skipped_objects),
+            (3, 3),
+            "{:?}",
+            third.receipts
+        );
+        for key in server.keys(&server.source).await {
+            server.assert_equal(&key, &key).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_missing_leaves_what_is_there() {
+    on_server(async |server| {
+        for key in ["a", "a/b", "a b", "large"] {
+            server.put(key, &bytes(1, if key == "large" { PART + 1 } else { 10 })).await;
+            let there = server.sdk.put_object().bucket(&server.destination).key(key);
+            there.body(b"mine".to_vec().into()).send().await.unwrap();
+        }
+        server.put("z", b"z").await;
+        let mut transfer = server.copy_all();
+        transfer.when = When::Missing;
+        let run = server.run(transfer).await;
+        assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (1, 4), "{:?}", run.receipts);
+        for key in ["a", "a/b", "a b", "large"] {
+            assert_eq!(server.get(&server.destination, key).await, b"mine", "{key}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_object_goes_to_the_key_that_is_named() {
+    on_server(async |server| {
+        server.put("from/here", &bytes(1, PART + 1)).await;
+        let location = Server::location(&server.source, "from/here");
+        let mut transfer = server.transfer(Source::Object {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location,
+            version: None,
+        });
+        transfer.to.location = Server::location(&server.destination, "to/there");
+        let run = server.run(transfer).await;
+        assert!(matches!(run.receipt("to/there").ending, Ending::Done { .. }));
+        server.assert_equal("from/here", "to/there").await;
+    })
+    .await;
+}

@@ -1,0 +1,133 @@
+//! Whether the server keeps what its profile in [`Capabilities`](s3haul::s3::Capabilities) promises. What the profile
+//! does not promise may be there nevertheless; then relying on it is a choice that nobody has made yet.
+
+use aws_sdk_s3::types::{ChecksumMode, CompletedMultipartUpload, CompletedPart, EncodingType};
+use s3haul::checksum::{md5_etag, multipart_etag};
+use s3haul::location::ObjectKey;
+use s3haul::multipart::MultipartUpload;
+use s3haul::s3::{Attributes, FailureKind, SourcePin, WriteCondition};
+
+use super::{PART, bytes, on_server};
+
+#[tokio::test]
+async fn a_source_that_is_not_the_pinned_one_is_refused() {
+    on_server(async |server| {
+        if !server.capabilities().copy_conditions {
+            return eprintln!("{:?} is not said to check the source", server.endpoint.provider);
+        }
+        server.put("from", &bytes(1, PART)).await;
+        let (from, to) = (server.bucket(&server.source).await, server.bucket(&server.destination).await);
+        let key: ObjectKey = "from".parse().unwrap();
+        let old = from.head(&key, None).await.unwrap();
+        server.put("from", &bytes(2, PART)).await;
+        let pin = SourcePin { bucket: from.name().clone(), key: key.clone(), version: None, etag: old.etag };
+        let attributes = Attributes::default();
+        let copy = to.copy_object(&pin, PART, &key, &attributes, WriteCondition::None).await;
+        assert_eq!(copy.unwrap_err().kind(), &FailureKind::PreconditionFailed);
+        if server.capabilities().part_copy {
+            let upload = MultipartUpload::initiate(&to, &key, &attributes).await.unwrap();
+            let part = upload.copy_part(1, &pin, Some(0..=99), 100).await;
+            assert_eq!(part.unwrap_err().kind(), &FailureKind::PreconditionFailed);
+            upload.cancel().await.unwrap();
+        }
+        assert_eq!(server.keys(&server.destination).await, [""; 0]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn etags_follow_from_the_bytes() {
+    on_server(async |server| {
+        if !server.capabilities().content_etags {
+            return eprintln!("{:?} is not said to derive ETags from bytes", server.endpoint.provider);
+        }
+        let body = bytes(1, PART + 1);
+        server.put("from", &body).await;
+        let (from, to) = (server.bucket(&server.source).await, server.bucket(&server.destination).await);
+        let key: ObjectKey = "from".parse().unwrap();
+        let etag = from.head(&key, None).await.unwrap().etag;
+        assert_eq!(etag, md5_etag(&body));
+        assert_eq!(server.run(server.copy_all()).await.outcome.done_objects, 1);
+        let (first, rest) = body.split_at(usize::try_from(PART).unwrap());
+        let (first, rest) = (md5_etag(first), md5_etag(rest));
+        let expected = multipart_etag([first.as_str(), rest.as_str()]);
+        assert_eq!(Some(to.head(&key, None).await.unwrap().etag), expected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn checksums_are_stored_and_told() {
+    on_server(async |server| {
+        if !server.capabilities().checksums {
+            return eprintln!("{:?} is not said to know checksums", server.endpoint.provider);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        for (name, size) in [("small", 10), ("large", 2 * PART + 1)] {
+            std::fs::write(directory.path().join(name), bytes(1, size)).unwrap();
+        }
+        server.run(server.upload_all(directory.path())).await;
+        for key in ["small", "large"] {
+            let head = server.sdk.head_object().bucket(&server.destination).key(key);
+            let head = head.checksum_mode(ChecksumMode::Enabled).send().await.unwrap();
+            assert!(head.checksum_crc64_nvme().is_some(), "{key}: {head:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_that_demands_an_absent_key_overwrites_nothing() {
+    on_server(async |server| {
+        if !server.capabilities().conditional_writes {
+            return eprintln!("{:?} is not said to know conditional writes", server.endpoint.provider);
+        }
+        server.put("key", b"mine").await;
+        let put = server.sdk.put_object().bucket(&server.source).key("key").if_none_match("*");
+        let refused = put.body(b"other".to_vec().into()).send().await.unwrap_err();
+        assert_eq!(refused.raw_response().unwrap().status().as_u16(), 412);
+        let upload =
+            server.sdk.create_multipart_upload().bucket(&server.source).key("key").send().await.unwrap();
+        let part = server.sdk.upload_part().bucket(&server.source).key("key").part_number(1);
+        let part = part.set_upload_id(upload.upload_id.clone()).body(b"other".to_vec().into());
+        let part =
+            CompletedPart::builder().part_number(1).set_e_tag(part.send().await.unwrap().e_tag).build();
+        let complete = server.sdk.complete_multipart_upload().bucket(&server.source).key("key");
+        let complete = complete.set_upload_id(upload.upload_id).if_none_match("*");
+        let parts = CompletedMultipartUpload::builder().parts(part).build();
+        let refused = complete.multipart_upload(parts).send().await.unwrap_err();
+        assert_eq!(refused.raw_response().unwrap().status().as_u16(), 412);
+        assert_eq!(server.get(&server.source, "key").await, b"mine");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lists_are_in_the_order_of_bytes_and_encoded_on_request() {
+    on_server(async |server| {
+        // By directories, "a/b" would come before "a b" and "a-b".
+        let keys = ["a", "a b", "a-b", "a/b", "a/b c", "a0", "é+%"];
+        for key in keys {
+            server.put(key, b"x").await;
+        }
+        let mut pages =
+            server.sdk.list_objects_v2().bucket(&server.source).max_keys(2).into_paginator().send();
+        let mut listed = Vec::new();
+        while let Some(page) = pages.next().await {
+            listed.extend(page.unwrap().contents().iter().map(|object| object.key().unwrap().to_owned()));
+        }
+        if server.capabilities().ordered_lists {
+            assert_eq!(listed, keys);
+        }
+        listed.sort();
+        assert_eq!(listed, keys, "all of them, whatever the order");
+        if server.capabilities().encoded_lists {
+            let list = server.sdk.list_objects_v2().bucket(&server.source).encoding_type(EncodingType::Url);
+            let list = list.send().await.unwrap();
+            assert_eq!(list.encoding_type(), Some(&EncodingType::Url));
+            let keys: Vec<_> = list.contents().iter().filter_map(|object| object.key()).collect();
+            assert!(keys.contains(&"%C3%A9%2B%25"), "{keys:?}");
+        }
+    })
+    .await;
+}
