@@ -167,6 +167,17 @@ impl Sides {
                     storage_class: head.storage_class,
                 })]))
             }
+            // Checked here and not in the manifest, because the file system of the run decides.
+            (Source::Files { path, .. }, _)
+                if path.as_path().is_dir() && !self.transfer.to.location.key.is_prefix() =>
+            {
+                let message = format!(
+                    "the source is a directory, and {} is the key of one object; put a slash at its end",
+                    self.transfer.to.location
+                );
+                let place = path.to_string();
+                Err((place.clone(), Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message)))
+            }
             (Source::Files { path, symlinks }, _) => Ok(local::files(path, *symlinks, filter)),
             // Standard input is no listing: its one upload is begun by the executor.
             _ => Ok(Listing::of(Vec::new())),

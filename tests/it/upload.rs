@@ -120,3 +120,17 @@ async fn parts_are_as_the_job_says() {
     let run = world.run(transfer).await;
     assert_eq!((run.receipts[0].parts, run.receipts[0].route), (3, Some("multipart-upload")));
 }
+
+#[tokio::test]
+async fn a_directory_does_not_go_into_one_key() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        fs::write(dir.path().join(name), name).unwrap();
+    }
+    let mut transfer = upload_all(dir.path());
+    transfer.to.location = crate::world::uri("s3://destination/one-key");
+    let run = world.run(transfer).await;
+    assert_eq!((run.error(), run.outcome.done_objects), ("invalid", 0));
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""What a run needs does not grow with what it copies: peak memory of the release build against a sandbox process.
+
+Asserts memory and results; prints seconds, which a shared machine makes too uneven to assert.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+BINARY = sys.argv[1] if len(sys.argv) > 1 else "target/release/s3haul"
+MIB = 1 << 20
+
+
+def sandbox(*arguments):
+    """Starts a sandbox; returns the process and the environment that reaches it."""
+    server = subprocess.Popen([BINARY, "sandbox", *arguments], stdout=subprocess.PIPE, text=True)
+    line = server.stdout.readline()
+    variables = dict(re.findall(r"(AWS_\w+)=(\S+)", line))
+    return server, {**os.environ, **variables, "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def peak(arguments, environment):
+    """Runs a copy; returns its peak memory in bytes and its seconds."""
+    began = time.monotonic()
+    command = [BINARY, "copy", *arguments, "--provider", "aws", "--quiet"]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, f"{arguments} failed"
+    return usage.ru_maxrss * 1024, time.monotonic() - began
+
+
+def measure(seed, source, *flags, model="instant"):
+    server, environment = sandbox("--model", model, "--bucket", "copies", "--object", seed)
+    try:
+        memory, seconds = peak([source, "s3://copies/", *flags], environment)
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"{seed:40} {memory / MIB:6.0f} MiB  {seconds:6.1f} s", flush=True)
+    return memory
+
+
+few = measure("s3://data/s/=20000x64KiB", "s3://data/s/", "--in-flight", "256")
+many = measure("s3://data/s/=200000x64KiB", "s3://data/s/", "--in-flight", "256")
+assert many <= few * 1.2, f"memory grew from {few / MIB:.0f} to {many / MIB:.0f} MiB with ten times the objects"
+large = measure("s3://data/big=1TiB", "s3://data/big", model="aws")
+assert large < 200 * MIB, f"1 TiB took {large / MIB:.0f} MiB"
+largest = measure("s3://data/largest=53687091200000B", "s3://data/largest")
+assert largest < 200 * MIB, f"48.8 TiB took {largest / MIB:.0f} MiB"

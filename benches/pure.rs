@@ -1,0 +1,52 @@
+//! The pure parts that run once per object or part. `cargo bench`.
+
+#![expect(clippy::unwrap_used, reason = "fixed inputs")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use s3haul::checksum;
+use s3haul::listing::filter::Filter;
+use s3haul::location::{BucketName, ObjectKey, copy_source};
+use s3haul::manifest::job::{Selection, When};
+use s3haul::plan::decide::{Side, decide};
+use s3haul::plan::parts::{Goal, layout};
+use s3haul::s3::ChecksumAlgorithm;
+use s3haul::s3::capabilities::PartLimits;
+use s3haul::size::{MIB, TIB};
+
+fn pure(criterion: &mut Criterion) {
+    criterion.bench_function("layout of 5 TiB, all parts", |bench| {
+        bench.iter(|| {
+            let layout = layout(black_box(5 * TIB), &PartLimits::S3, Goal::Copy { in_flight: 2048 }).unwrap();
+            layout.parts().map(|part| part.offset).sum::<u64>()
+        });
+    });
+    criterion.bench_function("decide", |bench| {
+        let side = Side { size: 10, etag: Some("0123456789abcdef0123456789abcdef"), modified: None };
+        bench.iter(|| decide(When::Changed, black_box(side), Some(black_box(side))));
+    });
+    criterion.bench_function("filter with two globs", |bench| {
+        let select = Selection {
+            include: vec!["**/*.parquet".parse().unwrap()],
+            exclude: vec!["tmp/**".parse().unwrap()],
+            ..Selection::default()
+        };
+        let filter = Filter::new(&select);
+        bench.iter(|| {
+            filter.admits(black_box("year=2026/month=11/part-00017.parquet"), 10, None, None).is_ok()
+        });
+    });
+    criterion.bench_function("copy source", |bench| {
+        let (bucket, key) =
+            (BucketName::new("lake").unwrap(), ObjectKey::new("dir/ümlaut + space.bin").unwrap());
+        bench.iter(|| copy_source(black_box(&bucket), black_box(&key), Some("v1")));
+    });
+    criterion.bench_function("crc64nvme of 16 MiB", |bench| {
+        let bytes = vec![7; 16 * usize::try_from(MIB).unwrap()];
+        bench.iter(|| checksum::compute(ChecksumAlgorithm::Crc64Nvme, black_box(&bytes)));
+    });
+}
+
+criterion_group!(benches, pure);
+criterion_main!(benches);
