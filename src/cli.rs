@@ -7,6 +7,7 @@
 
 mod check;
 mod copy;
+mod place;
 mod plan;
 mod progress;
 mod run;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::location::{BucketName, ObjectKey};
 
+pub use crate::manifest::job::Encryption;
 pub use capabilities::Capabilities;
 pub use client::{Client, Connect};
 pub use failure::{Failure, FailureKind};
@@ -179,22 +180,6 @@ pub enum Tags {
 pub struct Tag {
     pub key: String,
     pub value: String,
-}
-
-/// Server-side encryption that is asked for; without one the bucket's default applies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Encryption {
-    /// SSE-S3 (`AES256`).
-    S3,
-    /// SSE-KMS, or DSSE-KMS when `dsse` is set.
-    Kms {
-        /// Key ARN; none means the account's `aws/s3` key.
-        key: Option<String>,
-        /// The bucket key flag, when it is to differ from the bucket's default.
-        bucket_key: Option<bool>,
-        /// Two layers (`aws:kms:dsse`).
-        dsse: bool,
-    },
 }
 
 /// Everything about an object except its bytes. Built once per object and given to `CopyObject`, `PutObject` and

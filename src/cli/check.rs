@@ -3,7 +3,7 @@
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::run::Place;
+use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
 use crate::execute::describe;
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::run::{Place, run};
+use super::place::Place;
+use super::run::run;
 use super::{CliError, EndpointFlags, Exit, Output, plan};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::run::Place;
+use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
 use crate::execute::describe;
 use crate::location::S3Uri;

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::run::Place;
+use super::place::Place;
 use super::{CliError, EndpointFlags, Exit, Output, say};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;

@@ -5,10 +5,8 @@
 //! algorithm wherever S3 can compute it over the whole object, because only then can both sides be compared
 //! without reading a byte.
 
-use crate::manifest::job::{self, Keep, Transfer};
-use crate::s3::{
-    Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Tags,
-};
+use crate::manifest::job::{Keep, Transfer};
+use crate::s3::{Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, Tags};
 
 use super::decide::Route;
 
@@ -48,7 +46,7 @@ pub fn of_copy(head: &Head, transfer: &Transfer, capabilities: &Capabilities, ro
         metadata: if keep_metadata { head.metadata.clone() } else { std::collections::BTreeMap::new() },
         tags,
         storage_class,
-        encryption: transfer.to.encryption.as_ref().map(encryption),
+        encryption: transfer.to.encryption.clone(),
         checksum: capabilities.checksums.then(|| checksum(head, route)).flatten(),
     }
 }
@@ -61,7 +59,7 @@ pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -
         headers: ContentHeaders { content_type: Some(content_type.to_owned()), ..ContentHeaders::default() },
         tags: Tags::Exactly(Vec::new()),
         storage_class: transfer.to.storage_class.clone(),
-        encryption: transfer.to.encryption.as_ref().map(encryption),
+        encryption: transfer.to.encryption.clone(),
         checksum: capabilities.checksums.then_some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         ..Attributes::default()
     }
@@ -75,13 +73,6 @@ fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKi
         (Route::Copy | Route::Put, _) => None,
         (_, Some(algorithm)) if algorithm.combines() => Some((algorithm, ChecksumKind::FullObject)),
         _ => Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
-    }
-}
-
-fn encryption(choice: &job::Encryption) -> Encryption {
-    match choice.clone() {
-        job::Encryption::S3 => Encryption::S3,
-        job::Encryption::Kms { key, bucket_key, dsse } => Encryption::Kms { key, bucket_key, dsse },
     }
 }
 

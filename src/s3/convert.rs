@@ -7,19 +7,11 @@ use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
+use super::verbs::any_checksums;
 use super::{Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, PartDone, Tag, WriteCondition};
 
 pub(super) fn head(output: HeadObjectOutput) -> Head {
-    let checksum = checksum(
-        [
-            output.checksum_crc64_nvme,
-            output.checksum_crc32,
-            output.checksum_crc32_c,
-            output.checksum_sha1,
-            output.checksum_sha256,
-        ],
-        output.checksum_type.as_ref(),
-    );
+    let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
     let restored =
         output.restore.as_deref().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));

@@ -57,6 +57,49 @@ macro_rules! with_attributes {
     }};
 }
 
+/// The checksum that a request declares for its bytes or for the whole object, in the field of its algorithm.
+macro_rules! with_checksum {
+    ($request:expr, $checksum:expr) => {
+        match $checksum {
+            None => $request,
+            Some(Checksum { algorithm, value, .. }) => match algorithm {
+                ChecksumAlgorithm::Crc64Nvme => $request.checksum_crc64_nvme(value),
+                ChecksumAlgorithm::Crc32 => $request.checksum_crc32(value),
+                ChecksumAlgorithm::Crc32c => $request.checksum_crc32_c(value),
+                ChecksumAlgorithm::Sha1 => $request.checksum_sha1(value),
+                ChecksumAlgorithm::Sha256 => $request.checksum_sha256(value),
+            },
+        }
+    };
+}
+
+/// The checksum of an object in an answer, whichever field it stands in.
+macro_rules! checksum_of {
+    ($answer:expr) => {
+        checksum(any_checksums!($answer), $answer.checksum_type.as_ref())
+    };
+}
+
+/// The value of a part's checksum; its algorithm is the upload's.
+macro_rules! any_checksum {
+    ($answer:expr) => {
+        any_checksums!($answer).into_iter().flatten().next()
+    };
+}
+
+macro_rules! any_checksums {
+    ($answer:expr) => {
+        [
+            $answer.checksum_crc64_nvme,
+            $answer.checksum_crc32,
+            $answer.checksum_crc32_c,
+            $answer.checksum_sha1,
+            $answer.checksum_sha256,
+        ]
+    };
+}
+pub(super) use any_checksums;
+
 /// Sends the request; `Expires` goes in as the raw header, because S3 keeps texts there that are no dates.
 macro_rules! send_with_expires {
     ($request:expr, $expires:expr) => {
@@ -203,18 +246,7 @@ impl Client {
             bucket,
             key,
         )?;
-        let checksum = result.and_then(|result| {
-            checksum(
-                [
-                    result.checksum_crc64_nvme,
-                    result.checksum_crc32,
-                    result.checksum_crc32_c,
-                    result.checksum_sha1,
-                    result.checksum_sha256,
-                ],
-                result.checksum_type.as_ref(),
-            )
-        });
+        let checksum = result.and_then(|result| checksum_of!(result));
         Ok(Written { etag, version: output.version_id, checksum })
     }
 
@@ -235,32 +267,14 @@ impl Client {
             .key(key.as_str())
             .body(ByteStream::from(body))
             .set_if_none_match(absent(condition));
-        if let Some(Checksum { algorithm, value, .. }) = checksum_value {
-            let value = Some(value.clone());
-            request = match algorithm {
-                ChecksumAlgorithm::Crc64Nvme => request.set_checksum_crc64_nvme(value),
-                ChecksumAlgorithm::Crc32 => request.set_checksum_crc32(value),
-                ChecksumAlgorithm::Crc32c => request.set_checksum_crc32_c(value),
-                ChecksumAlgorithm::Sha1 => request.set_checksum_sha1(value),
-                ChecksumAlgorithm::Sha256 => request.set_checksum_sha256(value),
-            };
-        }
+        request = with_checksum!(request, checksum_value);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         Ok(Written {
             etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
             version: output.version_id,
-            checksum: checksum(
-                [
-                    output.checksum_crc64_nvme,
-                    output.checksum_crc32,
-                    output.checksum_crc32_c,
-                    output.checksum_sha1,
-                    output.checksum_sha256,
-                ],
-                output.checksum_type.as_ref(),
-            ),
+            checksum: checksum_of!(output),
         })
     }
 
@@ -312,14 +326,7 @@ impl Client {
         let result = output.copy_part_result;
         let etag = result.as_ref().and_then(|result| result.e_tag.clone());
         let etag = required_etag(etag, Operation::UploadPartCopy, bucket, key)?;
-        let checksum = result.and_then(|result| {
-            result
-                .checksum_crc64_nvme
-                .or(result.checksum_crc32)
-                .or(result.checksum_crc32_c)
-                .or(result.checksum_sha1)
-                .or(result.checksum_sha256)
-        });
+        let checksum = result.and_then(|result| any_checksum!(result));
         Ok((etag, checksum))
     }
 
@@ -341,27 +348,13 @@ impl Client {
             .upload_id(upload_id)
             .part_number(part_number(number))
             .body(ByteStream::from(body));
-        if let Some(Checksum { algorithm, value, .. }) = checksum {
-            let value = Some(value.clone());
-            request = match algorithm {
-                ChecksumAlgorithm::Crc64Nvme => request.set_checksum_crc64_nvme(value),
-                ChecksumAlgorithm::Crc32 => request.set_checksum_crc32(value),
-                ChecksumAlgorithm::Crc32c => request.set_checksum_crc32_c(value),
-                ChecksumAlgorithm::Sha1 => request.set_checksum_sha1(value),
-                ChecksumAlgorithm::Sha256 => request.set_checksum_sha256(value),
-            };
-        }
+        request = with_checksum!(request, checksum);
         let output = request
             .send()
             .await
             .map_err(|error| failure(Operation::UploadPart, bucket, Some(key), &error))?;
         let etag = required_etag(output.e_tag, Operation::UploadPart, bucket, key)?;
-        let checksum = output
-            .checksum_crc64_nvme
-            .or(output.checksum_crc32)
-            .or(output.checksum_crc32_c)
-            .or(output.checksum_sha1)
-            .or(output.checksum_sha256);
+        let checksum = any_checksum!(output);
         Ok((etag, checksum))
     }
 
@@ -386,15 +379,7 @@ impl Client {
             .set_if_none_match(absent(spec.condition))
             .set_checksum_type(spec.checksum.map(|(_, kind)| kind.into()))
             .multipart_upload(sdk::CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
-        if let Some(Checksum { algorithm, value, .. }) = &spec.full_checksum {
-            request = match algorithm {
-                ChecksumAlgorithm::Crc64Nvme => request.checksum_crc64_nvme(value),
-                ChecksumAlgorithm::Crc32 => request.checksum_crc32(value),
-                ChecksumAlgorithm::Crc32c => request.checksum_crc32_c(value),
-                ChecksumAlgorithm::Sha1 => request.checksum_sha1(value),
-                ChecksumAlgorithm::Sha256 => request.checksum_sha256(value),
-            };
-        }
+        request = with_checksum!(request, &spec.full_checksum);
         let output = request
             .send()
             .await
@@ -402,16 +387,7 @@ impl Client {
         Ok(Written {
             etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
             version: output.version_id,
-            checksum: checksum(
-                [
-                    output.checksum_crc64_nvme,
-                    output.checksum_crc32,
-                    output.checksum_crc32_c,
-                    output.checksum_sha1,
-                    output.checksum_sha256,
-                ],
-                output.checksum_type.as_ref(),
-            ),
+            checksum: checksum_of!(output),
         })
     }
 
@@ -452,12 +428,7 @@ impl Client {
             number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
             size: part.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
             etag: part.e_tag.map(unquote).unwrap_or_default(),
-            checksum: part
-                .checksum_crc64_nvme
-                .or(part.checksum_crc32)
-                .or(part.checksum_crc32_c)
-                .or(part.checksum_sha1)
-                .or(part.checksum_sha256),
+            checksum: any_checksum!(part),
         });
         Ok(Page { items: parts.collect(), next })
     }
