@@ -37,6 +37,7 @@ const FIRST_CONTACT: RetryPolicy = RetryPolicy {
     patience: Duration::from_secs(8),
     silence: Duration::from_secs(15),
     complete: Duration::from_secs(15),
+    persistence: Duration::ZERO,
     slowest: 1 << 20,
 };
 
@@ -100,6 +101,23 @@ impl Bucket {
         Self { retry: FIRST_CONTACT, ..self.clone() }
     }
 
+    /// The same bucket, whose requests end with `halt` and not with the run.
+    #[must_use]
+    pub fn halted_by(&self, halt: CancellationToken) -> Self {
+        Self { halt, ..self.clone() }
+    }
+
+    /// How long an outcome that nobody knows is worth looking for.
+    #[must_use]
+    pub fn persistence(&self) -> Duration {
+        self.retry.persistence
+    }
+
+    fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
+        let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
+        Failure::new(FailureKind::Stopped, operation, place, "the run was stopped")
+    }
+
     /// `bucket/key`, for messages.
     #[must_use]
     pub fn place(&self, key: &ObjectKey) -> String {
@@ -122,13 +140,21 @@ impl Bucket {
             Class::Write => &self.writes,
         };
         let limit = self.retry.time_limit(operation, bytes);
-        let began = Instant::now();
+        // Patience is for the server: time at the user's own limits does not use it up.
+        let mut first_failure = None;
         let (mut attempts, mut maybe_twice) = (0, false);
         loop {
-            self.pacer.admit(lane, bytes).await;
+            tokio::select! {
+                () = self.pacer.admit(lane, bytes) => {}
+                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+            }
             attempts += 1;
             let sent = Instant::now();
-            let outcome = timeout(limit, attempt()).await.unwrap_or_else(|_| {
+            let answer = tokio::select! {
+                answer = timeout(limit, attempt()) => answer,
+                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+            };
+            let outcome = answer.unwrap_or_else(|_| {
                 let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
                 let message = format!("no answer within {} s", limit.as_secs());
                 Err(Failure::new(FailureKind::TimedOut, operation, place, message))
@@ -142,7 +168,8 @@ impl Bucket {
             if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
-            let Some(wait) = self.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
+            let since = *first_failure.get_or_insert_with(Instant::now);
+            let Some(wait) = self.retry.wait(failure.kind(), attempts, since.elapsed(), fastrand::f64())
             else {
                 return Err(failure);
             };

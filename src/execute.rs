@@ -24,14 +24,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
-use crate::location::{LocalPath, S3Uri};
-use crate::manifest::job::{Job, Source, Transfer};
+use crate::location::{LocalPath, ObjectKey, S3Uri};
+use crate::manifest::job::{Job, Source, Transfer, When};
 use crate::multipart::MultipartUpload;
-use crate::pace::{PaceCounts, Slots};
+use crate::pace::slots::Want;
+use crate::pace::{PaceCounts, Slot, Slots};
 use crate::plan::decide::Route;
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
@@ -117,6 +118,7 @@ impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
         match failure.kind() {
             FailureKind::Stopped => Self::Stopped,
+            FailureKind::SourceChanged => Self::SourceChanged,
             _ => Self::Failed(failure),
         }
     }
@@ -126,6 +128,8 @@ impl From<Failure> for Trouble {
 struct Work {
     sides: Sides,
     monitor: Arc<dyn Monitor>,
+    /// No new work.
+    stop: CancellationToken,
     /// The time to let requests end in peace is over.
     halt: CancellationToken,
     /// MiB of memory for parts of local files.
@@ -144,15 +148,40 @@ impl Work {
 
     /// Ends an upload that will not be completed. A failure to do so is on record, because its parts cost money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) {
-        let outcome = timeout(ABORT, upload.cancel()).await;
-        let why = match outcome {
-            Ok(Ok(())) => return,
-            Ok(Err(failure)) => failure.to_string(),
-            Err(_) => format!("no answer within {} s", ABORT.as_secs()),
+        let upload = upload.outliving_the_run();
+        // Nobody is in a hurry until the run stops; from then on, seconds count.
+        let hurry = async {
+            self.stop.cancelled().await;
+            sleep(ABORT).await;
+        };
+        let why = tokio::select! {
+            outcome = upload.cancel() => match outcome {
+                Ok(()) => return,
+                Err(failure) => failure.to_string(),
+            },
+            () = hurry => format!("no answer within {} s", ABORT.as_secs()),
         };
         let left = format!("the upload {} is still open: {why}", upload.id());
         tracing::warn!(key = %upload.key(), "{left}");
         draft.losses.push(left);
+    }
+
+    /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
+    async fn place(&self) -> Option<Slot> {
+        self.slots().request(Want::Small).await.ok()
+    }
+
+    /// True when the job copies only what is missing, the server can not see to it, and the key is there by now.
+    async fn is_taken(&self, key: &ObjectKey) -> Result<bool, Trouble> {
+        let destination = &self.sides.destination;
+        if self.sides.transfer.when != When::Missing || destination.capabilities().conditional_writes {
+            return Ok(false);
+        }
+        match destination.head(key, None).await {
+            Ok(_) => Ok(true),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(false),
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     fn location(&self, step: &Step) -> (String, String) {
@@ -181,7 +210,18 @@ impl Work {
         };
         let ending = match outcome {
             Ok(ending) => ending,
-            Err(Trouble::Stopped | Trouble::SourceChanged) => Ending::Stopped,
+            Err(Trouble::Stopped) => Ending::Stopped,
+            Err(Trouble::SourceChanged) => {
+                let message = "another writer was at work on the source or the destination";
+                let operation = Operation::CompleteMultipartUpload;
+                let failure = Failure::new(
+                    FailureKind::Conflict,
+                    operation,
+                    self.sides.destination.place(&step.key),
+                    message,
+                );
+                Ending::Failed { error: (&failure).into() }
+            }
             Err(Trouble::Failed(failure)) => Ending::Failed { error: (&failure).into() },
         };
         let (source, destination) = self.location(&step);
@@ -279,6 +319,7 @@ pub async fn run(
         let work = Work {
             sides,
             monitor: Arc::clone(&monitor),
+            stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
             ids: AtomicU64::new((index as u64) << 48),

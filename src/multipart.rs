@@ -29,7 +29,8 @@ use std::time::Duration;
 use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
@@ -39,8 +40,8 @@ use crate::s3::{
     Operation, PartDone, SourcePin, Written,
 };
 
-/// How often a Complete of unknown outcome is sent again after a look.
-const COMPLETE_ROUNDS: u32 = 6;
+/// The longest pause between two looks at a Complete of unknown outcome.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often an abort is repeated while parts that were in flight keep turning up.
 const ABORT_ROUNDS: u32 = 8;
 /// Clocks of server and client may differ by this much when an object's age is judged.
@@ -119,10 +120,22 @@ impl MultipartUpload {
         Self { bucket: bucket.clone(), key: key.clone(), id: id.into(), checksum: None, initiated: None }
     }
 
+    /// The same upload, whose requests go on when the run that began it is halted: for cleaning up after it.
+    #[must_use]
+    pub fn outliving_the_run(&self) -> Self {
+        Self { bucket: self.bucket.halted_by(CancellationToken::new()), ..self.clone() }
+    }
+
     /// The upload id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The checksum algorithm that the upload declared, when it was begun here.
+    #[must_use]
+    pub fn algorithm(&self) -> Option<ChecksumAlgorithm> {
+        self.checksum.map(|(algorithm, _)| algorithm)
     }
 
     /// The key that the upload will write.
@@ -209,6 +222,7 @@ impl MultipartUpload {
         let mut parts = parts.to_vec();
         parts.sort_unstable_by_key(|part| part.number);
         let spec = CompleteSpec { checksum: spec.checksum.or(self.checksum), ..spec.clone() };
+        let began = Instant::now();
         let mut round = 1;
         loop {
             let failure = match self.bucket.complete_upload(&self.key, &self.id, &parts, &spec).await {
@@ -223,10 +237,10 @@ impl MultipartUpload {
             if gone || self.is_gone().await? {
                 return self.published(&parts, &spec).await?.ok_or(failure);
             }
-            if round >= COMPLETE_ROUNDS {
+            if began.elapsed() >= self.bucket.persistence() {
                 return Err(failure);
             }
-            sleep(Duration::from_millis(100) * 2_u32.pow(round)).await;
+            sleep((Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE)).await;
             round += 1;
         }
     }

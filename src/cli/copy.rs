@@ -98,6 +98,12 @@ impl Copy {
     }
 
     fn job(&self) -> Result<Job, CliError> {
+        let one_object = matches!(self.sources.as_slice(), [source] if source.starts_with("s3://") && !source.ends_with('/') && !source.contains(['*', '?']));
+        if self.version_id.is_some() && (!one_object || self.recursive) {
+            let message =
+                "--version-id names the version of one object; give exactly one source, s3://bucket/key";
+            return Err(CliError::Usage(message.to_owned()));
+        }
         let location: S3Uri = self
             .destination
             .parse()

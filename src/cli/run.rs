@@ -72,25 +72,23 @@ pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit
     {
         say(&format!("report: {}", path.display()))?;
     }
-    Ok(match (outcome.stopped, outcome.failed_objects) {
+    Ok(match (outcome.stopped || outcome.stopped_objects > 0, outcome.failed_objects) {
         (true, _) => Exit::Interrupted,
         (false, 0) => Exit::Done,
         (false, _) => Exit::Failures,
     })
 }
 
-/// The first SIGINT or SIGTERM ends the run in an orderly way, the second one at once.
+/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way, the second one at once.
 async fn stop_on_signal(stop: CancellationToken, console: Arc<Console>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
     for round in 0.. {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
         }
         if round > 0 {
             std::process::exit(super::Exit::Interrupted as i32);

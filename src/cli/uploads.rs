@@ -95,6 +95,8 @@ impl Uploads {
                 if dry_run {
                     return say(&format!("would abort {location} {id}"));
                 }
+                // Aborting what is not there succeeds everywhere; a mistyped id must not.
+                bucket.list_parts(&location.key, &id, None).await?;
                 MultipartUpload::open(&bucket, &location.key, id).cancel().await?;
                 say(&format!("aborted {location}"))
             }

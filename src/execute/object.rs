@@ -15,6 +15,7 @@ use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::job::When;
 use crate::multipart::MultipartUpload;
+use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::attributes;
 use crate::plan::decide::{Route, Skip};
@@ -46,13 +47,8 @@ pub(super) async fn copy(
         }
     }
     let message = format!("the source changed {ROUNDS} times while it was copied");
-    Err(Failure::new(
-        FailureKind::SourceChanged,
-        Operation::HeadObject,
-        source.place(&step.entry.key),
-        message,
-    )
-    .into())
+    let place = source.place(&step.entry.key);
+    Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message)))
 }
 
 struct Copy<'a> {
@@ -82,12 +78,14 @@ impl Copy<'_> {
             etag: head.etag.clone(),
         };
         draft.pinned(&head, &route, pin.version.clone());
+        if work.is_taken(&step.key).await? {
+            return Ok(Ending::Skipped { reason: Skip::Present });
+        }
         let destination = &work.sides.destination;
         let attributes = attributes::of_copy(&head, &work.sides.transfer, destination.capabilities(), &route);
         match route {
             Route::MultipartCopy(layout) => {
-                drop(slot);
-                self.multipart(&head, &pin, attributes, layout, draft).await
+                self.multipart(slot, &head, &pin, attributes, layout, draft).await
             }
             Route::Copy => self.single(&head, &pin, &attributes, draft).await,
             Route::Put | Route::MultipartUpload(_) => {
@@ -131,6 +129,7 @@ impl Copy<'_> {
                     Ok(Ending::Skipped { reason: Skip::Present })
                 };
             }
+            Err(failure) if *failure.kind() == FailureKind::Conflict => return Err(Trouble::SourceChanged),
             Err(failure) => return Err(failure.into()),
         };
         if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
@@ -156,6 +155,7 @@ impl Copy<'_> {
 
     async fn multipart(
         &self,
+        place: Slot,
         head: &Head,
         pin: &SourcePin,
         mut attributes: Attributes,
@@ -175,6 +175,7 @@ impl Copy<'_> {
                 });
         }
         let upload = MultipartUpload::initiate(&work.sides.destination, &step.key, &attributes).await?;
+        drop(place);
         let id = work.next_id();
         work.monitor.observe(&Event::UploadBegan {
             id,
@@ -218,15 +219,20 @@ impl Copy<'_> {
             }
             other => other,
         })?;
+        let _place = work.place().await;
         if !destination.capabilities().copy_conditions && !self.is_unchanged(head, &pin).await? {
             return Err(Trouble::SourceChanged);
+        }
+        if work.is_taken(&step.key).await? {
+            return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let expected = Expected::of(head, destination.capabilities());
         let spec = CompleteSpec {
             size: head.size,
             checksum: None,
-            // S3 itself then refuses to publish anything that differs from the source.
-            full_checksum: expected.checksum.clone().filter(|_| destination.capabilities().checksums),
+            // S3 itself then refuses to publish anything that differs from the source. Only the algorithm that the upload
+            // declared may be named: a SHA-256 of a source in one piece has no counterpart in parts.
+            full_checksum: expected.checksum.clone().filter(|sum| Some(sum.algorithm) == upload.algorithm()),
             condition: condition(work),
         };
         let written = match upload.complete(&progress.done, &spec).await {

@@ -7,7 +7,7 @@
 use std::future::Future;
 
 use futures::future::OptionFuture;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{Trouble, Work};
 use crate::bucket::Answer;
@@ -113,16 +113,35 @@ impl Running {
                     self.tasks.join_next().await?
                 }
             };
-            match joined {
-                Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(failure)) => self.fail(failure.into()),
-                Err(error) if error.is_cancelled() => self.fail(Trouble::Stopped),
-                Err(error) => {
-                    let message = format!("a part's task panicked: {error}");
-                    self.fail(Failure::new(FailureKind::Bug, Operation::UploadPart, "", message).into());
-                }
+            if let Some(answer) = self.sort(joined) {
+                return Some(answer);
             }
         }
+    }
+
+    /// Takes in what has ended already, without waiting.
+    pub(super) fn collect(&mut self, work: &Work, id: u64, progress: &mut Progress) {
+        while let Some(joined) = self.tasks.try_join_next() {
+            if let Some(answer) = self.sort(joined) {
+                progress.take(work, id, answer);
+            }
+        }
+    }
+
+    fn sort(
+        &mut self,
+        joined: Result<Result<Answer<PartDone>, Failure>, JoinError>,
+    ) -> Option<Answer<PartDone>> {
+        match joined {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(failure)) => self.fail(failure.into()),
+            Err(error) if error.is_cancelled() => self.fail(Trouble::Stopped),
+            Err(error) => {
+                let message = format!("a part's task panicked: {error}");
+                self.fail(Failure::new(FailureKind::Bug, Operation::UploadPart, "", message).into());
+            }
+        }
+        None
     }
 
     /// The outcome, once nothing is under way.

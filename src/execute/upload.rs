@@ -10,11 +10,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::monitor::Event;
 use super::object::condition;
@@ -41,6 +43,9 @@ use crate::size::MIB;
 const ROUNDS: u32 = 4;
 /// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any size.
 const PARTS_PER_SIZE: u32 = 1000;
+
+/// How much later than the end of a stream the signal may come that caused it.
+const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
 /// What tells that a file is still the one that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +84,7 @@ pub(super) async fn file(
     }
     let message = format!("the file changed {ROUNDS} times while it was read");
     let place = path.display().to_string();
-    Err(Failure::new(FailureKind::SourceChanged, Operation::ReadFile, place, message).into())
+    Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::ReadFile, place, message)))
 }
 
 async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) -> Result<Ending, Trouble> {
@@ -145,6 +150,9 @@ async fn put(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let destination = &work.sides.destination;
+    if work.is_taken(key).await? {
+        return Ok(Ending::Skipped { reason: Skip::Present });
+    }
     let sum = attributes.checksum.and_then(|(algorithm, _)| checksum::compute(algorithm, &body));
     let size = body.len() as u64;
     let answer = destination.put_object(key, body.clone(), attributes, sum.as_ref(), condition(work)).await;
@@ -223,6 +231,10 @@ impl Upload {
     }
 
     async fn complete(&self, work: &Work, progress: &mut Progress) -> Result<Ending, Trouble> {
+        let _place = work.place().await;
+        if work.is_taken(self.open.key()).await? {
+            return Ok(Ending::Skipped { reason: Skip::Present });
+        }
         progress.done.sort_unstable_by_key(|part| part.number);
         let parts = &progress.done;
         let size = parts.iter().map(|part| part.size).sum();
@@ -253,8 +265,16 @@ impl Upload {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => {
                 equal(sent, stored).map_err(|message| not_equal(work, key, message))?
             }
-            // S3 checked the whole object's sum before it published (KMS uploads answer without it).
-            (Some(sent), None) if work.sides.destination.capabilities().checksums => sent.algorithm.into(),
+            // KMS uploads answer without it; the object shows it.
+            (Some(sent), None) => {
+                let found = work.sides.destination.head(key, written.version.as_deref()).await?;
+                match found.checksum {
+                    Some(stored) if sent.algorithm == stored.algorithm => {
+                        equal(sent, &stored).map_err(|message| not_equal(work, key, message))?
+                    }
+                    _ => by_size(work, key, &written, size).await?,
+                }
+            }
             _ if all_md5 && predicted.as_ref() == Some(&written.etag) => Proof::PartEtags,
             _ => by_size(work, key, &written, size).await?,
         };
@@ -374,8 +394,9 @@ async fn stream(
         bytes.clamp(limits.min_part, limits.max_part)
     };
     let first_permit = reserve(Arc::clone(&work.memory), part_size(1)).await;
-    let first = read_part(&mut reader, part_size(1)).await?;
+    let first = read_part(work, &mut reader, part_size(1)).await?;
     if (first.len() as u64) < part_size(1) {
+        let _place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
         return put(work, &step.key, first, &attributes, draft).await;
     }
@@ -385,6 +406,7 @@ async fn stream(
         let mut running = Running::default();
         let (mut body, mut permit, mut number) = (first, first_permit, 1);
         while !body.is_empty() && running.trouble.is_none() {
+            running.collect(work, upload.id, &mut progress);
             if number > capabilities.parts.max_parts {
                 let message = format!("the stream is longer than {} parts", capabilities.parts.max_parts);
                 let place = work.sides.destination.place(&step.key);
@@ -404,10 +426,10 @@ async fn stream(
             });
             number += 1;
             permit = reserve(Arc::clone(&work.memory), part_size(number)).await;
-            body = match read_part(&mut reader, part_size(number)).await {
+            body = match read_part(work, &mut reader, part_size(number)).await {
                 Ok(body) => body,
-                Err(failure) => {
-                    running.fail(failure.into());
+                Err(trouble) => {
+                    running.fail(trouble);
                     Bytes::new()
                 }
             };
@@ -423,11 +445,25 @@ async fn stream(
 }
 
 /// Reads until the part is full or the stream ends.
-async fn read_part(reader: &mut (impl AsyncRead + Unpin), length: u64) -> Result<Bytes, Failure> {
+///
+/// A Ctrl-C reaches the producer too, whose end then looks like the end of its data; what came until then is no whole and
+/// must not be published. So an end is believed only when no stop comes with it.
+async fn read_part(
+    work: &Work,
+    reader: &mut (impl AsyncRead + Unpin),
+    length: u64,
+) -> Result<Bytes, Trouble> {
     let mut body = Vec::new();
-    let read = reader.take(length).read_to_end(&mut body).await;
+    let mut part = reader.take(length);
+    let read = tokio::select! {
+        read = part.read_to_end(&mut body) => read,
+        () = work.stop.cancelled() => return Err(Trouble::Stopped),
+    };
     read.map_err(|error| {
         Failure::new(FailureKind::Local, Operation::ReadFile, "standard input", error.to_string())
     })?;
+    if (body.len() as u64) < length && timeout(SIGNAL_GRACE, work.stop.cancelled()).await.is_ok() {
+        return Err(Trouble::Stopped);
+    }
     Ok(body.into())
 }

@@ -121,6 +121,11 @@ impl Walk {
                 key: String::new(),
                 above: Arc::default(),
             }),
+            // A pipe has no length, so it would be taken for an empty file.
+            Ok(metadata) if !metadata.is_file() => {
+                let why = "is no regular file; pipe it in and name the source `-`";
+                vec![Pending::Found(Found::Failed(self.root.display().to_string(), local(&self.root, why)))]
+            }
             Ok(metadata) => {
                 let name = self.root.file_name().and_then(|name| name.to_str()).unwrap_or("file").to_owned();
                 vec![self.file(name, &metadata)]

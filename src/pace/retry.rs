@@ -15,6 +15,9 @@ use crate::size::MIB;
 pub struct RetryPolicy {
     /// Attempts per request for faults that the server or the network cause.
     pub attempts: u32,
+    /// Faults of the server or the network are tried again at least this long, however many attempts that takes: an outage
+    /// of half a minute must not cost an object of terabytes.
+    pub persistence: Duration,
     /// How long a request waits in all while the endpoint throttles it or can not be reached.
     pub patience: Duration,
     /// The longest that a request without bytes may take.
@@ -29,6 +32,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 10,
+            persistence: Duration::from_mins(3),
             patience: Duration::from_mins(15),
             silence: Duration::from_mins(1),
             complete: Duration::from_mins(10),
@@ -62,7 +66,7 @@ impl RetryPolicy {
     pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let goes_on = match kind {
             FailureKind::Throttled | FailureKind::Unreachable => waited < self.patience,
-            kind => kind.is_retryable() && attempt < self.attempts,
+            kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),
         };
         if !goes_on {
             return None;
@@ -81,6 +85,7 @@ mod tests {
 
     const POLICY: RetryPolicy = RetryPolicy {
         attempts: 5,
+        persistence: Duration::from_secs(30),
         patience: Duration::from_mins(1),
         silence: Duration::from_mins(1),
         complete: Duration::from_mins(10),
@@ -102,7 +107,11 @@ mod tests {
     #[test]
     fn faults_are_counted_and_throttling_is_timed() {
         assert!(POLICY.wait(&FailureKind::Transient, 4, Duration::from_secs(999), 0.5).is_some());
-        assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::ZERO, 0.5), None);
+        assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::from_secs(30), 0.5), None);
+        assert!(
+            POLICY.wait(&FailureKind::Transient, 50, Duration::from_secs(29), 0.5).is_some(),
+            "an outage is outlasted"
+        );
         assert!(POLICY.wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5).is_some());
         assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_mins(1), 0.5), None);
     }

@@ -16,6 +16,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfig};
 use aws_smithy_http_client::{Builder, tls};
+use aws_types::service_config::ServiceConfigKey;
 
 use super::Capabilities;
 use crate::manifest::job::Endpoint;
@@ -71,10 +72,12 @@ struct Shared {
 impl Client {
     /// Prepares a client; nothing is sent yet (credentials are asked for with the first request).
     pub async fn connect(connect: Connect) -> Self {
-        let Connect { endpoint, region, credentials } = connect;
-        let capabilities = Capabilities::of(&endpoint);
+        let Connect { mut endpoint, region, credentials } = connect;
         let base = ambient_config(&endpoint, region.as_deref(), credentials).await;
-        let url = endpoint.url.clone().or_else(|| base.endpoint_url().map(str::to_owned));
+        // What the environment or the profile says decides whose server it is, and so what may be relied on.
+        endpoint.url = endpoint.url.or_else(|| ambient_url(&base));
+        let capabilities = Capabilities::of(&endpoint);
+        let url = endpoint.url.clone().filter(|_| !endpoint.is_aws());
         let region_was_given = endpoint.region.is_some();
         let mut config = aws_sdk_s3::config::Builder::from(&base)
             .retry_config(RetryConfig::disabled())
@@ -174,6 +177,18 @@ async fn ambient_config(
     }
     let provider = SharedCredentialsProvider::new(provider.build().await);
     config.into_builder().credentials_provider(provider).build()
+}
+
+/// The URL that `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile give, in the SDK's own order.
+fn ambient_url(base: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    let of_service = base.service_config().and_then(|config| config.load_config(key));
+    of_service.or_else(|| base.endpoint_url().map(str::to_owned))
 }
 
 /// The one HTTP client of the process: connections and TLS sessions are shared by all endpoints.

@@ -98,6 +98,23 @@ pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
     percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| key)
 }
 
+/// A page says that it is not the last one, and does not lead on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Endless;
+
+/// Where the next page starts; `None` at the end.
+pub(super) fn next_marker(
+    truncated: Option<bool>,
+    next: Option<String>,
+    asked: Option<&str>,
+) -> Result<Option<String>, Endless> {
+    match next {
+        _ if !truncated.unwrap_or(false) => Ok(None),
+        Some(next) if !next.is_empty() && asked != Some(next.as_str()) => Ok(Some(next)),
+        _ => Err(Endless),
+    }
+}
+
 pub(super) fn absent(condition: WriteCondition) -> Option<String> {
     (condition == WriteCondition::Absent).then(|| "*".to_owned())
 }
@@ -153,6 +170,17 @@ mod tests {
             assert_eq!(decode(raw.to_owned(), false), Ok(raw.to_owned()), "not encoded, not decoded");
         }
         assert_eq!(decode("%FF".to_owned(), true), Err("%FF".to_owned()));
+    }
+
+    #[test]
+    fn a_page_that_is_not_the_last_one_must_lead_on() {
+        let next = |text: &str| Some(text.to_owned());
+        assert_eq!(next_marker(Some(false), next("x"), None), Ok(None));
+        assert_eq!(next_marker(None, None, None), Ok(None));
+        assert_eq!(next_marker(Some(true), next("b"), Some("a")), Ok(next("b")));
+        for (marker, asked) in [(None, None), (next(""), None), (next("a"), Some("a"))] {
+            assert_eq!(next_marker(Some(true), marker, asked), Err(Endless));
+        }
     }
 
     #[test]

@@ -362,29 +362,18 @@ fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) 
     }
 }
 
+/// The SDK's own words for "no credentials": its error types for them are private to its crates.
 fn is_about_credentials(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["credential", "identity", "sso", "assume role", "assumerole", "web identity"]
+    ["credential", "assumerole", "web identity token", "failed to resolve identity"]
         .iter()
         .any(|word| text.contains(word))
 }
 
-/// Distinguishes "never connected" from "connection lost": only then may a write have happened.
+/// Distinguishes "never connected" from "connection lost": only then may a write have happened. The HTTP client marks
+/// everything up to the end of the TLS handshake as `Connect`; what it does not mark happened later.
 fn connection_was_up(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ![
-        "connection refused",
-        "dns error",
-        "failed to lookup",
-        "tcp connect error",
-        "error trying to connect",
-        "tls",
-        "certificate",
-        "network is unreachable",
-        "no route to host",
-    ]
-    .iter()
-    .any(|word| text.contains(word))
+    !["(Connect)", "dns error", "tcp connect error"].iter().any(|word| text.contains(word))
 }
 
 /// The SDK lists each place where it looked for credentials; the first line says that there are none.

@@ -10,7 +10,8 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    absent, checksum, completed_part, decode, head, part_number, quoted, tagging_header, timestamp, unquote,
+    absent, checksum, completed_part, decode, head, next_marker, part_number, quoted, tagging_header,
+    timestamp, unquote,
 };
 use super::{
     Attributes, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure, FailureKind, Head,
@@ -169,7 +170,8 @@ impl Client {
                 })
             })
             .collect::<Result<_, Failure>>()?;
-        let next = output.is_truncated.unwrap_or(false).then_some(output.next_continuation_token).flatten();
+        let next = next_marker(output.is_truncated, output.next_continuation_token, token)
+            .map_err(|_| endless(Operation::ListObjects, bucket.to_string()))?;
         Ok(Page { items, next })
     }
 
@@ -223,6 +225,7 @@ impl Client {
     ) -> Result<Written, Failure> {
         let tagging = match attributes.tags {
             Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
+            Tags::Exactly(_) if !self.capabilities().tags => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
         };
         let request = self
@@ -423,7 +426,8 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
-        let next = output.is_truncated.unwrap_or(false).then_some(output.next_part_number_marker).flatten();
+        let next = next_marker(output.is_truncated, output.next_part_number_marker, after)
+            .map_err(|_| endless(Operation::ListParts, place(bucket, Some(key))))?;
         let parts = output.parts.unwrap_or_default().into_iter().map(|part| PartDone {
             number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
             size: part.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
@@ -485,6 +489,16 @@ where
 
 fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
+}
+
+/// A page that says that it is not the last one and does not say how to go on: to end there would lose the rest.
+fn endless(operation: Operation, place: String) -> Failure {
+    Failure::new(
+        FailureKind::Unreadable,
+        operation,
+        place,
+        "the list is cut off without a marker to go on from",
+    )
 }
 
 fn unreadable(operation: Operation, bucket: &BucketName, key: &ObjectKey, message: &str) -> Failure {

@@ -250,6 +250,47 @@ async fn standard_input_is_sent_to_its_end(#[case] size: usize, #[case] proof: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_with_a_signal_is_not_published() {
+    let world = World::new().await;
+    let before = Content::bytes(b"the last good backup".to_vec());
+    world.sandbox.store().put_object(DESTINATION, "dump", before.clone(), &ObjectSpec::default());
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"));
+    let sandbox = SandboxOptions::default();
+    let mut child = command
+        .args(["copy", "-", "s3://destination/dump", "--quiet"])
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .env("AWS_ACCESS_KEY_ID", sandbox.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", sandbox.secret_key)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut pipe, b"half of a").unwrap();
+    while world.calls(Operation::HeadBucket) == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The producer dies first, as it does when a terminal sends the signal to both.
+    drop(pipe);
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let exit = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!(exit.code(), Some(4));
+    assert_eq!(world.sandbox.store().object(DESTINATION, "dump").unwrap().content, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    let (exit, _, stderr) = run(at(&world), &["copy", pipe.to_str().unwrap(), "s3://destination/k"]).await;
+    assert!(exit == 1 && stderr.contains("no regular file"), "{exit} {stderr}");
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
     for (arguments, said) in [
         (vec!["copy", "s3://a-b/x/", "s3://a-b/x/y/"], "exclude"),
@@ -259,6 +300,7 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
         (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--provider", "amazon"], "unknown variant"),
         (vec!["run", "/no/such/job.yaml"], "No such file"),
         (vec!["uploads", "abort", "s3://a-b/x"], "UPLOAD_ID"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--version-id", "v"], "exactly one source"),
     ] {
         let (exit, stdout, stderr) = run(command(), &arguments).await;
         assert_eq!((exit, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
@@ -325,6 +367,9 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
     let (_, stdout, _) =
         run(at(&world), &["uploads", "abort", "s3://destination/", "--older-than", "0s", "--dry-run"]).await;
     assert_eq!((stdout.lines().count(), world.sandbox.store().open_uploads(DESTINATION).len()), (2, 2));
+    let (exit, _, stderr) =
+        run(at(&world), &["uploads", "abort", "s3://destination/other", "mistyped"]).await;
+    assert!(exit == 3 && stderr.contains("NoSuchUpload"), "{exit} {stderr}");
     let (exit, ..) = run(at(&world), &["uploads", "abort", "s3://destination/other", &ids[2]]).await;
     assert_eq!((exit, world.sandbox.store().open_uploads(DESTINATION).len()), (0, 1));
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, PartSize, Parts, Provider, Source, When};
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
 use s3haul::size::{ByteSize, GIB, MIB, TIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
@@ -204,4 +206,35 @@ async fn an_unknown_server_gets_a_second_look_at_the_source_and_weak_proofs_are_
     assert_eq!(run.outcome.proofs, [("size".to_owned(), 2)].into(), "{:?}", run.receipts);
     world.assert_equal("large", "large");
     world.assert_equal("small", "small");
+}
+
+#[tokio::test]
+async fn a_large_source_with_a_sha256_of_its_own_arrives() {
+    let world = World::new().await;
+    let spec = ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject);
+    world.sandbox.store().put_object(SOURCE, "sha", Content::pattern(3, 300 * MIB), &spec);
+    let run = world.run(copy_all()).await;
+    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
+    world.assert_equal("sha", "sha");
+    assert_eq!(run.proof(), "part-etags", "SHA-256 of parts is no SHA-256 of the whole");
+}
+
+#[tokio::test]
+async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
+    for size in [10, 300 * MIB] {
+        let mut world = World::new().await;
+        world.provider = Provider::Other;
+        world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, size), &ObjectSpec::default());
+        let appears = Effect::hook(|store| {
+            store.put_object(DESTINATION, "k", Content::pattern(9, 5), &ObjectSpec::default());
+        });
+        // The planner's look at the destination, then the look at the source.
+        world.sandbox.faults().add(Fault::on(Operation::HeadObject).key("k").nth(2).then(appears));
+        let mut transfer = copy_all();
+        transfer.when = When::Missing;
+        let run = world.run(transfer).await;
+        assert_eq!(run.outcome.skipped_objects, 1, "{:?}", run.receipts);
+        assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().content, Content::pattern(9, 5));
+        world.assert_no_upload_is_left();
+    }
 }

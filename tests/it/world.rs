@@ -60,6 +60,7 @@ impl World {
         }
         // Faults are to cost a test milliseconds, and a hopeless case is to end.
         let retry = RetryPolicy {
+            persistence: Duration::from_secs(1),
             patience: Duration::from_secs(20),
             silence: Duration::from_secs(3),
             complete: Duration::from_secs(3),
