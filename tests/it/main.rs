@@ -5,5 +5,6 @@
 
 mod conformance;
 mod copy;
+mod deploy;
 mod manifest;
 mod world;
