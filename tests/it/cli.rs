@@ -94,7 +94,12 @@ async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     put(&world, "small", 10);
     put(&world, "large", GIB);
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    let manifest = "version: 1\ntransfers:\n  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}\n";
+    let manifest = "\
+version: 1
+endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
+transfers:
+  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
+";
     fs::write(job.path(), manifest).unwrap();
     let path = job.path().to_str().unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;

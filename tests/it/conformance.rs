@@ -81,7 +81,7 @@ impl Monitor for Receipts {
 
 /// Runs a test with a server, and leaves nothing behind on a real one, also when the test fails.
 async fn on_server(test: impl AsyncFnOnce(&Server)) {
-    let server = Server::new().await;
+    let server = Box::pin(Server::new()).await;
     let outcome = AssertUnwindSafe(Box::pin(test(&server))).catch_unwind().await;
     if server.sandbox.is_none() {
         server.remove(&server.source).await;
@@ -214,7 +214,8 @@ impl Server {
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
         let stop = CancellationToken::new();
-        let outcome = execute::run(&job, &mut connections, monitor, &stop, &halt).await.unwrap();
+        let run = execute::run(&job, &mut connections, monitor, &stop, &halt);
+        let outcome = Box::pin(run).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
         let run = Run { outcome, receipts };
         assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);

@@ -8,6 +8,7 @@
 mod cli;
 mod conformance;
 mod copy;
+mod deploy;
 mod faults;
 mod guarantees;
 mod layering;

@@ -1,0 +1,114 @@
+//! The policies allow what s3haul sends requests for, and nothing else.
+
+use std::collections::BTreeSet;
+
+use s3haul::s3::Operation;
+use serde_json::Value;
+
+use super::{files, read};
+
+/// Which permissions a request needs, by the side whose objects it is about. The rules are those of S3's API reference;
+/// HEAD is authorised as GET, and a version that is named as one of its own.
+fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
+    const LIST: &[&str] = &["s3:ListBucket"];
+    const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
+    const WRITE: &[&str] = &["s3:PutObject", "s3:PutObjectTagging"];
+    match operation {
+        Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
+        Operation::HeadObject => (READ, READ),
+        Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
+        // It carries the source's tags along by itself.
+        Operation::CopyObject => (
+            &["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
+            WRITE,
+        ),
+        Operation::UploadPartCopy => (READ, &["s3:PutObject"]),
+        Operation::PutObject | Operation::CreateMultipartUpload => (&[], WRITE),
+        Operation::UploadPart | Operation::CompleteMultipartUpload => (&[], &["s3:PutObject"]),
+        Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
+        Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
+        Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
+        Operation::ReadFile => (&[], &[]),
+    }
+}
+
+/// Every operation that there is: serde lists their names when it is given one that is none.
+fn operations() -> Vec<Operation> {
+    let message = serde_json::from_value::<Operation>("none".into()).unwrap_err().to_string();
+    let names: Vec<_> = message.split('`').skip(1).step_by(2).filter(|name| *name != "none").collect();
+    let operations: Vec<_> =
+        names.into_iter().map(|name| serde_json::from_value(name.into()).unwrap()).collect();
+    assert!(
+        operations.contains(&Operation::HeadBucket) && operations.contains(&Operation::ReadFile),
+        "{message}"
+    );
+    operations
+}
+
+fn policy(name: &str) -> Value {
+    serde_json::from_str(&read(format!("deploy/iam/{name}.json"))).unwrap()
+}
+
+fn statements(policy: &Value) -> &Vec<Value> {
+    assert_eq!(policy["Version"], "2012-10-17");
+    policy["Statement"].as_array().unwrap()
+}
+
+/// What a policy allows, and on what.
+fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
+    let mut allowed = BTreeSet::new();
+    for statement in statements(policy) {
+        assert_eq!(statement["Effect"], "Allow");
+        let resource = statement["Resource"].as_str().unwrap();
+        for action in statement["Action"].as_array().unwrap() {
+            let action = action.as_str().unwrap();
+            assert!(!action.contains('*'), "{action}");
+            assert!(allowed.insert((action.to_owned(), resource.to_owned())), "{action} is there twice");
+        }
+    }
+    allowed
+}
+
+#[test]
+fn each_side_allows_exactly_what_is_sent_to_it() {
+    for (name, bucket, is_source) in [("source", "lake-prod", true), ("destination", "lake-replica", false)] {
+        let needed: BTreeSet<_> = operations()
+            .into_iter()
+            .flat_map(|operation| {
+                let (source, destination) = permissions(operation);
+                if is_source { source } else { destination }
+            })
+            .map(|action| {
+                let of_bucket = ["s3:ListBucket", "s3:ListBucketMultipartUploads"].contains(action);
+                let objects = if of_bucket { "" } else { "/*" };
+                ((*action).to_owned(), format!("arn:aws:s3:::{bucket}{objects}"))
+            })
+            .collect();
+        assert_eq!(allowed(&policy(name)), needed, "{name}");
+    }
+}
+
+#[test]
+fn keys_are_used_as_s3_uses_them() {
+    let policy = policy("kms");
+    let [source, destination] = statements(&policy).as_slice() else { panic!("two statements") };
+    assert_eq!(source["Action"], serde_json::json!(["kms:Decrypt"]));
+    // Parts of an upload are read again when it is completed.
+    assert_eq!(destination["Action"], serde_json::json!(["kms:GenerateDataKey", "kms:Decrypt"]));
+    assert_ne!(source["Resource"], destination["Resource"]);
+}
+
+#[test]
+fn the_role_trusts_the_service_account_of_the_overlay() {
+    let policy = policy("trust");
+    let [statement] = statements(&policy).as_slice() else { panic!("one statement") };
+    assert_eq!(statement["Action"], "sts:AssumeRoleWithWebIdentity");
+    let conditions = statement["Condition"]["StringEquals"].as_object().unwrap();
+    let (_, subject) = conditions.iter().find(|(name, _)| name.ends_with(":sub")).unwrap();
+    let namespace = super::yaml("deploy/overlays/eks/kustomization.yaml")["namespace"].clone();
+    let account = super::yaml("deploy/overlays/eks/role.yaml")["metadata"]["name"].clone();
+    let expected =
+        format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
+    assert_eq!(subject.as_str(), Some(expected.as_str()));
+    assert_eq!(files("deploy/iam", "json").len(), 4, "a policy that no test reads");
+}

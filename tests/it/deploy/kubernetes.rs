@@ -1,0 +1,187 @@
+//! The Kustomize base and its overlays.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use s3haul::cli::Exit;
+use s3haul::execute;
+use s3haul::manifest;
+use serde_yaml::Value;
+
+use super::{files, read, root, texts, yaml};
+
+const BASE: &str = "deploy/kubernetes";
+const OVERLAYS: [&str; 1] = ["deploy/overlays/eks"];
+
+/// The spec of the job, of its pods, and of their one container.
+fn cron_job() -> (Value, Value, Value, Value) {
+    let cron_job = yaml("deploy/kubernetes/cronjob.yaml")["spec"].clone();
+    let job = cron_job["jobTemplate"]["spec"].clone();
+    let pod = job["template"]["spec"].clone();
+    let containers = pod["containers"].as_sequence().unwrap();
+    assert_eq!(containers.len(), 1);
+    let container = containers[0].clone();
+    (cron_job, job, pod, container)
+}
+
+#[test]
+fn a_kustomization_names_all_files_beside_it_and_no_others() {
+    for directory in [BASE].into_iter().chain(OVERLAYS) {
+        let kustomization = yaml(Path::new(directory).join("kustomization.yaml"));
+        let mut named = BTreeSet::from(["kustomization.yaml"]);
+        named.extend(texts(&kustomization["resources"]));
+        for patch in kustomization["patches"].as_sequence().into_iter().flatten() {
+            named.insert(patch["path"].as_str().unwrap());
+        }
+        for generator in kustomization["configMapGenerator"].as_sequence().unwrap() {
+            named.extend(texts(&generator["files"]));
+        }
+        let (directories, named): (Vec<_>, Vec<_>) =
+            named.into_iter().partition(|name| root().join(directory).join(name).is_dir());
+        for base in directories {
+            let base = root().join(directory).join(base).canonicalize().unwrap();
+            assert_eq!(base, root().join(BASE).canonicalize().unwrap(), "{directory}");
+        }
+        let there = files(directory, "yaml");
+        let there: Vec<_> = there.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(named, there, "{directory}");
+    }
+}
+
+#[test]
+fn a_patch_is_for_something_that_the_base_has() {
+    let base: Vec<_> = texts(&yaml("deploy/kubernetes/kustomization.yaml")["resources"])
+        .into_iter()
+        .map(|name| yaml(Path::new(BASE).join(name)))
+        .collect();
+    for overlay in OVERLAYS {
+        let kustomization = yaml(Path::new(overlay).join("kustomization.yaml"));
+        for patch in kustomization["patches"].as_sequence().unwrap() {
+            let patch = yaml(Path::new(overlay).join(patch["path"].as_str().unwrap()));
+            let is_target = |resource: &&Value| {
+                resource["kind"] == patch["kind"] && resource["metadata"]["name"] == patch["metadata"]["name"]
+            };
+            let target = base.iter().find(is_target).unwrap_or_else(|| panic!("{patch:?} has no target"));
+            assert_eq!(patch["apiVersion"], target["apiVersion"]);
+        }
+    }
+}
+
+#[test]
+fn the_manifests_are_valid_and_their_reports_have_a_place() {
+    let (_, _, pod, container) = cron_job();
+    let mounts = container["volumeMounts"].as_sequence().unwrap();
+    let writable: Vec<_> = pod["volumes"]
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .filter(|volume| volume.get("emptyDir").is_some())
+        .filter_map(|volume| mounts.iter().find(|mount| mount["name"] == volume["name"]))
+        .map(|mount| mount["mountPath"].as_str().unwrap())
+        .collect();
+    assert_eq!(writable.len(), 1, "the root file system is read-only");
+    for directory in [BASE].into_iter().chain(OVERLAYS) {
+        let path = Path::new(directory).join("job.yaml");
+        let job = manifest::parse(&read(&path), &path.display().to_string(), &|_| None)
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let report = job.report.json.expect("a run without receipts proves nothing to anybody");
+        assert!(report.starts_with(writable[0]), "{}", report.display());
+    }
+}
+
+#[test]
+fn the_arguments_are_those_of_the_command_line_and_plan_the_manifest() {
+    let (_, _, pod, container) = cron_job();
+    let kustomization = yaml("deploy/kubernetes/kustomization.yaml");
+    let generator = &kustomization["configMapGenerator"][0];
+    let volume = &pod["volumes"][0];
+    assert_eq!(volume["configMap"]["name"], generator["name"]);
+    let mount = &container["volumeMounts"][0];
+    assert_eq!(mount["name"], volume["name"]);
+    let in_pod = format!("{}/{}", mount["mountPath"].as_str().unwrap(), texts(&generator["files"])[0]);
+    let args = texts(&container["args"]);
+    assert!(args.contains(&in_pod.as_str()), "{args:?} do not name {in_pod}");
+    let here = root().join(BASE).join("job.yaml").display().to_string();
+    let args = args.iter().map(|arg| if **arg == in_pod { here.as_str() } else { arg });
+    let planned = Command::new(env!("CARGO_BIN_EXE_s3haul"))
+        .args(args)
+        .args(["--sandbox", "--dry-run"])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(planned.status.success(), "{planned:?}");
+}
+
+#[test]
+fn exit_codes_are_answered_as_they_are_meant() {
+    let (_, job, pod, container) = cron_job();
+    assert_eq!(pod["restartPolicy"], "Never", "or there is no podFailurePolicy");
+    assert!(job["backoffLimit"].as_u64().is_some_and(|limit| limit > 0));
+    let rules = job["podFailurePolicy"]["rules"].as_sequence().unwrap();
+    let action = |exit: Exit| {
+        let code = Value::from(exit as u8);
+        let rule = rules.iter().find(|rule| {
+            let codes = &rule["onExitCodes"];
+            codes["values"].as_sequence().is_some_and(|values| values.contains(&code))
+        })?;
+        assert_eq!(rule["onExitCodes"]["operator"], "In");
+        assert_eq!(rule["onExitCodes"]["containerName"], container["name"]);
+        rule["action"].as_str()
+    };
+    for exit in [Exit::Done, Exit::Failures, Exit::Usage, Exit::Refused, Exit::Interrupted, Exit::Bug] {
+        let expected = match exit {
+            // Nothing that a repetition changes.
+            Exit::Usage | Exit::Refused => Some("FailJob"),
+            // Nothing that went wrong.
+            Exit::Interrupted => Some("Ignore"),
+            // Worth another try, but not for ever; and success is no failure, Kubernetes refuses a rule about it.
+            Exit::Failures | Exit::Bug | Exit::Done => None,
+        };
+        assert_eq!(action(exit), expected, "{exit:?}");
+    }
+    let disruption = rules.iter().find(|rule| rule.get("onPodConditions").is_some()).unwrap();
+    assert_eq!(disruption["action"], "Ignore");
+    assert_eq!(disruption["onPodConditions"][0]["type"], "DisruptionTarget");
+}
+
+#[test]
+fn a_run_has_the_time_to_end_in_order_and_before_the_next_one() {
+    let (cron_job, job, pod, _) = cron_job();
+    // Besides the requests under way, uploads are aborted and a report is closed.
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace >= execute::DRAIN.as_secs() + 20, "{grace} s");
+    assert_eq!(cron_job["concurrencyPolicy"], "Forbid");
+    assert_eq!(
+        cron_job["schedule"].as_str().unwrap().split(' ').skip(2).collect::<Vec<_>>(),
+        ["*", "*", "*"]
+    );
+    let day = 86_400;
+    assert!(job["activeDeadlineSeconds"].as_u64().is_some_and(|seconds| seconds < day));
+    assert!(cron_job["startingDeadlineSeconds"].as_u64().is_some_and(|seconds| (60..day).contains(&seconds)));
+    for (limit, of) in [("successfulJobsHistoryLimit", &cron_job), ("failedJobsHistoryLimit", &cron_job)] {
+        assert!(of[limit].as_u64().is_some_and(|limit| limit > 0), "{limit}");
+    }
+    assert!(job["ttlSecondsAfterFinished"].as_u64().is_some_and(|seconds| seconds >= day));
+}
+
+#[test]
+fn the_pod_may_do_nothing_that_it_need_not() {
+    let (_, _, pod, container) = cron_job();
+    let security = &pod["securityContext"];
+    assert_eq!(security["runAsNonRoot"], true);
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(security["fsGroup"], security["runAsUser"], "or the report's directory is not writable");
+    let security = &container["securityContext"];
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(texts(&security["capabilities"]["drop"]), ["ALL"]);
+    for resource in ["cpu", "memory"] {
+        assert!(container["resources"]["requests"][resource].as_str().is_some(), "{resource}");
+    }
+    assert!(container["resources"]["limits"]["memory"].as_str().is_some());
+    let account = yaml("deploy/kubernetes/serviceaccount.yaml");
+    assert_eq!(account["kind"], "ServiceAccount");
+    assert_eq!(account["metadata"]["name"], pod["serviceAccountName"]);
+    assert_eq!(account["automountServiceAccountToken"], false);
+}
