@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::location::{BucketName, ObjectKey};
-use crate::pace::{Lane, Pacer, RetryPolicy};
+use crate::manifest::job::Limits;
+use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
-    Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Failure, FailureKind, Head,
+    Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind, Head,
     ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
     Written,
 };
@@ -62,6 +63,12 @@ pub struct Answer<T> {
 }
 
 impl Bucket {
+    /// A bucket on its own, for programs that use the library without a job: no limits but those that S3 sets.
+    pub async fn connect(connect: Connect, name: BucketName) -> Self {
+        let pacer = Pacer::new(&Limits::default(), slots::default_ceiling(1), RetryPolicy::default());
+        Self::new(name, Client::connect(connect).await, Arc::new(pacer), CancellationToken::new())
+    }
+
     /// A bucket reached by `client` and paced by `pacer`. `halt` ends waiting retries when the run must end.
     #[must_use]
     pub fn new(name: BucketName, client: Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {

@@ -5,22 +5,51 @@
 //! the parts that the caller saw succeed and never asks the server which there are; an unknown outcome is resolved by
 //! looking, not by hoping; [`MultipartUpload::cancel`] is done when the server shows no part any more.
 //!
-//! ```no_run
-//! # use s3haul::{bucket::Bucket, location::ObjectKey, multipart::MultipartUpload, s3::{Attributes, CompleteSpec, SourcePin}};
-//! # async fn example(bucket: Bucket, source: SourcePin) -> Result<(), s3haul::s3::Failure> {
-//! let key: ObjectKey = "videos/täglich.mp4".parse().expect("at most 1024 bytes");
+//! ```
+//! # #[cfg(feature = "sandbox")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use futures::TryStreamExt;
+//! # use s3haul::bucket::Bucket;
+//! # use s3haul::manifest::job::{Endpoint, Provider};
+//! # use s3haul::multipart::{self, MultipartUpload};
+//! # use s3haul::s3::{Attributes, CompleteSpec, Connect, SourcePin, client::StaticCredentials};
+//! # use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Sandbox, SandboxOptions};
+//! # let sandbox = Sandbox::start(SandboxOptions::default()).await?;
+//! # sandbox.store().create_bucket("videos", BucketOptions::default());
+//! # let raw = sandbox.store().put_object("raw", "take-1.mp4", Content::pattern(1, 8 << 20), &ObjectSpec::default());
+//! # let url = Some(sandbox.url().to_owned());
+//! # let endpoint = Endpoint { url, provider: Provider::Aws, ..Endpoint::default() };
+//! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
+//! # let connect = Connect { credentials: Some(credentials), ..Connect::from(endpoint) };
+//! // `Connect::from(Endpoint::default())` is Amazon S3 with the credentials of the environment.
+//! let bucket = Bucket::connect(connect, "videos".parse()?).await;
+//! let key = "täglich/film.mp4".parse()?;
 //! let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?;
-//! let mib = 1 << 20;
+//!
 //! // Parts go in any order and in parallel: one from another object, one from any reader.
-//! let (second, first) = tokio::try_join!(
+//! let source = SourcePin { bucket: "raw".parse()?, key: "take-1.mp4".parse()?, version: None, etag: raw.etag };
+//! let mib = 1 << 20;
+//! let (last, first) = tokio::try_join!(
 //!     upload.upload_part(2, &b"the end"[..]),
 //!     upload.copy_part(1, &source, Some(0..=5 * mib - 1), 5 * mib),
 //! )?;
-//! let size = first.size + second.size;
-//! let written = upload.complete(&[first, second], &CompleteSpec { size, ..CompleteSpec::default() }).await?;
-//! println!("{}", written.etag);
+//! let parts: Vec<_> = upload.parts().try_collect().await?;
+//! assert_eq!(parts.len(), 2);
+//!
+//! // The caller says which parts make the object; S3 refuses any other size.
+//! let size = first.size + last.size;
+//! let written = upload.complete(&[last, first], &CompleteSpec { size, ..CompleteSpec::default() }).await?;
+//! assert!(written.etag.ends_with("-2"));
+//!
+//! // What is begun and not wanted is cancelled; afterwards the bucket has no upload open.
+//! MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?.cancel().await?;
+//! let open: Vec<_> = multipart::uploads(&bucket, "").try_collect().await?;
+//! assert!(open.is_empty());
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "sandbox"))]
+//! # fn main() {}
 //! ```
 
 use std::ops::RangeInclusive;

@@ -107,6 +107,7 @@ impl Sides {
         let mut counterparts = self.counterparts();
         let absence_is_certain = counterparts.is_some() && self.lists_in_order();
         let mut asked = FuturesOrdered::new();
+        let at_once = HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize);
         while let Some(found) = entries.next().await {
             let (entry, key) = match self.sift(found, &filter) {
                 Ok(entry) => entry,
@@ -135,7 +136,7 @@ impl Sides {
                 continue;
             }
             asked.push_back(self.ask(entry, key));
-            if asked.len() >= HEADS_AT_ONCE
+            if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
             {
                 planned.send(answer).await?;

@@ -41,6 +41,9 @@ impl Default for RetryPolicy {
     }
 }
 
+/// Uploads share this machine's line with as many others as fit into memory; copies have S3's to themselves.
+const SHARERS: u64 = 32;
+
 /// The first delay and the largest one, per kind.
 const fn delays(kind: &FailureKind) -> (Duration, Duration) {
     match kind {
@@ -56,7 +59,11 @@ impl RetryPolicy {
     #[must_use]
     pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
         let base = if operation == Operation::CompleteMultipartUpload { self.complete } else { self.silence };
-        base + Duration::from_secs(bytes / self.slowest.max(1))
+        let slowest = match operation {
+            Operation::UploadPart | Operation::PutObject => self.slowest / SHARERS,
+            _ => self.slowest,
+        };
+        base + Duration::from_secs(bytes / slowest.max(1))
     }
 
     /// How long to wait before the next attempt, or `None` to give up.
@@ -122,6 +129,8 @@ mod tests {
         assert_eq!(limit(Operation::HeadObject, 0), 60);
         assert_eq!(limit(Operation::UploadPartCopy, 5 * 1024 * MIB), 60 + 2560, "65 s at 80 MB/s, with room");
         assert_eq!(limit(Operation::CompleteMultipartUpload, 0), 600);
+        let part = limit(Operation::UploadPart, 16 * MIB);
+        assert!(part >= 16 * 16 * MIB * 8 / 8_000_000, "16 parts at once pass an 8 Mbit/s line in {part} s");
     }
 
     proptest! {

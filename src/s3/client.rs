@@ -53,6 +53,12 @@ pub struct Connect {
     pub credentials: Option<StaticCredentials>,
 }
 
+impl From<Endpoint> for Connect {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { endpoint, region: None, credentials: None }
+    }
+}
+
 /// Sends single requests to one endpoint in one region. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
