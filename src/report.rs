@@ -110,6 +110,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
     let count = display_count;
     let how = match (outcome.stopped, outcome.failed_objects) {
+        (true, _) if outcome.gave_up.is_some() => "gave up",
         (true, _) => "stopped",
         (false, 0) => "done",
         (false, _) => "finished with failures",
@@ -141,6 +142,9 @@ pub fn summary(outcome: &Outcome) -> String {
         let proofs: Vec<_> =
             outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
+    }
+    if let Some(gave_up) = &outcome.gave_up {
+        let _ = writeln!(text, "gave up: {}", gave_up.reason);
     }
     let requests = outcome.requests;
     let _ = writeln!(

@@ -72,10 +72,12 @@ pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit
     {
         say(&format!("report: {}", path.display()))?;
     }
-    Ok(match (outcome.stopped || outcome.stopped_objects > 0, outcome.failed_objects) {
-        (true, _) => Exit::Interrupted,
-        (false, 0) => Exit::Done,
-        (false, _) => Exit::Failures,
+    let interrupted = outcome.stopped || outcome.stopped_objects > 0;
+    Ok(match (&outcome.gave_up, interrupted, outcome.failed_objects) {
+        (Some(gave_up), ..) if !gave_up.may_pass_later => Exit::Failures,
+        (Some(_), ..) | (None, true, _) => Exit::Interrupted,
+        (None, false, 0) => Exit::Done,
+        (None, false, _) => Exit::Failures,
     })
 }
 

@@ -15,6 +15,7 @@ mod layering;
 mod library;
 mod limits;
 mod manifest;
+mod outage;
 mod sandbox;
 mod stop;
 mod upload;
