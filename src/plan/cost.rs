@@ -6,7 +6,7 @@
 use crate::s3::{Class, Operation};
 
 /// Bytes that a price per GB means: S3 bills binary gigabytes.
-const GB: f64 = (1u64 << 30) as f64;
+const GB: f64 = 1_073_741_824.0;
 
 /// The list prices of a storage class.
 #[derive(Clone, Copy, Debug, PartialEq)]
