@@ -202,18 +202,8 @@ impl Work {
     }
 
     fn location(&self, step: &Step) -> (String, String) {
-        let transfer = &self.sides.transfer;
-        let source = match &transfer.from {
-            Source::Object { location, .. } | Source::Prefix { location, .. } => {
-                S3Uri { bucket: location.bucket.clone(), key: step.entry.key.clone() }.to_string()
-            }
-            Source::Files { path, .. } => {
-                crate::listing::local::path_of(path, &step.entry).display().to_string()
-            }
-            Source::Stdin => "-".to_owned(),
-        };
-        let bucket = transfer.to.location.bucket.clone();
-        (source, S3Uri { bucket, key: step.key.clone() }.to_string())
+        let bucket = self.sides.transfer.to.location.bucket.clone();
+        (self.sides.name_of(&step.entry), S3Uri { bucket, key: step.key.clone() }.to_string())
     }
 
     /// Does one step from beginning to end.

@@ -105,7 +105,7 @@ impl Copy {
         }
     }
 
-    fn job(&self) -> Result<Job, CliError> {
+    pub(super) fn job(&self) -> Result<Job, CliError> {
         let one_object = matches!(self.sources.as_slice(), [source] if source.starts_with("s3://") && !source.ends_with('/') && !source.contains(['*', '?']));
         if self.version_id.is_some() && (!one_object || self.recursive) {
             let message =

@@ -33,11 +33,25 @@ pub(super) struct RunJob {
 }
 
 impl RunJob {
-    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+    /// The job, as the manifest and the flags say.
+    pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
-        if let Some(path) = self.report {
-            job.report.json = Some(path);
+        if let Some(path) = &self.report {
+            job.report.json = Some(path.clone());
         }
+        Ok(job)
+    }
+
+    /// True when the job is run on an S3 in this process.
+    pub(super) fn is_sandboxed(&self) -> bool {
+        #[cfg(feature = "sandbox")]
+        return self.job.sandbox;
+        #[cfg(not(feature = "sandbox"))]
+        false
+    }
+
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let mut job = self.job()?;
         let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
             plan::show(&job, &place, None, output).await

@@ -160,6 +160,7 @@ impl Reader<'_> {
             select,
             keys,
             parts,
+            chosen: None,
             preserve,
         })
     }

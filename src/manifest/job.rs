@@ -121,6 +121,17 @@ pub struct Transfer {
     pub parts: Parts,
     /// What of a source object goes along with its bytes.
     pub preserve: Preserve,
+    /// These objects instead of all that the source has; for running the failed ones of a report again.
+    pub chosen: Option<Vec<Chosen>>,
+}
+
+/// One object of a source, by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chosen {
+    /// The whole key in S3, or the path below the source directory.
+    pub key: String,
+    /// This version instead of the current one.
+    pub version: Option<String>,
 }
 
 /// What a transfer reads.
@@ -428,6 +439,7 @@ impl Transfer {
             keys: KeyMap::default(),
             parts: Parts::default(),
             preserve: Preserve::default(),
+            chosen: None,
         }
     }
 }

@@ -16,6 +16,7 @@ mod library;
 mod limits;
 mod manifest;
 mod outage;
+mod retry;
 mod sandbox;
 mod stop;
 mod upload;
