@@ -80,16 +80,16 @@ pub struct ReportWriter {
 }
 
 impl ReportWriter {
-    /// Begins the report, and the directory that it goes to.
+    /// Begins the report of what `origin` does, and the directory that it goes to.
     ///
     /// # Errors
     /// [`ReportError::Create`].
-    pub fn create(path: &Path) -> Result<Self, ReportError> {
+    pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
         let begin = || {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             parent.map_or(Ok(()), fs::create_dir_all)?;
             let mut file = BufWriter::new(File::create(path)?);
-            serde_json::to_writer(&mut file, &Origin::of_process()?)?;
+            serde_json::to_writer(&mut file, origin)?;
             file.write_all(b"\n")?;
             Ok(file)
         };
@@ -197,6 +197,10 @@ mod tests {
     use super::*;
     use crate::execute::receipt::Ending;
 
+    fn origin() -> Origin {
+        Origin { report: 1, tool: "0".into(), command: vec!["copy".into()], directory: "/".into() }
+    }
+
     fn receipt() -> Receipt {
         Receipt {
             transfer: "t".into(),
@@ -218,7 +222,7 @@ mod tests {
     fn receipts_are_lines_of_json() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/report.jsonl");
-        let mut writer = ReportWriter::create(&path).unwrap();
+        let mut writer = ReportWriter::create(&path, &origin()).unwrap();
         for _ in 0..1000 {
             writer.add(&receipt());
         }
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_with_what_is_missing() {
-        let mut writer = ReportWriter::create(Path::new("/dev/full")).unwrap();
+        let mut writer = ReportWriter::create(Path::new("/dev/full"), &origin()).unwrap();
         for _ in 0..1000 {
             writer.add(&receipt());
         }
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_path_that_can_not_be_written_is_told_at_once() {
-        let error = ReportWriter::create(Path::new("/proc/report.jsonl")).unwrap_err();
+        let error = ReportWriter::create(Path::new("/proc/report.jsonl"), &origin()).unwrap_err();
         assert!(error.to_string().contains("choose another path"), "{error}");
     }
 }

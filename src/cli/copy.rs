@@ -14,6 +14,7 @@ use crate::manifest::job::{
     When, check,
 };
 use crate::manifest::keys::KeyGlob;
+use crate::report::Origin;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
 /// Copies once, without a manifest.
@@ -101,7 +102,7 @@ impl Copy {
         if self.dry_run {
             plan::show(&job, &Place::ambient(), None, output).await
         } else {
-            run(&job, &Place::ambient(), output).await
+            run(&job, &Place::ambient(), &Origin::of_process()?, output).await
         }
     }
 

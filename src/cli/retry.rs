@@ -54,7 +54,8 @@ impl Retry {
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
-            run(&job, &place, output).await
+            // The new report is one of the same command, so that it can be retried in its turn.
+            run(&job, &place, &origin, output).await
         }
     }
 }
@@ -71,10 +72,6 @@ fn job(command: &[String]) -> Result<Job, CliError> {
             Err(unfit("the sandbox that it worked on is gone".to_owned()))
         }
         Command::Run(run) => run.job(),
-        Command::Retry(retry) => {
-            let Report { origin, .. } = read(&retry.path).map_err(|error| unfit(error.to_string()))?;
-            job(&origin.command)
-        }
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
     }
 }

@@ -12,7 +12,7 @@ use super::progress::Console;
 use super::{CliError, Exit, JobFile, Output, plan, say};
 use crate::execute::{self, monitor::Monitor};
 use crate::manifest::job::Job;
-use crate::report::{ReportWriter, summary};
+use crate::report::{Origin, ReportWriter, summary};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -56,14 +56,14 @@ impl RunJob {
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
-            run(&job, &place, output).await
+            run(&job, &place, &Origin::of_process()?, output).await
         }
     }
 }
 
 /// Runs the job to its end, or to the end that a signal asks for.
-pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit, CliError> {
-    let report = job.report.json.as_deref().map(ReportWriter::create).transpose()?;
+pub(super) async fn run(job: &Job, place: &Place, origin: &Origin, output: Output) -> Result<Exit, CliError> {
+    let report = job.report.json.as_deref().map(|path| ReportWriter::create(path, origin)).transpose()?;
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect(job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal();
