@@ -30,6 +30,7 @@
 //! | [`plan`] | pure decisions: keys, routes, parts, attributes, totals |
 //! | [`connections`] | the buckets of a job, asked once before any work |
 //! | [`planner`] | listings in, steps out |
+//! | [`journal`] | what a run has done, so that one that is killed goes on |
 //! | [`execute`] | the conductor, copies, uploads, proofs, receipts |
 //! | [`report`], [`telemetry`] | receipts and summaries; logs |
 #![cfg_attr(feature = "sandbox", doc = "| [`sandbox`] | an S3 in this process |")]
@@ -40,6 +41,7 @@ pub mod checksum;
 pub mod cli;
 pub mod connections;
 pub mod execute;
+pub mod journal;
 pub mod listing;
 pub mod location;
 pub mod manifest;

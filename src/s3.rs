@@ -5,6 +5,7 @@
 //! this module names a type of the SDK, and every error that S3, a proxy or the network can produce becomes a
 //! [`failure::Failure`] in [`failure`].
 
+mod blob;
 pub mod capabilities;
 pub mod client;
 mod convert;
@@ -32,9 +33,11 @@ pub enum Operation {
     HeadBucket,
     ListObjects,
     HeadObject,
+    GetObject,
     GetObjectTagging,
     CopyObject,
     PutObject,
+    DeleteObject,
     CreateMultipartUpload,
     UploadPart,
     UploadPartCopy,
@@ -63,12 +66,14 @@ impl Operation {
             Self::HeadBucket
             | Self::ListObjects
             | Self::HeadObject
+            | Self::GetObject
             | Self::GetObjectTagging
             | Self::ListParts
             | Self::ListMultipartUploads
             | Self::ReadFile => Class::Read,
             Self::CopyObject
             | Self::PutObject
+            | Self::DeleteObject
             | Self::CreateMultipartUpload
             | Self::UploadPart
             | Self::UploadPartCopy
@@ -85,9 +90,11 @@ impl fmt::Display for Operation {
             Self::HeadBucket => "HeadBucket",
             Self::ListObjects => "ListObjectsV2",
             Self::HeadObject => "HeadObject",
+            Self::GetObject => "GetObject",
             Self::GetObjectTagging => "GetObjectTagging",
             Self::CopyObject => "CopyObject",
             Self::PutObject => "PutObject",
+            Self::DeleteObject => "DeleteObject",
             Self::CreateMultipartUpload => "CreateMultipartUpload",
             Self::UploadPart => "UploadPart",
             Self::UploadPartCopy => "UploadPartCopy",

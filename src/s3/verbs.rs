@@ -474,7 +474,7 @@ impl Client {
     }
 }
 
-fn failure<E>(
+pub(super) fn failure<E>(
     operation: Operation,
     bucket: &BucketName,
     key: Option<&ObjectKey>,

@@ -11,6 +11,7 @@ mod copy;
 mod deploy;
 mod faults;
 mod guarantees;
+mod journal;
 mod layering;
 mod library;
 mod limits;

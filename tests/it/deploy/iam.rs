@@ -28,7 +28,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        Operation::ReadFile => (&[], &[]),
+        // Whole objects are read and removed for the journal only, which has a policy of its own.
+        Operation::GetObject | Operation::DeleteObject | Operation::ReadFile => (&[], &[]),
     }
 }
 
@@ -89,6 +90,18 @@ fn each_side_allows_exactly_what_is_sent_to_it() {
 }
 
 #[test]
+fn a_journal_in_s3_needs_no_more_than_its_own_prefix() {
+    let on = |actions: &[&str], resource: &str| -> Vec<_> {
+        actions.iter().map(|action| ((*action).to_owned(), resource.to_owned())).collect()
+    };
+    let objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"];
+    let needed = on(&objects, "arn:aws:s3:::lake-ops/s3haul/*");
+    let needed: BTreeSet<_> =
+        needed.into_iter().chain(on(&["s3:ListBucket"], "arn:aws:s3:::lake-ops")).collect();
+    assert_eq!(allowed(&policy("journal")), needed);
+}
+
+#[test]
 fn keys_are_used_as_s3_uses_them() {
     let policy = policy("kms");
     let [source, destination] = statements(&policy).as_slice() else { panic!("two statements") };
@@ -110,5 +123,5 @@ fn the_role_trusts_the_service_account_of_the_overlay() {
     let expected =
         format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
     assert_eq!(subject.as_str(), Some(expected.as_str()));
-    assert_eq!(files("deploy/iam", "json").len(), 4, "a policy that no test reads");
+    assert_eq!(files("deploy/iam", "json").len(), 5, "a policy that no test reads");
 }

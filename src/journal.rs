@@ -1,0 +1,267 @@
+//! The journal: what a run has done, so that one that is killed goes on where it was.
+//!
+//! ```text
+//!  executor ──► Journal ──queue──► writer ──► Store: a directory, or a prefix in S3
+//!               append/commit        │ folds
+//!                                 RunState ──► snapshot        Ledger: the report
+//! ```
+//! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), written as lines with checksums
+//! and replaced by a snapshot now and then. The two stores differ in how a second writer is kept out: a lock of the operating
+//! system, or a conditional write on the next number, which shuts the older writer out.
+//!
+//! What must be durable before what is the caller's to know: an effect that nobody could find again (an upload) is
+//! committed before it is caused; everything else is appended and may be lost by a second or so, because the next session
+//! sees it at the destination.
+//!
+//! # Layout
+//!
+//! `event` and `uploads` are what is recorded, `state` folds it, `segment` is the format, all of them pure. `directory` and
+//! `bucket` are the stores, `writer` the task that uses one. `fingerprint` tells whether a job is still the same.
+
+mod bucket;
+mod directory;
+mod error;
+pub mod event;
+pub mod fingerprint;
+mod segment;
+pub mod state;
+mod store;
+pub mod uploads;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::spawn_blocking;
+
+use crate::bucket::Bucket;
+use crate::location::ObjectKey;
+
+use bucket::{BucketLog, Place};
+use directory::Directory;
+pub use error::JournalError;
+use event::{Event, RunInfo};
+use fingerprint::Fingerprint;
+use segment::Replay;
+pub use segment::Writer;
+use state::{Phase, RunState};
+use store::{Nowhere, Store};
+pub use writer::{Closed, Journal, Ledger};
+use writer::{Start, WriterTask};
+
+/// A run whose journal has been silent for longer than this, and that can not be seen otherwise, counts as dead: with
+/// nothing else to say, a part is confirmed more often.
+const SILENCE: Duration = Duration::from_mins(15);
+
+/// Where a journal is kept.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// Objects below a prefix, which is empty or ends in a slash. The bucket's requests must not end with the run's.
+    Bucket(Bucket, ObjectKey),
+}
+
+/// What the user said about a run that is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intent {
+    /// Go on with an unfinished run of the same job, else begin one.
+    #[default]
+    Resume,
+    /// Go on with an unfinished run although the job was changed.
+    ResumeAnyway,
+    /// Begin a run, whatever is there.
+    Fresh,
+}
+
+/// What is to be done with what a journal holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A new run.
+    Begin,
+    /// The run that is there.
+    Resume,
+}
+
+/// Decides whether to go on.
+///
+/// # Errors
+/// [`JournalError::Changed`] when the unfinished run is one of another job.
+pub fn decide(state: &RunState, job: &Fingerprint, intent: Intent) -> Result<Decision, JournalError> {
+    let Some(run) = state.run.as_ref().filter(|_| state.is_unfinished() && intent != Intent::Fresh) else {
+        return Ok(Decision::Begin);
+    };
+    let changes = run.fingerprint.changes(job);
+    if changes.is_empty() || intent == Intent::ResumeAnyway {
+        return Ok(Decision::Resume);
+    }
+    Err(JournalError::Changed { changes })
+}
+
+/// A journal that this process has to itself, read and not yet written.
+#[derive(Debug)]
+pub struct Opened {
+    store: AnyStore,
+    replay: Replay,
+}
+
+#[derive(Debug)]
+enum AnyStore {
+    Directory(Directory),
+    Bucket(BucketLog),
+}
+
+impl Opened {
+    /// Takes the journal at `location`, or makes one, and reads it. The end of a write that was cut short is taken back.
+    ///
+    /// # Errors
+    /// It is in use, damaged, of a later version, or can not be reached.
+    pub async fn open(location: Location) -> Result<Self, JournalError> {
+        let writer = Writer {
+            id: format!("{:016x}", fastrand::u64(..)),
+            host: Writer::host(),
+            pid: std::process::id(),
+            since: Timestamp::now(),
+        };
+        match location {
+            Location::Directory(path) => {
+                let (store, replay) = blocking(&path, |path| Directory::open(path, writer)).await?;
+                Ok(Self { store: AnyStore::Directory(store), replay })
+            }
+            Location::Bucket(bucket, prefix) => {
+                let (store, replay) = BucketLog::open(Place::new(bucket, prefix), writer).await?;
+                Ok(Self { store: AnyStore::Bucket(store), replay })
+            }
+        }
+    }
+
+    /// What the journal says.
+    #[must_use]
+    pub fn state(&self) -> &RunState {
+        &self.replay.state
+    }
+
+    /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to be empty.
+    ///
+    /// # Errors
+    /// The journal can not be written.
+    pub async fn begin(self, run: RunInfo, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
+        let event = Event::RunBegan(run);
+        match self.store {
+            AnyStore::Directory(store) => start(store, self.replay, ledger, event).await,
+            AnyStore::Bucket(store) => start(store, self.replay, ledger, event).await,
+        }
+    }
+
+    /// Goes on with the run that is there. `ledger` is the report as the last session left it; it is cut to where it is
+    /// known to be right and what is missing is added.
+    ///
+    /// # Errors
+    /// The journal can not be written.
+    pub async fn resume(self, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
+        match self.store {
+            AnyStore::Directory(store) => start(store, self.replay, ledger, Event::RunResumed).await,
+            AnyStore::Bucket(store) => start(store, self.replay, ledger, Event::RunResumed).await,
+        }
+    }
+}
+
+/// A journal that keeps nothing: receipts go to the ledger, and a run that is killed begins anew.
+#[must_use]
+pub fn off(ledger: Option<Box<dyn Ledger>>) -> Journal {
+    let start = Start { state: RunState::default(), next: 0, report: 0, ledger };
+    let (task, journal) = WriterTask::new(Nowhere, start);
+    tokio::spawn(task.run());
+    journal
+}
+
+async fn start<S: Store>(
+    store: S,
+    replay: Replay,
+    ledger: Option<Box<dyn Ledger>>,
+    first: Event,
+) -> Result<Journal, JournalError> {
+    let Replay { state, next, report, .. } = replay;
+    let (mut task, journal) = WriterTask::new(store, Start { state, next, report, ledger });
+    if matches!(first, Event::RunBegan(_)) {
+        task.begin_with(first).await?;
+        tokio::spawn(task.run());
+        return Ok(journal);
+    }
+    task.recover().await?;
+    tokio::spawn(task.run());
+    journal.commit(first).await?;
+    Ok(journal)
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    let place = path.to_owned();
+    let done = spawn_blocking(move || work(&place)).await;
+    done.unwrap_or_else(|error| {
+        Err(JournalError::Io { place: path.display().to_string(), message: error.to_string() })
+    })
+}
+
+/// Whether somebody works on a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// A session is at work.
+    Running,
+    /// The last session was killed, or its machine is gone; the run can go on.
+    Dead,
+    /// It was stopped in an orderly way; the run can go on.
+    Stopped,
+    /// It came to its end.
+    Ended,
+}
+
+/// A journal as somebody else sees it.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    /// What it says.
+    pub state: RunState,
+    /// Who wrote it last.
+    pub writer: Option<Writer>,
+    /// Whether somebody still does. In S3, and for another machine's directory, that is judged by the time of the last
+    /// event.
+    pub life: Life,
+}
+
+/// Looks at a journal and changes nothing, also while a run writes it. `None` when there is none.
+///
+/// # Errors
+/// It is damaged, of a later version, or can not be reached.
+pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
+    let (replay, writer, alive) = match location {
+        Location::Directory(path) => match blocking(&path, Directory::read).await? {
+            Some((replay, holder)) => (replay, holder.writer, holder.alive),
+            None => return Ok(None),
+        },
+        Location::Bucket(bucket, prefix) => match Place::new(bucket, prefix).read().await? {
+            Some(replay) => (replay, None, None),
+            None => return Ok(None),
+        },
+    };
+    let header = replay.header;
+    let last = replay.state.last.max(header.as_ref().map(|header| header.at));
+    let is_recent = || {
+        let silence = last.map(|last| Timestamp::now().duration_since(last));
+        silence.is_some_and(|silence| silence.unsigned_abs() < SILENCE)
+    };
+    let life = match replay.state.phase {
+        Phase::Stopped if alive != Some(true) => Life::Stopped,
+        Phase::Ended | Phase::Empty if alive != Some(true) => Life::Ended,
+        _ if alive.unwrap_or_else(is_recent) => Life::Running,
+        _ => Life::Dead,
+    };
+    let writer = writer.or(header.map(|header| header.writer));
+    Ok(Some(Glance { state: replay.state, writer, life }))
+}
+
+#[cfg(test)]
+mod tests;

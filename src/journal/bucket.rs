@@ -1,0 +1,322 @@
+//! A journal in S3: the same segments and snapshots as in a directory, each an object.
+//!
+//! Objects can not be appended to, so what gathers within a second is a segment. Each is written with `If-None-Match: *`
+//! under the number behind the last one, and that is what keeps a second writer out: a session takes over by writing the
+//! next number itself, and whoever wrote until then finds that number taken with its next write, and stops. The segment
+//! with which a session took over is never removed while somebody could still be asleep before it ([`FENCE_AGE`]);
+//! otherwise one who wakes up late would find the number free again.
+//!
+//! A write whose answer was lost is sent again and then meets its own first attempt. So a number that is taken is looked at:
+//! the same bytes, with the same writer in their first line, are ours.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::{SignedDuration, Timestamp};
+
+use super::error::JournalError;
+use super::event::Event;
+use super::segment::{self, Fence, Header, Name, Replay, Writer, segment_name, snapshot_name};
+use super::state::RunState;
+use super::store::{Store, is_long};
+use crate::bucket::Bucket;
+use crate::location::{ObjectKey, S3Uri};
+use crate::s3::{Attributes, FailureKind, WriteCondition};
+
+/// Events that nobody waits for gather for this long: each segment is a request that costs money.
+const GATHER: Duration = Duration::from_secs(1);
+/// Events that somebody waits for gather for this long.
+const HURRY: Duration = Duration::from_millis(100);
+/// So many segments are folded into a snapshot, however short they are: they are read one by one.
+const SEGMENTS: u64 = 64;
+/// Requests of the journal that are under way at the same time when it is read or cleaned up.
+const AT_ONCE: usize = 16;
+/// How often a take-over is tried while another writer goes on writing, and a read while it cleans up.
+const ROUNDS: u32 = 8;
+/// How long a process may sleep and still find itself shut out.
+const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// A journal below a prefix that this process may write.
+#[derive(Debug)]
+pub(super) struct BucketLog {
+    place: Place,
+    writer: Writer,
+    /// The number of the next segment.
+    segment: u64,
+    /// Where the last snapshot stands, and the number of the first record behind it.
+    snapshot: (u64, u64),
+    snapshot_bytes: u64,
+    tail_bytes: u64,
+    fences: Vec<Fence>,
+}
+
+/// A prefix of a bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    bucket: Bucket,
+    prefix: ObjectKey,
+}
+
+/// What stands below the prefix.
+#[derive(Debug, Default)]
+struct Found {
+    replay: Replay,
+    /// The number of the next segment.
+    next_segment: u64,
+    snapshot_bytes: u64,
+    tail_bytes: u64,
+    /// What the snapshot stands for and is still there.
+    stale: Vec<Name>,
+}
+
+impl Place {
+    pub(super) fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
+        Self { bucket, prefix }
+    }
+
+    fn key(&self, name: &str) -> Result<ObjectKey, JournalError> {
+        ObjectKey::new(&format!("{}{name}", self.prefix))
+            .map_err(|error| JournalError::Io { place: self.to_string(), message: error.to_string() })
+    }
+
+    async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
+        let (mut names, mut token) = (BTreeSet::new(), None);
+        loop {
+            let page = self.bucket.list(self.prefix.as_str(), None, token.as_deref()).await;
+            let page = page.map_err(|failure| JournalError::store(self, failure))?;
+            let name = |key: &str| Name::parse(key.strip_prefix(self.prefix.as_str())?);
+            names.extend(page.items.iter().filter_map(|object| name(&object.key)));
+            match page.next {
+                Some(next) => token = Some(next),
+                None => return Ok(names),
+            }
+        }
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, JournalError> {
+        match self.bucket.get_small(&self.key(name)?).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(None),
+            Err(failure) => Err(JournalError::store(self, failure)),
+        }
+    }
+
+    /// Segments in order; `None` for one that is not there.
+    fn segments(
+        &self,
+        numbers: impl IntoIterator<Item = u64, IntoIter: Send>,
+    ) -> impl futures::Stream<Item = Result<(u64, Option<Bytes>), JournalError>> + Send {
+        let get = move |number| async move { Ok((number, self.get(&segment_name(number)).await?)) };
+        stream::iter(numbers).map(get).buffered(AT_ONCE)
+    }
+
+    /// Writes an object that must not be there yet.
+    async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<(), JournalError> {
+        let (key, bytes) = (self.key(name)?, Bytes::from(bytes));
+        for _ in 0..ROUNDS {
+            let attributes = Attributes::default();
+            let written =
+                self.bucket.put_object(&key, bytes.clone(), &attributes, None, WriteCondition::Absent).await;
+            match written {
+                Ok(_) => return Ok(()),
+                Err(failure)
+                    if matches!(failure.kind(), FailureKind::PreconditionFailed | FailureKind::Conflict) =>
+                {
+                    match self.get(name).await? {
+                        Some(found) if found == bytes => return Ok(()),
+                        Some(found) => {
+                            let by = segment::writer_of(name, &found).unwrap_or_else(Writer::unknown);
+                            return Err(JournalError::Fenced { place: self.to_string(), by });
+                        }
+                        // 409: another writer was at it at the same moment and did not get through either.
+                        None => {}
+                    }
+                }
+                Err(failure) => return Err(JournalError::store(self, failure)),
+            }
+        }
+        let message = format!("{name} can neither be written nor read");
+        Err(JournalError::Io { place: self.to_string(), message })
+    }
+
+    /// Removes objects that nobody needs any more. What fails is tried again by the next session.
+    async fn remove(&self, names: impl IntoIterator<Item = Name, IntoIter: Send>) {
+        let remove = |name: Name| async move {
+            let key = self.key(&name.to_string())?;
+            self.bucket.delete_small(&key).await.map_err(|failure| JournalError::store(self, failure))
+        };
+        let done: Result<(), JournalError> =
+            stream::iter(names).map(remove).buffer_unordered(AT_ONCE).try_collect().await;
+        if let Err(error) = done {
+            tracing::warn!(%error, "old segments could not be removed; the next session tries again");
+        }
+    }
+
+    /// Reads the journal as it is.
+    async fn load(&self) -> Result<Found, JournalError> {
+        for _ in 0..ROUNDS {
+            if let Some(found) = self.try_load().await? {
+                return Ok(found);
+            }
+        }
+        Err(JournalError::missing(self))
+    }
+
+    /// `None` when a writer cleaned up meanwhile.
+    async fn try_load(&self) -> Result<Option<Found>, JournalError> {
+        let names = self.names().await?;
+        let mut found = Found::default();
+        let latest = names.iter().rev().find_map(|name| match name {
+            Name::Snapshot(number) => Some(*number),
+            Name::Segment(_) => None,
+        });
+        if let Some(number) = latest {
+            let name = snapshot_name(number);
+            let Some(bytes) = self.get(&name).await? else { return Ok(None) };
+            found.replay = Replay::snapshot(&format!("{self}{name}"), &bytes)?;
+            found.snapshot_bytes = bytes.len() as u64;
+        }
+        let first = latest.unwrap_or(1);
+        let is_fence = |number: u64| found.replay.fences.iter().any(|fence| fence.segment == number);
+        found.stale = names
+            .iter()
+            .copied()
+            .filter(|name| match name {
+                Name::Snapshot(number) => *number < first,
+                Name::Segment(number) => *number < first && !is_fence(*number),
+            })
+            .collect();
+        let tail: Vec<u64> = names
+            .iter()
+            .filter_map(|name| match name {
+                Name::Segment(number) if *number >= first => Some(*number),
+                _ => None,
+            })
+            .collect();
+        found.next_segment = tail.last().map_or(first, |last| last + 1);
+        // A number that is missing may have been removed since it was listed; only a second look can tell.
+        let due = first..found.next_segment;
+        if !due.clone().eq(tail.iter().copied()) {
+            let missing = due.into_iter().zip(&tail).find(|(due, number)| due != *number);
+            let missing = missing.map_or(first, |(due, _)| due);
+            if self.names().await? == names {
+                return Err(JournalError::missing(format!("{self}{}", segment_name(missing))));
+            }
+            return Ok(None);
+        }
+        let mut segments = std::pin::pin!(self.segments(tail));
+        while let Some((number, bytes)) = segments.try_next().await? {
+            let Some(bytes) = bytes else { return Ok(None) };
+            found.tail_bytes += bytes.len() as u64;
+            // An object is there as a whole or not at all.
+            found.replay.segment(&format!("{self}{}", segment_name(number)), number, &bytes, false)?;
+        }
+        Ok(Some(found))
+    }
+
+    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no journal.
+    pub(super) async fn read(&self) -> Result<Option<Replay>, JournalError> {
+        let found = self.load().await?;
+        Ok(found.replay.header.is_some().then_some(found.replay))
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        S3Uri { bucket: self.bucket.name().clone(), key: self.prefix.clone() }.fmt(f)
+    }
+}
+
+impl BucketLog {
+    /// Reads what is there and takes it over: from now on, every other writer is shut out.
+    pub(super) async fn open(place: Place, writer: Writer) -> Result<(Self, Replay), JournalError> {
+        if !place.bucket.capabilities().conditional_writes {
+            let endpoint = place.bucket.client().endpoint().to_owned();
+            return Err(JournalError::Unconditional { place: place.to_string(), endpoint });
+        }
+        let mut rounds = 0;
+        loop {
+            let found = place.load().await?;
+            let (number, next, at) = (found.next_segment, found.replay.next, Timestamp::now());
+            let header = Header::new(number, next, &writer, at);
+            match place.create(&segment_name(number), header.line()).await {
+                Ok(()) => {}
+                // The writer before goes on; what it wrote meanwhile must be read first.
+                Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
+                    rounds += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let Found { replay, stale, snapshot_bytes, tail_bytes, .. } = found;
+            place.remove(stale).await;
+            let mut fences = replay.fences.clone();
+            fences.push(Fence { segment: number, at });
+            let log = Self {
+                place,
+                writer,
+                segment: number + 1,
+                snapshot: (replay.snapshot.max(1), replay.base),
+                snapshot_bytes,
+                tail_bytes,
+                fences,
+            };
+            return Ok((log, replay));
+        }
+    }
+}
+
+impl Store for BucketLog {
+    fn gather(&self) -> (Duration, Duration) {
+        (GATHER, HURRY)
+    }
+
+    async fn write(&mut self, next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
+        let mut bytes = Header::new(self.segment, next, &self.writer, Timestamp::now()).line();
+        bytes.extend_from_slice(&lines);
+        let written = bytes.len() as u64;
+        self.place.create(&segment_name(self.segment), bytes).await?;
+        self.segment += 1;
+        self.tail_bytes += written;
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        self.segment - self.snapshot.0 >= SEGMENTS || is_long(self.tail_bytes, self.snapshot_bytes)
+    }
+
+    async fn snapshot(&mut self, next: u64, report: u64, state: &RunState) -> Result<(), JournalError> {
+        let (now, number, before) = (Timestamp::now(), self.segment, self.snapshot.0);
+        let (kept, expired) =
+            self.fences.iter().partition::<Vec<_>, _>(|fence| now.duration_since(fence.at) < FENCE_AGE);
+        let header = Header::new(number, next, &self.writer, now);
+        let bytes = segment::snapshot(&header, report, &kept, state);
+        let length = bytes.len() as u64;
+        self.place.create(&snapshot_name(number), bytes).await?;
+        (self.snapshot, self.snapshot_bytes, self.tail_bytes) = ((number, next), length, 0);
+        let is_kept = |segment: &u64| !kept.iter().any(|fence| fence.segment == *segment);
+        let folded = (before..number).filter(is_kept).map(Name::Segment);
+        let expired = expired.iter().map(|fence| Name::Segment(fence.segment));
+        let names: BTreeSet<_> = folded.chain(expired).chain([Name::Snapshot(before)]).collect();
+        self.place.remove(names).await;
+        self.fences = kept;
+        Ok(())
+    }
+
+    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+        let (first, mut next) = self.snapshot;
+        let mut segments = std::pin::pin!(self.place.segments(first..self.segment));
+        while let Some((number, bytes)) = segments.try_next().await? {
+            let place = format!("{}{}", self.place, segment_name(number));
+            let bytes = bytes.ok_or_else(|| JournalError::missing(&place))?;
+            next = segment::read_segment(&place, number, &bytes, false, next, |_, event| visit(event))?.next;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! A journal in a directory of this machine.
+//!
+//! ```text
+//! lock                       held by the OS as long as the process lives; says who holds it
+//! snapshot-0000000007.log    the state before segment 7
+//! segment-0000000007.log     what happened since
+//! ```
+//! A session appends to a segment of its own. A snapshot is written beside its final name, synced, renamed and synced
+//! again with the directory, and only then are the segments removed that it stands for: at every moment of a crash either the
+//! old files are complete or the new one is.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::spawn_blocking;
+
+use super::error::JournalError;
+use super::event::Event;
+use super::segment::{self, Header, Name, Replay, Writer, segment_name, snapshot_name};
+use super::state::RunState;
+use super::store::{Store, is_long};
+use crate::size::MIB;
+
+/// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be taken.
+const SEGMENT: u64 = 8 * MIB;
+/// How often a reader begins again because files went away under it.
+const LOOKS: u32 = 10;
+
+/// A journal that this process may write.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    writer: Writer,
+    /// Held until the end.
+    _lock: File,
+    file: Arc<File>,
+    /// The segment that is being written.
+    segment: u64,
+    segment_bytes: u64,
+    /// Where the last snapshot stands, and the number of the first record behind it.
+    snapshot: (u64, u64),
+    snapshot_bytes: u64,
+    tail_bytes: u64,
+}
+
+impl Directory {
+    /// Takes the lock, reads what is there, repairs a torn end and begins a segment.
+    pub(super) fn open(path: &Path, writer: Writer) -> Result<(Self, Replay), JournalError> {
+        let failed = |error: io::Error| JournalError::io(path.display(), &error);
+        fs::create_dir_all(path).map_err(failed)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_names(parent).map_err(failed)?;
+        }
+        let lock = lock(path, &writer)?;
+        let found = Found::look(path).map_err(failed)?;
+        let (replay, last) = found.read(path)?;
+        let mut segment = found.segments.last().map_or(replay.snapshot.max(1), |number| number + 1);
+        if let (Some(number), Some(good)) = (found.segments.last(), last) {
+            let torn = path.join(segment_name(*number));
+            tracing::warn!(file = %torn.display(), "the last write was not finished; it is taken back");
+            let repaired = if good == 0 {
+                segment = *number;
+                fs::remove_file(&torn)
+            } else {
+                OpenOptions::new().write(true).open(&torn).and_then(|file| {
+                    file.set_len(good)?;
+                    file.sync_all()
+                })
+            };
+            repaired.map_err(|error| JournalError::io(torn.display(), &error))?;
+        }
+        for name in found.stale {
+            fs::remove_file(path.join(name)).map_err(failed)?;
+        }
+        let (file, segment_bytes) = begin(path, segment, replay.next, &writer).map_err(failed)?;
+        let directory = Self {
+            path: path.to_owned(),
+            writer,
+            _lock: lock,
+            file: Arc::new(file),
+            segment,
+            segment_bytes,
+            snapshot: (replay.snapshot.max(1), replay.base),
+            snapshot_bytes: found.snapshot_bytes,
+            tail_bytes: found.tail_bytes,
+        };
+        Ok((directory, replay))
+    }
+
+    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no journal.
+    pub(super) fn read(path: &Path) -> Result<Option<(Replay, Holder)>, JournalError> {
+        let mut looks = 0;
+        loop {
+            let found = match Found::look(path) {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(JournalError::io(path.display(), &error)),
+            };
+            if found.snapshot.is_none() && found.segments.is_empty() {
+                return Ok(None);
+            }
+            match found.read(path) {
+                Ok((replay, _)) => return Ok(Some((replay, Holder::of(path)))),
+                // A run that takes a snapshot removes what was just listed.
+                Err(_) if looks < LOOKS && found.has_changed(path) => looks += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> JournalError {
+        JournalError::io(self.path.display(), error)
+    }
+
+    /// File work off the runtime's threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let done = spawn_blocking(work).await.map_err(io::Error::other).flatten();
+        done.map_err(|error| self.failed(&error))
+    }
+
+    async fn begin_segment(&mut self, next: u64) -> Result<(), JournalError> {
+        let (path, writer, number) = (self.path.clone(), self.writer.clone(), self.segment + 1);
+        let (file, bytes) = self.blocking(move || begin(&path, number, next, &writer)).await?;
+        (self.file, self.segment, self.segment_bytes) = (Arc::new(file), number, bytes);
+        Ok(())
+    }
+}
+
+impl Store for Directory {
+    fn gather(&self) -> (Duration, Duration) {
+        (Duration::ZERO, Duration::ZERO)
+    }
+
+    async fn write(&mut self, next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
+        if self.segment_bytes >= SEGMENT {
+            // Only the last segment may be torn, so this one must be whole first.
+            self.sync().await?;
+            self.begin_segment(next).await?;
+        }
+        let (file, bytes) = (Arc::clone(&self.file), lines.len() as u64);
+        self.blocking(move || (&*file).write_all(&lines)).await?;
+        self.segment_bytes += bytes;
+        self.tail_bytes += bytes;
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), JournalError> {
+        let file = Arc::clone(&self.file);
+        self.blocking(move || file.sync_data()).await
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        is_long(self.tail_bytes, self.snapshot_bytes)
+    }
+
+    async fn snapshot(&mut self, next: u64, report: u64, state: &RunState) -> Result<(), JournalError> {
+        let number = self.segment + 1;
+        let header = Header::new(number, next, &self.writer, Timestamp::now());
+        let bytes = segment::snapshot(&header, report, &[], state);
+        self.snapshot_bytes = bytes.len() as u64;
+        let path = self.path.clone();
+        self.blocking(move || publish(&path, number, &bytes)).await?;
+        self.begin_segment(next).await?;
+        let old = (self.snapshot.0, number);
+        (self.snapshot, self.tail_bytes) = ((number, next), 0);
+        let path = self.path.clone();
+        self.blocking(move || remove(&path, old)).await
+    }
+
+    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+        let (first, mut next) = self.snapshot;
+        for number in first..=self.segment {
+            let file = self.path.join(segment_name(number));
+            let place = file.display().to_string();
+            let bytes = self.blocking(move || fs::read(file)).await?;
+            next = segment::read_segment(&place, number, &bytes, false, next, |_, event| visit(event))?.next;
+        }
+        Ok(())
+    }
+}
+
+/// The files of a journal.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    /// The latest snapshot.
+    snapshot: Option<u64>,
+    /// The segments behind it, in order.
+    segments: Vec<u64>,
+    /// Files that a crash left behind and that the snapshot stands for.
+    stale: Vec<String>,
+    snapshot_bytes: u64,
+    tail_bytes: u64,
+}
+
+impl Found {
+    fn look(path: &Path) -> io::Result<Self> {
+        let mut found = Self::default();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.ends_with(".tmp") {
+                found.stale.push(name);
+            } else if let Some(parsed) = Name::parse(&name) {
+                names.push((parsed, name, entry));
+            }
+        }
+        names.sort_unstable_by_key(|(parsed, ..)| *parsed);
+        found.snapshot = names.iter().rev().find_map(|(parsed, ..)| match parsed {
+            Name::Snapshot(number) => Some(*number),
+            Name::Segment(_) => None,
+        });
+        for (parsed, name, entry) in names {
+            let bytes = || entry.metadata().map(|metadata| metadata.len());
+            match parsed {
+                Name::Segment(number) if Some(number) >= found.snapshot => {
+                    found.segments.push(number);
+                    found.tail_bytes += bytes()?;
+                }
+                Name::Snapshot(number) if Some(number) == found.snapshot => found.snapshot_bytes = bytes()?,
+                _ => found.stale.push(name),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads the snapshot and all segments. The second value is how many bytes of the last segment are good, if it is torn.
+    fn read(&self, path: &Path) -> Result<(Replay, Option<u64>), JournalError> {
+        let read = |name: String| {
+            let file = path.join(name);
+            let place = file.display().to_string();
+            fs::read(&file)
+                .map(|bytes| (bytes, place.clone()))
+                .map_err(|error| JournalError::io(place, &error))
+        };
+        let mut replay = match self.snapshot {
+            Some(number) => {
+                let (bytes, place) = read(snapshot_name(number))?;
+                Replay::snapshot(&place, &bytes)?
+            }
+            None => Replay::default(),
+        };
+        let mut torn = None;
+        for (due, number) in (replay.snapshot.max(1)..).zip(&self.segments) {
+            if *number != due {
+                return Err(JournalError::missing(path.join(segment_name(due)).display()));
+            }
+            let (bytes, place) = read(segment_name(*number))?;
+            let good = replay.segment(&place, *number, &bytes, self.segments.last() == Some(number))?;
+            torn = (good < bytes.len()).then_some(good as u64);
+        }
+        Ok((replay, torn))
+    }
+
+    fn has_changed(&self, path: &Path) -> bool {
+        Self::look(path).is_ok_and(|now| (now.snapshot, &now.segments) != (self.snapshot, &self.segments))
+    }
+}
+
+/// Begins a segment with its header, durably.
+fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().append(true).create_new(true).open(path.join(segment_name(number)))?;
+    let header = Header::new(number, next, writer, Timestamp::now()).line();
+    file.write_all(&header)?;
+    file.sync_all()?;
+    sync_names(path)?;
+    Ok((file, header.len() as u64))
+}
+
+/// Puts a snapshot under its name, whole or not at all.
+fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
+    let name = path.join(snapshot_name(number));
+    let beside = name.with_extension("tmp");
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(beside, name)?;
+    sync_names(path)
+}
+
+/// Removes what the snapshot before segment `until` stands for, and the snapshot before it.
+fn remove(path: &Path, (from, until): (u64, u64)) -> io::Result<()> {
+    let segments = (from..until).map(segment_name);
+    for name in segments.chain([snapshot_name(from)]) {
+        match fs::remove_file(path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names of the files in a directory durable.
+fn sync_names(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+const LOCK: &str = "lock";
+
+/// Takes the lock and writes down who has it.
+fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
+    let name = path.join(LOCK);
+    let failed = |error: &io::Error| JournalError::io(name.display(), error);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name)
+        .map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let by = holder(&name).unwrap_or_else(Writer::unknown);
+            return Err(JournalError::Held { place: path.display().to_string(), by });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(&error)),
+    }
+    let text = serde_json::to_vec(writer).unwrap_or_default();
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text));
+    written.map_err(|error| failed(&error))?;
+    Ok(file)
+}
+
+/// Who holds the lock, by its own word. It writes that down right after it took the lock.
+fn holder(name: &Path) -> Option<Writer> {
+    for _ in 0..LOOKS {
+        let mut text = String::new();
+        let read = File::open(name).and_then(|mut file| file.read_to_string(&mut text));
+        if let (Ok(_), Ok(writer)) = (read, serde_json::from_str(&text)) {
+            return Some(writer);
+        }
+        sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+/// Whether somebody writes a journal, found out without touching its lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    /// Who wrote it last.
+    pub(super) writer: Option<Writer>,
+    /// Whether that process holds the lock now; `None` where this can not be seen: on another machine, or off Linux.
+    pub(super) alive: Option<bool>,
+}
+
+impl Holder {
+    fn of(path: &Path) -> Self {
+        let name = path.join(LOCK);
+        let writer = holder(&name);
+        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == Writer::host());
+        let alive = same_machine.then(|| is_locked(&name)).flatten();
+        Self { writer, alive }
+    }
+}
+
+/// Whether any process of this machine has a lock on a file, by the kernel's own table.
+fn is_locked(name: &Path) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = format!(":{}", fs::metadata(name).ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let is_ours = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.nth(1) == Some("FLOCK") && words.nth(3).is_some_and(|file| file.ends_with(&inode))
+    };
+    Some(locks.lines().any(is_ours))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Why a journal can not be used, or can not be written any more.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::segment::Writer;
+use crate::s3::{Failure, FailureKind};
+
+/// Why a journal can not be used, or can not be written any more. The texts name the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum JournalError {
+    /// Another process has it.
+    #[error(
+        "the journal {place} is in use by {by}; wait for it, stop it, or name another one with `journal`"
+    )]
+    Held {
+        /// The journal.
+        place: String,
+        /// Who has it.
+        by: Writer,
+    },
+    /// Another writer took the journal over; nothing more is written, here or at a destination.
+    #[error("the journal {place} was taken over by {by}; this run ends, the other one goes on with its work")]
+    Fenced {
+        /// The journal.
+        place: String,
+        /// Who has it now.
+        by: Writer,
+    },
+    /// What is there was changed or is incomplete, and not at its end.
+    #[error(
+        "{place}, line {line}: {what}; put back a copy from a backup, or begin anew with --fresh \
+         (what is at the destination is compared and not copied again)"
+    )]
+    Corrupt {
+        /// The file or object.
+        place: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A later version of s3haul wrote it.
+    #[error(
+        "{place} was written by s3haul {tool}, this is {}; use that version, or begin anew with --fresh",
+        env!("CARGO_PKG_VERSION")
+    )]
+    NewerVersion {
+        /// The file or object.
+        place: String,
+        /// The version that wrote it.
+        tool: String,
+    },
+    /// It belongs to a run of another job, or the job was changed.
+    #[error(
+        "the journal holds an unfinished run that began otherwise: {}; begin anew with --fresh, or go on with \
+         the changed job with --resume-anyway",
+        changes.join("; ")
+    )]
+    Changed {
+        /// What is different, in words.
+        changes: Vec<String>,
+    },
+    /// The endpoint has no conditional writes, so a second writer could not be kept out.
+    #[error(
+        "{place}: a journal in S3 needs `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to \
+         honour; use a directory, another endpoint, or set the endpoint's `provider`"
+    )]
+    Unconditional {
+        /// The journal.
+        place: String,
+        /// The endpoint's name.
+        endpoint: String,
+    },
+    /// No room is left for it.
+    #[error(
+        "no space is left for the journal {place}; free some and run the same command again, it goes on from there"
+    )]
+    Full {
+        /// The file.
+        place: String,
+    },
+    /// The file system failed.
+    #[error("the journal {place}: {message}")]
+    Io {
+        /// The file or directory.
+        place: String,
+        /// What the system says.
+        message: String,
+    },
+    /// S3 failed.
+    #[error("the journal {place}: {failure}")]
+    Store {
+        /// The journal.
+        place: String,
+        /// What S3 says.
+        failure: Failure,
+    },
+    /// The journal was closed before.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+impl JournalError {
+    pub(super) fn io(place: impl ToString, error: &io::Error) -> Self {
+        let place = place.to_string();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { place },
+            _ => Self::Io { place, message: error.to_string() },
+        }
+    }
+
+    /// A file or object that must be there and is not.
+    pub(super) fn missing(place: impl ToString) -> Self {
+        Self::Corrupt {
+            place: place.to_string(),
+            line: 1,
+            what: "it is not there, but later ones are".to_owned(),
+        }
+    }
+
+    pub(super) fn store(place: impl ToString, failure: Failure) -> Self {
+        Self::Store { place: place.to_string(), failure }
+    }
+
+    /// True when nothing is wrong with the journal and the same command may be run again later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Fenced { .. } | Self::Full { .. } | Self::Io { .. } | Self::Closed => true,
+            Self::Store { failure, .. } => {
+                failure.kind().is_retryable() || *failure.kind() == FailureKind::Stopped
+            }
+            _ => false,
+        }
+    }
+}

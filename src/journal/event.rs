@@ -1,0 +1,293 @@
+//! What a journal holds: things that have happened, in the past tense.
+//!
+//! An event says what the next session can not find out by itself, and nothing else: keys that need not be listed again,
+//! uploads whose ids nobody else knows, and what the report must say about objects that are over. Objects and uploads go
+//! by numbers that are unique in the journal, because an upload id has a hundred characters and is named once per part.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::fingerprint::Fingerprint;
+use super::uploads::PartLengths;
+use crate::listing::Entry;
+use crate::location::{BucketName, ObjectKey};
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A run began. Whatever an earlier run left is over, except for its open uploads.
+    RunBegan(RunInfo),
+    /// An unfinished run goes on.
+    RunResumed,
+    /// The run was stopped in an orderly way.
+    RunStopped,
+    /// The run came to its end; objects may have failed.
+    RunEnded,
+    /// A range of keys is being planned. Each transfer has one, from its first key to its last.
+    RangeBegan {
+        /// Its number.
+        range: u32,
+        /// The transfer that it belongs to, by position in the job.
+        transfer: u32,
+        /// Keys come in the order of their bytes, so that a listing can go on behind any of them.
+        ordered: bool,
+    },
+    /// Keys that need no work, up to `to`: the destination has them, or the selection leaves them out. Gathered by the
+    /// hundreds, so that a run with nothing to do writes next to nothing.
+    KeysPassed(Passed),
+    /// All keys of the range are known.
+    RangePlanned {
+        /// Its number.
+        range: u32,
+    },
+    /// All objects of a transfer are over.
+    TransferEnded {
+        /// By position in the job.
+        transfer: u32,
+    },
+    /// An object is to be copied. In an ordered range all keys before it are known by now.
+    ObjectPlanned {
+        /// Its range.
+        range: u32,
+        /// Its number.
+        object: u64,
+        /// What the listing says about it.
+        entry: PlannedObject,
+    },
+    /// An object is over.
+    ObjectEnded {
+        /// Its range.
+        range: u32,
+        /// Its number; none for what could not even be planned.
+        object: Option<u64>,
+        /// How it ended.
+        ended: Ended,
+        /// Its line in the report, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipt: Option<ReceiptLine>,
+    },
+    /// An upload is about to be begun. On record before the request, because one whose answer is lost leaves an upload
+    /// behind that only a search can find.
+    UploadIntended {
+        /// Its number.
+        upload: u64,
+        /// The object that it is for.
+        object: u64,
+        /// Where it is.
+        place: UploadPlace,
+    },
+    /// An upload was begun. On record before its first part.
+    UploadBegan {
+        /// Its number.
+        upload: u64,
+        /// S3's upload id.
+        id: String,
+        /// What is copied.
+        source: SourceVersion,
+        /// How it is cut.
+        parts: PartLengths,
+        /// A digest of the attributes that the upload was begun with.
+        attributes: String,
+    },
+    /// S3 holds a part.
+    PartStored {
+        /// The upload.
+        upload: u64,
+        /// 1 to 10,000.
+        number: u32,
+        /// Bytes.
+        size: u64,
+        /// Without quotes.
+        etag: String,
+    },
+    /// The upload is about to be completed. On record before the request, so that an object is recognised as its result
+    /// when the upload is gone and nobody saw the answer.
+    CompleteIntended {
+        /// The upload.
+        upload: u64,
+        /// The `ETag` that the object will have, where that follows from the parts.
+        etag: Option<String>,
+    },
+    /// The server has the upload no more: completed, aborted, or never begun.
+    UploadEnded {
+        /// The upload.
+        upload: u64,
+    },
+}
+
+/// What a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// Tells runs apart.
+    pub run: String,
+    /// The job's name.
+    pub job: String,
+    /// The names of its transfers, in order.
+    pub transfers: Vec<String>,
+    /// What of the job decides about its objects.
+    pub fingerprint: Fingerprint,
+    /// The version of s3haul that began it.
+    pub tool: String,
+}
+
+/// Keys that were passed by, see [`Event::KeysPassed`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Passed {
+    /// The range.
+    pub range: u32,
+    /// The last of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<ObjectKey>,
+    /// Objects that the destination has.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// Objects that the selection leaves out.
+    pub excluded_objects: u64,
+    /// What is no object or regular file.
+    pub ignored: u64,
+    /// Their lines in the report, if there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<ReceiptLine>,
+}
+
+/// A planned object: enough to copy it without listing it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedObject {
+    /// The source's key.
+    pub key: ObjectKey,
+    /// Bytes.
+    pub size: u64,
+    /// Absent for files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// The version, when one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Last-Modified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<Timestamp>,
+    /// Absent means STANDARD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+}
+
+impl From<&Entry> for PlannedObject {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            key: entry.key.clone(),
+            size: entry.size,
+            etag: entry.etag.clone(),
+            version: entry.version.clone(),
+            modified: entry.modified,
+            class: entry.storage_class.clone(),
+        }
+    }
+}
+
+impl PlannedObject {
+    /// The entry as it was listed; `relative_at` follows from the transfer's prefix.
+    #[must_use]
+    pub fn into_entry(self, relative_at: usize) -> Entry {
+        let Self { key, size, etag, version, modified, class: storage_class } = self;
+        Entry { key, relative_at, size, etag, version, modified, storage_class }
+    }
+}
+
+/// How an object ended. One that a stop left undone has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Copied or uploaded, and proven.
+    Done {
+        /// Its bytes.
+        bytes: u64,
+        /// Its parts.
+        parts: u32,
+        /// By what it was proven.
+        proof: String,
+        /// Something of it could not be kept.
+        losses: bool,
+    },
+    /// The destination has it.
+    Skipped {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// It failed.
+    Failed(FailedObject),
+}
+
+/// An object that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedObject {
+    /// Which one: `s3://bucket/key`, or a path.
+    pub source: String,
+    /// The kind of failure, one word.
+    pub kind: String,
+    /// What went wrong.
+    pub message: String,
+}
+
+/// Where an upload is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPlace {
+    /// The endpoint's name in the job.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: BucketName,
+    /// The key.
+    pub key: ObjectKey,
+}
+
+impl std::fmt::Display for UploadPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// One version of a source: an upload is gone on with only if the source is still this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceVersion {
+    /// Bytes.
+    pub size: u64,
+    /// `versionId`, where the bucket has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Absent for files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Last-Modified, or the file's modification time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<Timestamp>,
+}
+
+/// One line of the report, kept as the text that it is: the journal carries it and does not look into it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReceiptLine(Box<RawValue>);
+
+impl ReceiptLine {
+    /// A value as a line of JSON.
+    ///
+    /// # Errors
+    /// What can not be written as JSON.
+    pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        serde_json::value::to_raw_value(value).map(Self)
+    }
+
+    /// The line, without its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl PartialEq for ReceiptLine {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}

@@ -1,0 +1,257 @@
+//! What of a job decides which objects are copied and what they come out as.
+//!
+//! A run goes on only if this is still the same: half of a prefix copied under one rule and half under another is
+//! something that nobody asked for. Limits, reports, credentials and names of endpoints may change between two sessions.
+//! The parts are kept as texts and not as a hash, so that a change can be told in words.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use crc_fast::CrcAlgorithm;
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::job::{
+    Destination, Encryption, Job, PartSize, Parts, Preserve, Selection, Source, Transfer,
+};
+use crate::manifest::keys::KeyMap;
+
+/// The name under which the names of all transfers stand.
+const TRANSFERS: &str = "transfers";
+
+/// What decides about a job's objects, by the name of the setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(BTreeMap<String, String>);
+
+impl Fingerprint {
+    /// The job's.
+    #[must_use]
+    pub fn of(job: &Job) -> Self {
+        let mut settings = Self::default();
+        let names: Vec<_> = job.transfers.iter().map(|transfer| transfer.name.as_str()).collect();
+        settings.set(TRANSFERS, names.join(", "));
+        for transfer in &job.transfers {
+            settings.transfer(job, transfer);
+        }
+        settings
+    }
+
+    /// What is different in `now`, in words.
+    #[must_use]
+    pub fn changes(&self, now: &Self) -> Vec<String> {
+        let mut names: BTreeSet<_> = self.0.keys().chain(now.0.keys()).map(String::as_str).collect();
+        if self.0.get(TRANSFERS) != now.0.get(TRANSFERS) {
+            // With other transfers all settings are others too, and nobody wants to read them.
+            names.retain(|name| *name == TRANSFERS);
+        }
+        let value = |settings: &Self, name: &str| {
+            settings.0.get(name).map(String::as_str).unwrap_or_default().to_owned()
+        };
+        names
+            .into_iter()
+            .map(|name| (name, value(self, name), value(now, name)))
+            .filter(|(_, before, after)| before != after)
+            .map(|(name, before, after)| match (before.as_str(), after.as_str()) {
+                ("", after) => format!("`{name}` is {after} and was not set"),
+                (before, "") => format!("`{name}` was {before} and is not set"),
+                (before, after) => format!("`{name}` was {before} and is {after}"),
+            })
+            .collect()
+    }
+
+    fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let value = value.into();
+        if !value.is_empty() {
+            self.0.insert(name.into(), value);
+        }
+    }
+
+    // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
+    fn transfer(&mut self, job: &Job, transfer: &Transfer) {
+        let Transfer { name, from, to, when, select, keys, parts, preserve } = transfer;
+        let of = |field: &str| format!("{name}.{field}");
+        self.set(of("from"), source(job, from));
+        let Destination { endpoint, location, storage_class, encryption } = to;
+        self.set(of("to"), format!("{location}{}", at(job, endpoint)));
+        self.set(of("to.storage_class"), text(storage_class.as_ref()));
+        self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
+        self.set(of("when"), format!("{when:?}").to_lowercase());
+        self.selection(name, select);
+        let KeyMap { strip_prefix, add_prefix, rename } = keys;
+        self.set(of("keys.strip_prefix"), text(strip_prefix.as_ref()));
+        self.set(of("keys.add_prefix"), text(add_prefix.as_ref()));
+        self.set(
+            of("keys.rename"),
+            rename.as_ref().map(|rename| rename.as_str().to_owned()).unwrap_or_default(),
+        );
+        let Parts { size, threshold } = parts;
+        self.set(
+            of("parts.size"),
+            match size {
+                PartSize::Auto => "auto".to_owned(),
+                PartSize::Exactly(size) => size.to_string(),
+            },
+        );
+        self.set(of("parts.threshold"), threshold.to_string());
+        let Preserve { metadata, tags, storage_class } = preserve;
+        for (field, keep) in [("metadata", metadata), ("tags", tags), ("storage_class", storage_class)] {
+            self.set(of(&format!("preserve.{field}")), format!("{keep:?}").to_lowercase());
+        }
+    }
+
+    fn selection(&mut self, name: &str, select: &Selection) {
+        let Selection {
+            include,
+            exclude,
+            larger_than,
+            smaller_than,
+            modified_after,
+            modified_before,
+            storage_classes,
+        } = select;
+        for (field, value) in [
+            ("include", list(include)),
+            ("exclude", list(exclude)),
+            ("larger_than", text(larger_than.as_ref())),
+            ("smaller_than", text(smaller_than.as_ref())),
+            ("modified_after", text(modified_after.as_ref())),
+            ("modified_before", text(modified_before.as_ref())),
+            ("storage_class", list(storage_classes)),
+        ] {
+            self.set(format!("{name}.from.{field}"), value);
+        }
+    }
+}
+
+fn text(value: Option<&impl Display>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
+fn list(values: &[impl Display]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn source(job: &Job, source: &Source) -> String {
+    match source {
+        Source::Object { endpoint, location, version } => {
+            let version = version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
+            format!("{location}{version}{}", at(job, endpoint))
+        }
+        Source::Prefix { endpoint, location } => format!("{location}{}", at(job, endpoint)),
+        Source::Files { path, symlinks } => {
+            format!("{path}, symlinks: {}", format!("{symlinks:?}").to_lowercase())
+        }
+        Source::Stdin => "standard input".to_owned(),
+    }
+}
+
+/// Whose buckets are meant. The server decides that, not the name that a manifest gives to it.
+fn at(job: &Job, endpoint: &str) -> String {
+    match job.endpoints.get(endpoint) {
+        Some(endpoint) if !endpoint.is_aws() => {
+            endpoint.url.as_ref().map(|url| format!(" at {}", url.trim_end_matches('/'))).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+fn encryption(encryption: &Encryption) -> String {
+    match encryption {
+        Encryption::S3 => "s3".to_owned(),
+        Encryption::Kms { key, bucket_key, dsse } => {
+            let kind = if *dsse { "dsse" } else { "kms" };
+            let bucket_key = bucket_key.map(|on| format!(", bucket_key: {on}")).unwrap_or_default();
+            format!("{kind} {}{bucket_key}", key.as_deref().unwrap_or("with the account's key"))
+        }
+    }
+}
+
+/// A short digest of a longer text, for comparing what need not be told in words.
+#[must_use]
+pub fn digest(text: &str) -> String {
+    format!("{:016x}", crc_fast::checksum(CrcAlgorithm::Crc64Nvme, text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Keep, Limits, ReportPaths, When};
+    use crate::size::{ByteSize, MIB};
+
+    fn job() -> Job {
+        let endpoint = DEFAULT_ENDPOINT.to_owned();
+        let from = Source::Prefix { endpoint: endpoint.clone(), location: "s3://lake/x/".parse().unwrap() };
+        let to = Destination {
+            endpoint,
+            location: "s3://copy/".parse().unwrap(),
+            storage_class: None,
+            encryption: None,
+        };
+        Job::single(Transfer::new("events", from, to), [])
+    }
+
+    fn changes(change: impl FnOnce(&mut Job)) -> Vec<String> {
+        let mut after = job();
+        change(&mut after);
+        Fingerprint::of(&job()).changes(&Fingerprint::of(&after))
+    }
+
+    #[test]
+    fn what_decides_about_objects_is_told_in_words_when_it_changes() {
+        let change = |change: fn(&mut Transfer)| changes(|job| change(&mut job.transfers[0])).join("; ");
+        assert_eq!(
+            change(|transfer| transfer.when = When::Always),
+            "`events.when` was changed and is always"
+        );
+        assert_eq!(
+            change(|transfer| transfer.select.exclude =
+                vec!["tmp/**".parse().unwrap(), "*.bak".parse().unwrap()]),
+            "`events.from.exclude` is tmp/**, *.bak and was not set"
+        );
+        assert_eq!(
+            change(|transfer| transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB))),
+            "`events.parts.size` was auto and is 8MiB"
+        );
+        assert_eq!(
+            change(|transfer| transfer.preserve.tags = Keep::Skip),
+            "`events.preserve.tags` was keep and is skip"
+        );
+        assert_eq!(
+            change(|transfer| transfer.to.encryption =
+                Some(Encryption::Kms { key: None, bucket_key: Some(true), dsse: false })),
+            "`events.to.encryption` is kms with the account's key, bucket_key: true and was not set"
+        );
+        assert_eq!(change(|transfer| transfer.name = "other".into()), "`transfers` was events and is other");
+    }
+
+    #[test]
+    fn what_does_not_decide_about_objects_may_change() {
+        let none: [String; 0] = [];
+        assert_eq!(changes(|job| job.limits = Limits { in_flight: Some(7), ..Limits::default() }), none);
+        assert_eq!(changes(|job| job.report = ReportPaths { json: Some("r".into()) }), none);
+        assert_eq!(
+            changes(|job| {
+                let region = Some("eu-west-1".to_owned());
+                let endpoint = Endpoint { region, profile: Some("p".into()), ..Endpoint::default() };
+                job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
+            }),
+            none
+        );
+    }
+
+    #[test]
+    fn buckets_of_another_server_are_other_buckets() {
+        let moved = changes(|job| {
+            let endpoint = Endpoint { url: Some("https://rgw.example".into()), ..Endpoint::default() };
+            job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
+        });
+        assert_eq!(moved.len(), 2, "{moved:?}");
+        assert_eq!(moved[1], "`events.to` was s3://copy/ and is s3://copy/ at https://rgw.example");
+    }
+
+    #[test]
+    fn digests_are_short_and_differ() {
+        assert_eq!(digest("a").len(), 16);
+        assert_ne!(digest("a"), digest("b"));
+    }
+}

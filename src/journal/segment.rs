@@ -1,0 +1,375 @@
+//! How a journal is written: segments of lines, each line with its checksum.
+//!
+//! ```text
+//! 8e1f0c2a {"journal":1,"segment":7,"next":4711,"writer":{…},"at":1763819111000}
+//! 03d2b7f1 {"n":4711,"at":1763819111004,"event":{"part_stored":{"upload":12,"number":345,…}}}
+//! ```
+//! The eight digits are the CRC32C of what follows the blank. Records are numbered without gaps over all segments, so a
+//! line or a segment that is missing is noticed. Only the end of the last segment may be torn, by a crash in the middle
+//! of a write: everything from the first bad line on is dropped if no good line follows it. A bad line with good ones
+//! behind it is damage, which nothing may be built upon.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::error::JournalError;
+use super::event::Event;
+use super::state::RunState;
+
+/// The version of this format. A reader refuses what it does not know.
+const FORMAT: u32 = 1;
+
+/// Who writes a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// Tells sessions apart.
+    pub id: String,
+    /// The machine or pod.
+    pub host: String,
+    /// The process there.
+    pub pid: u32,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Writer {
+    /// This machine's name.
+    pub(super) fn host() -> String {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+        match name.trim() {
+            "" => "unknown".to_owned(),
+            name => name.to_owned(),
+        }
+    }
+
+    /// A writer that could not be found out.
+    pub(super) fn unknown() -> Self {
+        let (id, host) = (String::new(), "an unknown machine".to_owned());
+        Self { id, host, pid: 0, since: Timestamp::UNIX_EPOCH }
+    }
+}
+
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let since = self.since.strftime("%Y-%m-%d %H:%M:%SZ");
+        write!(f, "process {} on {} since {since}", self.pid, self.host)
+    }
+}
+
+/// The first line of a segment and of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Header {
+    /// The format's version.
+    journal: u32,
+    /// The version of s3haul.
+    tool: String,
+    /// The segment's number; a snapshot stands for all segments before the one with its number.
+    pub(super) segment: u64,
+    /// The number of the first record that follows.
+    pub(super) next: u64,
+    /// Who writes it.
+    pub(super) writer: Writer,
+    /// When it was begun.
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    pub(super) at: Timestamp,
+}
+
+impl Header {
+    pub(super) fn new(segment: u64, next: u64, writer: &Writer, at: Timestamp) -> Self {
+        let tool = env!("CARGO_PKG_VERSION").to_owned();
+        Self { journal: FORMAT, tool, segment, next, writer: writer.clone(), at }
+    }
+
+    pub(super) fn line(&self) -> Vec<u8> {
+        let mut line = Vec::new();
+        push_line(&mut line, self);
+        line
+    }
+}
+
+/// An event with its place in the journal.
+#[derive(Serialize, Deserialize)]
+struct Record<E> {
+    n: u64,
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    at: Timestamp,
+    event: E,
+}
+
+/// Appends a record.
+pub(super) fn push_record(lines: &mut Vec<u8>, n: u64, at: Timestamp, event: &Event) {
+    push_line(lines, &Record { n, at, event });
+}
+
+/// Everything that a snapshot says beyond its header.
+#[derive(Serialize, Deserialize)]
+struct SnapshotBody<S> {
+    /// The length of the report that has all receipts so far, in bytes.
+    report: u64,
+    /// Segments that are kept although they are part of the snapshot, and when they were written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    fences: Vec<Fence>,
+    state: S,
+}
+
+/// A segment with which a writer took over. It stays, because it is the one that the writer before it would write next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fence {
+    pub(super) segment: u64,
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    pub(super) at: Timestamp,
+}
+
+/// A snapshot: a header, then the state.
+pub(super) fn snapshot(header: &Header, report: u64, fences: &[Fence], state: &RunState) -> Vec<u8> {
+    let mut lines = header.line();
+    push_line(&mut lines, &SnapshotBody { report, fences: fences.to_vec(), state });
+    lines
+}
+
+fn push_line(lines: &mut Vec<u8>, value: &impl Serialize) {
+    let begin = lines.len();
+    lines.extend_from_slice(b"00000000 ");
+    // Writing to memory does not fail, and no type here has a map with keys that are no strings.
+    let _ = serde_json::to_writer(&mut *lines, value);
+    let sum = format!("{:08x}", crc32c(&lines[begin + 9..]));
+    lines[begin..begin + 8].copy_from_slice(sum.as_bytes());
+    lines.push(b'\n');
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    // The algorithm has 32 bits; the function returns them in 64.
+    u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or_default()
+}
+
+/// The JSON of a line without its end, if its checksum is right.
+fn verified(line: &[u8]) -> Option<&[u8]> {
+    let (sum, rest) = line.split_at_checked(8)?;
+    let json = rest.strip_prefix(b" ")?;
+    (format!("{:08x}", crc32c(json)).as_bytes() == sum).then_some(json)
+}
+
+/// The lines of a segment that are whole and right, one after another from its beginning.
+struct Lines<'a> {
+    place: &'a str,
+    rest: &'a [u8],
+    /// Bytes of the lines that were good.
+    good: usize,
+    /// The number of the line that was read last.
+    line: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn new(place: &'a str, bytes: &'a [u8]) -> Self {
+        Self { place, rest: bytes, good: 0, line: 0 }
+    }
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = self.rest.iter().position(|byte| *byte == b'\n')?;
+        let json = verified(&self.rest[..end])?;
+        self.rest = &self.rest[end + 1..];
+        self.good += end + 1;
+        self.line += 1;
+        Some(json)
+    }
+
+    fn parse<T: Deserialize<'a>>(&mut self) -> Option<Result<T, JournalError>> {
+        let json = self.next()?;
+        Some(serde_json::from_slice(json).map_err(|error| self.corrupt(&format!("can not be read: {error}"))))
+    }
+
+    fn corrupt(&self, what: &str) -> JournalError {
+        JournalError::Corrupt { place: self.place.to_owned(), line: self.line, what: what.to_owned() }
+    }
+
+    /// What is left when no good line comes next: nothing, or damage that may be at the end only.
+    fn finish(self, may_be_torn: bool) -> Result<usize, JournalError> {
+        if self.rest.is_empty() {
+            return Ok(self.good);
+        }
+        let good_ones_follow =
+            self.rest.split(|byte| *byte == b'\n').skip(1).any(|line| verified(line).is_some());
+        if may_be_torn && !good_ones_follow {
+            return Ok(self.good);
+        }
+        Err(self.damaged())
+    }
+
+    /// The line behind the last good one is bad.
+    fn damaged(mut self) -> JournalError {
+        self.line += 1;
+        self.corrupt("the line is damaged")
+    }
+
+    /// The first line, if it is of a format that is known.
+    fn header(&mut self) -> Option<Result<Header, JournalError>> {
+        #[derive(Deserialize)]
+        struct Format {
+            journal: u32,
+            tool: String,
+        }
+        let json = self.next()?;
+        let format = match serde_json::from_slice::<Format>(json) {
+            Ok(format) => format,
+            Err(error) => return Some(Err(self.corrupt(&format!("is no header: {error}")))),
+        };
+        if format.journal > FORMAT {
+            return Some(Err(JournalError::NewerVersion { place: self.place.to_owned(), tool: format.tool }));
+        }
+        Some(serde_json::from_slice(json).map_err(|error| self.corrupt(&format!("is no header: {error}"))))
+    }
+}
+
+/// A journal as it is read: a snapshot, then the segments behind it, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Replay {
+    pub(super) state: RunState,
+    /// The length of the report at the snapshot.
+    pub(super) report: u64,
+    /// The number of the next record.
+    pub(super) next: u64,
+    /// The segment that the snapshot stands before, 0 without one, and the first record behind it.
+    pub(super) snapshot: u64,
+    pub(super) base: u64,
+    /// The segments with which sessions took over.
+    pub(super) fences: Vec<Fence>,
+    /// The last header that was read.
+    pub(super) header: Option<Header>,
+}
+
+impl Replay {
+    /// Takes a snapshot in.
+    pub(super) fn snapshot(place: &str, bytes: &[u8]) -> Result<Self, JournalError> {
+        let mut lines = Lines::new(place, bytes);
+        let header = match lines.header() {
+            Some(header) => header?,
+            None => return Err(lines.damaged()),
+        };
+        let body: SnapshotBody<RunState> = match lines.parse() {
+            Some(body) => body?,
+            None => return Err(lines.damaged()),
+        };
+        Ok(Self {
+            state: body.state,
+            report: body.report,
+            next: header.next,
+            snapshot: header.segment,
+            base: header.next,
+            fences: body.fences,
+            header: Some(header),
+        })
+    }
+
+    /// Takes a segment in and returns how many of its bytes are good; fewer than all only if it is the last one and torn.
+    pub(super) fn segment(
+        &mut self,
+        place: &str,
+        number: u64,
+        bytes: &[u8],
+        may_be_torn: bool,
+    ) -> Result<usize, JournalError> {
+        let Self { state, report, .. } = self;
+        let apply = |at, event: Event| {
+            if matches!(event, Event::RunBegan(_)) {
+                // A run's report begins with it.
+                *report = 0;
+            }
+            state.apply(at, &event);
+        };
+        let found = read_segment(place, number, bytes, may_be_torn, self.next, apply)?;
+        self.next = found.next;
+        if let Some(header) = found.header {
+            let before = self.header.replace(header.clone());
+            if before.is_none_or(|before| before.writer.id != header.writer.id) {
+                self.fences.push(Fence { segment: number, at: header.at });
+            }
+        }
+        Ok(found.good)
+    }
+}
+
+/// What was found in a segment.
+pub(super) struct SegmentRead {
+    pub(super) header: Option<Header>,
+    /// The number of the record that comes next.
+    pub(super) next: u64,
+    /// Bytes of the good lines.
+    pub(super) good: usize,
+}
+
+/// Reads the records of a segment, which must go on with number `next`.
+pub(super) fn read_segment(
+    place: &str,
+    number: u64,
+    bytes: &[u8],
+    may_be_torn: bool,
+    mut next: u64,
+    mut visit: impl FnMut(Timestamp, Event),
+) -> Result<SegmentRead, JournalError> {
+    let mut lines = Lines::new(place, bytes);
+    let Some(header) = lines.header().transpose()? else {
+        return Ok(SegmentRead { header: None, next, good: lines.finish(may_be_torn)? });
+    };
+    if (header.segment, header.next) != (number, next) {
+        let what = format!(
+            "is segment {} from record {} on, but segment {number} from record {next} on is due",
+            header.segment, header.next
+        );
+        return Err(lines.corrupt(&what));
+    }
+    while let Some(record) = lines.parse::<Record<Event>>().transpose()? {
+        if record.n != next {
+            return Err(lines.corrupt(&format!("is record {}, but {next} is due", record.n)));
+        }
+        next += 1;
+        visit(record.at, record.event);
+    }
+    Ok(SegmentRead { header: Some(header), next, good: lines.finish(may_be_torn)? })
+}
+
+/// Only who wrote a segment; none if that can not be read.
+pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
+    Lines::new(place, bytes).header()?.ok().map(|header| header.writer)
+}
+
+/// `segment-0000000007.log`
+pub(super) fn segment_name(number: u64) -> String {
+    format!("segment-{number:010}.log")
+}
+
+/// `snapshot-0000000007.log`
+pub(super) fn snapshot_name(number: u64) -> String {
+    format!("snapshot-{number:010}.log")
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&match self {
+            Self::Segment(number) => segment_name(*number),
+            Self::Snapshot(number) => snapshot_name(*number),
+        })
+    }
+}
+
+/// What a name of a file or object stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Name {
+    Segment(u64),
+    Snapshot(u64),
+}
+
+impl Name {
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let stem = name.strip_suffix(".log")?;
+        let parsed = if let Some(number) = stem.strip_prefix("segment-") {
+            Self::Segment(number.parse().ok()?)
+        } else {
+            Self::Snapshot(stem.strip_prefix("snapshot-")?.parse().ok()?)
+        };
+        Some(parsed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

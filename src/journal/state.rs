@@ -1,0 +1,283 @@
+//! What has happened so far, folded from events by one pure function.
+//!
+//! [`RunState::apply`] is used while a run writes its journal and when the next session reads it, so that both see the same
+//! state. The state does not grow with the number of objects. A range is walked in key order, so it is enough to know how
+//! far the planner came and which of the planned objects are not over; both are bounded, because the executor looks only
+//! so many objects ahead. (The other way round, "all is over up to here, and these beyond it are too", would not do: an
+//! object of terabytes at the front would hold the mark for hours while millions end behind it.)
+//!
+//! The function is total: an event about something unknown changes nothing. A journal that was written must be readable.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo};
+use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
+use crate::location::ObjectKey;
+
+/// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
+const FAILURES_KEPT: usize = 20;
+/// Of a message, no more characters than this are kept.
+const MESSAGE_KEPT: usize = 500;
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// There is no run yet.
+    #[default]
+    Empty,
+    /// A session is at work, or was when it was killed.
+    Running,
+    /// It was stopped in an orderly way and can go on.
+    Stopped,
+    /// It came to its end.
+    Ended,
+}
+
+/// Everything that a journal says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// The run.
+    pub run: Option<RunInfo>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// When it began.
+    pub began: Option<Timestamp>,
+    /// When the last event happened.
+    pub last: Option<Timestamp>,
+    /// How often it was gone on with.
+    pub resumed: u32,
+    /// Transfers that are over.
+    pub ended_transfers: BTreeSet<u32>,
+    /// Ranges of the other transfers.
+    pub ranges: BTreeMap<u32, RangeState>,
+    /// Uploads that the server has, or may have; also those that an earlier run left.
+    pub uploads: BTreeMap<u64, OpenUpload>,
+    /// Sums.
+    pub totals: Totals,
+    /// The latest failures.
+    pub failures: VecDeque<FailedObject>,
+    /// The next number for an object or upload.
+    pub next_id: u64,
+}
+
+/// How far a range of keys is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RangeState {
+    /// Its transfer, by position in the job.
+    pub transfer: u32,
+    /// Keys come in the order of their bytes.
+    pub ordered: bool,
+    /// All keys up to this one are known, and all of them are over but for the pending ones.
+    pub passed: Option<ObjectKey>,
+    /// All keys are known.
+    pub planned: bool,
+    /// Planned objects that are not over, by number.
+    pub pending: BTreeMap<u64, PlannedObject>,
+}
+
+/// Sums over a run, over all of its sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Objects found that were to be copied.
+    pub planned_objects: u64,
+    /// Their bytes.
+    pub planned_bytes: u64,
+    /// Objects copied or uploaded, and proven.
+    pub done_objects: u64,
+    /// Their bytes.
+    pub done_bytes: u64,
+    /// Their parts.
+    pub parts: u64,
+    /// Objects that the destination has.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// Objects that the selection leaves out.
+    pub excluded_objects: u64,
+    /// What is no object or regular file.
+    pub ignored: u64,
+    /// Objects that failed.
+    pub failed_objects: u64,
+    /// Objects of which something could not be kept.
+    pub objects_with_losses: u64,
+    /// Objects by the proof that they rest on.
+    pub proofs: BTreeMap<String, u64>,
+    /// Failed objects by the kind of failure.
+    pub failures: BTreeMap<String, u64>,
+}
+
+impl RunState {
+    /// Takes an event in that happened at a time.
+    pub fn apply(&mut self, at: Timestamp, event: &Event) {
+        self.last = Some(at);
+        match event {
+            Event::RunBegan(info) => {
+                *self = Self {
+                    run: Some(info.clone()),
+                    phase: Phase::Running,
+                    began: Some(at),
+                    last: Some(at),
+                    uploads: std::mem::take(&mut self.uploads),
+                    next_id: self.next_id,
+                    ..Self::default()
+                };
+            }
+            Event::RunResumed => {
+                self.phase = Phase::Running;
+                self.resumed += 1;
+                // A list without order can not be gone on with in its middle: it is read again, and finds these again.
+                for range in self.ranges.values_mut().filter(|range| !range.ordered && !range.planned) {
+                    range.pending.clear();
+                }
+            }
+            Event::RunStopped => self.phase = Phase::Stopped,
+            Event::RunEnded => self.phase = Phase::Ended,
+            Event::RangeBegan { range, transfer, ordered } => {
+                let fresh = RangeState { transfer: *transfer, ordered: *ordered, ..RangeState::default() };
+                self.ranges.entry(*range).or_insert(fresh);
+            }
+            Event::KeysPassed(passed) => self.pass(passed),
+            Event::RangePlanned { range } => {
+                if let Some(range) = self.ranges.get_mut(range) {
+                    range.planned = true;
+                }
+            }
+            Event::TransferEnded { transfer } => {
+                self.ended_transfers.insert(*transfer);
+                self.ranges.retain(|_, range| range.transfer != *transfer);
+            }
+            Event::ObjectPlanned { range, object, entry } => {
+                self.next_id = self.next_id.max(object.saturating_add(1));
+                let Some(range) = self.ranges.get_mut(range) else { return };
+                if range.ordered {
+                    range.passed = Some(entry.key.clone());
+                }
+                range.pending.insert(*object, entry.clone());
+                self.totals.planned_objects += 1;
+                self.totals.planned_bytes += entry.size;
+            }
+            Event::ObjectEnded { range, object, ended, receipt: _ } => {
+                if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object) {
+                    range.pending.remove(object);
+                }
+                self.end(ended);
+            }
+            _ => self.apply_to_upload(at, event),
+        }
+    }
+
+    fn apply_to_upload(&mut self, at: Timestamp, event: &Event) {
+        match event {
+            Event::UploadIntended { upload, object, place } => {
+                self.next_id = self.next_id.max(upload.saturating_add(1));
+                let open = OpenUpload { object: *object, place: place.clone(), intended: at, begun: None };
+                self.uploads.insert(*upload, open);
+            }
+            Event::UploadBegan { upload, id, source, parts, attributes } => {
+                let Some(open) = self.uploads.get_mut(upload) else { return };
+                open.begun = Some(BegunUpload {
+                    id: id.clone(),
+                    source: source.clone(),
+                    parts: parts.clone(),
+                    attributes: attributes.clone(),
+                    stored: PartMarks::default(),
+                    stored_bytes: 0,
+                    completing: None,
+                });
+            }
+            Event::PartStored { upload, number, size, etag } => {
+                if let Some(begun) = self.begun(*upload)
+                    && begun.stored.insert(*number, etag)
+                {
+                    begun.stored_bytes += size;
+                }
+            }
+            Event::CompleteIntended { upload, etag } => {
+                if let Some(begun) = self.begun(*upload) {
+                    begun.completing = Some(Completing { etag: etag.clone() });
+                }
+            }
+            Event::UploadEnded { upload } => {
+                self.uploads.remove(upload);
+            }
+            _ => {}
+        }
+    }
+
+    fn begun(&mut self, upload: u64) -> Option<&mut BegunUpload> {
+        self.uploads.get_mut(&upload)?.begun.as_mut()
+    }
+
+    fn pass(&mut self, passed: &Passed) {
+        if let Some(range) = self.ranges.get_mut(&passed.range)
+            && range.ordered
+            && passed.to.is_some()
+        {
+            range.passed.clone_from(&passed.to);
+        }
+        self.totals.skipped_objects += passed.skipped_objects;
+        self.totals.skipped_bytes += passed.skipped_bytes;
+        self.totals.excluded_objects += passed.excluded_objects;
+        self.totals.ignored += passed.ignored;
+    }
+
+    fn end(&mut self, ended: &Ended) {
+        let totals = &mut self.totals;
+        match ended {
+            Ended::Done { bytes, parts, proof, losses } => {
+                totals.done_objects += 1;
+                totals.done_bytes += bytes;
+                totals.parts += u64::from(*parts);
+                totals.objects_with_losses += u64::from(*losses);
+                *totals.proofs.entry(proof.clone()).or_default() += 1;
+            }
+            Ended::Skipped { bytes } => {
+                totals.skipped_objects += 1;
+                totals.skipped_bytes += bytes;
+            }
+            Ended::Failed(failed) => {
+                totals.failed_objects += 1;
+                *totals.failures.entry(failed.kind.clone()).or_default() += 1;
+                if self.failures.len() == FAILURES_KEPT {
+                    self.failures.pop_front();
+                }
+                let message = failed.message.chars().take(MESSAGE_KEPT).collect();
+                self.failures.push_back(FailedObject { message, ..failed.clone() });
+            }
+        }
+    }
+
+    /// True when there is a run that can be gone on with.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Stopped)
+    }
+
+    /// Objects that were planned and are not over, over all ranges.
+    #[must_use]
+    pub fn pending_objects(&self) -> usize {
+        self.ranges.values().map(|range| range.pending.len()).sum()
+    }
+
+    /// Bytes of all stored parts of open uploads.
+    #[must_use]
+    pub fn open_bytes(&self) -> u64 {
+        self.uploads.values().filter_map(|open| open.begun.as_ref()).map(|begun| begun.stored_bytes).sum()
+    }
+
+    /// The open uploads of an object, the latest last. More than one only if an abort failed.
+    pub fn uploads_of(&self, object: u64) -> impl Iterator<Item = (u64, &OpenUpload)> {
+        self.uploads
+            .iter()
+            .filter(move |(_, open)| open.object == object)
+            .map(|(upload, open)| (*upload, open))
+    }
+}
+
+#[cfg(test)]
+mod tests;

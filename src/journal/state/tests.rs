@@ -1,0 +1,117 @@
+//! What the state keeps, forgets, and how large it gets.
+
+use super::super::event::{SourceVersion, UploadPlace};
+use super::super::tests::{at, ended, info, planned, range};
+use super::*;
+
+fn state(events: impl IntoIterator<Item = Event>) -> RunState {
+    let mut state = RunState::default();
+    for (n, event) in events.into_iter().enumerate() {
+        state.apply(at(n as u64), &event);
+    }
+    state
+}
+
+fn intended(upload: u64) -> Event {
+    let (bucket, key) = ("bucket".parse().unwrap(), format!("dir/object-{upload}").parse().unwrap());
+    Event::UploadIntended {
+        upload,
+        object: upload,
+        place: UploadPlace { endpoint: "default".into(), bucket, key },
+    }
+}
+
+fn begun(upload: u64, parts: usize) -> Event {
+    Event::UploadBegan {
+        upload,
+        id: "x".repeat(130),
+        source: SourceVersion { size: 1, version: None, etag: Some("e".into()), modified: None },
+        parts: std::iter::repeat_n(64 << 20, parts).collect(),
+        attributes: "0123456789abcdef".into(),
+    }
+}
+
+#[test]
+fn a_new_run_forgets_all_but_the_uploads_that_are_still_open() {
+    let first = [Event::RunBegan(info()), range(), planned(1, "a"), intended(2), ended(1), Event::RunEnded];
+    let state = state(first.into_iter().chain([Event::RunBegan(info())]));
+    assert_eq!(state.uploads.keys().collect::<Vec<_>>(), [&2]);
+    assert_eq!((state.totals, state.ranges.len()), (Totals::default(), 0));
+    assert_eq!(state.next_id, 3, "a number never comes back");
+}
+
+#[test]
+fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
+    let begin = || [Event::RunBegan(info()), Event::RangeBegan { range: 0, transfer: 0, ordered: false }];
+    let cut = state(begin().into_iter().chain([planned(1, "b"), planned(2, "a"), Event::RunResumed]));
+    assert_eq!((cut.pending_objects(), &cut.ranges[&0].passed), (0, &None));
+    let whole = [planned(1, "b"), planned(2, "a"), Event::RangePlanned { range: 0 }, Event::RunResumed];
+    let whole = state(begin().into_iter().chain(whole));
+    assert_eq!((whole.pending_objects(), whole.resumed), (2, 1));
+}
+
+#[test]
+fn events_about_what_is_not_known_change_nothing() {
+    let known = state([Event::RunBegan(info()), range()]);
+    let mut after = known.clone();
+    for event in [
+        Event::PartStored { upload: 9, number: 1, size: 1, etag: "e".into() },
+        begun(9, 1),
+        Event::CompleteIntended { upload: 9, etag: None },
+        Event::UploadEnded { upload: 9 },
+        Event::RangePlanned { range: 9 },
+    ] {
+        after.apply(known.last.unwrap(), &event);
+    }
+    assert_eq!(after, known);
+}
+
+#[test]
+fn a_transfer_that_is_over_takes_no_room() {
+    let state =
+        state([Event::RunBegan(info()), range(), planned(1, "a"), Event::TransferEnded { transfer: 0 }]);
+    assert!(state.ranges.is_empty() && state.ended_transfers.contains(&0));
+}
+
+#[test]
+fn the_state_does_not_grow_with_the_number_of_objects() {
+    const WINDOW: u64 = 4096;
+    let mut state = state([Event::RunBegan(info()), range()]);
+    let length = |state: &RunState| serde_json::to_string(state).unwrap().len();
+    let mut lengths = Vec::new();
+    for object in 0..60_000 {
+        state.apply(at(object), &planned(object, &format!("year=2026/month=11/part-{object:012}.parquet")));
+        // The first object is large and never ends; the others end behind it.
+        if object > WINDOW {
+            state.apply(at(object), &ended(object - WINDOW));
+        }
+        if object % 20_000 == 19_999 {
+            lengths.push(length(&state));
+        }
+    }
+    assert_eq!(state.pending_objects() as u64, WINDOW + 1);
+    assert!(lengths[2] < lengths[0] + 100 && lengths[2] < 1 << 20, "{lengths:?}");
+}
+
+#[test]
+fn the_largest_state_is_a_few_mib() {
+    let mut state = state([Event::RunBegan(info()), range()]);
+    for object in 0..7_000 {
+        state.apply(at(object), &planned(object, &format!("{}{object:08}", "k".repeat(100))));
+    }
+    for upload in 7_000..7_048 {
+        state.apply(at(upload), &intended(upload));
+        state.apply(at(upload), &begun(upload, 10_000));
+        for number in 1..=10_000 {
+            let etag = format!("{:032x}", upload * 10_000 + u64::from(number));
+            state.apply(at(upload), &Event::PartStored { upload, number, size: 64 << 20, etag });
+        }
+    }
+    let bytes = serde_json::to_vec(&state).unwrap();
+    assert!(
+        bytes.len() < 8 << 20,
+        "{} bytes: with the tail and the snapshot before it less than 50 MiB",
+        bytes.len()
+    );
+    assert_eq!(serde_json::from_slice::<RunState>(&bytes).unwrap(), state);
+}

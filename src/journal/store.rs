@@ -1,0 +1,82 @@
+//! What the writer asks of the place where a journal is kept.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::error::JournalError;
+use super::event::Event;
+use super::state::RunState;
+use crate::size::MIB;
+
+/// A snapshot is due when the segments behind the last one have this many bytes, or twice as many as it has itself. So a
+/// journal has at most a few times the bytes of its state, and is read within a second.
+const TAIL: u64 = 8 * MIB;
+
+/// Where a journal is kept. One writer uses it; what it wrote before is read by whoever opens it.
+pub(super) trait Store: Send + 'static {
+    /// False for a place that forgets everything.
+    const KEEPS: bool = true;
+
+    /// How long events gather before they are written: when nobody waits for them, and when somebody does.
+    fn gather(&self) -> (Duration, Duration);
+
+    /// Adds lines, the first of which is record `next`. They survive the process, though not yet a loss of power.
+    fn write(&mut self, next: u64, lines: Vec<u8>) -> impl Future<Output = Result<(), JournalError>> + Send;
+
+    /// Makes all that was written durable.
+    fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
+
+    /// Whether it is time for a snapshot.
+    fn wants_snapshot(&self) -> bool;
+
+    /// Puts the state, durably, in the place of all that was written; the next record is `next`.
+    fn snapshot(
+        &mut self,
+        next: u64,
+        report: u64,
+        state: &RunState,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send;
+
+    /// Shows all events since the last snapshot again.
+    fn tail(
+        &mut self,
+        visit: &mut (dyn FnMut(Event) + Send),
+    ) -> impl Future<Output = Result<(), JournalError>> + Send;
+}
+
+/// Whether a tail of so many bytes is due to be folded into a snapshot.
+pub(super) fn is_long(tail_bytes: u64, snapshot_bytes: u64) -> bool {
+    tail_bytes >= TAIL.max(snapshot_bytes.saturating_mul(2))
+}
+
+/// No journal: a run that is killed begins anew.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nowhere;
+
+impl Store for Nowhere {
+    const KEEPS: bool = false;
+
+    fn gather(&self) -> (Duration, Duration) {
+        (Duration::ZERO, Duration::ZERO)
+    }
+
+    async fn write(&mut self, _next: u64, _lines: Vec<u8>) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        false
+    }
+
+    async fn snapshot(&mut self, _next: u64, _report: u64, _state: &RunState) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    async fn tail(&mut self, _visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! Open uploads, kept small, and what of them can be gone on with.
+//!
+//! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes here: a mark of its `ETag`. That is enough
+//! to recognise the part in the server's own list, which has everything else. The list alone is not trusted: it may show
+//! a part that another writer put in the place of ours.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use crc_fast::CrcAlgorithm;
+use jiff::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::event::{SourceVersion, UploadPlace};
+use crate::s3::PartDone;
+
+/// An upload that the server has, or may have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpenUpload {
+    /// The object that it is for.
+    pub object: u64,
+    /// Where it is.
+    pub place: UploadPlace,
+    /// When it was about to be begun.
+    pub intended: Timestamp,
+    /// What is known of it since it was begun. Without it, it may exist and its id is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunUpload>,
+}
+
+/// An upload whose id is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BegunUpload {
+    /// S3's upload id.
+    pub id: String,
+    /// What is copied.
+    pub source: SourceVersion,
+    /// How it is cut.
+    pub parts: PartLengths,
+    /// A digest of the attributes that it was begun with.
+    pub attributes: String,
+    /// The parts that S3 has confirmed.
+    pub stored: PartMarks,
+    /// Their bytes.
+    pub stored_bytes: u64,
+    /// The upload was about to be completed, and the `ETag` that the object would have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completing: Option<Completing>,
+}
+
+/// A Complete that was about to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completing {
+    /// The `ETag` that the object has when it is the result, where that follows from the parts.
+    pub etag: Option<String>,
+}
+
+/// How the parts that the server lists agree with the journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Parts that need not be sent again, by number.
+    pub kept: Vec<PartDone>,
+    /// Parts that are on record and not in the list.
+    pub missing: u32,
+    /// Parts in the list that are not what was sent.
+    pub different: u32,
+}
+
+impl BegunUpload {
+    /// Which of the `listed` parts are good. A part that is listed and not on record is good if it has the right size: its
+    /// request was under way when the record ended, and it was pinned to the same source. One that is on record must be
+    /// the one on record.
+    #[must_use]
+    pub fn reconcile(&self, listed: Vec<PartDone>) -> Reconciled {
+        let mut outcome = Reconciled::default();
+        let lengths: Vec<u64> = self.parts.iter().collect();
+        let mut seen = 0;
+        for part in listed {
+            let index = part.number.checked_sub(1).map(|index| index as usize);
+            let expected = index.and_then(|index| lengths.get(index));
+            let recorded = self.stored.get(part.number);
+            seen += u32::from(recorded.is_some());
+            let is_ours = recorded.is_none_or(|mark| mark == mark_of(&part.etag));
+            if expected == Some(&part.size) && is_ours && !part.etag.is_empty() {
+                outcome.kept.push(part);
+            } else {
+                outcome.different += 1;
+            }
+        }
+        outcome.missing = self.stored.count().saturating_sub(seen);
+        outcome.kept.sort_unstable_by_key(|part| part.number);
+        outcome.kept.dedup_by_key(|part| part.number);
+        outcome
+    }
+}
+
+/// The lengths of an object's parts in order, equal neighbours counted: `[[799, 67108864], [1, 12]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PartLengths(Vec<(u32, u64)>);
+
+impl FromIterator<u64> for PartLengths {
+    fn from_iter<I: IntoIterator<Item = u64>>(lengths: I) -> Self {
+        let mut runs: Vec<(u32, u64)> = Vec::new();
+        for length in lengths {
+            match runs.last_mut() {
+                Some((count, last)) if *last == length => *count += 1,
+                _ => runs.push((1, length)),
+            }
+        }
+        Self(runs)
+    }
+}
+
+impl PartLengths {
+    /// Each part's bytes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().flat_map(|(count, length)| std::iter::repeat_n(*length, *count as usize))
+    }
+
+    /// How many parts.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.iter().fold(0, |sum: u32, (count, _)| sum.saturating_add(*count))
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0
+            .iter()
+            .fold(0, |sum: u64, (count, length)| sum.saturating_add(length.saturating_mul(u64::from(*count))))
+    }
+}
+
+/// Which parts S3 has confirmed, each with a mark of its `ETag`. In the snapshot it is base64 of eight bytes per part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartMarks {
+    /// By number - 1; zero where there is no part.
+    marks: Vec<u64>,
+    count: u32,
+}
+
+/// S3 has no higher number, and a journal that names one must not cost memory.
+const MAX_NUMBER: u32 = 10_000;
+
+impl PartMarks {
+    /// Takes note of a part; returns true if the number is new.
+    pub(super) fn insert(&mut self, number: u32, etag: &str) -> bool {
+        let Some(index) = number.checked_sub(1).filter(|_| number <= MAX_NUMBER) else { return false };
+        let index = index as usize;
+        if self.marks.len() <= index {
+            self.marks.resize(index + 1, 0);
+        }
+        let is_new = self.marks[index] == 0;
+        self.marks[index] = mark_of(etag);
+        self.count += u32::from(is_new);
+        is_new
+    }
+
+    fn get(&self, number: u32) -> Option<u64> {
+        let index = number.checked_sub(1)? as usize;
+        self.marks.get(index).copied().filter(|mark| *mark != 0)
+    }
+
+    /// How many parts.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+/// Never zero, which stands for no part.
+fn mark_of(etag: &str) -> u64 {
+    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, etag.as_bytes()).max(1)
+}
+
+impl Serialize for PartMarks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = self.marks.iter().flat_map(|mark| mark.to_le_bytes()).collect();
+        serializer.serialize_str(&STANDARD_NO_PAD.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for PartMarks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let bytes = STANDARD_NO_PAD.decode(&*text).map_err(D::Error::custom)?;
+        let (marks, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() || marks.len() > MAX_NUMBER as usize {
+            return Err(D::Error::custom("the marks of parts are cut short"));
+        }
+        let marks: Vec<u64> = marks.iter().map(|mark| u64::from_le_bytes(*mark)).collect();
+        let count = marks.iter().filter(|mark| **mark != 0).count();
+        Ok(Self { marks, count: u32::try_from(count).unwrap_or(MAX_NUMBER) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn part(number: u32, size: u64, etag: &str) -> PartDone {
+        PartDone { number, size, etag: etag.to_owned(), checksum: None }
+    }
+
+    fn upload() -> BegunUpload {
+        let mut stored = PartMarks::default();
+        for (number, etag) in [(1, "a"), (2, "b"), (3, "c")] {
+            assert!(stored.insert(number, etag));
+        }
+        BegunUpload {
+            id: "u".into(),
+            source: SourceVersion { size: 45, version: None, etag: None, modified: None },
+            parts: [10, 10, 10, 10, 5].into_iter().collect(),
+            attributes: String::new(),
+            stored,
+            stored_bytes: 30,
+            completing: None,
+        }
+    }
+
+    #[test]
+    fn parts_are_kept_only_if_they_are_what_was_sent() {
+        let listed = vec![
+            part(1, 10, "a"),         // as recorded
+            part(2, 10, "elsewhere"), // replaced by someone
+            part(4, 10, "d"),         // under way when the record ended
+            part(5, 4, "e"),          // of another size
+            part(6, 10, "f"),         // beyond the object
+            part(0, 10, "z"),
+        ];
+        let found = upload().reconcile(listed);
+        let kept: Vec<_> = found.kept.iter().map(|part| part.number).collect();
+        assert_eq!((kept, found.missing, found.different), (vec![1, 4], 1, 4));
+    }
+
+    #[test]
+    fn what_was_sent_twice_counts_once() {
+        let mut marks = PartMarks::default();
+        assert!(marks.insert(7, "x") && !marks.insert(7, "y"));
+        assert_eq!((marks.count(), marks.get(7)), (1, Some(mark_of("y"))));
+        assert!(!marks.insert(0, "x") && !marks.insert(10_001, "x"), "S3 has no such numbers");
+    }
+
+    #[test]
+    fn ten_thousand_parts_take_little_room() {
+        let mut marks = PartMarks::default();
+        for number in 1..=10_000 {
+            marks.insert(number, &format!("{number:032x}"));
+        }
+        assert!(serde_json::to_string(&marks).unwrap().len() < 110_000);
+    }
+
+    proptest! {
+        #[test]
+        fn marks_survive_the_snapshot(parts in prop::collection::btree_map(1..200u32, "[a-f0-9]{4}", 0..50)) {
+            let mut marks = PartMarks::default();
+            for (number, etag) in &parts {
+                marks.insert(*number, etag);
+            }
+            let read: PartMarks = serde_json::from_str(&serde_json::to_string(&marks).unwrap()).unwrap();
+            prop_assert_eq!(&read, &marks);
+            prop_assert_eq!(read.count() as usize, parts.len());
+        }
+
+        #[test]
+        fn lengths_come_out_as_they_went_in(lengths in prop::collection::vec(1..4u64, 0..40)) {
+            let packed: PartLengths = lengths.iter().copied().collect();
+            let read: PartLengths = serde_json::from_str(&serde_json::to_string(&packed).unwrap()).unwrap();
+            prop_assert_eq!(read.iter().collect::<Vec<_>>(), lengths.clone());
+            prop_assert_eq!((read.count() as usize, read.bytes()), (lengths.len(), lengths.iter().sum::<u64>()));
+        }
+    }
+}

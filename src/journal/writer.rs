@@ -1,0 +1,405 @@
+//! The one task that writes a journal, and the handle by which all others tell it what happened.
+//!
+//! Events come through a bounded queue. What has gathered while the last write was under way is written at once and, if
+//! somebody waits for it, made durable once for all of them: one sync serves a hundred uploads. The task also folds the
+//! events, so that a snapshot is nothing but its state written down.
+//!
+//! The journal is the log ahead of the report. Receipts are events first; the task hands them to the [`Ledger`] in their
+//! order, and a snapshot is taken only when the ledger is durable too, with its length. After a crash the report is cut to
+//! that length and the receipts behind the snapshot are added again. A report that can not be written (a full disk) only
+//! holds up the snapshots: its receipts stay in the journal until it can.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::error::JournalError;
+use super::event::{Event, ReceiptLine};
+use super::segment::push_record;
+use super::state::RunState;
+use super::store::Store;
+
+/// Events that wait for the writer. When it falls behind, whoever has more to tell waits too.
+const QUEUE: usize = 8192;
+/// Events in one write.
+const BATCH: usize = 4096;
+/// What nobody waits for is made durable after this.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+
+/// Where receipts go: the report.
+pub trait Ledger: Send {
+    /// Cuts it to this many bytes, which an earlier [`Ledger::sync`] gave; receipts are added behind them. Returns how many
+    /// it has then: fewer if it was lost meanwhile, for instance with the disk of a pod.
+    ///
+    /// # Errors
+    /// It can not be written.
+    fn rewind(&mut self, length: u64) -> io::Result<u64>;
+
+    /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next [`Ledger::sync`].
+    fn add(&mut self, receipt: &str);
+
+    /// Makes all receipts durable and returns the length in bytes.
+    ///
+    /// # Errors
+    /// Some receipts are not in it.
+    fn sync(&mut self) -> io::Result<u64>;
+}
+
+/// Tells the journal what happened. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    queue: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    next_id: AtomicU64,
+    keeps: bool,
+    error: OnceLock<JournalError>,
+    broken: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// What happened, and whom to tell when that is durable.
+    Event(Event, Option<oneshot::Sender<()>>),
+    /// The last event.
+    Close(Event, oneshot::Sender<Closed>),
+}
+
+/// What a journal came to when it was closed.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// The final state.
+    pub state: RunState,
+    /// Why the report lacks receipts, if it does. Then they are still in the journal, and the run is not over: the same
+    /// command run again puts them into the report.
+    pub report: Result<(), String>,
+}
+
+impl Journal {
+    /// A new number for an object or an upload.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.shared.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// False if nothing is kept, so that what is unfinished at the end of a session is lost.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.shared.keeps
+    }
+
+    /// Takes note of an event, which is durable a second later. Waits only while the writer is far behind.
+    ///
+    /// # Errors
+    /// The journal can not be written any more.
+    pub async fn append(&self, event: Event) -> Result<(), JournalError> {
+        self.send(Message::Event(event, None)).await
+    }
+
+    /// Takes note of an event and returns when it, and all that were appended before it, are durable.
+    ///
+    /// # Errors
+    /// The journal can not be written any more.
+    pub async fn commit(&self, event: Event) -> Result<(), JournalError> {
+        let (done, durable) = oneshot::channel();
+        self.send(Message::Event(event, Some(done))).await?;
+        match durable.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failed().await),
+        }
+    }
+
+    /// Ends the session with a last event, [`Event::RunStopped`] or [`Event::RunEnded`].
+    ///
+    /// # Errors
+    /// The journal can not be written any more.
+    pub async fn close(self, last: Event) -> Result<Closed, JournalError> {
+        let (done, closed) = oneshot::channel();
+        self.send(Message::Close(last, done)).await?;
+        match closed.await {
+            Ok(closed) => Ok(closed),
+            Err(_) => Err(self.failed().await),
+        }
+    }
+
+    /// Cancelled when the journal can not be written any more: the run must end.
+    #[must_use]
+    pub fn broken(&self) -> &CancellationToken {
+        &self.shared.broken
+    }
+
+    /// Why the journal can not be written any more.
+    #[must_use]
+    pub fn error(&self) -> JournalError {
+        self.shared.error.get().cloned().unwrap_or(JournalError::Closed)
+    }
+
+    async fn send(&self, message: Message) -> Result<(), JournalError> {
+        match self.queue.send(message).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failed().await),
+        }
+    }
+
+    /// Why nobody answers, once the writer has said so.
+    async fn failed(&self) -> JournalError {
+        self.shared.broken.cancelled().await;
+        self.error()
+    }
+}
+
+/// What the writer begins with.
+pub(super) struct Start {
+    pub(super) state: RunState,
+    /// The number of the next record.
+    pub(super) next: u64,
+    /// The length of the report at the last snapshot.
+    pub(super) report: u64,
+    pub(super) ledger: Option<Box<dyn Ledger>>,
+}
+
+/// The task's own state.
+pub(super) struct WriterTask<S> {
+    store: S,
+    start: Start,
+    queue: mpsc::Receiver<Message>,
+    shared: Arc<Shared>,
+    /// When something was written that is not durable yet.
+    unsynced: Option<Instant>,
+    last_write: Instant,
+}
+
+impl<S: Store> WriterTask<S> {
+    pub(super) fn new(store: S, start: Start) -> (Self, Journal) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            next_id: AtomicU64::new(start.state.next_id),
+            keeps: S::KEEPS,
+            error: OnceLock::new(),
+            broken: CancellationToken::new(),
+        });
+        let journal = Journal { queue: sender, shared: Arc::clone(&shared) };
+        (Self { store, start, queue, shared, unsynced: None, last_write: Instant::now() }, journal)
+    }
+
+    /// Brings the report to where the journal is.
+    pub(super) async fn recover(&mut self) -> Result<(), JournalError> {
+        self.catch_up().await.map(|outcome| {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "the report lacks receipts, which stay in the journal for now");
+            }
+        })
+    }
+
+    /// Writes one event and puts a snapshot in the place of everything before it.
+    pub(super) async fn begin_with(&mut self, event: Event) -> Result<(), JournalError> {
+        let mut lines = Vec::new();
+        let first = self.start.next;
+        self.record(&mut lines, &event);
+        self.store.write(first, lines).await?;
+        self.store.sync().await?;
+        self.start.report = 0;
+        self.store.snapshot(self.start.next, 0, &self.start.state).await
+    }
+
+    pub(super) async fn run(mut self) {
+        if let Err(error) = self.serve().await {
+            tracing::debug!(%error, "the journal is broken");
+            // Set once: nothing else sets it.
+            let _ = self.shared.error.set(error);
+        }
+        self.queue.close();
+        self.shared.broken.cancel();
+    }
+
+    async fn serve(&mut self) -> Result<(), JournalError> {
+        while let Some(batch) = self.gather().await? {
+            let (mut lines, first) = (Vec::new(), self.start.next);
+            let (mut waiting, mut close) = (Vec::new(), None);
+            for message in batch {
+                match message {
+                    Message::Event(event, done) => {
+                        self.record(&mut lines, &event);
+                        waiting.extend(done);
+                    }
+                    Message::Close(event, done) => close = close.or(Some((event, done))),
+                }
+            }
+            if !lines.is_empty() {
+                self.store.write(first, lines).await?;
+                self.last_write = Instant::now();
+                self.unsynced.get_or_insert(self.last_write);
+            }
+            if !waiting.is_empty() {
+                self.sync().await?;
+            }
+            for done in waiting {
+                // Whoever waited may have been stopped meanwhile.
+                let _ = done.send(());
+            }
+            if let Some((event, done)) = close {
+                let closed = self.close(event).await?;
+                let _ = done.send(closed);
+                return Ok(());
+            }
+            if self.store.wants_snapshot() {
+                self.snapshot().await?;
+            }
+        }
+        self.sync().await
+    }
+
+    /// What is to be written next; `None` when nobody is left who could tell anything.
+    async fn gather(&mut self) -> Result<Option<Vec<Message>>, JournalError> {
+        let first = loop {
+            let Some(since) = self.unsynced else {
+                match self.queue.recv().await {
+                    Some(message) => break message,
+                    None => return Ok(None),
+                }
+            };
+            tokio::select! {
+                biased;
+                message = self.queue.recv() => match message {
+                    Some(message) => break message,
+                    None => return Ok(None),
+                },
+                () = sleep_until(since + SYNC_AFTER) => self.sync().await?,
+            }
+        };
+        let is_urgent = |message: &Message| !matches!(message, Message::Event(_, None));
+        let (patient, hurry) = self.store.gather();
+        let mut urgent = is_urgent(&first);
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            let until = self.last_write + if urgent { hurry } else { patient };
+            let message = match self.queue.try_recv() {
+                Ok(message) => message,
+                Err(_) if until <= Instant::now() => break,
+                Err(_) => tokio::select! {
+                    message = self.queue.recv() => match message {
+                        Some(message) => message,
+                        None => break,
+                    },
+                    () = sleep_until(until) => break,
+                },
+            };
+            urgent |= is_urgent(&message);
+            batch.push(message);
+        }
+        Ok(Some(batch))
+    }
+
+    /// Folds an event, and adds its line and its receipts.
+    fn record(&mut self, lines: &mut Vec<u8>, event: &Event) {
+        // Whole milliseconds, as they are written, so that a replay comes to the very same state.
+        let now = Timestamp::now();
+        let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+        push_record(lines, self.start.next, at, event);
+        self.start.next += 1;
+        self.start.state.apply(at, event);
+        if let Some(ledger) = &mut self.start.ledger {
+            for receipt in receipts(event) {
+                ledger.add(receipt.as_str());
+            }
+        }
+    }
+
+    async fn sync(&mut self) -> Result<(), JournalError> {
+        if self.unsynced.take().is_some() {
+            self.store.sync().await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self) -> Result<(), JournalError> {
+        self.sync().await?;
+        if let Err(error) = self.settle().await? {
+            tracing::warn!(%error, "the report can not be written; its receipts stay in the journal for now");
+            return Ok(());
+        }
+        self.store.snapshot(self.start.next, self.start.report, &self.start.state).await
+    }
+
+    async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
+        let report = self.settle().await?;
+        // With receipts missing the run is not over, whatever its objects came to.
+        let last = if report.is_err() && S::KEEPS { Event::RunStopped } else { last };
+        let (mut lines, first) = (Vec::new(), self.start.next);
+        self.record(&mut lines, &last);
+        self.store.write(first, lines).await?;
+        self.store.sync().await?;
+        Ok(Closed { state: self.start.state.clone(), report })
+    }
+
+    /// Makes the report durable with all receipts so far, from the journal if it has to be.
+    async fn settle(&mut self) -> Result<Result<(), String>, JournalError> {
+        match self.sync_ledger().await {
+            Ok(()) => Ok(Ok(())),
+            Err(_) if S::KEEPS => self.catch_up().await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn sync_ledger(&mut self) -> Result<(), String> {
+        let Some(mut ledger) = self.start.ledger.take() else { return Ok(()) };
+        let synced = spawn_blocking(move || {
+            let synced = ledger.sync();
+            (ledger, synced)
+        });
+        let (ledger, synced) = synced.await.map_err(|error| error.to_string())?;
+        self.start.ledger = Some(ledger);
+        self.start.report = synced.map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// Cuts the report back to the last snapshot and adds the receipts since then. The report may stay at fault, which is
+    /// the inner error; the outer one is the journal's.
+    async fn catch_up(&mut self) -> Result<Result<(), String>, JournalError> {
+        let Some(mut ledger) = self.start.ledger.take() else { return Ok(Ok(())) };
+        let mut rewound = ledger.rewind(self.start.report);
+        if let Ok(length) = rewound
+            && length < self.start.report
+        {
+            tracing::warn!(
+                "the report is not what the session before left; receipts of that time are missing in it"
+            );
+        }
+        let mut add = |event: Event| {
+            if matches!(event, Event::RunBegan(_)) && rewound.is_ok() {
+                // What stands before belongs to the report of an earlier run.
+                rewound = ledger.rewind(0);
+            }
+            receipts(&event).iter().for_each(|receipt| ledger.add(receipt.as_str()));
+        };
+        let read = self.store.tail(&mut add).await;
+        self.start.ledger = Some(ledger);
+        read?;
+        match rewound {
+            Ok(_) => Ok(self.sync_ledger().await),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+}
+
+/// The receipts that an event carries.
+fn receipts(event: &Event) -> &[ReceiptLine] {
+    match event {
+        Event::ObjectEnded { receipt: Some(receipt), .. } => std::slice::from_ref(receipt),
+        Event::KeysPassed(passed) => &passed.receipts,
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests;

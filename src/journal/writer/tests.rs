@@ -1,0 +1,313 @@
+//! The writer over a store in memory: what is durable when, what happens when disks are full.
+
+use std::sync::Mutex;
+
+use tokio::time::sleep;
+
+use super::super::event::{Passed, ReceiptLine};
+use super::super::segment::read_segment;
+use super::super::tests::{at, ended, info, planned, range, writer};
+use super::*;
+use crate::journal::segment::Header;
+
+#[derive(Default)]
+struct Disk {
+    lines: Vec<u8>,
+    /// The number of the first record in `lines`.
+    base: u64,
+    durable: usize,
+    writes: u32,
+    syncs: u32,
+    snapshots: Vec<(u64, u64)>,
+    /// Bytes that still fit.
+    room: Option<usize>,
+    snapshot_after: Option<usize>,
+}
+
+impl Disk {
+    fn events(&self) -> Vec<Event> {
+        let mut bytes = Header::new(1, self.base, &writer("w"), at(0)).line();
+        bytes.extend_from_slice(&self.lines);
+        let mut events = Vec::new();
+        read_segment("disk", 1, &bytes, false, self.base, |_, event| events.push(event)).unwrap();
+        events
+    }
+}
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Disk>>);
+
+impl Store for Memory {
+    fn gather(&self) -> (Duration, Duration) {
+        (Duration::ZERO, Duration::ZERO)
+    }
+
+    async fn write(&mut self, _next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
+        // A disk takes its time, and meanwhile more gathers.
+        sleep(Duration::from_millis(5)).await;
+        let mut disk = self.0.lock().unwrap();
+        if disk.room.is_some_and(|room| room < lines.len()) {
+            return Err(JournalError::Full { place: "disk".into() });
+        }
+        disk.lines.extend_from_slice(&lines);
+        disk.writes += 1;
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), JournalError> {
+        sleep(Duration::from_millis(5)).await;
+        let mut disk = self.0.lock().unwrap();
+        (disk.durable, disk.syncs) = (disk.lines.len(), disk.syncs + 1);
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        let disk = self.0.lock().unwrap();
+        disk.snapshot_after.is_some_and(|length| disk.lines.len() >= length)
+    }
+
+    async fn snapshot(&mut self, next: u64, report: u64, _state: &RunState) -> Result<(), JournalError> {
+        let mut disk = self.0.lock().unwrap();
+        disk.snapshots.push((next, report));
+        (disk.base, disk.durable) = (next, 0);
+        disk.lines.clear();
+        Ok(())
+    }
+
+    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+        let events = self.0.lock().unwrap().events();
+        events.into_iter().for_each(visit);
+        Ok(())
+    }
+}
+
+/// A report whose disk can be full.
+#[derive(Default)]
+struct Paper {
+    text: String,
+    full: bool,
+    failed: bool,
+}
+
+#[derive(Clone, Default)]
+struct Report(Arc<Mutex<Paper>>);
+
+impl Ledger for Report {
+    fn rewind(&mut self, length: u64) -> io::Result<u64> {
+        let mut paper = self.0.lock().unwrap();
+        let length = paper.text.len().min(usize::try_from(length).unwrap());
+        paper.text.truncate(length);
+        paper.failed = false;
+        Ok(length as u64)
+    }
+
+    fn add(&mut self, receipt: &str) {
+        let mut paper = self.0.lock().unwrap();
+        paper.failed |= paper.full;
+        if !paper.failed {
+            paper.text.push_str(receipt);
+            paper.text.push('\n');
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<u64> {
+        let paper = self.0.lock().unwrap();
+        if paper.failed {
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        } else {
+            Ok(paper.text.len() as u64)
+        }
+    }
+}
+
+impl Report {
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().text.lines().map(str::to_owned).collect()
+    }
+}
+
+fn begin(store: &Memory, ledger: Option<Report>) -> Journal {
+    let ledger = ledger.map(|ledger| Box::new(ledger) as Box<dyn Ledger>);
+    let start = Start { state: RunState::default(), next: 0, report: 0, ledger };
+    let (task, journal) = WriterTask::new(store.clone(), start);
+    tokio::spawn(task.run());
+    journal
+}
+
+fn receipt(object: u64) -> String {
+    format!(r#"{{"object":{object}}}"#)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_sync_serves_all_who_wait() {
+    let store = Memory::default();
+    let journal = begin(&store, None);
+    journal.commit(range()).await.unwrap();
+    let commits = (1..=100).map(|object| journal.commit(planned(object, &format!("{object:03}"))));
+    for outcome in futures::future::join_all(commits).await {
+        outcome.unwrap();
+    }
+    let disk = store.0.lock().unwrap();
+    assert_eq!(disk.events().len(), 101);
+    assert_eq!(disk.durable, disk.lines.len());
+    assert!(disk.syncs <= 4, "{} syncs for 101 commits", disk.syncs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_is_written_at_once_and_durable_soon() {
+    let store = Memory::default();
+    let journal = begin(&store, None);
+    journal.append(range()).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    {
+        let disk = store.0.lock().unwrap();
+        assert_eq!((disk.events().len(), disk.syncs), (1, 0), "a killed process loses nothing");
+    }
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(store.0.lock().unwrap().syncs, 1);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(store.0.lock().unwrap().syncs, 1, "nothing new, nothing to sync");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_ends_the_run_before_its_next_effect() {
+    let store = Memory::default();
+    let journal = begin(&store, None);
+    journal.commit(range()).await.unwrap();
+    store.0.lock().unwrap().room = Some(0);
+    let refused = journal.commit(planned(1, "a")).await.unwrap_err();
+    assert_eq!(refused, JournalError::Full { place: "disk".into() });
+    assert!(refused.to_string().contains("free some and run the same command again"), "{refused}");
+    journal.broken().cancelled().await;
+    assert_eq!(journal.append(planned(2, "b")).await, Err(refused.clone()));
+    assert_eq!(journal.clone().close(Event::RunStopped).await.unwrap_err(), refused);
+    assert_eq!(store.0.lock().unwrap().events().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_are_in_the_report_before_a_snapshot_forgets_them() {
+    let (store, report) = (Memory::default(), Report::default());
+    store.0.lock().unwrap().snapshot_after = Some(600);
+    let journal = begin(&store, Some(report.clone()));
+    journal.commit(range()).await.unwrap();
+    for object in 0..50 {
+        journal.append(planned(object, &format!("{object:03}"))).await.unwrap();
+        journal.commit(ended(object)).await.unwrap();
+    }
+    let receipts = vec![ReceiptLine::of(&"s").unwrap(); 3];
+    journal.append(Event::KeysPassed(Passed { receipts, ..Passed::default() })).await.unwrap();
+    let closed = journal.close(Event::RunEnded).await.unwrap();
+    assert_eq!((closed.report, closed.state.totals.done_objects), (Ok(()), 50));
+    let expected: Vec<_> = (0..50).map(receipt).chain((0..3).map(|_| "\"s\"".to_owned())).collect();
+    assert_eq!(report.lines(), expected);
+    let disk = store.0.lock().unwrap();
+    assert!(disk.snapshots.len() > 5);
+    for (next, length) in &disk.snapshots {
+        // Of each two records one is a receipt.
+        let receipts = (*next - 1) / 2;
+        let lines: usize = (0..receipts).map(|object| receipt(object).len() + 1).sum();
+        assert_eq!(*length, lines as u64, "the snapshot before record {next}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_report_holds_up_snapshots_and_loses_nothing() {
+    let (store, report) = (Memory::default(), Report::default());
+    store.0.lock().unwrap().snapshot_after = Some(600);
+    let journal = begin(&store, Some(report.clone()));
+    journal.commit(range()).await.unwrap();
+    let tell = async |objects: std::ops::Range<u64>| {
+        for object in objects {
+            journal.append(planned(object, &format!("{object:03}"))).await.unwrap();
+            journal.commit(ended(object)).await.unwrap();
+        }
+    };
+    tell(0..20).await;
+    // The snapshot that the last of them made due is taken behind their backs.
+    sleep(Duration::from_millis(100)).await;
+    report.0.lock().unwrap().full = true;
+    let snapshots = store.0.lock().unwrap().snapshots.len();
+    tell(20..60).await;
+    assert_eq!(store.0.lock().unwrap().snapshots.len(), snapshots, "no receipt is forgotten");
+    report.0.lock().unwrap().full = false;
+    tell(60..62).await;
+    sleep(Duration::from_millis(100)).await;
+    assert!(store.0.lock().unwrap().snapshots.len() > snapshots, "the report has caught up");
+    assert_eq!(report.lines(), (0..62).map(receipt).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_report_lacks_receipts_is_not_over() {
+    let (store, report) = (Memory::default(), Report::default());
+    let journal = begin(&store, Some(report.clone()));
+    journal.commit(range()).await.unwrap();
+    report.0.lock().unwrap().full = true;
+    journal.commit(ended(1)).await.unwrap();
+    let closed = journal.close(Event::RunEnded).await.unwrap();
+    assert!(closed.report.is_err() && closed.state.is_unfinished());
+    // Run again with room on the disk: the report is made whole from the journal.
+    report.0.lock().unwrap().full = false;
+    let (state, next) = (closed.state, 3);
+    let start = Start { state, next, report: 0, ledger: Some(Box::new(report.clone())) };
+    let (mut task, journal) = WriterTask::new(store.clone(), start);
+    task.recover().await.unwrap();
+    assert_eq!(report.lines(), [receipt(1)]);
+    tokio::spawn(task.run());
+    let closed = journal.close(Event::RunEnded).await.unwrap();
+    assert!(closed.report.is_ok() && !closed.state.is_unfinished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_the_report_has_each_receipt_once() {
+    let (store, report) = (Memory::default(), Report::default());
+    store.0.lock().unwrap().snapshot_after = Some(900);
+    let journal = begin(&store, Some(report.clone()));
+    journal.commit(range()).await.unwrap();
+    for object in 0..12 {
+        journal.commit(ended(object)).await.unwrap();
+    }
+    let (next, length) = *store.0.lock().unwrap().snapshots.last().unwrap();
+    // What the report got after the snapshot may be there, in part or not at all.
+    let whole = report.0.lock().unwrap().text.clone();
+    let length_then = usize::try_from(length).unwrap();
+    assert!(length_then + 5 < whole.len(), "receipts came after the snapshot");
+    for cut in [length_then, length_then + 5, whole.len()] {
+        let text = whole[..cut].to_owned();
+        let other = Report(Arc::new(Mutex::new(Paper { text, ..Paper::default() })));
+        let ledger: Option<Box<dyn Ledger>> = Some(Box::new(other.clone()));
+        let start = Start { state: RunState::default(), next, report: length, ledger };
+        let (mut task, _journal) = WriterTask::new(store.clone(), start);
+        task.recover().await.unwrap();
+        assert_eq!(other.lines(), (0..12).map(receipt).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_begins_with_its_run_and_may_have_been_lost() {
+    let (store, report) = (Memory::default(), Report::default());
+    let journal = begin(&store, Some(report.clone()));
+    journal.commit(ended(1)).await.unwrap();
+    journal.commit(Event::RunBegan(info())).await.unwrap();
+    journal.commit(ended(2)).await.unwrap();
+    // A pod's disk is gone with its pod: of 1,000 bytes none is left.
+    report.0.lock().unwrap().text.clear();
+    let ledger: Option<Box<dyn Ledger>> = Some(Box::new(report.clone()));
+    let start = Start { state: RunState::default(), next: 3, report: 1000, ledger };
+    let (mut task, _journal) = WriterTask::new(store, start);
+    task.recover().await.unwrap();
+    assert_eq!(report.lines(), [receipt(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_is_off_still_fills_the_report() {
+    let report = Report::default();
+    let journal = super::super::off(Some(Box::new(report.clone())));
+    assert!(!journal.keeps());
+    assert_eq!((journal.next_id(), journal.next_id()), (0, 1));
+    journal.commit(ended(1)).await.unwrap();
+    report.0.lock().unwrap().full = true;
+    journal.commit(ended(2)).await.unwrap();
+    let closed = journal.close(Event::RunEnded).await.unwrap();
+    assert!(closed.report.is_err(), "nothing can be replayed: {:?}", closed.report);
+    assert_eq!(report.lines(), [receipt(1)]);
+}

@@ -1,0 +1,242 @@
+//! The journal in S3: who may write it, and what lost answers do to it.
+
+use s3haul::bucket::Bucket;
+use s3haul::journal::event::{Ended, Event, PlannedObject, RunInfo};
+use s3haul::journal::fingerprint::Fingerprint;
+use s3haul::journal::{Intent, Journal, JournalError, Life, Location, Opened, decide, look};
+use s3haul::manifest::job::Provider;
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+
+use crate::world::{DESTINATION, World};
+
+const PREFIX: &str = "ops/lake/";
+
+async fn location(world: &World) -> Location {
+    Location::Bucket(world.bucket(DESTINATION).await, PREFIX.parse().unwrap())
+}
+
+fn run() -> RunInfo {
+    RunInfo {
+        run: "r1".into(),
+        job: "lake".into(),
+        transfers: vec!["all".into()],
+        fingerprint: Fingerprint::default(),
+        tool: "test".into(),
+    }
+}
+
+async fn begin(world: &World) -> Journal {
+    let opened = Opened::open(location(world).await).await.unwrap();
+    opened.begin(run(), None).await.unwrap()
+}
+
+async fn resume(world: &World) -> Journal {
+    let opened = Opened::open(location(world).await).await.unwrap();
+    assert!(opened.state().is_unfinished());
+    opened.resume(None).await.unwrap()
+}
+
+const RANGE: Event = Event::RangeBegan { range: 0, transfer: 0, ordered: true };
+
+fn planned(object: u64) -> Event {
+    let key = format!("k{object:06}").parse().unwrap();
+    let entry = PlannedObject { key, size: 1, etag: None, version: None, modified: None, class: None };
+    Event::ObjectPlanned { range: 0, object, entry }
+}
+
+fn ended(object: u64) -> Event {
+    let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: false };
+    Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+}
+
+fn keys(world: &World) -> Vec<String> {
+    let keys = world.sandbox.store().keys(DESTINATION).into_iter();
+    keys.map(|key| key.strip_prefix(PREFIX).expect("nothing is written beside the prefix").to_owned())
+        .collect()
+}
+
+async fn pending(world: &World) -> usize {
+    look(location(world).await).await.unwrap().unwrap().state.pending_objects()
+}
+
+#[tokio::test]
+async fn a_session_goes_on_where_the_one_before_was_killed() {
+    let world = World::new().await;
+    assert!(look(location(&world).await).await.unwrap().is_none());
+    let first = begin(&world).await;
+    first.append(RANGE).await.unwrap();
+    for object in 0..5 {
+        first.append(planned(object)).await.unwrap();
+    }
+    first.commit(ended(3)).await.unwrap();
+    drop(first);
+    let glance = look(location(&world).await).await.unwrap().unwrap();
+    assert_eq!((glance.life, glance.state.pending_objects()), (Life::Running, 4));
+    let second = resume(&world).await;
+    second.commit(ended(0)).await.unwrap();
+    let closed = second.close(Event::RunStopped).await.unwrap();
+    assert_eq!((closed.state.pending_objects(), closed.state.resumed), (3, 1));
+    assert_eq!(look(location(&world).await).await.unwrap().unwrap().life, Life::Stopped);
+}
+
+#[tokio::test]
+async fn of_two_writers_exactly_one_survives() {
+    let world = World::new().await;
+    let older = begin(&world).await;
+    older.commit(RANGE).await.unwrap();
+    let newer = resume(&world).await;
+    let before = keys(&world);
+    let shut_out = older.commit(planned(1)).await.unwrap_err();
+    let JournalError::Fenced { by, .. } = &shut_out else { panic!("{shut_out}") };
+    assert_eq!(by.pid, std::process::id());
+    assert!(shut_out.to_string().contains("this run ends, the other one goes on"), "{shut_out}");
+    older.broken().cancelled().await;
+    assert!(older.append(planned(2)).await.is_err());
+    assert_eq!(keys(&world), before, "the older one wrote nothing any more");
+    newer.commit(planned(3)).await.unwrap();
+    assert_eq!(pending(&world).await, 1);
+}
+
+#[tokio::test]
+async fn two_that_begin_at_the_same_moment_do_not_mix() {
+    let world = World::new().await;
+    let (a, b) = tokio::join!(Opened::open(location(&world).await), Opened::open(location(&world).await));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let (a, b) = tokio::join!(a.begin(run(), None), b.begin(run(), None));
+    assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+    let journal = a.or(b).unwrap();
+    journal.commit(RANGE).await.unwrap();
+    journal.commit(planned(1)).await.unwrap();
+    assert_eq!(pending(&world).await, 1);
+}
+
+#[tokio::test]
+async fn one_who_slept_through_the_clean_up_is_still_shut_out() {
+    let world = World::new().await;
+    let sleeper = begin(&world).await;
+    sleeper.commit(RANGE).await.unwrap();
+    let newer = resume(&world).await;
+    for object in 0..150 {
+        newer.commit(planned(object)).await.unwrap();
+    }
+    let names = keys(&world);
+    assert!(names.iter().any(|name| name.starts_with("snapshot-")), "{names:?}");
+    assert!(names.len() < 80, "old segments are removed: {names:?}");
+    let woken = sleeper.commit(planned(1000)).await.unwrap_err();
+    assert!(matches!(woken, JournalError::Fenced { .. }), "{woken}");
+    drop(newer);
+    let third = resume(&world).await;
+    third.commit(planned(150)).await.unwrap();
+    assert_eq!(pending(&world).await, 151);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_not_taken_for_another_writer() {
+    for effect in [
+        Effect::ResetAfter,
+        Effect::ErrorAfterEffect(500, "InternalError"),
+        Effect::ResetBefore,
+        Effect::Error(409, "ConditionalRequestConflict"),
+        Effect::SlowDown,
+    ] {
+        let world = World::new().await;
+        for nth in [1, 3, 6] {
+            world.sandbox.faults().add(Fault::on(Operation::PutObject).nth(nth).then(effect.clone()));
+        }
+        let journal = begin(&world).await;
+        journal.commit(RANGE).await.unwrap();
+        for object in 0..5 {
+            journal.commit(planned(object)).await.unwrap();
+        }
+        assert_eq!(world.sandbox.faults().fired(), 3, "{effect:?}");
+        assert_eq!(pending(&world).await, 5, "{effect:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_goes_on_meanwhile_is_read_before_it_is_taken_over() {
+    let world = World::new().await;
+    let older = begin(&world).await;
+    older.commit(RANGE).await.unwrap();
+    older.commit(planned(1)).await.unwrap();
+    let sneaked = older.clone();
+    // Between the newer one's reading and its take-over the older one writes once more.
+    let handle = tokio::runtime::Handle::current();
+    let hook = Effect::hook(move |_| {
+        let journal = sneaked.clone();
+        handle.spawn(async move { journal.commit(planned(2)).await });
+    });
+    let faults = world.sandbox.faults();
+    faults.add(Fault::on(Operation::ListObjectsV2).nth(1).then(hook));
+    faults.add(
+        Fault::on(Operation::PutObject).nth(2).then(Effect::Delay(std::time::Duration::from_millis(300))),
+    );
+    let newer = resume(&world).await;
+    newer.commit(planned(3)).await.unwrap();
+    let seen = pending(&world).await;
+    assert!(seen == 3 || (seen == 2 && older.commit(planned(4)).await.is_err()), "{seen} pending");
+}
+
+#[tokio::test]
+async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
+    let world = World::new().await;
+    let first = begin(&world).await;
+    first.commit(RANGE).await.unwrap();
+    drop(first);
+    let names = keys(&world);
+    let name = format!("{PREFIX}{}", names.iter().rfind(|name| name.starts_with("segment-")).unwrap());
+    world.sandbox.store().put_object(
+        DESTINATION,
+        &name,
+        Content::bytes(b"00000000 {}\n".to_vec()),
+        &ObjectSpec::default(),
+    );
+    let refused = Opened::open(location(&world).await).await.unwrap_err();
+    assert!(matches!(refused, JournalError::Corrupt { .. }), "{refused}");
+    assert!(refused.to_string().contains(&name), "{refused}");
+}
+
+#[tokio::test]
+async fn an_endpoint_without_conditional_writes_is_refused_with_the_reason() {
+    let mut world = World::new().await;
+    world.provider = Provider::Other;
+    let refused = Opened::open(location(&world).await).await.unwrap_err();
+    assert!(matches!(refused, JournalError::Unconditional { .. }), "{refused}");
+    assert!(refused.to_string().contains("s3://destination/ops/lake/: a journal in S3 needs"), "{refused}");
+    assert_eq!(world.calls(Operation::PutObject), 0);
+}
+
+#[tokio::test]
+async fn a_run_that_is_over_makes_room_for_the_next() {
+    let world = World::new().await;
+    for round in 0..3 {
+        let opened = Opened::open(location(&world).await).await.unwrap();
+        assert_eq!(opened.state().is_unfinished(), false);
+        let fingerprint = Fingerprint::default();
+        decide(opened.state(), &fingerprint, Intent::Resume).unwrap();
+        let journal = opened.begin(run(), None).await.unwrap();
+        journal.append(RANGE).await.unwrap();
+        journal.commit(planned(round)).await.unwrap();
+        journal.commit(ended(round)).await.unwrap();
+        journal.close(Event::RunEnded).await.unwrap();
+    }
+    let glance = look(location(&world).await).await.unwrap().unwrap();
+    assert_eq!((glance.life, glance.state.totals.done_objects), (Life::Ended, 1));
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
+    let mut world = World::new().await;
+    let journal = begin(&world).await;
+    journal.commit(RANGE).await.unwrap();
+    world.retry.attempts = 2;
+    let bucket: Bucket = world.bucket(DESTINATION).await;
+    drop(bucket);
+    world.sandbox.store().deny(DESTINATION, Operation::PutObject, PREFIX);
+    let failed = journal.commit(planned(1)).await.unwrap_err();
+    assert!(matches!(failed, JournalError::Store { .. }), "{failed}");
+    world.sandbox.store().allow_all();
+    let next = resume(&world).await;
+    next.commit(planned(2)).await.unwrap();
+    assert_eq!(pending(&world).await, 1);
+}
