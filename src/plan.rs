@@ -5,6 +5,7 @@
 //! bytes, and [`totals`] adds up what a run would send before anything is sent.
 
 pub mod attributes;
+pub mod condition;
 pub mod decide;
 pub mod parts;
 pub mod remap;
