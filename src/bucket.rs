@@ -15,8 +15,8 @@ use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
-    Access, Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
+    Access, Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind,
+    Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
     Written,
 };
 
@@ -231,8 +231,9 @@ impl Bucket {
         if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
             return Ok(());
         }
-        let message =
-            format!("in a directory bucket a prefix must end in a slash: write `{prefix}/` instead of `{prefix}`");
+        let message = format!(
+            "in a directory bucket a prefix must end in a slash: write `{prefix}/` instead of `{prefix}`"
+        );
         Err(Failure::new(FailureKind::Invalid, operation, self.name.to_string(), message))
     }
 

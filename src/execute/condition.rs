@@ -71,9 +71,8 @@ impl Work {
                 "a bucket whose policy demands conditional writes takes them with `when: missing`, \
                  and with `when: changed` where the destination may be listed",
             ),
-            (FailureKind::Denied, WriteCondition::Matches(_)) => {
-                failure.noting("replacing an object that was compared needs s3:GetObject on the destination too")
-            }
+            (FailureKind::Denied, WriteCondition::Matches(_)) => failure
+                .noting("replacing an object that was compared needs s3:GetObject on the destination too"),
             _ => failure,
         }
     }

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
+use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Verdict, by_answer, by_look};
 use super::receipt::{Ending, Proof};
-use super::condition::Refused;
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::capabilities::ConditionalWrite;
@@ -276,7 +276,11 @@ impl Copy<'_> {
                 Some(Refused::Raced | Refused::Deleted) => return Err(Trouble::SourceChanged),
                 None if *failure.kind() == FailureKind::Corrupted => {
                     return Err(self
-                        .differs(head, &pin, "S3 refused to publish parts that do not make the source's checksum")
+                        .differs(
+                            head,
+                            &pin,
+                            "S3 refused to publish parts that do not make the source's checksum",
+                        )
                         .await);
                 }
                 None => return Err(work.explained(&spec.condition, failure).into()),

@@ -18,10 +18,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
 use super::receipt::{Ending, Proof};
-use super::condition::Refused;
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
 use crate::checksum;

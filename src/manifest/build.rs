@@ -15,8 +15,8 @@ use super::file::{
     KeysSection, ManifestFile, PartsSection, PreserveSection, ToSection, TransferSection,
 };
 use super::job::{
-    Access, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, Job, Limits, PartSize, Parts, Preserve,
-    ReportPaths, Selection, Source, Transfer,
+    Access, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, Job, Limits, PartSize, Parts,
+    Preserve, ReportPaths, Selection, Source, Transfer,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -102,9 +102,10 @@ impl Reader<'_> {
             // Without an ARN the shape of the file was already refused.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),
             provider: section.provider.unwrap_or_default(),
-            capabilities: section.capabilities.unwrap_or_default().sized(|field, text| {
-                self.read(&format!("endpoints.{name}.capabilities.{field}"), text)
-            }),
+            capabilities: section
+                .capabilities
+                .unwrap_or_default()
+                .sized(|field, text| self.read(&format!("endpoints.{name}.capabilities.{field}"), text)),
         }
     }
 
@@ -138,7 +139,8 @@ impl Reader<'_> {
         let keys = section.keys.map(|keys| self.key_map(&path, keys)).unwrap_or_default();
         let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
         let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
-        let source_access = section.from.as_ref().map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
+        let source_access =
+            section.from.as_ref().map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
         let destination_access =
             section.to.as_ref().map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
         let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::diagnose::{Doubts, Finding};
 use super::job::{
-    Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider, Selection,
-    Source, Transfer,
+    Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
+    Selection, Source, Transfer,
 };
 use super::overlap;
 use super::shape::{alternatives, closest};
@@ -106,7 +106,11 @@ impl<'j> Rules<'j> {
         {
             if size.is_some_and(|size| size < MIN_PART) {
                 let message = format!("`{field}` is less than S3's smallest part of {MIN_PART}");
-                self.refuse(&format!("{path}.capabilities.{field}"), message, format!("write at least {MIN_PART}"));
+                self.refuse(
+                    &format!("{path}.capabilities.{field}"),
+                    message,
+                    format!("write at least {MIN_PART}"),
+                );
             }
         }
         self.filled(&format!("{path}.region"), endpoint.region.as_deref());

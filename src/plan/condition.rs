@@ -126,7 +126,11 @@ mod tests {
         };
         assert_eq!(route(7, When::Missing, &uploads), "multipart-copy");
         assert_eq!(route(0, When::Missing, &uploads), "copy", "no part is empty");
-        assert_eq!(route(7, When::Changed, &uploads), "copy", "three requests for one are worth it for a promise only");
+        assert_eq!(
+            route(7, When::Changed, &uploads),
+            "copy",
+            "three requests for one are worth it for a promise only"
+        );
         assert_eq!(route(7, When::Missing, &Capabilities::AWS), "copy");
         assert_eq!(route(7, When::Missing, &Capabilities::CAUTIOUS), "copy");
         let no_parts = Capabilities { part_copy: false, ..uploads };

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_copy_names_both_owners_and_one_payer() {
-        let access = |owner: &str, requester_pays| Access { expected_owner: Some(owner.to_owned()), requester_pays };
+        let access =
+            |owner: &str, requester_pays| Access { expected_owner: Some(owner.to_owned()), requester_pays };
         let headers = AccessHeaders { own: access("2", false), source: access("1", true) };
         let own = ("x-amz-expected-bucket-owner", "2".to_owned());
         assert_eq!(headers.of(false), std::slice::from_ref(&own));

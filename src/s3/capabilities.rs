@@ -274,11 +274,7 @@ impl Capabilities {
             Provider::Alibaba => Self { max_copy: 1_000_000_000, ..PLAIN },
             Provider::Ibm => Self {
                 // In decimal units, as its documentation counts.
-                parts: PartLimits {
-                    max_part: 5_000_000_000,
-                    largest: 10_000_000_000_000,
-                    ..PartLimits::S3
-                },
+                parts: PartLimits { max_part: 5_000_000_000, largest: 10_000_000_000_000, ..PartLimits::S3 },
                 max_copy: 5_000_000_000,
                 ..PLAIN
             },

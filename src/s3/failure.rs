@@ -353,10 +353,8 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
 
 /// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that name nothing else.
 fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
-    let names_an_upload = matches!(
-        operation,
-        Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload
-    );
+    let names_an_upload =
+        matches!(operation, Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload);
     if names_an_upload && kind == FailureKind::NotFound { FailureKind::NoSuchUpload } else { kind }
 }
 

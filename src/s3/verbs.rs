@@ -10,13 +10,13 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    checksum, completed_part, decode, head, if_match, if_none_match, next_marker, part_number, quoted, tagging_header,
-    timestamp, unquote,
+    checksum, completed_part, decode, head, if_match, if_none_match, next_marker, part_number, quoted,
+    tagging_header, timestamp, unquote,
 };
 use super::{
-    Attributes, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags, UploadMarker, WriteCondition,
-    Written,
+    Attributes, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure,
+    FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags,
+    UploadMarker, WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 

@@ -28,7 +28,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        Operation::ReadFile => (&[], &[]),
+        // A probe removes what it made; a job deletes nothing.
+        Operation::ReadFile | Operation::DeleteObject => (&[], &[]),
     }
 }
 
