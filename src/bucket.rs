@@ -18,8 +18,8 @@ use crate::manifest::job::Limits;
 use crate::pace::outage::Outlasted;
 use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
-    Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
+    Access, Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind,
+    Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
     Written,
 };
 use crate::size::display_duration;
@@ -71,12 +71,13 @@ impl Bucket {
     /// A bucket on its own, for programs that use the library without a job: no limits but those that S3 sets.
     pub async fn connect(connect: Connect, name: BucketName) -> Self {
         let pacer = Pacer::new(&Limits::default(), slots::default_ceiling(1), RetryPolicy::default());
-        Self::new(name, Client::connect(connect).await, Arc::new(pacer), CancellationToken::new())
+        Self::new(name, &Client::connect(connect).await, Arc::new(pacer), CancellationToken::new())
     }
 
     /// A bucket reached by `client` and paced by `pacer`. `halt` ends waiting retries when the run must end.
     #[must_use]
-    pub fn new(name: BucketName, client: Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {
+    pub fn new(name: BucketName, client: &Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {
+        let client = client.to_bucket(&name, Access::default());
         let reads = pacer.lane(client.endpoint(), name.as_str(), Class::Read);
         let writes = pacer.lane(client.endpoint(), name.as_str(), Class::Write);
         let retry = pacer.retry;
@@ -99,6 +100,24 @@ impl Bucket {
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.client.capabilities()
+    }
+
+    /// The same bucket on these terms, with every request.
+    #[must_use]
+    pub fn on_terms(&self, access: Access) -> Self {
+        Self { client: self.client.to_bucket(&self.name, access), ..self.clone() }
+    }
+
+    /// The same bucket for copies whose sources are in a bucket on these terms.
+    #[must_use]
+    pub fn reading_from(&self, source: Access) -> Self {
+        Self { client: self.client.reading_from(source), ..self.clone() }
+    }
+
+    /// The same bucket as if it could do this: for finding out whether it can.
+    #[must_use]
+    pub fn assuming(&self, capabilities: Capabilities) -> Self {
+        Self { client: self.client.assuming(capabilities), ..self.clone() }
     }
 
     /// The pacer that all its requests pass.
@@ -236,6 +255,17 @@ impl Bucket {
         self.read(Operation::HeadBucket, None, || self.client.head_bucket(&self.name)).await
     }
 
+    /// Prefixes of a directory bucket end in a slash; S3's own words for one that does not are of no help.
+    fn check_prefix(&self, operation: Operation, prefix: &str) -> Result<(), Failure> {
+        if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
+            return Ok(());
+        }
+        let message = format!(
+            "in a directory bucket a prefix must end in a slash: write `{prefix}/` instead of `{prefix}`"
+        );
+        Err(Failure::new(FailureKind::Invalid, operation, self.name.to_string(), message))
+    }
+
     /// See [`Client::list_objects`].
     pub async fn list(
         &self,
@@ -243,6 +273,7 @@ impl Bucket {
         after: Option<&str>,
         token: Option<&str>,
     ) -> Result<Page<ListedObject>, Failure> {
+        self.check_prefix(Operation::ListObjects, prefix)?;
         self.read(Operation::ListObjects, None, || self.client.list_objects(&self.name, prefix, after, token))
             .await
     }
@@ -253,8 +284,11 @@ impl Bucket {
             .await
     }
 
-    /// See [`Client::get_tags`].
+    /// See [`Client::get_tags`]. Where there are no tags, nobody is asked.
     pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
+        if !self.capabilities().tags {
+            return Ok(Vec::new());
+        }
         self.read(Operation::GetObjectTagging, Some(key), || self.client.get_tags(&self.name, key, version))
             .await
     }
@@ -269,7 +303,7 @@ impl Bucket {
         condition: WriteCondition,
     ) -> Result<Answer<Written>, Failure> {
         self.call(Operation::CopyObject, Some(key), size, Repeat::Always, || {
-            self.client.copy_object(source, &self.name, key, attributes, condition)
+            self.client.copy_object(source, &self.name, key, attributes, &condition)
         })
         .await
     }
@@ -284,7 +318,7 @@ impl Bucket {
         condition: WriteCondition,
     ) -> Result<Answer<Written>, Failure> {
         self.call(Operation::PutObject, Some(key), body.len() as u64, Repeat::Always, || {
-            self.client.put_object(&self.name, key, body.clone(), attributes, checksum, condition)
+            self.client.put_object(&self.name, key, body.clone(), attributes, checksum, &condition)
         })
         .await
     }
@@ -377,6 +411,15 @@ impl Bucket {
         }
     }
 
+    /// Deletes an object, or one version of it for good. No object of a job is: only what a probe or a journal made.
+    pub async fn delete_object(&self, key: &ObjectKey, version: Option<&str>) -> Result<(), Failure> {
+        self.call(Operation::DeleteObject, Some(key), 0, Repeat::Always, || {
+            self.client.delete_object(&self.name, key, version)
+        })
+        .await
+        .map(|_| ())
+    }
+
     /// See [`Client::list_parts`].
     pub async fn list_parts(
         &self,
@@ -396,6 +439,7 @@ impl Bucket {
         prefix: &str,
         after: Option<&UploadMarker>,
     ) -> Result<Page<OpenUpload, UploadMarker>, Failure> {
+        self.check_prefix(Operation::ListMultipartUploads, prefix)?;
         self.read(Operation::ListMultipartUploads, None, || {
             self.client.list_uploads(&self.name, prefix, after)
         })

@@ -129,7 +129,7 @@ enum Command {
     Retry(retry::Retry),
     /// Show what a job would do: objects, bytes, parts, requests. Sends no write.
     Plan(plan::PlanJob),
-    /// Check a job: the manifest, and that each bucket answers. Sends no write.
+    /// Check a job: the manifest, that each bucket answers, and with --probe what its server can do.
     Check(check::CheckJob),
     /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
     Uploads(uploads::Uploads),

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::location::BucketName;
-use crate::manifest::job::{Endpoint, Job, Transfer};
+use crate::manifest::job::{Access, Endpoint, Job, Transfer};
 use crate::pace::Pacer;
 use crate::s3::client::StaticCredentials;
 use crate::s3::{Client, Connect, Failure, FailureKind, Operation};
@@ -24,7 +24,7 @@ pub struct Connections {
     pacer: Arc<Pacer>,
     halt: CancellationToken,
     clients: HashMap<(String, Option<String>), Client>,
-    buckets: HashMap<(String, BucketName), Bucket>,
+    buckets: HashMap<(String, BucketName, Access), Bucket>,
 }
 
 impl Connections {
@@ -55,12 +55,13 @@ impl Connections {
         let source = match transfer.from.s3() {
             Some((endpoint, location)) => {
                 let (endpoint, bucket) = (endpoint.to_owned(), location.bucket.clone());
-                Some(self.bucket(&endpoint, &bucket).await?)
+                Some(self.bucket_on_terms(&endpoint, &bucket, &transfer.source_access).await?)
             }
             None => None,
         };
-        let destination = self.bucket(&transfer.to.endpoint, &transfer.to.location.bucket).await?;
-        Ok((source, destination))
+        let (to, access) = (&transfer.to, &transfer.destination_access);
+        let destination = self.bucket_on_terms(&to.endpoint, &to.location.bucket, access).await?;
+        Ok((source, destination.reading_from(transfer.source_access.clone())))
     }
 
     /// The bucket, once it has answered.
@@ -68,11 +69,24 @@ impl Connections {
     /// # Errors
     /// What makes the bucket unusable as a whole.
     pub async fn bucket(&mut self, endpoint: &str, name: &BucketName) -> Result<Bucket, Failure> {
-        let place = (endpoint.to_owned(), name.clone());
+        self.bucket_on_terms(endpoint, name, &Access::default()).await
+    }
+
+    /// The bucket on its terms, once it has answered.
+    ///
+    /// # Errors
+    /// What makes the bucket unusable as a whole.
+    pub async fn bucket_on_terms(
+        &mut self,
+        endpoint: &str,
+        name: &BucketName,
+        access: &Access,
+    ) -> Result<Bucket, Failure> {
+        let place = (endpoint.to_owned(), name.clone(), access.clone());
         if let Some(bucket) = self.buckets.get(&place) {
             return Ok(bucket.clone());
         }
-        let mut bucket = self.reach(endpoint, name, None).await;
+        let mut bucket = self.reach(endpoint, name, None).await.on_terms(access.clone());
         let given = bucket.client().region_was_given();
         let contact = bucket.first_contact();
         // Look-alikes name regions that mean nothing; a redirect means something everywhere.
@@ -87,7 +101,10 @@ impl Connections {
                 // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
                 FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
                     Ok(_) => None,
-                    Err(listed) if *listed.kind() == FailureKind::Denied => None,
+                    Err(listed) if *listed.kind() == FailureKind::Denied => {
+                        refuse_foreign(&contact, &listed).await?;
+                        None
+                    }
                     Err(listed) => return Err(listed),
                 },
                 _ => return Err(failure),
@@ -101,7 +118,7 @@ impl Connections {
                 let kind = FailureKind::WrongRegion(Some(region));
                 return Err(Failure::new(kind, Operation::HeadBucket, name.to_string(), message));
             }
-            bucket = self.reach(endpoint, name, Some(region)).await;
+            bucket = self.reach(endpoint, name, Some(region)).await.on_terms(access.clone());
         }
         self.buckets.insert(place, bucket.clone());
         Ok(bucket)
@@ -118,6 +135,19 @@ impl Connections {
             self.clients.insert(place, client.clone());
             client
         };
-        Bucket::new(name.clone(), client, Arc::clone(&self.pacer), self.halt.clone())
+        Bucket::new(name.clone(), &client, Arc::clone(&self.pacer), self.halt.clone())
     }
+}
+
+/// A bucket that answers only when no owner is expected belongs to somebody else. Being denied both ways says nothing:
+/// there are rights to objects without any to their bucket.
+async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failure> {
+    let access = contact.client().access().clone();
+    let Some(owner) = access.expected_owner.clone() else { return Ok(()) };
+    let anybodys = contact.on_terms(Access { expected_owner: None, ..access });
+    if anybodys.region().await.is_err() && anybodys.list("", None, None).await.is_err() {
+        return Ok(());
+    }
+    let message = format!("the bucket does not belong to the account {owner} (`expected_owner`)");
+    Err(Failure::new(FailureKind::Denied, denied.details().operation, contact.name().to_string(), message))
 }

@@ -8,6 +8,7 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod condition;
 pub mod monitor;
 mod object;
 mod part;
@@ -28,11 +29,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
-use crate::location::{LocalPath, ObjectKey, S3Uri};
-use crate::manifest::job::{FailureLimit, Job, Source, Transfer, When};
+use crate::location::{LocalPath, S3Uri};
+use crate::manifest::job::{FailureLimit, Job, Source, Transfer};
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
 use crate::pace::{PaceCounts, Slot, Slots};
+use crate::plan::condition::Seen;
 use crate::plan::decide::Route;
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
@@ -186,19 +188,6 @@ impl Work {
     /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
     async fn place(&self) -> Option<Slot> {
         self.slots().request(Want::Small).await.ok()
-    }
-
-    /// True when the job copies only what is missing, the server can not see to it, and the key is there by now.
-    async fn is_taken(&self, key: &ObjectKey) -> Result<bool, Trouble> {
-        let destination = &self.sides.destination;
-        if self.sides.transfer.when != When::Missing || destination.capabilities().conditional_writes {
-            return Ok(false);
-        }
-        match destination.head(key, None).await {
-            Ok(_) => Ok(true),
-            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(false),
-            Err(failure) => Err(failure.into()),
-        }
     }
 
     fn location(&self, step: &Step) -> (String, String) {
@@ -474,7 +463,8 @@ impl<'a> Conductor<'a> {
             }
             Planned::Skip(entry, key, reason) => {
                 let route = Route::Copy;
-                let step = Step { entry: *entry, key, reason: crate::plan::decide::Reason::Missing, route };
+                let why = crate::plan::decide::Reason::Missing;
+                let step = Step { entry: *entry, key, reason: why, route, seen: Seen::Unknown };
                 let (source, destination) = self.work.location(&step);
                 self.end(
                     Draft { route: None, ..Draft::of(&step) },

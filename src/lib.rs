@@ -26,6 +26,7 @@
 //! | [`pace`] | places in flight, user limits, learned rates, retries |
 //! | [`bucket`] | a bucket behind the pacer: every request is sent here |
 //! | [`multipart`] | multipart uploads, the library |
+//! | [`probe`] | what an endpoint really does, measured |
 //! | [`listing`] | what is there, in key order: buckets, directories, filters, the join of two sides |
 //! | [`plan`] | pure decisions: keys, routes, parts, attributes, totals |
 //! | [`connections`] | the buckets of a job, asked once before any work |
@@ -49,6 +50,7 @@ pub mod multipart;
 pub mod pace;
 pub mod plan;
 pub mod planner;
+pub mod probe;
 pub mod report;
 pub mod s3;
 #[cfg(feature = "sandbox")]

@@ -13,6 +13,7 @@
 //! that does not filter.
 
 mod build;
+pub mod capabilities;
 mod check;
 mod diagnose;
 mod env;

@@ -5,6 +5,7 @@
 //! bytes, [`totals`] adds up what a run would send before anything is sent, and [`cost`] what that costs.
 
 pub mod attributes;
+pub mod condition;
 pub mod cost;
 pub mod decide;
 pub mod parts;

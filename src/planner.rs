@@ -18,6 +18,7 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Source, Transfer, When};
+use crate::plan::condition::{Seen, closing_the_race};
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -48,6 +49,8 @@ pub struct Step {
     pub reason: Reason,
     /// How it would be copied if its size stays as listed.
     pub route: Route,
+    /// What it was compared with.
+    pub seen: Seen,
 }
 
 /// What planning an entry came to.
@@ -90,12 +93,13 @@ impl Sides {
     /// [`FailureKind::Invalid`] for objects that the endpoint can not hold.
     pub fn route(&self, size: u64, key: &ObjectKey) -> Result<Route, Failure> {
         let in_flight = self.destination.pacer().slots().ceiling();
-        route(size, self.origin(), &self.transfer.parts, self.destination.capabilities(), in_flight).map_err(
-            |error| {
+        let capabilities = self.destination.capabilities();
+        route(size, self.origin(), &self.transfer.parts, capabilities, in_flight)
+            .map(|route| closing_the_race(route, size, self.transfer.when, capabilities))
+            .map_err(|error| {
                 let operation = Operation::CreateMultipartUpload;
                 Failure::new(FailureKind::Invalid, operation, self.destination.place(key), error.to_string())
-            },
-        )
+            })
     }
 
     /// Plans the transfer in a task of its own.
@@ -202,8 +206,7 @@ impl Sides {
 
     /// True when both sides list in the order of the keys' bytes, so that a key that was passed by is not there.
     fn lists_in_order(&self) -> bool {
-        let in_order =
-            |bucket: &Bucket| bucket.capabilities().ordered_lists && !bucket.name().is_directory_bucket();
+        let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
         in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
     }
 
@@ -265,15 +268,22 @@ impl Sides {
                 let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
                 self.decide(entry, key, Some(there))
             }
-            // Without the right to list, S3 answers 403 for keys that do not exist.
-            Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {
-                self.decide(entry, key, None)
-            }
+            Err(failure) if *failure.kind() == FailureKind::NotFound => self.decide(entry, key, None),
+            // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
+            Err(failure) if *failure.kind() == FailureKind::Denied => match self.decide(entry, key, None) {
+                Planned::Step(step) => Planned::Step(Box::new(Step { seen: Seen::Unknown, ..*step })),
+                other => other,
+            },
             Err(failure) => Planned::Failed(self.name_of(&entry), failure),
         }
     }
 
     fn decide(&self, entry: Entry, key: ObjectKey, there: Option<Side<'_>>) -> Planned {
+        let seen = match (self.transfer.when, &there) {
+            (When::Always, _) => Seen::Unknown,
+            (_, None) => Seen::Absent,
+            (_, Some(there)) => there.etag.map_or(Seen::Unknown, |etag| Seen::Object(etag.to_owned())),
+        };
         let mut source = side(&entry);
         // Elsewhere equal ETags may stand for different bytes of one size.
         source.etag = source.etag.filter(|_| self.etags_follow_from_bytes());
@@ -284,7 +294,7 @@ impl Sides {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
             Decision::Copy(reason) => match self.route(entry.size, &key) {
-                Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
+                Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, seen })),
                 Err(failure) => Planned::Failed(self.name_of(&entry), failure),
             },
         }

@@ -5,6 +5,7 @@
 //! this module names a type of the SDK, and every error that S3, a proxy or the network can produce becomes a
 //! [`failure::Failure`] in [`failure`].
 
+mod access;
 mod blob;
 pub mod capabilities;
 pub mod client;
@@ -21,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::location::{BucketName, ObjectKey};
 
-pub use crate::manifest::job::Encryption;
-pub use capabilities::Capabilities;
+pub use crate::manifest::job::{Access, Encryption};
+pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use failure::{Failure, FailureKind};
 
@@ -319,13 +320,16 @@ pub struct UploadMarker {
 }
 
 /// What a write demands of the destination.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum WriteCondition {
     /// Nothing: the write replaces what is there.
     #[default]
     None,
-    /// `If-None-Match: *`: only if the key is absent.
+    /// `If-None-Match: *`: only if the key is absent. A key that is hidden by a delete marker is.
     Absent,
+    /// `If-Match`: only if the key holds an object with this `ETag` (without quotes). On AWS that wants `s3:GetObject`
+    /// on the destination too.
+    Matches(String),
 }
 
 /// What `CompleteMultipartUpload` sends besides the parts.

@@ -13,7 +13,8 @@
 //!
 //! A request passes `front` (faults, model, record; its `operation` is told from the request line), `protocol` (the API
 //! on `s3s` types) and `store` (`bucket`: versions), which use `multipart`, `listing`, `condition`, `object`. Contents
-//! are `content` over `pattern`; sums are `checksum` over `crc`.
+//! are `content` over `pattern`; sums are `checksum` over `crc`; `kind` refuses what a directory bucket or a look-alike
+//! does not have.
 
 mod bucket;
 mod checksum;
@@ -22,6 +23,7 @@ mod content;
 mod crc;
 mod faults;
 mod front;
+mod kind;
 mod listing;
 mod model;
 mod multipart;

@@ -1,17 +1,40 @@
-//! `check`: would this job start?
+//! `check`: would this job start, and is what it relies on true?
+
+use std::collections::BTreeSet;
 
 use clap::Args;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
+use crate::bucket::Bucket;
+use crate::connections::Connections;
 use crate::execute::describe;
+use crate::manifest::job::Job;
+use crate::probe::{self, Finding, Probe, Verdict};
 
-/// Checks a job without writing anything.
+/// Checks a job without writing anything, but for a probe that is asked for.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul check nightly.yaml
+  s3haul check nightly.yaml --probe                 what the servers really do, and what to state in the manifest
+
+A probe writes some 20 small objects and one of 11 MiB below a scratch prefix of each destination bucket, and removes
+them. It needs s3:DeleteObject there; a job never does.
+
+Exit codes: 0 all is well, 1 a server does not do what the job relies on or something of the probe is left, 3 a bucket
+can not be used.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
+    /// Measure what the destinations' servers do, below a scratch prefix, and compare it with what is relied on.
+    #[arg(long)]
+    probe: bool,
+    /// The scratch prefix, ending in a slash and empty; a new one is made up when it is not given.
+    #[arg(long, value_name = "PREFIX", requires = "probe")]
+    probe_prefix: Option<String>,
 }
 
 impl CheckJob {
@@ -34,6 +57,91 @@ impl CheckJob {
                 say(&format!("ok  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
             }
         }
-        Ok(Exit::Done)
+        if !self.probe {
+            return Ok(Exit::Done);
+        }
+        Box::pin(self.probe_all(&job, &mut connections, output)).await
     }
+
+    /// Probes each destination bucket once.
+    async fn probe_all(
+        &self,
+        job: &Job,
+        connections: &mut Connections,
+        output: Output,
+    ) -> Result<Exit, CliError> {
+        let (mut exit, mut probed) = (Exit::Done, BTreeSet::new());
+        for transfer in &job.transfers {
+            if !probed.insert((&transfer.to.endpoint, &transfer.to.location.bucket)) {
+                continue;
+            }
+            let (_, bucket) = connections.of_transfer(transfer).await?;
+            let prefix = self.probe_prefix.clone().unwrap_or_else(probe::scratch_prefix);
+            let found = probe::probe(&bucket, &prefix).await?;
+            if !found.is_good() {
+                exit = Exit::Failures;
+            }
+            say(&if output.json { json(&bucket, &found) } else { text(&bucket, &found) })?;
+        }
+        Ok(exit)
+    }
+}
+
+fn json(bucket: &Bucket, probe: &Probe) -> String {
+    #[derive(Serialize)]
+    struct Line<'p> {
+        capability: &'static str,
+        relied_on: probe::Value,
+        found: Option<probe::Value>,
+        verdict: Verdict,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'p String>,
+    }
+    let line = |finding: &'_ Finding| {
+        let reason = finding.found.as_ref().err().cloned();
+        serde_json::json!(Line {
+            capability: finding.name,
+            relied_on: finding.said,
+            found: finding.found.as_ref().ok().copied(),
+            verdict: finding.verdict(),
+            reason: reason.as_ref(),
+        })
+    };
+    serde_json::json!({
+        "probe": {
+            "endpoint": bucket.client().endpoint(),
+            "bucket": bucket.name().to_string(),
+            "prefix": probe.prefix,
+            "findings": probe.findings.iter().map(line).collect::<Vec<_>>(),
+            "capabilities": probe.statement(),
+            "left": probe.left,
+        }
+    })
+    .to_string()
+}
+
+fn text(bucket: &Bucket, probe: &Probe) -> String {
+    let endpoint = bucket.client().endpoint();
+    let mut lines = vec![
+        format!("probe of s3://{}/{} (endpoint `{endpoint}`)", bucket.name(), probe.prefix),
+        format!("  {:<16} {:<22} {:<22}", "capability", "relied on", "found").trim_end().to_owned(),
+    ];
+    for finding in &probe.findings {
+        let (found, remark) = match (&finding.found, finding.verdict()) {
+            (Ok(found), Verdict::Lacks) => (found.to_string(), "RELIED ON, AND NOT SO"),
+            (Ok(found), Verdict::CanDoMore) => (found.to_string(), "can do more"),
+            (Ok(found), _) => (found.to_string(), ""),
+            (Err(reason), _) => ("?".to_owned(), reason.as_str()),
+        };
+        let line = format!("  {:<16} {:<22} {found:<22} {remark}", finding.name, finding.said);
+        lines.push(line.trim_end().to_owned());
+    }
+    if let Some(statement) = probe.statement() {
+        lines.push(format!(
+            "to rely on what was found, state it under `endpoints.{endpoint}` of the manifest:"
+        ));
+        lines.push(format!("  capabilities: {statement}"));
+    }
+    lines.extend(probe.left.iter().map(|left| format!("left behind: {left}")));
+    lines.join("\n")
 }

@@ -7,17 +7,19 @@
 
 use std::sync::Arc;
 
+use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Verdict, by_answer, by_look};
 use super::receipt::{Ending, Proof};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
-use crate::manifest::job::When;
+use crate::manifest::capabilities::ConditionalWrite;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::attributes;
+use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
@@ -38,8 +40,10 @@ pub(super) async fn copy(
     step: &Step,
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
+    // What stands at the destination's key, as far as we know: what the plan saw, then what a round of ours wrote.
+    let mut seen = step.seen.clone();
     for _ in 0..ROUNDS {
-        match (Copy { work, source, step }).round(draft).await {
+        match (Copy { work, source, step }).round(draft, &mut seen).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(key = %step.entry.key, "the source changed: planning it again");
             }
@@ -58,7 +62,7 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    async fn round(&self, draft: &mut Draft) -> Result<Ending, Trouble> {
+    async fn round(&self, draft: &mut Draft, seen: &mut Seen) -> Result<Ending, Trouble> {
         let Self { work, source, step } = self;
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
@@ -78,16 +82,16 @@ impl Copy<'_> {
             etag: head.etag.clone(),
         };
         draft.pinned(&head, &route, pin.version.clone());
-        if work.is_taken(&step.key).await? {
+        if work.is_taken(&step.key, seen, &work.condition(seen, route.publishes_by())).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
         let attributes = attributes::of_copy(&head, &work.sides.transfer, destination.capabilities(), &route);
         match route {
             Route::MultipartCopy(layout) => {
-                self.multipart(slot, &head, &pin, attributes, layout, draft).await
+                self.multipart(slot, &head, &pin, attributes, layout, draft, seen).await
             }
-            Route::Copy => self.single(&head, &pin, &attributes, draft).await,
+            Route::Copy => self.single(&head, &pin, &attributes, draft, seen).await,
             Route::Put | Route::MultipartUpload(_) => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
@@ -107,31 +111,22 @@ impl Copy<'_> {
         pin: &SourcePin,
         attributes: &Attributes,
         draft: &mut Draft,
+        seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
-        let condition = condition(self.work);
-        let answer = destination.copy_object(pin, head.size, &self.step.key, attributes, condition).await;
-        let written = match answer {
+        let condition = self.work.condition(seen, ConditionalWrite::Copy);
+        let copied = destination.copy_object(pin, head.size, &self.step.key, attributes, condition.clone());
+        let written = match copied.await {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
                 answer.value
             }
-            Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
+            Err(failure) => {
                 draft.attempts += failure.details().attempts;
-                if condition == WriteCondition::None || !self.is_unchanged(head, pin).await? {
-                    return Err(Trouble::SourceChanged);
-                }
-                // The key is taken: by someone else, or by an earlier attempt of ours whose answer was lost.
-                let ours = failure.details().attempts > 1;
-                return if ours {
-                    self.adopt(head).await
-                } else {
-                    Ok(Ending::Skipped { reason: Skip::Present })
-                };
+                return self.refused(head, pin, &condition, failure, seen).await;
             }
-            Err(failure) if *failure.kind() == FailureKind::Conflict => return Err(Trouble::SourceChanged),
-            Err(failure) => return Err(failure.into()),
         };
+        *seen = Seen::Object(written.etag.clone());
         if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
@@ -140,8 +135,32 @@ impl Copy<'_> {
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
 
+    /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about the destination.
+    async fn refused(
+        &self,
+        head: &Head,
+        pin: &SourcePin,
+        condition: &WriteCondition,
+        failure: Failure,
+        seen: &mut Seen,
+    ) -> Result<Ending, Trouble> {
+        match self.work.refused(condition, &failure) {
+            None if *failure.kind() == FailureKind::PreconditionFailed => Err(Trouble::SourceChanged),
+            None => Err(self.work.explained(condition, failure).into()),
+            Some(Refused::Raced) => Err(Trouble::SourceChanged),
+            Some(_) if !self.is_unchanged(head, pin).await? => Err(Trouble::SourceChanged),
+            Some(Refused::Deleted) => {
+                *seen = Seen::Absent;
+                Err(Trouble::SourceChanged)
+            }
+            // Taken by someone else, or by an earlier attempt of ours whose answer was lost.
+            Some(Refused::Taken(skip)) if failure.details().attempts > 1 => self.adopt(head, skip).await,
+            Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
+        }
+    }
+
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
-    async fn adopt(&self, head: &Head) -> Result<Ending, Trouble> {
+    async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, destination.capabilities());
@@ -149,10 +168,11 @@ impl Copy<'_> {
             Verdict::Proven(proof) if proof != Proof::Size => {
                 Ok(Ending::Done { proof, etag: found.etag, destination_version: found.version })
             }
-            _ => Ok(Ending::Skipped { reason: Skip::Present }),
+            _ => Ok(Ending::Skipped { reason: otherwise }),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a round has found out so far")]
     async fn multipart(
         &self,
         place: Slot,
@@ -161,6 +181,7 @@ impl Copy<'_> {
         mut attributes: Attributes,
         layout: PartLayout,
         draft: &mut Draft,
+        seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
         let Self { work, source, step } = self;
         if attributes.tags == Tags::AsSource {
@@ -184,7 +205,7 @@ impl Copy<'_> {
             parts: layout.count,
         });
         let mut progress = Progress::default();
-        let outcome = self.parts_to_object(head, pin, &upload, layout, id, &mut progress).await;
+        let outcome = self.parts_to_object(head, pin, &upload, layout, id, &mut progress, seen).await;
         draft.attempts += progress.attempts;
         if !matches!(outcome, Ok(Ending::Done { .. })) {
             work.abandon(&upload, draft).await;
@@ -194,6 +215,7 @@ impl Copy<'_> {
         outcome
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a round has found out so far")]
     async fn parts_to_object(
         &self,
         head: &Head,
@@ -202,6 +224,7 @@ impl Copy<'_> {
         layout: PartLayout,
         id: u64,
         progress: &mut Progress,
+        seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
         let Self { work, step, .. } = self;
         let destination = &work.sides.destination;
@@ -220,35 +243,50 @@ impl Copy<'_> {
             other => other,
         })?;
         let _place = work.place().await;
-        if !destination.capabilities().copy_conditions && !self.is_unchanged(head, &pin).await? {
+        if !destination.capabilities().part_conditions && !self.is_unchanged(head, &pin).await? {
             return Err(Trouble::SourceChanged);
         }
-        if work.is_taken(&step.key).await? {
+        let condition = work.condition(seen, ConditionalWrite::Complete);
+        if work.is_taken(&step.key, seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let expected = Expected::of(head, destination.capabilities());
-        let spec = CompleteSpec {
+        let mut spec = CompleteSpec {
             size: head.size,
             checksum: None,
             // S3 itself then refuses to publish anything that differs from the source. Only the algorithm that the upload
             // declared may be named: a SHA-256 of a source in one piece has no counterpart in parts.
             full_checksum: expected.checksum.clone().filter(|sum| Some(sum.algorithm) == upload.algorithm()),
-            condition: condition(work),
+            condition,
         };
-        let written = match upload.complete(&progress.done, &spec).await {
+        let mut completed = upload.complete(&progress.done, &spec).await;
+        if let Err(failure) = &completed
+            && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
+        {
+            // The upload stays, so its parts need not be copied again.
+            *seen = Seen::Absent;
+            spec.condition = work.condition(seen, ConditionalWrite::Complete);
+            completed = upload.complete(&progress.done, &spec).await;
+        }
+        let written = match completed {
             Ok(written) => written,
-            Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
-                return Ok(Ending::Skipped { reason: Skip::Present });
-            }
-            // 409: the upload is void for its condition, and all parts must be sent again.
-            Err(failure) if *failure.kind() == FailureKind::Conflict => return Err(Trouble::SourceChanged),
-            Err(failure) if *failure.kind() == FailureKind::Corrupted => {
-                return Err(self
-                    .differs(head, &pin, "S3 refused to publish parts that do not make the source's checksum")
-                    .await);
-            }
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => match work.refused(&spec.condition, &failure) {
+                Some(Refused::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
+                // 409: the upload is void for its condition, and all parts must be sent again.
+                Some(Refused::Raced | Refused::Deleted) => return Err(Trouble::SourceChanged),
+                None if *failure.kind() == FailureKind::Corrupted => {
+                    return Err(self
+                        .differs(
+                            head,
+                            &pin,
+                            "S3 refused to publish parts that do not make the source's checksum",
+                        )
+                        .await);
+                }
+                None => return Err(work.explained(&spec.condition, failure).into()),
+            },
         };
+        *seen = Seen::Object(written.etag.clone());
         progress.done.sort_unstable_by_key(|part| part.number);
         let proof = self.prove(head, &pin, &written, &progress.done).await?;
         tracing::debug!(key = %step.key, %proof, "published");
@@ -298,14 +336,5 @@ impl Copy<'_> {
                 && now.modified == head.modified),
             Err(failure) => Err(failure.into()),
         }
-    }
-}
-
-/// What `when` demands of the moment of writing, so that an object that appeared meanwhile is not overwritten.
-pub(super) fn condition(work: &Work) -> WriteCondition {
-    let closes_the_race = work.sides.destination.capabilities().conditional_writes;
-    match work.sides.transfer.when {
-        When::Missing if closes_the_race => WriteCondition::Absent,
-        _ => WriteCondition::None,
     }
 }

@@ -18,8 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::condition::Refused;
 use super::monitor::Event;
-use super::object::condition;
 use super::part::{self, Progress, Running};
 use super::receipt::{Ending, Proof};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
@@ -27,10 +27,12 @@ use crate::bucket::Answer;
 use crate::checksum;
 use crate::listing::{Entry, local};
 use crate::location::{LocalPath, ObjectKey};
+use crate::manifest::capabilities::ConditionalWrite;
 use crate::manifest::job::PartSize;
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
 use crate::plan::attributes;
+use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
@@ -74,8 +76,9 @@ pub(super) async fn file(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let path = local::path_of(root, &step.entry);
+    let mut seen = step.seen.clone();
     for _ in 0..ROUNDS {
-        match file_round(work, &path, step, draft).await {
+        match file_round(work, &path, step, draft, &mut seen).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
@@ -87,7 +90,13 @@ pub(super) async fn file(
     Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::ReadFile, place, message)))
 }
 
-async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) -> Result<Ending, Trouble> {
+async fn file_round(
+    work: &Work,
+    path: &Path,
+    step: &Step,
+    draft: &mut Draft,
+    seen: &mut Seen,
+) -> Result<Ending, Trouble> {
     let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
     let opened = blocking(path, {
         let path = path.to_owned();
@@ -123,7 +132,7 @@ async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) ->
             if still().await? != stamp {
                 return Err(Trouble::SourceChanged);
             }
-            upload.complete(work, &mut progress).await
+            upload.complete(work, &mut progress, seen).await
         }
         .await;
         upload.end(work, outcome, &progress, draft).await
@@ -137,7 +146,7 @@ async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) ->
         if still().await? != stamp {
             return Err(Trouble::SourceChanged);
         }
-        put(work, &step.key, body, &attributes, draft).await
+        put(work, &step.key, body, &attributes, draft, seen).await
     }
 }
 
@@ -148,29 +157,42 @@ async fn put(
     body: Bytes,
     attributes: &Attributes,
     draft: &mut Draft,
+    seen: &mut Seen,
 ) -> Result<Ending, Trouble> {
     let destination = &work.sides.destination;
-    if work.is_taken(key).await? {
-        return Ok(Ending::Skipped { reason: Skip::Present });
-    }
     let sum = attributes.checksum.and_then(|(algorithm, _)| checksum::compute(algorithm, &body));
     let size = body.len() as u64;
-    let answer = destination.put_object(key, body.clone(), attributes, sum.as_ref(), condition(work)).await;
-    let Answer { value: written, attempts, .. } = match answer {
-        Ok(answer) => answer,
-        Err(failure) if matches!(failure.kind(), FailureKind::PreconditionFailed | FailureKind::Conflict) => {
-            draft.attempts += failure.details().attempts;
-            // The key is taken: by someone else, or by an earlier attempt of ours whose answer was lost.
-            let found = destination.head(key, None).await?;
-            let found = Written { etag: found.etag, version: found.version, checksum: found.checksum };
-            return Ok(match strong_proof(&body, sum.as_ref(), &found) {
-                Some(Ok(proof)) if failure.details().attempts > 1 => done(proof, found),
-                _ => Ending::Skipped { reason: Skip::Present },
-            });
+    let mut round = 1;
+    let written = loop {
+        let condition = work.condition(seen, ConditionalWrite::Put);
+        if work.is_taken(key, seen, &condition).await? {
+            return Ok(Ending::Skipped { reason: Skip::Present });
         }
-        Err(failure) => return Err(failure.into()),
+        let sent = destination.put_object(key, body.clone(), attributes, sum.as_ref(), condition.clone());
+        let failure = match sent.await {
+            Ok(answer) => {
+                draft.attempts += answer.attempts;
+                break answer.value;
+            }
+            Err(failure) => failure,
+        };
+        draft.attempts += failure.details().attempts;
+        match work.refused(&condition, &failure) {
+            Some(Refused::Deleted) if round < ROUNDS => *seen = Seen::Absent,
+            Some(Refused::Raced) if round < ROUNDS => {}
+            Some(Refused::Taken(skip)) => {
+                // By someone else, or by an earlier attempt of ours whose answer was lost.
+                let found = destination.head(key, None).await?;
+                let found = Written { etag: found.etag, version: found.version, checksum: found.checksum };
+                return Ok(match strong_proof(&body, sum.as_ref(), &found) {
+                    Some(Ok(proof)) if failure.details().attempts > 1 => done(proof, found),
+                    _ => Ending::Skipped { reason: skip },
+                });
+            }
+            _ => return Err(work.explained(&condition, failure).into()),
+        }
+        round += 1;
     };
-    draft.attempts += attempts;
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => proof,
         Some(Err(message)) => return Err(not_equal(work, key, message)),
@@ -230,9 +252,15 @@ impl Upload {
         Ok(answer)
     }
 
-    async fn complete(&self, work: &Work, progress: &mut Progress) -> Result<Ending, Trouble> {
+    async fn complete(
+        &self,
+        work: &Work,
+        progress: &mut Progress,
+        seen: &mut Seen,
+    ) -> Result<Ending, Trouble> {
         let _place = work.place().await;
-        if work.is_taken(self.open.key()).await? {
+        let condition = work.condition(seen, ConditionalWrite::Complete);
+        if work.is_taken(self.open.key(), seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         progress.done.sort_unstable_by_key(|part| part.number);
@@ -243,21 +271,29 @@ impl Upload {
                 parts.iter().map(|part| Some((part.checksum.as_deref()?, part.size))).collect();
             checksum::combine(algorithm, pieces?)
         });
-        let spec =
-            CompleteSpec { size, checksum: None, full_checksum: whole.clone(), condition: condition(work) };
+        let mut spec = CompleteSpec { size, checksum: None, full_checksum: whole.clone(), condition };
         // Without an algorithm the parts' checksums are MD5s of ours; the server must not see them.
         let sent: Vec<PartDone> = match self.algorithm {
             Some(_) => parts.clone(),
             None => parts.iter().map(|part| PartDone { checksum: None, ..part.clone() }).collect(),
         };
         let key = self.open.key();
-        let written = match self.open.complete(&sent, &spec).await {
+        let mut completed = self.open.complete(&sent, &spec).await;
+        if let Err(failure) = &completed
+            && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
+        {
+            // The upload stays, so its parts need not be sent again.
+            *seen = Seen::Absent;
+            spec.condition = work.condition(seen, ConditionalWrite::Complete);
+            completed = self.open.complete(&sent, &spec).await;
+        }
+        let written = match completed {
             Ok(written) => written,
-            Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
-                return Ok(Ending::Skipped { reason: Skip::Present });
-            }
-            Err(failure) if *failure.kind() == FailureKind::Conflict => return Err(Trouble::SourceChanged),
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => match work.refused(&spec.condition, &failure) {
+                Some(Refused::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
+                Some(Refused::Raced | Refused::Deleted) => return Err(Trouble::SourceChanged),
+                None => return Err(work.explained(&spec.condition, failure).into()),
+            },
         };
         let all_md5 = self.algorithm.is_none() && parts.iter().all(|part| part.checksum.is_some());
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
@@ -367,7 +403,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
     };
     let layout = PartLayout { size: 0, part_size: UPLOAD_PART, count: 1 };
     let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step { entry, key, reason: Reason::Always, route }))
+    Planned::Step(Box::new(Step { entry, key, reason: Reason::Always, route, seen: Seen::Unknown }))
 }
 
 /// Sends standard input to its end.
@@ -398,7 +434,7 @@ async fn stream(
     if (first.len() as u64) < part_size(1) {
         let _place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
-        return put(work, &step.key, first, &attributes, draft).await;
+        return put(work, &step.key, first, &attributes, draft, &mut step.seen.clone()).await;
     }
     let upload = Upload::begin(work, &step.key, &attributes, 0, 0).await?;
     let mut progress = Progress::default();
@@ -436,7 +472,7 @@ async fn stream(
         }
         part::drain(&mut running, work, upload.id, &mut progress).await;
         running.finish()?;
-        upload.complete(work, &mut progress).await
+        upload.complete(work, &mut progress, &mut step.seen.clone()).await
     }
     .await;
     draft.size = progress.bytes;

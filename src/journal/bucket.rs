@@ -145,7 +145,7 @@ impl Place {
     async fn remove(&self, names: impl IntoIterator<Item = Name, IntoIter: Send>) {
         let remove = |name: Name| async move {
             let key = self.key(&name.to_string())?;
-            self.bucket.delete_small(&key).await.map_err(|failure| JournalError::store(self, failure))
+            self.bucket.delete_object(&key, None).await.map_err(|failure| JournalError::store(self, failure))
         };
         let done: Result<(), JournalError> =
             stream::iter(names).map(remove).buffer_unordered(AT_ONCE).try_collect().await;
@@ -232,7 +232,7 @@ impl std::fmt::Display for Place {
 impl BucketLog {
     /// Reads what is there and takes it over: from now on, every other writer is shut out.
     pub(super) async fn open(place: Place, writer: Writer) -> Result<(Self, Replay), JournalError> {
-        if !place.bucket.capabilities().conditional_writes {
+        if !place.bucket.capabilities().if_none_match.put {
             let endpoint = place.bucket.client().endpoint().to_owned();
             return Err(JournalError::Unconditional { place: place.to_string(), endpoint });
         }

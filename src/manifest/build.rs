@@ -16,8 +16,8 @@ use super::file::{
     KeysSection, ManifestFile, PartsSection, PreserveSection, ToSection, TransferSection,
 };
 use super::job::{
-    AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit, FailureLimitError, Job,
-    Limits, PartSize, Parts, Preserve, ReportPaths, Selection, Source, Transfer,
+    Access, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit, FailureLimitError,
+    Job, Limits, PartSize, Parts, Preserve, ReportPaths, Selection, Source, Transfer,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -105,6 +105,10 @@ impl Reader<'_> {
             // Without an ARN the shape of the file was already refused.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),
             provider: section.provider.unwrap_or_default(),
+            capabilities: section
+                .capabilities
+                .unwrap_or_default()
+                .sized(|field, text| self.read(&format!("endpoints.{name}.capabilities.{field}"), text)),
         }
     }
 
@@ -142,6 +146,10 @@ impl Reader<'_> {
         let keys = section.keys.map(|keys| self.key_map(&path, keys)).unwrap_or_default();
         let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
         let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
+        let source_access =
+            section.from.as_ref().map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
+        let destination_access =
+            section.to.as_ref().map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
         let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));
         let to = section.to.and_then(|to| self.destination(&format!("{path}.to"), to));
         if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
@@ -162,6 +170,8 @@ impl Reader<'_> {
             parts,
             chosen: None,
             preserve,
+            source_access: source_access.unwrap_or_default(),
+            destination_access: destination_access.unwrap_or_default(),
         })
     }
 
@@ -190,6 +200,8 @@ impl Reader<'_> {
             (None, Some(files)) => {
                 only(self, "endpoint", from.endpoint.is_some(), "s3");
                 only(self, "version", from.version.is_some(), "s3");
+                only(self, "expected_owner", from.expected_owner.is_some(), "s3");
+                only(self, "requester_pays", from.requester_pays.is_some(), "s3");
                 let path = LocalPath(PathBuf::from(files));
                 Some(Source::Files { path, symlinks: from.symlinks.unwrap_or_default() })
             }
@@ -296,6 +308,10 @@ fn without_slash(url: String) -> String {
         Some(stripped) if !stripped.ends_with('/') => stripped.to_owned(),
         _ => url,
     }
+}
+
+fn access(expected_owner: Option<&String>, requester_pays: Option<bool>) -> Access {
+    Access { expected_owner: expected_owner.cloned(), requester_pays: requester_pays.unwrap_or_default() }
 }
 
 fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {

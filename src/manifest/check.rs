@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::diagnose::{Doubts, Finding};
 use super::job::{
-    AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider, Selection,
-    Source, Transfer,
+    Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
+    Selection, Source, Transfer,
 };
 use super::overlap;
 use super::shape::{alternatives, closest};
@@ -101,6 +101,18 @@ impl<'j> Rules<'j> {
             let message = "without `url` this endpoint is AWS, not another provider";
             self.refuse(&format!("{path}.provider"), message, "add the server's `url`");
         }
+        for (field, size) in
+            [("max_copy", endpoint.capabilities.max_copy), ("max_part", endpoint.capabilities.max_part)]
+        {
+            if size.is_some_and(|size| size < MIN_PART) {
+                let message = format!("`{field}` is less than S3's smallest part of {MIN_PART}");
+                self.refuse(
+                    &format!("{path}.capabilities.{field}"),
+                    message,
+                    format!("write at least {MIN_PART}"),
+                );
+            }
+        }
         self.filled(&format!("{path}.region"), endpoint.region.as_deref());
         self.filled(&format!("{path}.profile"), endpoint.profile.as_deref());
         if let Some(role) = &endpoint.assume_role {
@@ -158,6 +170,8 @@ impl<'j> Rules<'j> {
             self.one_server(path, from, to);
         }
         let aws = |endpoint: Option<&Endpoint>| sure && endpoint.is_some_and(Endpoint::is_aws);
+        self.access(&format!("{path}.from"), &transfer.source_access, from.filter(|_| sure));
+        self.access(&format!("{path}.to"), &transfer.destination_access, to.filter(|_| sure));
         self.source(&format!("{path}.from"), &transfer.from);
         self.selection(&format!("{path}.from"), transfer, aws(from));
         self.destination(&format!("{path}.to"), transfer, aws(to));
@@ -177,6 +191,19 @@ impl<'j> Rules<'j> {
             self.refuse(path, format!("there is no endpoint `{name}`"), remedy);
         }
         endpoint
+    }
+
+    fn access(&mut self, path: &str, access: &Access, endpoint: Option<&Endpoint>) {
+        let Some(owner) = &access.expected_owner else { return };
+        let path = format!("{path}.expected_owner");
+        if owner.len() != 12 || !owner.bytes().all(|b| b.is_ascii_digit()) {
+            let message = format!("`{owner}` is not an AWS account");
+            self.refuse(&path, message, "write its 12 digits, for instance 111122223333");
+        } else if endpoint.is_some_and(|endpoint| !endpoint.is_aws() && endpoint.provider != Provider::Aws) {
+            // Other servers ignore the header, and a check that nobody makes is worse than none.
+            let message = "only AWS looks at the owner that is expected";
+            self.refuse(&path, message, "remove it");
+        }
     }
 
     /// S3 copies by itself only between buckets that it holds both.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::capabilities::Overrides;
 use super::job::{Keep, Provider, Symlinks, When};
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
@@ -70,6 +71,9 @@ pub struct EndpointSection {
     /// Whose server it is, which decides what can be expected of it.
     #[schemars(extend("default" = "auto"))]
     pub provider: Option<Provider>,
+    /// What holds for this endpoint whatever its provider says; `s3haul check JOB --probe` measures it.
+    #[schemars(extend("examples" = [{"copy_conditions": true}]))]
+    pub capabilities: Option<Overrides<String>>,
 }
 
 /// An IAM role to take on.
@@ -150,6 +154,12 @@ pub struct FromSection {
     pub endpoint: Option<String>,
     /// This version of the one object instead of the current one.
     pub version: Option<String>,
+    /// The account that must own the bucket, 12 digits; requests to anybody else's are refused.
+    #[schemars(extend("examples" = ["111122223333"]))]
+    pub expected_owner: Option<String>,
+    /// Requests to the bucket are paid by us, as its owner demands.
+    #[schemars(extend("default" = false, "examples" = [true]))]
+    pub requester_pays: Option<bool>,
     /// A local file, or a directory with everything below it. Relative to the working directory.
     #[schemars(extend("examples" = ["./exports"]))]
     pub files: Option<String>,
@@ -191,6 +201,12 @@ pub struct ToSection {
     /// A name under `endpoints`. Its credentials sign the copies, so they must be allowed to read the source.
     #[schemars(extend("default" = "default"))]
     pub endpoint: Option<String>,
+    /// The account that must own the bucket, 12 digits; requests to anybody else's are refused.
+    #[schemars(extend("examples" = ["444455556666"]))]
+    pub expected_owner: Option<String>,
+    /// Requests to the bucket are paid by us, as its owner demands.
+    #[schemars(extend("default" = false, "examples" = [true]))]
+    pub requester_pays: Option<bool>,
     /// The storage class of the new objects. Default: that of the source.
     #[schemars(extend("examples" = ["INTELLIGENT_TIERING"]))]
     pub storage_class: Option<String>,

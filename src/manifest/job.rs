@@ -11,6 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::capabilities::Overrides;
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
 use crate::location::{LocalPath, S3Uri};
@@ -56,6 +57,8 @@ pub struct Endpoint {
     pub assume_role: Option<AssumeRole>,
     /// Whose server it is, which decides what can be expected of it.
     pub provider: Provider,
+    /// What is known better about this one.
+    pub capabilities: Overrides<ByteSize>,
 }
 
 /// Whose S3 an endpoint is. Servers differ in part limits, conditions, checksums and tags.
@@ -85,8 +88,44 @@ pub enum Provider {
     Gcs,
     /// Storj.
     Storj,
+    /// Scaleway Object Storage.
+    Scaleway,
+    /// DigitalOcean Spaces.
+    Digitalocean,
+    /// Alibaba Cloud OSS.
+    Alibaba,
+    /// Tencent Cloud COS.
+    Tencent,
+    /// IBM Cloud Object Storage.
+    Ibm,
+    /// Oracle Cloud Infrastructure Object Storage.
+    Oracle,
     /// Any other server.
     Other,
+}
+
+impl Provider {
+    /// All of them, in the order of documentation.
+    pub const ALL: [Self; 18] = [
+        Self::Auto,
+        Self::Aws,
+        Self::Minio,
+        Self::Ceph,
+        Self::Seaweedfs,
+        Self::Garage,
+        Self::R2,
+        Self::B2,
+        Self::Wasabi,
+        Self::Gcs,
+        Self::Storj,
+        Self::Scaleway,
+        Self::Digitalocean,
+        Self::Alibaba,
+        Self::Tencent,
+        Self::Ibm,
+        Self::Oracle,
+        Self::Other,
+    ];
 }
 
 /// An IAM role to assume.
@@ -123,6 +162,10 @@ pub struct Transfer {
     pub preserve: Preserve,
     /// These objects instead of all that the source has; for running the failed ones of a report again.
     pub chosen: Option<Vec<Chosen>>,
+    /// The terms of the source's bucket; means nothing for local files.
+    pub source_access: Access,
+    /// The terms of the destination's bucket.
+    pub destination_access: Access,
 }
 
 /// One object of a source, by name.
@@ -132,6 +175,16 @@ pub struct Chosen {
     pub key: String,
     /// This version instead of the current one.
     pub version: Option<String>,
+}
+
+/// On what terms a bucket is used. The same for every request to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// `x-amz-expected-bucket-owner`: S3 refuses requests to a bucket of that name which another account owns. Twelve
+    /// digits.
+    pub expected_owner: Option<String>,
+    /// `x-amz-request-payer: requester`: without it, buckets whose owner wants that refuse everything.
+    pub requester_pays: bool,
 }
 
 /// What a transfer reads.
@@ -366,6 +419,7 @@ impl Default for Endpoint {
             profile: None,
             assume_role: None,
             provider: Provider::Auto,
+            capabilities: Overrides::default(),
         }
     }
 }
@@ -440,6 +494,8 @@ impl Transfer {
             parts: Parts::default(),
             preserve: Preserve::default(),
             chosen: None,
+            source_access: Access::default(),
+            destination_access: Access::default(),
         }
     }
 }

@@ -45,6 +45,8 @@ pub enum Skip {
     Present,
     /// The destination has an equal object.
     Equal,
+    /// Somebody else wrote to the key after it had been compared; the next run compares it again.
+    ChangedMeanwhile,
 }
 
 /// What to do with one source object.
@@ -149,7 +151,7 @@ pub fn route(
         Origin::Bucket if size == 0 || single => Ok(Route::Copy),
         Origin::Bucket if !capabilities.part_copy && size <= capabilities.max_copy => Ok(Route::Copy),
         Origin::Bucket if !capabilities.part_copy => {
-            Err(LayoutError::TooLarge { size, limit: capabilities.max_copy })
+            Err(LayoutError::NoPartCopy { size, limit: capabilities.max_copy })
         }
         Origin::Bucket => layout(size, &capabilities.parts, goal).map(Route::MultipartCopy),
         Origin::Local => {

@@ -68,6 +68,19 @@ pub enum LayoutError {
     /// A range needs at least one byte.
     #[error("an empty object has no byte ranges; it is copied in one request")]
     Empty,
+    /// More than one `CopyObject` takes, where there is no `UploadPartCopy`.
+    #[error(
+        "{} bytes are more than one CopyObject takes here ({}), and the endpoint has no UploadPartCopy; send the \
+         object through this machine (`s3haul copy - DST` reads standard input), or state a larger \
+         `capabilities: {{max_copy: …}}` if the server has none of that limit",
+        .size, ByteSize(*.limit)
+    )]
+    NoPartCopy {
+        /// The object's bytes.
+        size: u64,
+        /// The most that one request copies.
+        limit: u64,
+    },
     /// More than the largest part times the most parts.
     #[error("{} bytes are more than the endpoint's largest object of {} bytes", .size, .limit)]
     TooLarge {

@@ -1,4 +1,4 @@
-//! Small objects that this crate keeps for itself: read into memory, and removed.
+//! Small objects that this crate keeps for itself: read into memory.
 
 use super::verbs::failure;
 use super::{Client, Failure, FailureKind, Operation};
@@ -26,12 +26,5 @@ impl Client {
         let body =
             body.map_err(|error| broken(FailureKind::Transient, format!("the answer broke off: {error}")))?;
         Ok(body.into_bytes())
-    }
-
-    /// Removes an object; one that is not there is no failure.
-    pub async fn delete_small(&self, bucket: &BucketName, key: &ObjectKey) -> Result<(), Failure> {
-        let answer = self.sdk.delete_object().bucket(bucket.as_str()).key(key.as_str()).send().await;
-        answer.map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
-        Ok(())
     }
 }

@@ -1,11 +1,20 @@
 //! What an endpoint can do, as a value.
 //!
 //! Look-alikes differ in ways that an error in the middle of a run tells too late: some ignore source conditions,
-//! some want equal parts, some have no `UploadPartCopy` at all. The profile is chosen by the manifest's `provider`
-//! (AWS when no `url` is given, a cautious profile otherwise) and asked wherever a decision depends on it.
+//! some want equal parts, some have no `UploadPartCopy` at all. What is relied on is decided before the first write: by
+//! the profile of the manifest's `provider` (AWS when no `url` is given, one that trusts in nothing otherwise), by the
+//! `capabilities` that the manifest states, and by the kind of the bucket. [`crate::probe`] measures an endpoint, so that
+//! a manifest can state what is true.
+//!
+//! A profile claims only what the server's own documentation, its source or a measurement says. In doubt it claims less:
+//! that costs a request or a weaker proof, the opposite costs data.
 
+use std::fmt;
+
+use crate::location::BucketName;
+use crate::manifest::capabilities::{ConditionalWrite, Overrides};
 use crate::manifest::job::{Endpoint, Provider};
-use crate::size::{GIB, MIB};
+use crate::size::{ByteSize, GIB, MIB};
 
 /// Limits on the parts of a multipart upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +27,78 @@ pub struct PartLimits {
     pub max_parts: u32,
     /// True when all parts but the last must have one size.
     pub equal_parts: bool,
+    /// The largest object in bytes, where that is less than the largest part times the most parts.
+    pub largest: u64,
 }
 
 impl PartLimits {
     /// S3's own: 5 MiB to 5 GiB, 10,000 parts.
-    pub const S3: Self = Self { min_part: 5 * MIB, max_part: 5 * GIB, max_parts: 10_000, equal_parts: false };
+    pub const S3: Self = Self {
+        min_part: 5 * MIB,
+        max_part: 5 * GIB,
+        max_parts: 10_000,
+        equal_parts: false,
+        largest: u64::MAX,
+    };
 
     /// The largest object that a multipart upload can make: 53,687,091,200,000 bytes (48.8 TiB) on S3.
     #[must_use]
     pub const fn max_object(&self) -> u64 {
-        self.max_part * self.max_parts as u64
+        let parts = self.max_part.saturating_mul(self.max_parts as u64);
+        if parts < self.largest { parts } else { self.largest }
+    }
+}
+
+/// Which of the writes honour a condition on what stands at their key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnWrites {
+    /// `CopyObject`.
+    pub copy: bool,
+    /// `PutObject`.
+    pub put: bool,
+    /// `CompleteMultipartUpload`.
+    pub complete: bool,
+}
+
+impl OnWrites {
+    /// Each of them.
+    pub const ALL: Self = Self { copy: true, put: true, complete: true };
+    /// None of them.
+    pub const NONE: Self = Self { copy: false, put: false, complete: false };
+    /// All that bring bytes along, but not copies.
+    pub const UPLOADS: Self = Self { copy: false, ..Self::ALL };
+
+    fn of(writes: &[ConditionalWrite]) -> Self {
+        Self {
+            copy: writes.contains(&ConditionalWrite::Copy),
+            put: writes.contains(&ConditionalWrite::Put),
+            complete: writes.contains(&ConditionalWrite::Complete),
+        }
+    }
+
+    /// True for a write that honours it.
+    #[must_use]
+    pub const fn on(self, write: ConditionalWrite) -> bool {
+        match write {
+            ConditionalWrite::Copy => self.copy,
+            ConditionalWrite::Put => self.put,
+            ConditionalWrite::Complete => self.complete,
+        }
+    }
+
+    /// True when everything that the other claims is true here.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        (self.copy || !other.copy) && (self.put || !other.put) && (self.complete || !other.complete)
+    }
+}
+
+impl fmt::Display for OnWrites {
+    /// As a manifest writes it: `[copy, put, complete]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(self.copy, "copy"), (self.put, "put"), (self.complete, "complete")];
+        let names: Vec<_> = names.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        f.pad(&format!("[{}]", names.join(", ")))
     }
 }
 
@@ -41,78 +112,225 @@ pub struct Capabilities {
     pub max_copy: u64,
     /// Limits on parts.
     pub parts: PartLimits,
-    /// `x-amz-copy-source-if-match` is honoured. Where it is not (or not known to be), the source is looked at
-    /// again before the copy is published.
+    /// `CopyObject` honours `x-amz-copy-source-if-match`. Where it does not (or is not known to), the source is looked
+    /// at again after the copy.
     pub copy_conditions: bool,
+    /// `UploadPartCopy` honours it. Where it does not, the source is looked at again before the copy is published.
+    pub part_conditions: bool,
+    /// Which writes honour `If-None-Match: *`.
+    pub if_none_match: OnWrites,
+    /// Which writes honour `If-Match`.
+    pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
     /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count everywhere.
     pub checksums: bool,
+    /// `x-amz-mp-object-size` may be sent with Complete. Servers that do not know it ignore it.
+    pub object_size: bool,
     /// Lists come in the order of the keys' bytes. Where they do not (or are not known to), that a key is absent is
     /// seen by HEAD and not by its place in a list.
     pub ordered_lists: bool,
     /// `encoding-type=url` is honoured in lists.
     pub encoded_lists: bool,
-    /// `If-None-Match: *` is honoured on `CompleteMultipartUpload` and `PutObject`.
-    pub conditional_writes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
+    /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with `x-amz-tagging`) give tags to
+    /// what they make. Where only `tags` is true, they can be put on the finished object.
+    pub tag_headers: bool,
+    /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that it carries
+    /// neither tags nor annotations.
+    pub directory: bool,
 }
 
 impl Capabilities {
-    /// Amazon S3 itself; also the sandbox.
+    /// Amazon S3 itself; also the sandbox. `CopyObject` knows conditions on the destination since October 2025.
     pub const AWS: Self = Self {
         part_copy: true,
         max_copy: 5 * GIB,
         parts: PartLimits::S3,
         copy_conditions: true,
+        part_conditions: true,
+        if_none_match: OnWrites::ALL,
+        if_match: OnWrites::ALL,
         content_etags: true,
         checksums: true,
+        object_size: true,
         ordered_lists: true,
         encoded_lists: true,
-        conditional_writes: true,
         tags: true,
+        tag_headers: true,
+        directory: false,
+    };
+
+    /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are random, its lists
+    /// have no order.
+    pub const DIRECTORY: Self = Self {
+        content_etags: false,
+        ordered_lists: false,
+        tags: false,
+        tag_headers: false,
+        directory: true,
+        ..Self::AWS
     };
 
     /// A server that we know nothing about: nothing is proven by what it may ignore.
     pub const CAUTIOUS: Self = Self {
         copy_conditions: false,
+        part_conditions: false,
+        if_none_match: OnWrites::NONE,
+        if_match: OnWrites::NONE,
         content_etags: false,
         checksums: false,
         ordered_lists: false,
-        conditional_writes: false,
         ..Self::AWS
     };
 
-    /// The profile of an endpoint.
+    /// The profile of a provider, at its own endpoint. One place for all of them; the reason stands with each claim
+    /// that is not S3's.
     #[must_use]
-    pub fn of(endpoint: &Endpoint) -> Self {
-        let in_order = Self { ordered_lists: true, ..Self::CAUTIOUS };
-        match endpoint.provider {
+    pub const fn profile(provider: Provider) -> Self {
+        /// Lists in order, and nothing else taken on trust.
+        const PLAIN: Capabilities = Capabilities { ordered_lists: true, ..Capabilities::CAUTIOUS };
+        match provider {
             Provider::Aws => Self::AWS,
-            Provider::Auto if endpoint.is_aws() => Self::AWS,
             Provider::Auto | Provider::Other => Self::CAUTIOUS,
-            Provider::Ceph => in_order,
-            Provider::Minio => {
-                Self { copy_conditions: true, content_etags: true, checksums: true, ..in_order }
-            }
+            Provider::Minio => Self {
+                copy_conditions: true,
+                part_conditions: true,
+                // Its handlers of PutObject and Complete check both conditions, that of CopyObject neither.
+                if_none_match: OnWrites::UPLOADS,
+                if_match: OnWrites::UPLOADS,
+                content_etags: true,
+                checksums: true,
+                ..PLAIN
+            },
+            Provider::Ceph => Self {
+                // Measured with 16.2: source conditions are accepted and ignored, also by UploadPartCopy; of the
+                // writes only PutObject looks at its key.
+                if_none_match: OnWrites { put: true, ..OnWrites::NONE },
+                if_match: OnWrites { put: true, ..OnWrites::NONE },
+                content_etags: true,
+                // Tags are dropped by a CopyObject that replaces metadata and by CreateMultipartUpload.
+                tag_headers: false,
+                ..PLAIN
+            },
             // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so that different
             // ranges have equal ones. Lists go directory by directory ("a/b" before "a b"), and those of uploads
             // claim to be encoded when they are not.
             Provider::Seaweedfs => Self { encoded_lists: false, ..Self::CAUTIOUS },
-            Provider::Garage => Self { copy_conditions: true, content_etags: true, tags: false, ..in_order },
-            Provider::R2 => Self {
-                parts: PartLimits { max_part: 5 * GIB - 5 * MIB, equal_parts: true, ..PartLimits::S3 },
+            // A copy is a reference to the source's blocks and keeps even its "-N" ETag. Tagging is 501.
+            Provider::Garage => Self {
+                copy_conditions: true,
+                part_conditions: true,
                 content_etags: true,
                 tags: false,
-                ..in_order
+                tag_headers: false,
+                ..PLAIN
             },
-            Provider::B2 => Self { content_etags: true, tags: false, ..in_order },
-            Provider::Wasabi => Self { copy_conditions: true, content_etags: true, ..in_order },
+            Provider::R2 => Self {
+                parts: PartLimits {
+                    max_part: 5 * GIB - 5 * MIB,
+                    equal_parts: true,
+                    largest: 5 * 1024 * GIB - 5 * GIB, // "4.995 TiB"
+                    ..PartLimits::S3
+                },
+                // Documented for CopyObject, and for UploadPartCopy as not honoured.
+                copy_conditions: true,
+                part_conditions: false,
+                // CopyObject has them under names of its own (cf-copy-destination-if-…).
+                if_none_match: OnWrites::UPLOADS,
+                if_match: OnWrites::UPLOADS,
+                content_etags: true,
+                tags: false,
+                tag_headers: false,
+                ..PLAIN
+            },
+            // x-amz-tagging is an error there, not a header to ignore.
+            Provider::B2 => Self { content_etags: true, tags: false, tag_headers: false, ..PLAIN },
+            Provider::Wasabi => {
+                Self { copy_conditions: true, part_conditions: true, content_etags: true, ..PLAIN }
+            }
             // These two have no UploadPartCopy and copy objects of any size in one request.
-            Provider::Gcs => Self { part_copy: false, max_copy: u64::MAX, tags: false, ..in_order },
-            // Storj orders by encrypted keys.
-            Provider::Storj => Self { part_copy: false, max_copy: u64::MAX, tags: false, ..Self::CAUTIOUS },
+            Provider::Gcs => {
+                Self { part_copy: false, max_copy: u64::MAX, tags: false, tag_headers: false, ..PLAIN }
+            }
+            // Storj orders by encrypted keys. Its gateway documents If-None-Match for all three writes.
+            Provider::Storj => Self {
+                part_copy: false,
+                max_copy: u64::MAX,
+                if_none_match: OnWrites::ALL,
+                tags: false,
+                tag_headers: false,
+                ..Self::CAUTIOUS
+            },
+            Provider::Scaleway => Self {
+                parts: PartLimits { max_parts: 1_000, ..PartLimits::S3 },
+                content_etags: true,
+                ..PLAIN
+            },
+            // Ceph of an unknown age behind a front of its own, whose encoding of lists can not be relied on.
+            Provider::Digitalocean => Self { encoded_lists: false, tag_headers: false, ..PLAIN },
+            // Multipart ETags are of its own making; one CopyObject takes 1 GB.
+            Provider::Alibaba => Self { max_copy: 1_000_000_000, ..PLAIN },
+            Provider::Ibm => Self {
+                // In decimal units, as its documentation counts.
+                parts: PartLimits { max_part: 5_000_000_000, largest: 10_000_000_000_000, ..PartLimits::S3 },
+                max_copy: 5_000_000_000,
+                ..PLAIN
+            },
+            // Multipart ETags are opaque, and x-amz headers that they do not know are ignored.
+            Provider::Tencent | Provider::Oracle => PLAIN,
+        }
+    }
+
+    /// What an endpoint can do, by its provider and what the manifest knows better.
+    #[must_use]
+    pub fn of(endpoint: &Endpoint) -> Self {
+        let profile = match endpoint.provider {
+            Provider::Auto if endpoint.is_aws() => Self::AWS,
+            provider => Self::profile(provider),
+        };
+        profile.with(&endpoint.capabilities)
+    }
+
+    /// The same in one bucket. Directory buckets are told by their names, and only on AWS: elsewhere the name means
+    /// nothing.
+    #[must_use]
+    pub fn in_bucket(&self, bucket: &BucketName, is_aws: bool) -> Self {
+        let Self { content_etags, ordered_lists, tags, tag_headers, directory, .. } = Self::DIRECTORY;
+        if !is_aws || !bucket.is_directory_bucket() {
+            return self.clone();
+        }
+        Self { content_etags, ordered_lists, tags, tag_headers, directory, ..self.clone() }
+    }
+
+    /// The same but for what is stated otherwise.
+    #[must_use]
+    pub fn with(self, stated: &Overrides<ByteSize>) -> Self {
+        let writes = |stated: Option<&Vec<ConditionalWrite>>, otherwise| {
+            stated.map_or(otherwise, |writes| OnWrites::of(writes))
+        };
+        Self {
+            part_copy: stated.part_copy.unwrap_or(self.part_copy),
+            max_copy: stated.max_copy.map_or(self.max_copy, |size| size.0),
+            parts: PartLimits {
+                max_part: stated.max_part.map_or(self.parts.max_part, |size| size.0),
+                max_parts: stated.max_parts.unwrap_or(self.parts.max_parts),
+                equal_parts: stated.equal_parts.unwrap_or(self.parts.equal_parts),
+                ..self.parts
+            },
+            copy_conditions: stated.copy_conditions.unwrap_or(self.copy_conditions),
+            part_conditions: stated.part_conditions.unwrap_or(self.part_conditions),
+            if_none_match: writes(stated.if_none_match.as_ref(), self.if_none_match),
+            if_match: writes(stated.if_match.as_ref(), self.if_match),
+            content_etags: stated.content_etags.unwrap_or(self.content_etags),
+            checksums: stated.checksums.unwrap_or(self.checksums),
+            object_size: stated.object_size.unwrap_or(self.object_size),
+            ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
+            encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
+            tags: stated.tags.unwrap_or(self.tags),
+            tag_headers: stated.tag_headers.unwrap_or(self.tag_headers),
+            directory: self.directory,
         }
     }
 }
@@ -124,6 +342,8 @@ mod tests {
     #[test]
     fn the_largest_object_is_ten_thousand_full_parts() {
         assert_eq!(PartLimits::S3.max_object(), 53_687_091_200_000);
+        assert_eq!(Capabilities::profile(Provider::Ibm).parts.max_object(), 10_000_000_000_000);
+        assert_eq!(Capabilities::profile(Provider::Scaleway).parts.max_object(), 5_000 * GIB);
     }
 
     #[test]
@@ -131,7 +351,49 @@ mod tests {
         let endpoint = Endpoint { url: Some("https://s3.example.net".to_owned()), ..Endpoint::default() };
         let capabilities = Capabilities::of(&endpoint);
         assert!(!capabilities.copy_conditions && !capabilities.content_etags && !capabilities.checksums);
-        assert!(!capabilities.ordered_lists && !capabilities.conditional_writes);
+        assert!(!capabilities.part_conditions && !capabilities.ordered_lists);
+        assert_eq!((capabilities.if_none_match, capabilities.if_match), (OnWrites::NONE, OnWrites::NONE));
         assert_eq!(Capabilities::of(&Endpoint::default()), Capabilities::AWS);
+    }
+
+    #[test]
+    fn what_the_manifest_states_wins_over_the_profile() {
+        let stated = Overrides {
+            copy_conditions: Some(true),
+            if_none_match: Some(vec![ConditionalWrite::Complete]),
+            max_copy: Some(ByteSize(GIB)),
+            max_parts: Some(1_000),
+            tags: Some(false),
+            ..Overrides::default()
+        };
+        let url = Some("https://s3.example.net".to_owned());
+        let endpoint = Endpoint { url, capabilities: stated, ..Endpoint::default() };
+        let found = Capabilities::of(&endpoint);
+        let expected = Capabilities {
+            copy_conditions: true,
+            if_none_match: OnWrites { complete: true, ..OnWrites::NONE },
+            max_copy: GIB,
+            parts: PartLimits { max_parts: 1_000, ..PartLimits::S3 },
+            tags: false,
+            ..Capabilities::CAUTIOUS
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_directory_bucket_is_told_by_its_name_and_only_on_aws() {
+        let name: BucketName = "logs--use1-az4--x-s3".parse().unwrap();
+        assert_eq!(Capabilities::AWS.in_bucket(&name, true), Capabilities::DIRECTORY);
+        assert_eq!(Capabilities::AWS.in_bucket(&"logs".parse().unwrap(), true), Capabilities::AWS);
+        assert_eq!(Capabilities::CAUTIOUS.in_bucket(&name, false), Capabilities::CAUTIOUS);
+    }
+
+    #[test]
+    fn no_profile_claims_more_than_s3_but_for_the_size_of_a_copy() {
+        for provider in Provider::ALL {
+            let Capabilities { parts, if_none_match, if_match, .. } = Capabilities::profile(provider);
+            assert!(parts.max_part <= PartLimits::S3.max_part && parts.max_parts <= 10_000, "{provider:?}");
+            assert!(OnWrites::ALL.covers(if_none_match) && OnWrites::ALL.covers(if_match), "{provider:?}");
+        }
     }
 }

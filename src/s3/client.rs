@@ -19,8 +19,10 @@ use aws_smithy_http_client::{Builder, tls};
 use aws_types::service_config::ServiceConfigKey;
 
 use super::Capabilities;
+use super::access::AccessHeaders;
 use super::identity::Identities;
-use crate::manifest::job::Endpoint;
+use crate::location::BucketName;
+use crate::manifest::job::{Access, Endpoint, Provider};
 
 /// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
 const POOL_IDLE: Duration = Duration::from_secs(15);
@@ -65,6 +67,8 @@ impl From<Endpoint> for Connect {
 pub struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
     shared: Arc<Shared>,
+    headers: AccessHeaders,
+    capabilities: Arc<Capabilities>,
 }
 
 #[derive(Debug)]
@@ -73,8 +77,11 @@ struct Shared {
     url: Option<String>,
     region: String,
     region_was_given: bool,
-    capabilities: Capabilities,
     identities: Identities,
+    /// Amazon S3, also behind a `url` that says `provider: aws`.
+    is_aws: bool,
+    /// Without the headers of any bucket.
+    plain: aws_sdk_s3::Client,
 }
 
 impl Client {
@@ -86,6 +93,7 @@ impl Client {
         endpoint.url = endpoint.url.or_else(|| ambient_url(&base));
         let capabilities = Capabilities::of(&endpoint);
         let url = endpoint.url.clone().filter(|_| !endpoint.is_aws());
+        let is_aws = url.is_none() || endpoint.provider == Provider::Aws;
         let region_was_given = endpoint.region.is_some();
         let identities = Identities::new();
         let mut config = aws_sdk_s3::config::Builder::from(&base)
@@ -97,6 +105,10 @@ impl Client {
         if let Some(url) = &endpoint.url {
             config = config.endpoint_url(url);
         }
+        if url.is_some() {
+            // The sessions of directory buckets are AWS's own; elsewhere a bucket may just be called so.
+            config = config.disable_s3_express_session_auth(true);
+        }
         if let Some(path_style) = endpoint.path_style.or(url.is_some().then_some(true)) {
             config = config.force_path_style(path_style);
         }
@@ -106,23 +118,53 @@ impl Client {
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         }
         let region = base.region().map_or_else(|| "us-east-1".to_owned(), ToString::to_string);
+        let sdk = aws_sdk_s3::Client::from_conf(config.build());
+        let plain = sdk.clone();
+        let endpoint = endpoint.name;
         Self {
-            sdk: aws_sdk_s3::Client::from_conf(config.build()),
-            shared: Arc::new(Shared {
-                endpoint: endpoint.name,
-                url,
-                region,
-                region_was_given,
-                capabilities,
-                identities,
-            }),
+            sdk,
+            shared: Arc::new(Shared { endpoint, url, region, region_was_given, identities, is_aws, plain }),
+            headers: AccessHeaders::default(),
+            capabilities: Arc::new(capabilities),
         }
     }
 
-    /// What the endpoint can do.
+    /// The same connection for the requests to one bucket, which all carry what its `access` demands.
+    #[must_use]
+    pub fn to_bucket(&self, bucket: &BucketName, access: Access) -> Self {
+        let capabilities = self.capabilities.in_bucket(bucket, self.shared.is_aws);
+        let headers = AccessHeaders { own: access, source: self.headers.source.clone() };
+        Self { capabilities: Arc::new(capabilities), ..self.with(headers) }
+    }
+
+    /// The same connection for copies out of a bucket with this `access`.
+    #[must_use]
+    pub fn reading_from(&self, source: Access) -> Self {
+        self.with(AccessHeaders { own: self.headers.own.clone(), source })
+    }
+
+    /// The same connection as if the endpoint could do this: for finding out whether it can.
+    #[must_use]
+    pub fn assuming(&self, capabilities: Capabilities) -> Self {
+        Self { capabilities: Arc::new(capabilities), ..self.clone() }
+    }
+
+    fn with(&self, headers: AccessHeaders) -> Self {
+        let Self { shared, capabilities, .. } = self.clone();
+        let config = shared.plain.config().to_builder().interceptor(headers.clone()).build();
+        Self { sdk: aws_sdk_s3::Client::from_conf(config), shared, headers, capabilities }
+    }
+
+    /// What the endpoint can do, and the bucket where one was named.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
-        &self.shared.capabilities
+        &self.capabilities
+    }
+
+    /// The terms of the bucket that the requests go to.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.headers.own
     }
 
     /// The endpoint's name in the manifest.

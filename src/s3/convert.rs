@@ -115,8 +115,17 @@ pub(super) fn next_marker(
     }
 }
 
-pub(super) fn absent(condition: WriteCondition) -> Option<String> {
-    (condition == WriteCondition::Absent).then(|| "*".to_owned())
+/// The value of `If-None-Match`.
+pub(super) fn if_none_match(condition: &WriteCondition) -> Option<String> {
+    (*condition == WriteCondition::Absent).then(|| "*".to_owned())
+}
+
+/// The value of `If-Match`.
+pub(super) fn if_match(condition: &WriteCondition) -> Option<String> {
+    match condition {
+        WriteCondition::Matches(etag) => Some(quoted(etag)),
+        WriteCondition::None | WriteCondition::Absent => None,
+    }
 }
 
 pub(super) fn quoted(etag: &str) -> String {

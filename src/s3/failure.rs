@@ -244,6 +244,13 @@ impl Failure {
         self
     }
 
+    /// The same failure with a remark on its message.
+    #[must_use]
+    pub fn noting(mut self, note: &str) -> Self {
+        self.0.message = format!("{} ({note})", self.0.message);
+        self
+    }
+
     /// The same failure seen as another kind, for callers that know what a code means in their place.
     #[must_use]
     pub fn as_kind(mut self, kind: FailureKind) -> Self {
@@ -267,7 +274,9 @@ impl Failure {
                     .map(str::to_owned);
                 match &code {
                     // Modelled HEAD errors carry the SDK's own code, never the server's.
-                    Some(code) if code != "NotFound" => (by_code(code, status, region), code.clone()),
+                    Some(code) if code != "NotFound" => {
+                        (of_upload(operation, by_code(code, status, region)), code.clone())
+                    }
                     _ if status == Some(200) => (FailureKind::Unreadable, "unreadable answer".to_owned()),
                     _ => {
                         (by_status(operation, status, region), format!("HTTP {}", status.unwrap_or_default()))
@@ -366,6 +375,13 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
             _ => FailureKind::Invalid,
         },
     }
+}
+
+/// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that name nothing else.
+fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
+    let names_an_upload =
+        matches!(operation, Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload);
+    if names_an_upload && kind == FailureKind::NotFound { FailureKind::NoSuchUpload } else { kind }
 }
 
 /// Sorts by status, for answers without a body.

@@ -10,13 +10,13 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    absent, checksum, completed_part, decode, head, next_marker, part_number, quoted, tagging_header,
-    timestamp, unquote,
+    checksum, completed_part, decode, head, if_match, if_none_match, next_marker, part_number, quoted,
+    tagging_header, timestamp, unquote,
 };
 use super::{
-    Attributes, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags, UploadMarker, WriteCondition,
-    Written,
+    Attributes, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure,
+    FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags,
+    UploadMarker, WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
@@ -221,11 +221,14 @@ impl Client {
         bucket: &BucketName,
         key: &ObjectKey,
         attributes: &Attributes,
-        condition: WriteCondition,
+        condition: &WriteCondition,
     ) -> Result<Written, Failure> {
+        let Capabilities { tag_headers, directory, .. } = *self.capabilities();
         let tagging = match attributes.tags {
+            // S3 answers 501 to a copy that would bring tags or annotations into a directory bucket.
+            _ if directory => Some(sdk::TaggingDirective::Replace),
             Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
-            Tags::Exactly(_) if !self.capabilities().tags => None,
+            Tags::Exactly(_) if !tag_headers => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
         };
         let request = self
@@ -237,7 +240,9 @@ impl Client {
             .copy_source_if_match(quoted(&source.etag))
             .metadata_directive(sdk::MetadataDirective::Replace)
             .set_tagging_directive(tagging)
-            .set_if_none_match(absent(condition))
+            .set_annotation_directive(directory.then_some(sdk::AnnotationDirective::Exclude))
+            .set_if_none_match(if_none_match(condition))
+            .set_if_match(if_match(condition))
             .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()));
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
@@ -261,7 +266,7 @@ impl Client {
         body: bytes::Bytes,
         attributes: &Attributes,
         checksum_value: Option<&Checksum>,
-        condition: WriteCondition,
+        condition: &WriteCondition,
     ) -> Result<Written, Failure> {
         let mut request = self
             .sdk
@@ -269,7 +274,8 @@ impl Client {
             .bucket(bucket.as_str())
             .key(key.as_str())
             .body(ByteStream::from(body))
-            .set_if_none_match(absent(condition));
+            .set_if_none_match(if_none_match(condition))
+            .set_if_match(if_match(condition));
         request = with_checksum!(request, checksum_value);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
@@ -378,8 +384,11 @@ impl Client {
             .bucket(bucket.as_str())
             .key(key.as_str())
             .upload_id(upload_id)
-            .mpu_object_size(i64::try_from(spec.size).unwrap_or(i64::MAX))
-            .set_if_none_match(absent(spec.condition))
+            .set_mpu_object_size(
+                self.capabilities().object_size.then(|| i64::try_from(spec.size).unwrap_or(i64::MAX)),
+            )
+            .set_if_none_match(if_none_match(&spec.condition))
+            .set_if_match(if_match(&spec.condition))
             .set_checksum_type(spec.checksum.map(|(_, kind)| kind.into()))
             .multipart_upload(sdk::CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         request = with_checksum!(request, &spec.full_checksum);
@@ -405,6 +414,19 @@ impl Client {
             self.sdk.abort_multipart_upload().bucket(bucket.as_str()).key(key.as_str()).upload_id(upload_id);
         let answer = request.send().await;
         answer.map_err(|error| failure(Operation::AbortMultipartUpload, bucket, Some(key), &error))?;
+        Ok(())
+    }
+
+    /// Deletes an object; with a version that version for good. One that is gone already is no failure of S3's.
+    pub async fn delete_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<(), Failure> {
+        let request = self.sdk.delete_object().bucket(bucket.as_str()).key(key.as_str());
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
+        answer.map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use hyper::StatusCode;
 
 use super::condition::{WriteCondition, now};
+use super::content::Content;
 use super::multipart::{Completed, Upload};
 use super::object::{Encryption, Marker, Object, Version};
 use super::refusal::Refusal;
@@ -30,6 +31,8 @@ pub(super) struct Bucket {
     pub(super) region: String,
     pub(super) owner: String,
     pub(super) created: SystemTime,
+    /// Told by its name, see [`kind`](super::kind).
+    pub(super) directory: bool,
     pub(super) requester_pays: bool,
     pub(super) object_lock: bool,
     pub(super) retention: Option<(String, u32)>,
@@ -61,12 +64,13 @@ pub(super) struct Deleted {
 
 impl Bucket {
     pub(super) fn new(name: &str, options: BucketOptions, region: &str) -> Self {
-        let versioned = options.versioning || options.object_lock;
+        let versioned = (options.versioning || options.object_lock) && !name.ends_with("--x-s3");
         Self {
             name: name.to_owned(),
             region: options.region.unwrap_or_else(|| region.to_owned()),
             owner: options.owner.unwrap_or_else(|| OWNER.to_owned()),
             created: now(),
+            directory: name.ends_with("--x-s3"),
             requester_pays: options.requester_pays,
             object_lock: options.object_lock,
             retention: options.retention.filter(|_| options.object_lock),
@@ -89,6 +93,11 @@ impl Bucket {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
         write(&self.state)
+    }
+
+    /// The `ETag` of an object or a part written in one piece.
+    pub(super) fn etag(&self, store: &Store, content: &Content, encryption: &Encryption) -> String {
+        if self.directory { store.unique() } else { store.etag(content, encryption) }
     }
 
     /// When the lifecycle rule ends an upload that was initiated at this time.

@@ -121,6 +121,11 @@ impl WriteCondition {
         }
     }
 
+    /// [`Self::from_headers`], or nothing where the server ignores conditions.
+    pub(super) fn unless(ignored: bool, headers: &HeaderMap) -> Result<Self, Refusal> {
+        if ignored { Ok(Self::None) } else { Self::from_headers(headers) }
+    }
+
     /// Checks what the key holds now; `None` if it holds nothing or a delete marker.
     pub(super) fn check(&self, key: &str, current: Option<&Object>) -> Result<(), Refusal> {
         match (self, current) {

@@ -18,6 +18,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
 
 use super::faults::{Effect, Faults};
+use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
 use super::protocol::{CopiedBytes, Service, SuccessStatus};
@@ -136,7 +137,8 @@ impl Front {
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        let mut response = match self.check(call, request.headers()) {
+        let query = request.uri().query().unwrap_or_default();
+        let mut response = match self.check(call, query, request.headers()) {
             Err(refusal) => refuse(request, &refusal, id).await,
             Ok(charged) => {
                 let head = request.method() == Method::HEAD;
@@ -179,7 +181,7 @@ impl Front {
     }
 
     /// What S3 checks about the bucket before the operation. Whether the requester is charged.
-    fn check(&self, call: &Call, headers: &HeaderMap) -> Result<bool, Refusal> {
+    fn check(&self, call: &Call, query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
         let Some(bucket) = self.store.find(&call.bucket) else {
             return Ok(false);
         };
@@ -201,6 +203,7 @@ impl Front {
         if foreign || unpaid || self.store.is_denied(&call.bucket, call.operation, &call.key) {
             return Err(Refusal::access_denied());
         }
+        kind::check(&bucket, self.store.quirks(), call, query, headers)?;
         Ok(bucket.requester_pays)
     }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::checksum;
+use super::content::Content;
 use super::multipart::Upload;
 use super::object::{Object, Version};
 
@@ -138,6 +140,21 @@ pub(super) fn objects(map: &BTreeMap<String, Vec<Version>>, query: &Query<'_>) -
         },
         |_, history| history.first().and_then(Version::object).cloned(),
     )
+}
+
+/// Current objects of a directory bucket: in no order that a client could know, and with none of the marks of one.
+pub(super) fn unordered(map: &BTreeMap<String, Vec<Version>>, query: &Query<'_>) -> Page<Arc<Object>> {
+    let mut page = objects(map, &Query { after: None, max: usize::MAX, ..*query });
+    page.entries.sort_by_cached_key(|(key, _)| checksum::md5(&Content::bytes(key.clone().into_bytes())));
+    if let Some(after) = query.after {
+        let listed = page.entries.iter().position(|(key, _)| key == after).map_or(0, |at| at + 1);
+        page.entries.drain(..listed);
+        page.common_prefixes.clear();
+    }
+    page.truncated = page.entries.len() > query.max;
+    page.entries.truncate(query.max);
+    page.ends_in_prefix = false;
+    page
 }
 
 /// One version in a page of versions.

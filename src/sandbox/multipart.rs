@@ -194,6 +194,7 @@ impl Bucket {
 
     /// Makes a part of `content`. Hashes, so it takes no lock.
     pub(super) fn make_part(
+        &self,
         store: &Store,
         content: Content,
         declared: Declared,
@@ -201,7 +202,12 @@ impl Bucket {
     ) -> Part {
         let algorithm = declared.map_or(Algorithm::Crc64Nvme, |(algorithm, _)| algorithm);
         let checksum = (!Quirks::on(&store.quirks().no_checksums)).then(|| algorithm.of(&content));
-        Part { etag: store.etag(&content, &attributes.encryption), checksum, content, last_modified: now() }
+        Part {
+            etag: self.etag(store, &content, &attributes.encryption),
+            checksum,
+            content,
+            last_modified: now(),
+        }
     }
 
     /// Stores a part; an earlier one of the same number is replaced.
@@ -246,12 +252,17 @@ impl Bucket {
             return Ok(completed.clone());
         }
         let upload = state.upload(key, upload_id)?;
-        let parts = upload.chosen(request)?;
+        let parts = upload.chosen(request, self.directory)?;
+        if Quirks::on(&store.quirks().equal_parts) {
+            check_equal(&parts)?;
+        }
         let checksum = upload.checksum(&parts, request)?;
         upload.check_condition(key, state.current(key).map(Arc::as_ref), &request.condition)?;
 
         let content = Content::concat(parts.iter().map(|part| &part.content));
-        let etag = if Quirks::on(&store.quirks().opaque_etags) {
+        let etag = if self.directory {
+            store.unique()
+        } else if Quirks::on(&store.quirks().opaque_etags) {
             format!("{}-{}", store.unique(), parts.len())
         } else {
             multipart_etag(parts.iter().map(|part| part.etag.as_str()))
@@ -287,9 +298,19 @@ impl Bucket {
     }
 }
 
+/// All but the last have one size, and the last is not larger.
+fn check_equal(parts: &[&Part]) -> Result<(), Refusal> {
+    let sizes: Vec<_> = parts.iter().map(|part| part.content.len()).collect();
+    let [first, middle @ .., last] = sizes.as_slice() else { return Ok(()) };
+    if middle.iter().all(|size| size == first) && last <= first {
+        return Ok(());
+    }
+    Err(Refusal::invalid_request("All non-trailing parts must have the same length."))
+}
+
 impl Upload {
     /// The parts that a Complete lists, in order, checked against those that are there.
-    fn chosen(&self, request: &CompleteRequest) -> Result<Vec<&Part>, Refusal> {
+    fn chosen(&self, request: &CompleteRequest, dense: bool) -> Result<Vec<&Part>, Refusal> {
         if request.parts.is_empty() {
             return Err(Refusal::invalid_request("You must specify at least one part"));
         }
@@ -306,7 +327,7 @@ impl Upload {
             self.check_listed_checksums(listed, part)?;
             chosen.push(part);
         }
-        if self.declared.is_some()
+        if (dense || self.declared.is_some())
             && (1..).zip(&request.parts).any(|(expected, part)| part.number != expected)
         {
             return Err(Refusal::invalid_part_order());

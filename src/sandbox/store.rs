@@ -74,6 +74,20 @@ struct Denied {
 pub struct Quirks {
     /// `x-amz-copy-source-if-*` headers have no effect.
     pub ignore_source_conditions: AtomicBool,
+    /// `If-None-Match` and `If-Match` have no effect on CopyObject.
+    pub copies_overwrite: AtomicBool,
+    /// Nor on `PutObject`.
+    pub puts_overwrite: AtomicBool,
+    /// Nor on `CompleteMultipartUpload`.
+    pub completes_overwrite: AtomicBool,
+    /// There is no `UploadPartCopy`.
+    pub no_part_copy: AtomicBool,
+    /// All parts but the last must have one size, and the last must not be larger.
+    pub equal_parts: AtomicBool,
+    /// Everything that has to do with tags is refused.
+    pub no_tags: AtomicBool,
+    /// CopyObject and `CreateMultipartUpload` make objects without tags, whatever they are told.
+    pub copies_drop_tags: AtomicBool,
     /// `ETags` of objects and parts are random: they do not follow from the content.
     pub opaque_etags: AtomicBool,
     /// No additional checksums are computed, stored or shown.

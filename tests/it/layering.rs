@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right: data flows this way, and a module may use what stands left of it.
-const ORDER: [&str; 19] = [
+const ORDER: &[&str] = &[
     "size",
     "location",
     "manifest",
@@ -13,6 +13,7 @@ const ORDER: [&str; 19] = [
     "pace",
     "bucket",
     "multipart",
+    "probe",
     "listing",
     "plan",
     "connections",

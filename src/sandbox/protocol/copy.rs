@@ -109,7 +109,8 @@ impl Service {
     ) -> S3Result<S3Response<CopyObjectOutput>> {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
-        let condition = WriteCondition::from_headers(&request.headers)?;
+        let ignored = Quirks::on(&self.store.quirks().copies_overwrite);
+        let condition = WriteCondition::unless(ignored, &request.headers)?;
         let source = self.source(&input.copy_source, &request.headers, &source_conditions!(input))?;
         let asked: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
         let replaces_metadata =
@@ -147,10 +148,17 @@ impl Service {
         };
         self.transfer(source.object.content.len()).await;
 
-        let attributes = kept(&source.object.attributes, asked, replaces_metadata, replaces_tags);
+        let mut attributes = kept(&source.object.attributes, asked, replaces_metadata, replaces_tags);
+        if Quirks::on(&self.store.quirks().copies_drop_tags) {
+            attributes.tags.clear();
+        }
+        if bucket.directory && !attributes.tags.is_empty() {
+            let message = "A directory bucket takes no tags from the source of a copy";
+            return Err(Refusal::not_implemented(message, "x-amz-tagging-directive").into());
+        }
         let checksum = self.copied_checksum(&source.object, algorithm);
         let object = Object {
-            etag: self.copied_etag(&source.object, &attributes.encryption),
+            etag: self.copied_etag(&bucket, &source.object, &attributes.encryption),
             checksum: checksum.clone(),
             content: source.object.content.clone(),
             attributes: Arc::new(attributes),
@@ -186,12 +194,14 @@ impl Service {
     }
 
     /// The `ETag` of the copy: MD5 of the bytes, which a source written in one piece has already.
-    fn copied_etag(&self, source: &Object, encryption: &Encryption) -> String {
-        let known = source.parts.is_none() && !self.store.hides_content(&source.attributes.encryption);
+    fn copied_etag(&self, bucket: &Bucket, source: &Object, encryption: &Encryption) -> String {
+        let known = !bucket.directory
+            && source.parts.is_none()
+            && !self.store.hides_content(&source.attributes.encryption);
         if known && !self.store.hides_content(encryption) {
             return source.etag.clone();
         }
-        self.store.etag(&source.content, encryption)
+        bucket.etag(&self.store, &source.content, encryption)
     }
 
     /// The checksum of the copy: the source's algorithm unless another is asked for, always of the full object.
@@ -227,7 +237,7 @@ impl Service {
         }
         let copied = content.len();
         self.transfer(copied).await;
-        let part = Bucket::make_part(&self.store, content, declared, &attributes);
+        let part = bucket.make_part(&self.store, content, declared, &attributes);
         let mut result = CopyPartResult {
             e_tag: etag(&part.etag),
             last_modified: timestamp(part.last_modified),

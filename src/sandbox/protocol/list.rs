@@ -108,7 +108,8 @@ fn entry(
 impl Service {
     fn page(&self, bucket: &str, query: &Query<'_>) -> Result<(Arc<Bucket>, Page<Arc<Object>>), Refusal> {
         let bucket = self.store.bucket(bucket)?;
-        let page = listing::objects(&bucket.read().objects, query);
+        let list = if bucket.directory { listing::unordered } else { listing::objects };
+        let page = list(&bucket.read().objects, query);
         Ok((bucket, page))
     }
 

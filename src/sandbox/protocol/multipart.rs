@@ -14,7 +14,6 @@ use super::fields::{
     self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption, timestamp,
 };
 use super::write::{check_claim, check_md5};
-use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition::{WriteCondition, now};
 use crate::sandbox::content::Content;
@@ -22,6 +21,7 @@ use crate::sandbox::listing::PAGE;
 use crate::sandbox::multipart::{CompleteRequest, ListedPart, check_part_number, declare};
 use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE};
 use crate::sandbox::refusal::Refusal;
+use crate::sandbox::store::Quirks;
 
 /// The name of the lifecycle rule that aborts uploads.
 const ABORT_RULE: &str = "abort-incomplete-uploads";
@@ -38,7 +38,10 @@ impl Service {
             input.checksum_type.as_ref().map(ChecksumType::as_str),
         )?;
         let declared = declared.filter(|_| fields::checksums_on(&self.store));
-        let attributes: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
+        let mut attributes: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
+        if Quirks::on(&self.store.quirks().copies_drop_tags) {
+            attributes.tags.clear();
+        }
         let attributes = Arc::new(attributes);
         let upload_id = bucket.create_upload(&self.store, &input.key, Arc::clone(&attributes), declared);
         let mut output = CreateMultipartUploadOutput {
@@ -84,7 +87,7 @@ impl Service {
         if let Some((algorithm, _)) = &claimed {
             check_claim(claimed.as_ref(), &algorithm.of(&content))?;
         }
-        let part = Bucket::make_part(&self.store, content, declared, &attributes);
+        let part = bucket.make_part(&self.store, content, declared, &attributes);
         let mut output = UploadPartOutput { e_tag: etag(&part.etag), ..UploadPartOutput::default() };
         set_encryption!(output, &attributes.encryption);
         match (declared, &part.checksum, claimed) {
@@ -120,7 +123,10 @@ impl Service {
             checksums: checksums_of!(input),
             kind: input.checksum_type.as_ref().map(|kind| kind.as_str().to_owned()),
             object_size: input.mpu_object_size,
-            condition: WriteCondition::from_headers(&request.headers)?,
+            condition: WriteCondition::unless(
+                Quirks::on(&self.store.quirks().completes_overwrite),
+                &request.headers,
+            )?,
         };
         let completed = bucket.complete(&self.store, &input.key, &input.upload_id, &asked)?;
         let mut output = CompleteMultipartUploadOutput {

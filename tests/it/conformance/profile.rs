@@ -79,7 +79,8 @@ async fn checksums_are_stored_and_told() {
 #[tokio::test]
 async fn a_write_that_demands_an_absent_key_overwrites_nothing() {
     on_server(async |server| {
-        if !server.capabilities().conditional_writes {
+        let if_none_match = server.capabilities().if_none_match;
+        if !if_none_match.put || !if_none_match.complete {
             return eprintln!("{:?} is not said to know conditional writes", server.endpoint.provider);
         }
         server.put("key", b"mine").await;

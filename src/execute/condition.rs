@@ -1,0 +1,79 @@
+//! What becomes of a write that the destination refuses because of its condition.
+//!
+//! `412`: the key is another's by now, which is a reason to leave it and no failure. `404` for an `If-Match`: the object
+//! that was to be replaced was deleted, so the key is written as an absent one. `409`: another write was under way;
+//! S3 wants the whole upload again.
+
+use super::{Trouble, Work};
+use crate::location::ObjectKey;
+use crate::manifest::capabilities::ConditionalWrite;
+use crate::manifest::job::When;
+use crate::plan::condition::{Seen, demanded};
+use crate::plan::decide::Skip;
+use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition};
+
+/// Why the destination refused a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Somebody else's object stands at the key; it stays.
+    Taken(Skip),
+    /// The object that was to be replaced is gone.
+    Deleted,
+    /// Another write was under way.
+    Raced,
+}
+
+impl Work {
+    /// What a write demands of its key.
+    pub(super) fn condition(&self, seen: &Seen, write: ConditionalWrite) -> WriteCondition {
+        demanded(self.sides.transfer.when, seen, write, self.sides.destination.capabilities())
+    }
+
+    /// True when the job copies only what is missing, the write itself can not see to it, and the key is there by now.
+    pub(super) async fn is_taken(
+        &self,
+        key: &ObjectKey,
+        seen: &Seen,
+        condition: &WriteCondition,
+    ) -> Result<bool, Trouble> {
+        let is_ours = matches!(seen, Seen::Object(_));
+        if self.sides.transfer.when != When::Missing || *condition != WriteCondition::None || is_ours {
+            return Ok(false);
+        }
+        match self.sides.destination.head(key, None).await {
+            Ok(_) => Ok(true),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(false),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// What a failed write with this condition means; `None` when the condition has nothing to do with it.
+    pub(super) fn refused(&self, condition: &WriteCondition, failure: &Failure) -> Option<Refused> {
+        let skip = match self.sides.transfer.when {
+            When::Missing => Skip::Present,
+            When::Changed | When::Always => Skip::ChangedMeanwhile,
+        };
+        match (failure.kind(), condition) {
+            (FailureKind::PreconditionFailed, WriteCondition::Absent | WriteCondition::Matches(_)) => {
+                Some(Refused::Taken(skip))
+            }
+            (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(Refused::Deleted),
+            (FailureKind::Conflict, _) => Some(Refused::Raced),
+            _ => None,
+        }
+    }
+
+    /// Says what a denied write may lack besides the right to write.
+    pub(super) fn explained(&self, condition: &WriteCondition, failure: Failure) -> Failure {
+        let knows_conditions = self.sides.destination.capabilities().if_none_match != OnWrites::NONE;
+        match (failure.kind(), condition) {
+            (FailureKind::Denied, WriteCondition::None) if knows_conditions => failure.noting(
+                "a bucket whose policy demands conditional writes takes them with `when: missing`, \
+                 and with `when: changed` where the destination may be listed",
+            ),
+            (FailureKind::Denied, WriteCondition::Matches(_)) => failure
+                .noting("replacing an object that was compared needs s3:GetObject on the destination too"),
+            _ => failure,
+        }
+    }
+}

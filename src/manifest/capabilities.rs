@@ -1,0 +1,123 @@
+//! What a manifest says about an endpoint that its provider's profile does not, or says otherwise.
+//!
+//! A profile is a claim about a kind of server; the server at hand may be older, newer or set up in another way.
+//! `s3haul check --probe` measures it and prints what differs in just these fields, so that a finding becomes a line in
+//! the manifest and never a guess from an error in mid-run.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The writes that can carry a condition on what stands at their key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConditionalWrite {
+    /// `CopyObject`.
+    Copy,
+    /// `PutObject`.
+    Put,
+    /// `CompleteMultipartUpload`.
+    Complete,
+}
+
+/// What holds for this endpoint whatever its `provider` says. `s3haul check JOB --probe` measures most of it.
+/// `S` is text as it is typed, then a size.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, bound(deserialize = "S: Deserialize<'de>"))]
+#[schemars(title = "capabilities", rename = "Capabilities")]
+pub struct Overrides<S> {
+    /// There is an `UploadPartCopy`.
+    #[schemars(extend("examples" = [false]))]
+    pub part_copy: Option<bool>,
+    /// The largest object that one `CopyObject` copies.
+    #[schemars(extend("examples" = ["5GiB"]))]
+    pub max_copy: Option<S>,
+    /// The largest part.
+    #[schemars(extend("examples" = ["5GiB"]))]
+    pub max_part: Option<S>,
+    /// The most parts of one upload.
+    #[schemars(range(min = 1, max = 10_000), extend("examples" = [1000]))]
+    pub max_parts: Option<u32>,
+    /// All parts of an upload but the last must have one size.
+    #[schemars(extend("examples" = [true]))]
+    pub equal_parts: Option<bool>,
+    /// `CopyObject` honours `x-amz-copy-source-if-match`.
+    #[schemars(extend("examples" = [true]))]
+    pub copy_conditions: Option<bool>,
+    /// `UploadPartCopy` honours `x-amz-copy-source-if-match`.
+    #[schemars(extend("examples" = [true]))]
+    pub part_conditions: Option<bool>,
+    /// The writes that honour `If-None-Match: *`.
+    #[schemars(extend("examples" = [["put", "complete"]]))]
+    pub if_none_match: Option<Vec<ConditionalWrite>>,
+    /// The writes that honour `If-Match`.
+    #[schemars(extend("examples" = [["put", "complete"]]))]
+    pub if_match: Option<Vec<ConditionalWrite>>,
+    /// `ETag`s follow from the bytes as S3 makes them.
+    #[schemars(extend("examples" = [true]))]
+    pub content_etags: Option<bool>,
+    /// `x-amz-checksum-*` headers are checked and stored.
+    #[schemars(extend("examples" = [true]))]
+    pub checksums: Option<bool>,
+    /// `x-amz-mp-object-size` may be sent.
+    #[schemars(extend("examples" = [false]))]
+    pub object_size: Option<bool>,
+    /// Lists are in the order of the keys' bytes.
+    #[schemars(extend("examples" = [true]))]
+    pub ordered_lists: Option<bool>,
+    /// Lists are encoded on request (`encoding-type=url`).
+    #[schemars(extend("examples" = [true]))]
+    pub encoded_lists: Option<bool>,
+    /// Objects have tags.
+    #[schemars(extend("examples" = [true]))]
+    pub tags: Option<bool>,
+    /// `CopyObject` and `CreateMultipartUpload` give tags to what they make.
+    #[schemars(extend("examples" = [true]))]
+    pub tag_headers: Option<bool>,
+}
+
+impl<S> Default for Overrides<S> {
+    fn default() -> Self {
+        Self {
+            part_copy: None,
+            max_copy: None,
+            max_part: None,
+            max_parts: None,
+            equal_parts: None,
+            copy_conditions: None,
+            part_conditions: None,
+            if_none_match: None,
+            if_match: None,
+            content_etags: None,
+            checksums: None,
+            object_size: None,
+            ordered_lists: None,
+            encoded_lists: None,
+            tags: None,
+            tag_headers: None,
+        }
+    }
+}
+
+impl<S> Overrides<S> {
+    /// The same with other sizes; `read` gets the name of the field.
+    pub(super) fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
+        Overrides {
+            part_copy: self.part_copy,
+            max_copy: read("max_copy", self.max_copy),
+            max_part: read("max_part", self.max_part),
+            max_parts: self.max_parts,
+            equal_parts: self.equal_parts,
+            copy_conditions: self.copy_conditions,
+            part_conditions: self.part_conditions,
+            if_none_match: self.if_none_match,
+            if_match: self.if_match,
+            content_etags: self.content_etags,
+            checksums: self.checksums,
+            object_size: self.object_size,
+            ordered_lists: self.ordered_lists,
+            encoded_lists: self.encoded_lists,
+            tags: self.tags,
+            tag_headers: self.tag_headers,
+        }
+    }
+}

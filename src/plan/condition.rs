@@ -1,0 +1,139 @@
+//! What a write demands of the key that it writes to.
+//!
+//! Between the comparison of both sides and the write lie seconds or days, in which somebody else may have written to
+//! the key. Where the server can see to it, the write carries what the comparison saw: nothing there
+//! (`If-None-Match: *`) or this very object (`If-Match`). Then what came in between is never overwritten: it is on
+//! record as skipped, and the next run compares it.
+//!
+//! `CopyObject` knows such conditions on few servers, Complete on more; so a job that must overwrite nothing makes a
+//! multipart upload of one part there. An empty object can not be made of parts: for it, and where no write knows
+//! conditions, the key is looked at just before the write, and a moment stays in which it can be taken.
+
+use super::decide::Route;
+use super::parts::PartLayout;
+use crate::manifest::capabilities::ConditionalWrite;
+use crate::manifest::job::When;
+use crate::s3::{Capabilities, WriteCondition};
+
+/// What stood at the destination's key when the object was planned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nobody looked, or was allowed to.
+    #[default]
+    Unknown,
+    /// Nothing.
+    Absent,
+    /// An object with this `ETag`.
+    Object(String),
+}
+
+impl Route {
+    /// The request that makes the object visible.
+    #[must_use]
+    pub const fn publishes_by(&self) -> ConditionalWrite {
+        match self {
+            Self::Copy => ConditionalWrite::Copy,
+            Self::Put => ConditionalWrite::Put,
+            Self::MultipartCopy(_) | Self::MultipartUpload(_) => ConditionalWrite::Complete,
+        }
+    }
+}
+
+/// The condition that a write carries.
+#[must_use]
+pub fn demanded(
+    when: When,
+    seen: &Seen,
+    write: ConditionalWrite,
+    capabilities: &Capabilities,
+) -> WriteCondition {
+    let (absent, matches) = (capabilities.if_none_match.on(write), capabilities.if_match.on(write));
+    match (when, seen) {
+        (When::Always, _) => WriteCondition::None,
+        // Also with `missing`: then the object is what an earlier attempt of ours wrote.
+        (_, Seen::Object(etag)) if matches => WriteCondition::Matches(etag.clone()),
+        (_, Seen::Object(_)) | (When::Changed, Seen::Unknown) => WriteCondition::None,
+        (When::Missing, _) | (When::Changed, Seen::Absent) if absent => WriteCondition::Absent,
+        _ => WriteCondition::None,
+    }
+}
+
+/// The route of a copy of `size` bytes whose write can be refused when the key is taken: for `when: missing`, one part
+/// and a Complete where `CopyObject` would overwrite.
+#[must_use]
+pub fn closing_the_race(route: Route, size: u64, when: When, capabilities: &Capabilities) -> Route {
+    let Capabilities { if_none_match, part_copy, parts, .. } = capabilities;
+    let helps = when == When::Missing && !if_none_match.copy && if_none_match.complete && *part_copy;
+    match route {
+        Route::Copy if helps && size > 0 && size <= parts.max_part => {
+            Route::MultipartCopy(PartLayout { size, part_size: size, count: 1 })
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::OnWrites;
+
+    fn honouring(on: OnWrites) -> Capabilities {
+        Capabilities { if_none_match: on, if_match: on, ..Capabilities::CAUTIOUS }
+    }
+
+    #[test]
+    fn a_write_demands_what_the_comparison_saw() {
+        let object = Seen::Object("e".to_owned());
+        let matches = WriteCondition::Matches("e".to_owned());
+        for (when, seen, condition) in [
+            (When::Always, &Seen::Absent, WriteCondition::None),
+            (When::Always, &object, WriteCondition::None),
+            (When::Missing, &Seen::Absent, WriteCondition::Absent),
+            (When::Missing, &Seen::Unknown, WriteCondition::Absent),
+            (When::Missing, &object, matches.clone()),
+            (When::Changed, &Seen::Absent, WriteCondition::Absent),
+            (When::Changed, &Seen::Unknown, WriteCondition::None),
+            (When::Changed, &object, matches),
+        ] {
+            let write = ConditionalWrite::Complete;
+            assert_eq!(demanded(when, seen, write, &Capabilities::AWS), condition, "{when:?} {seen:?}");
+            let nothing = demanded(when, seen, write, &Capabilities::CAUTIOUS);
+            assert_eq!(nothing, WriteCondition::None, "what is ignored is not sent");
+        }
+    }
+
+    #[test]
+    fn each_route_asks_for_its_own_write() {
+        let layout = PartLayout { size: 7, part_size: 7, count: 1 };
+        for (route, on) in [
+            (Route::Copy, OnWrites { copy: true, ..OnWrites::NONE }),
+            (Route::Put, OnWrites { put: true, ..OnWrites::NONE }),
+            (Route::MultipartCopy(layout), OnWrites { complete: true, ..OnWrites::NONE }),
+            (Route::MultipartUpload(layout), OnWrites { complete: true, ..OnWrites::NONE }),
+        ] {
+            let of = |on| demanded(When::Missing, &Seen::Absent, route.publishes_by(), &honouring(on));
+            assert_eq!(of(on), WriteCondition::Absent, "{route:?}");
+            let others = OnWrites { copy: !on.copy, put: !on.put, complete: !on.complete };
+            assert_eq!(of(others), WriteCondition::None, "{route:?}");
+        }
+    }
+
+    #[test]
+    fn one_part_stands_in_for_a_copy_that_can_not_be_refused() {
+        let uploads = honouring(OnWrites::UPLOADS);
+        let route = |size, when, capabilities: &Capabilities| {
+            closing_the_race(Route::Copy, size, when, capabilities).name()
+        };
+        assert_eq!(route(7, When::Missing, &uploads), "multipart-copy");
+        assert_eq!(route(0, When::Missing, &uploads), "copy", "no part is empty");
+        assert_eq!(
+            route(7, When::Changed, &uploads),
+            "copy",
+            "three requests for one are worth it for a promise only"
+        );
+        assert_eq!(route(7, When::Missing, &Capabilities::AWS), "copy");
+        assert_eq!(route(7, When::Missing, &Capabilities::CAUTIOUS), "copy");
+        let no_parts = Capabilities { part_copy: false, ..uploads };
+        assert_eq!(route(7, When::Missing, &no_parts), "copy");
+    }
+}

@@ -1,0 +1,74 @@
+//! The headers that a bucket wants on *every* request: whose it must be, and who pays.
+//!
+//! They are added below the verbs, to whatever request passes, so that a verb of tomorrow has them too. A copy concerns
+//! two buckets: its request goes to the destination's and names the source's in a header, by which it is known here.
+
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+
+use crate::manifest::job::Access;
+
+/// Adds the headers of a bucket to its requests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AccessHeaders {
+    /// Of the bucket that the requests go to.
+    pub(super) own: Access,
+    /// Of the bucket that its copies read.
+    pub(super) source: Access,
+}
+
+impl AccessHeaders {
+    /// What a request gets, by name and value.
+    fn of(&self, is_copy: bool) -> Vec<(&'static str, String)> {
+        let mut headers = Vec::new();
+        if let Some(owner) = &self.own.expected_owner {
+            headers.push(("x-amz-expected-bucket-owner", owner.clone()));
+        }
+        if let Some(owner) = self.source.expected_owner.as_ref().filter(|_| is_copy) {
+            headers.push(("x-amz-source-expected-bucket-owner", owner.clone()));
+        }
+        // One header covers both buckets of a copy.
+        if self.own.requester_pays || (is_copy && self.source.requester_pays) {
+            headers.push(("x-amz-request-payer", "requester".to_owned()));
+        }
+        headers
+    }
+}
+
+impl Intercept for AccessHeaders {
+    fn name(&self) -> &'static str {
+        "AccessHeaders"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.request_mut().headers_mut();
+        let is_copy = headers.contains_key("x-amz-copy-source");
+        for (name, value) in self.of(is_copy) {
+            headers.try_insert(name, value)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_names_both_owners_and_one_payer() {
+        let access =
+            |owner: &str, requester_pays| Access { expected_owner: Some(owner.to_owned()), requester_pays };
+        let headers = AccessHeaders { own: access("2", false), source: access("1", true) };
+        let own = ("x-amz-expected-bucket-owner", "2".to_owned());
+        assert_eq!(headers.of(false), std::slice::from_ref(&own));
+        let source = ("x-amz-source-expected-bucket-owner", "1".to_owned());
+        assert_eq!(headers.of(true), [own, source, ("x-amz-request-payer", "requester".to_owned())]);
+        assert_eq!(AccessHeaders::default().of(true), []);
+    }
+}

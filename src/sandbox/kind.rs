@@ -1,0 +1,77 @@
+//! What a request may not ask of this kind of bucket or server, whatever it is about otherwise.
+//!
+//! A bucket whose name ends in `--x-s3` is a directory bucket, as on AWS: it lists without order and by prefixes that
+//! end in a slash, its `ETag`s are random, and it knows neither versions nor tags nor annotations. [`Quirks`] make the
+//! sandbox a look-alike that lacks things.
+
+use hyper::HeaderMap;
+
+use super::bucket::Bucket;
+use super::operation::{Call, Operation};
+use super::refusal::Refusal;
+use super::store::Quirks;
+
+/// Refuses what this server or this bucket does not have.
+pub(super) fn check(
+    bucket: &Bucket,
+    quirks: &Quirks,
+    call: &Call,
+    query: &str,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    if call.operation == Operation::UploadPartCopy && Quirks::on(&quirks.no_part_copy) {
+        return Err(not_implemented("x-amz-copy-source"));
+    }
+    if Quirks::on(&quirks.no_tags) {
+        check_tags(call.operation, headers, false)?;
+    }
+    if bucket.directory { check_directory(call, query, headers) } else { Ok(()) }
+}
+
+fn check_directory(call: &Call, query: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    use Operation::{
+        CopyObject, GetObjectAcl, GetObjectLegalHold, GetObjectRetention, ListMultipartUploads,
+        ListObjectVersions, ListObjects, ListObjectsV2, PutBucketVersioning, PutObjectAcl,
+        PutObjectLegalHold, PutObjectRetention, RestoreObject,
+    };
+    check_tags(call.operation, headers, true)?;
+    if headers.contains_key("x-amz-website-redirect-location") {
+        return Err(not_implemented("x-amz-website-redirect-location"));
+    }
+    match call.operation {
+        ListObjects | ListObjectVersions | PutBucketVersioning | GetObjectAcl | PutObjectAcl
+        | GetObjectRetention | PutObjectRetention | GetObjectLegalHold | PutObjectLegalHold
+        | RestoreObject => Err(not_implemented("this operation")),
+        ListObjectsV2 | ListMultipartUploads if !(call.key.is_empty() || call.key.ends_with('/')) => {
+            Err(Refusal::invalid_request(
+                "This bucket does not support a prefix that does not end in a delimiter",
+            ))
+        }
+        ListObjectsV2 if query.split('&').any(|pair| pair.starts_with("start-after=")) => {
+            Err(not_implemented("start-after"))
+        }
+        CopyObject if header(headers, "x-amz-annotation-directive") != Some("EXCLUDE") => {
+            Err(not_implemented("x-amz-annotation-directive"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tags that a request reads, writes or names; with `may_deny` it may say that there are none.
+fn check_tags(operation: Operation, headers: &HeaderMap, may_deny: bool) -> Result<(), Refusal> {
+    use Operation::{DeleteObjectTagging, GetObjectTagging, PutObjectTagging};
+    let names_tags = headers.contains_key("x-amz-tagging")
+        || (!may_deny && headers.contains_key("x-amz-tagging-directive"));
+    if names_tags || matches!(operation, GetObjectTagging | PutObjectTagging | DeleteObjectTagging) {
+        return Err(not_implemented("x-amz-tagging"));
+    }
+    Ok(())
+}
+
+fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn not_implemented(header: &'static str) -> Refusal {
+    Refusal::not_implemented("A header you provided implies functionality that is not implemented", header)
+}
