@@ -74,7 +74,7 @@ impl Copy<'_> {
             let place = source.place(&step.entry.key);
             return Err(Failure::new(FailureKind::Archived, Operation::HeadObject, place, message).into());
         }
-        let route = work.sides.route(head.size, &step.key)?;
+        let route = work.sides.route(head.size, &step.entry.key, &step.key)?;
         let pin = SourcePin {
             bucket: source.name().clone(),
             key: step.entry.key.clone(),
