@@ -20,6 +20,7 @@ use aws_types::service_config::ServiceConfigKey;
 
 use super::Capabilities;
 use super::access::AccessHeaders;
+use super::identity::Identities;
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Provider};
 
@@ -80,6 +81,7 @@ struct Shared {
     is_aws: bool,
     /// Without the headers of any bucket.
     plain: aws_sdk_s3::Client,
+    identities: Identities,
 }
 
 impl Client {
@@ -93,7 +95,9 @@ impl Client {
         let url = endpoint.url.clone().filter(|_| !endpoint.is_aws());
         let is_aws = url.is_none() || endpoint.provider == Provider::Aws;
         let region_was_given = endpoint.region.is_some();
+        let identities = Identities::new();
         let mut config = aws_sdk_s3::config::Builder::from(&base)
+            .identity_cache(identities.clone())
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
@@ -119,7 +123,7 @@ impl Client {
         let endpoint = endpoint.name;
         Self {
             sdk,
-            shared: Arc::new(Shared { endpoint, url, region, region_was_given, is_aws, plain }),
+            shared: Arc::new(Shared { endpoint, url, region, region_was_given, is_aws, plain, identities }),
             headers: AccessHeaders::default(),
             capabilities: Arc::new(capabilities),
         }
@@ -173,6 +177,17 @@ impl Client {
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.shared.url.as_deref()
+    }
+
+    /// Which credentials requests are signed with now, for [`Client::forget_credentials`].
+    #[must_use]
+    pub fn credentials(&self) -> u64 {
+        self.shared.identities.generation()
+    }
+
+    /// Asks for credentials anew with the next request, unless that was done since `credentials`.
+    pub fn forget_credentials(&self, credentials: u64) {
+        self.shared.identities.forget(credentials);
     }
 
     /// The region that requests are signed for.
