@@ -18,8 +18,9 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Source, Transfer, When};
-use crate::plan::condition::{Seen, closing_the_race};
+use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
+use crate::plan::detour::detour;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Steps that wait for the executor.
@@ -87,15 +88,15 @@ impl Sides {
         }
     }
 
-    /// How an object of this size is copied.
+    /// How an object of this size is copied from `source` (or sent: then the source is no key) to `key`.
     ///
     /// # Errors
     /// [`FailureKind::Invalid`] for objects that the endpoint can not hold.
-    pub fn route(&self, size: u64, key: &ObjectKey) -> Result<Route, Failure> {
+    pub fn route(&self, size: u64, source: &ObjectKey, key: &ObjectKey) -> Result<Route, Failure> {
         let in_flight = self.destination.pacer().slots().ceiling();
         let capabilities = self.destination.capabilities();
         route(size, self.origin(), &self.transfer.parts, capabilities, in_flight)
-            .map(|route| closing_the_race(route, size, self.transfer.when, capabilities))
+            .and_then(|route| detour(route, size, source, self.transfer.when, capabilities))
             .map_err(|error| {
                 let operation = Operation::CreateMultipartUpload;
                 Failure::new(FailureKind::Invalid, operation, self.destination.place(key), error.to_string())
@@ -293,7 +294,7 @@ impl Sides {
         };
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            Decision::Copy(reason) => match self.route(entry.size, &key) {
+            Decision::Copy(reason) => match self.route(entry.size, &entry.key, &key) {
                 Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, seen })),
                 Err(failure) => Planned::Failed(self.name_of(&entry), failure),
             },

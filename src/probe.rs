@@ -143,7 +143,7 @@ pub async fn probe(bucket: &Bucket, prefix: &str) -> Result<Probe, Failure> {
         return refuse("a scratch prefix ends in a slash and begins with something else");
     }
     let said = bucket.capabilities().clone();
-    let everything = Capabilities { directory: said.directory, ..Capabilities::AWS };
+    let everything = Capabilities { directory: said.directory, tag_sets: false, ..Capabilities::AWS };
     let bucket = bucket.first_contact().assuming(everything);
     if !bucket.list(prefix, None, None).await?.items.is_empty() {
         return refuse("the scratch prefix is not empty; name another one");

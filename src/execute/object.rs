@@ -15,6 +15,7 @@ use super::receipt::{Ending, Proof};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::capabilities::ConditionalWrite;
+use crate::manifest::job::Keep;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
@@ -30,6 +31,8 @@ use crate::s3::{
 
 /// How often an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
+/// What is on record where the server's copies have no tags.
+const TAGS_LOST: &str = "tags: the server gives none to copies (`tag_headers`)";
 /// A single copy of more than this takes long enough to count as bulk.
 const BULK_FROM: u64 = 16 << 20;
 
@@ -74,7 +77,7 @@ impl Copy<'_> {
             let place = source.place(&step.entry.key);
             return Err(Failure::new(FailureKind::Archived, Operation::HeadObject, place, message).into());
         }
-        let route = work.sides.route(head.size, &step.key)?;
+        let route = work.sides.route(head.size, &step.entry.key, &step.key)?;
         let pin = SourcePin {
             bucket: source.name().clone(),
             key: step.entry.key.clone(),
@@ -86,6 +89,7 @@ impl Copy<'_> {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
+        self.note_lost_tags(&head, draft);
         let attributes = attributes::of_copy(&head, &work.sides.transfer, destination.capabilities(), &route);
         match route {
             Route::MultipartCopy(layout) => {
@@ -102,6 +106,18 @@ impl Copy<'_> {
                 )
                 .into())
             }
+        }
+    }
+
+    /// Where copies make objects without tags, the source's are lost; that goes on record.
+    fn note_lost_tags(&self, head: &Head, draft: &mut Draft) {
+        let sides = &self.work.sides;
+        let kept = sides.transfer.preserve.tags == Keep::Keep;
+        let had = head.tag_count.is_some_and(|count| count > 0);
+        // A round that is begun again must not tell it twice.
+        let told = draft.losses.iter().any(|loss| loss == TAGS_LOST);
+        if kept && had && !sides.destination.capabilities().tag_headers && !told {
+            draft.losses.push(TAGS_LOST.to_owned());
         }
     }
 

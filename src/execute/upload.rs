@@ -103,7 +103,7 @@ async fn file_round(
         move || File::open(path).and_then(|file| Stamp::of(&file).map(|stamp| (Arc::new(file), stamp)))
     });
     let (file, stamp) = opened.await?;
-    let route = work.sides.route(stamp.size, &step.key)?;
+    let route = work.sides.route(stamp.size, &step.entry.key, &step.key)?;
     (draft.size, draft.route, draft.parts) = (stamp.size, Some(route.name()), route.parts());
     let destination = &work.sides.destination;
     let attributes =

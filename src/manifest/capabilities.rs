@@ -64,15 +64,21 @@ pub struct Overrides<S> {
     /// Lists are in the order of the keys' bytes.
     #[schemars(extend("examples" = [true]))]
     pub ordered_lists: Option<bool>,
-    /// Lists are encoded on request (`encoding-type=url`).
+    /// Lists of objects are encoded on request (`encoding-type=url`).
     #[schemars(extend("examples" = [true]))]
     pub encoded_lists: Option<bool>,
+    /// Lists of open uploads are encoded on request.
+    #[schemars(extend("examples" = [true]))]
+    pub encoded_uploads: Option<bool>,
     /// Objects have tags.
     #[schemars(extend("examples" = [true]))]
     pub tags: Option<bool>,
     /// `CopyObject` and `CreateMultipartUpload` give tags to what they make.
     #[schemars(extend("examples" = [true]))]
     pub tag_headers: Option<bool>,
+    /// `UploadPartCopy` finds its source also when there is a `%` in the key.
+    #[schemars(extend("examples" = [true]))]
+    pub odd_part_sources: Option<bool>,
 }
 
 impl<S> Default for Overrides<S> {
@@ -92,8 +98,10 @@ impl<S> Default for Overrides<S> {
             object_size: None,
             ordered_lists: None,
             encoded_lists: None,
+            encoded_uploads: None,
             tags: None,
             tag_headers: None,
+            odd_part_sources: None,
         }
     }
 }
@@ -116,8 +124,10 @@ impl<S> Overrides<S> {
             object_size: self.object_size,
             ordered_lists: self.ordered_lists,
             encoded_lists: self.encoded_lists,
+            encoded_uploads: self.encoded_uploads,
             tags: self.tags,
             tag_headers: self.tag_headers,
+            odd_part_sources: self.odd_part_sources,
         }
     }
 }

@@ -160,21 +160,12 @@ pub struct Transfer {
     pub parts: Parts,
     /// What of a source object goes along with its bytes.
     pub preserve: Preserve,
-    /// These objects instead of all that the source has; for running the failed ones of a report again.
-    pub chosen: Option<Vec<Chosen>>,
     /// The terms of the source's bucket; means nothing for local files.
     pub source_access: Access,
     /// The terms of the destination's bucket.
     pub destination_access: Access,
-}
-
-/// One object of a source, by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Chosen {
-    /// The whole key in S3, or the path below the source directory.
-    pub key: String,
-    /// This version instead of the current one.
-    pub version: Option<String>,
+    /// These objects instead of all that the source has; for running the failed ones of a report again.
+    pub chosen: Option<Vec<Chosen>>,
 }
 
 /// On what terms a bucket is used. The same for every request to it.
@@ -185,6 +176,15 @@ pub struct Access {
     pub expected_owner: Option<String>,
     /// `x-amz-request-payer: requester`: without it, buckets whose owner wants that refuse everything.
     pub requester_pays: bool,
+}
+
+/// One object of a source, by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chosen {
+    /// The whole key in S3, or the path below the source directory.
+    pub key: String,
+    /// This version instead of the current one.
+    pub version: Option<String>,
 }
 
 /// What a transfer reads.
@@ -493,9 +493,9 @@ impl Transfer {
             keys: KeyMap::default(),
             parts: Parts::default(),
             preserve: Preserve::default(),
-            chosen: None,
             source_access: Access::default(),
             destination_access: Access::default(),
+            chosen: None,
         }
     }
 }

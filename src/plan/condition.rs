@@ -5,12 +5,10 @@
 //! (`If-None-Match: *`) or this very object (`If-Match`). Then what came in between is never overwritten: it is on
 //! record as skipped, and the next run compares it.
 //!
-//! `CopyObject` knows such conditions on few servers, Complete on more; so a job that must overwrite nothing makes a
-//! multipart upload of one part there. An empty object can not be made of parts: for it, and where no write knows
-//! conditions, the key is looked at just before the write, and a moment stays in which it can be taken.
+//! `CopyObject` knows such conditions on few servers, Complete on more ([`super::detour`]). Where the write knows none,
+//! the key is looked at just before it, and a moment stays in which it can be taken.
 
 use super::decide::Route;
-use super::parts::PartLayout;
 use crate::manifest::capabilities::ConditionalWrite;
 use crate::manifest::job::When;
 use crate::s3::{Capabilities, WriteCondition};
@@ -58,23 +56,10 @@ pub fn demanded(
     }
 }
 
-/// The route of a copy of `size` bytes whose write can be refused when the key is taken: for `when: missing`, one part
-/// and a Complete where `CopyObject` would overwrite.
-#[must_use]
-pub fn closing_the_race(route: Route, size: u64, when: When, capabilities: &Capabilities) -> Route {
-    let Capabilities { if_none_match, part_copy, parts, .. } = capabilities;
-    let helps = when == When::Missing && !if_none_match.copy && if_none_match.complete && *part_copy;
-    match route {
-        Route::Copy if helps && size > 0 && size <= parts.max_part => {
-            Route::MultipartCopy(PartLayout { size, part_size: size, count: 1 })
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::parts::PartLayout;
     use crate::s3::OnWrites;
 
     fn honouring(on: OnWrites) -> Capabilities {
@@ -116,24 +101,5 @@ mod tests {
             let others = OnWrites { copy: !on.copy, put: !on.put, complete: !on.complete };
             assert_eq!(of(others), WriteCondition::None, "{route:?}");
         }
-    }
-
-    #[test]
-    fn one_part_stands_in_for_a_copy_that_can_not_be_refused() {
-        let uploads = honouring(OnWrites::UPLOADS);
-        let route = |size, when, capabilities: &Capabilities| {
-            closing_the_race(Route::Copy, size, when, capabilities).name()
-        };
-        assert_eq!(route(7, When::Missing, &uploads), "multipart-copy");
-        assert_eq!(route(0, When::Missing, &uploads), "copy", "no part is empty");
-        assert_eq!(
-            route(7, When::Changed, &uploads),
-            "copy",
-            "three requests for one are worth it for a promise only"
-        );
-        assert_eq!(route(7, When::Missing, &Capabilities::AWS), "copy");
-        assert_eq!(route(7, When::Missing, &Capabilities::CAUTIOUS), "copy");
-        let no_parts = Capabilities { part_copy: false, ..uploads };
-        assert_eq!(route(7, When::Missing, &no_parts), "copy");
     }
 }

@@ -81,6 +81,16 @@ pub enum LayoutError {
         /// The most that one request copies.
         limit: u64,
     },
+    /// More than one `CopyObject` takes, under a name that `UploadPartCopy` does not find.
+    #[error(
+        "on this server a part copy does not find a source with a `%` or `?` in its key, and one CopyObject takes at \
+         most {}; rename the source, or run `s3haul check --probe` and state `capabilities: {{odd_part_sources: true}}` \
+         if that is what it finds", ByteSize(*.limit)
+    )]
+    OddSource {
+        /// The most that one request copies.
+        limit: u64,
+    },
     /// More than the largest part times the most parts.
     #[error("{} bytes are more than the endpoint's largest object of {} bytes", .size, .limit)]
     TooLarge {

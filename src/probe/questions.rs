@@ -72,8 +72,10 @@ pub(super) async fn ask(scratch: &mut Scratch, said: &Capabilities) -> Result<Ve
         flag("object_size", said.object_size, object_size(scratch).await),
         flag("ordered_lists", said.ordered_lists, ordered),
         flag("encoded_lists", said.encoded_lists, encoded),
+        flag("encoded_uploads", said.encoded_uploads, encoded_uploads(scratch).await),
         flag("tags", said.tags, tags),
         flag("tag_headers", said.tag_headers, tag_headers),
+        flag("odd_part_sources", said.odd_part_sources, odd_part_sources(scratch).await),
     ])
 }
 
@@ -290,17 +292,49 @@ async fn listed(scratch: &mut Scratch) -> Result<(bool, bool), Failure> {
     for name in LISTED {
         scratch.put(&format!("list/{name}"), b"", &untagged(), None, WriteCondition::None).await?;
     }
-    let odd = LISTED.len() - 1;
-    let upload = scratch.begin(&format!("list/{}", LISTED[odd]), &untagged()).await?;
-    let uploads: Vec<_> = multipart::uploads(&scratch.bucket, &prefix).try_collect().await?;
-    let upload_is_named =
-        uploads.iter().any(|open| open.upload_id == upload.id() && open.key == expected[odd]);
     let in_order = keys(scratch, &prefix, true).await?;
     let mut sorted = in_order.clone();
     sorted.sort_unstable();
-    let encoded = sorted == expected && upload_is_named;
-    let in_order = if sorted == expected { in_order } else { keys(scratch, &prefix, false).await? };
+    let encoded = sorted == expected;
+    let in_order = if encoded { in_order } else { keys(scratch, &prefix, false).await? };
     Ok((in_order == expected, encoded))
+}
+
+/// Whether the keys of open uploads come back from an encoding.
+async fn encoded_uploads(scratch: &mut Scratch) -> Told<bool> {
+    let listed = async {
+        let upload = scratch.begin("uploads/é+% b", &untagged()).await?;
+        let prefix = format!("{}uploads/", scratch.prefix);
+        let uploads: Vec<_> = multipart::uploads(&scratch.bucket, &prefix).try_collect().await?;
+        Ok(uploads.iter().any(|open| open.upload_id == upload.id() && open.key == upload.key().as_str()))
+    };
+    listed.await.map_err(|failure: Failure| reason(&failure))
+}
+
+/// Whether a part is copied from the key that was named, and not from what its name means when it is decoded again.
+async fn odd_part_sources(scratch: &mut Scratch) -> Told<bool> {
+    let none = WriteCondition::None;
+    let other = scratch.put("odd name", b"another one", &untagged(), None, none.clone()).await;
+    other.map_err(|failure| reason(&failure))?;
+    let meant = scratch.put("odd%20name", b"meant", &untagged(), None, none).await;
+    let meant = meant.map_err(|failure| reason(&failure))?;
+    let source = SourcePin {
+        bucket: scratch.bucket.name().clone(),
+        key: scratch.key("odd%20name").map_err(|failure| reason(&failure))?,
+        version: meant.version,
+        etag: meant.etag,
+    };
+    let copied = async {
+        let upload = scratch.begin("odd-parts", &untagged()).await?;
+        upload.copy_part(1, &source, None, 5).await?;
+        let parts: Vec<_> = upload.parts().try_collect().await?;
+        Ok(parts.iter().map(|part| part.size).collect::<Vec<_>>() == [5])
+    };
+    match copied.await {
+        Ok(found) => Ok(found),
+        Err(failure) if is_missing(&failure) => Ok(false),
+        Err::<_, Failure>(failure) => Err(reason(&failure)),
+    }
 }
 
 async fn keys(scratch: &Scratch, prefix: &str, encoded_lists: bool) -> Result<Vec<String>, Failure> {

@@ -130,13 +130,21 @@ pub struct Capabilities {
     /// Lists come in the order of the keys' bytes. Where they do not (or are not known to), that a key is absent is
     /// seen by HEAD and not by its place in a list.
     pub ordered_lists: bool,
-    /// `encoding-type=url` is honoured in lists.
+    /// `encoding-type=url` is honoured in lists of objects.
     pub encoded_lists: bool,
+    /// And in those of open uploads.
+    pub encoded_uploads: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
     /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with `x-amz-tagging`) give tags to
     /// what they make. Where only `tags` is true, they can be put on the finished object.
     pub tag_headers: bool,
+    /// The tags of an object that has none are an empty set. Elsewhere they may be an empty answer, which on S3 is one
+    /// that broke.
+    pub tag_sets: bool,
+    /// `UploadPartCopy` finds its source under any name. Ceph 16 decodes the name twice: a key with a `%` in it is
+    /// another key then, or none. Such objects are copied in one request.
+    pub odd_part_sources: bool,
     /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that it carries
     /// neither tags nor annotations.
     pub directory: bool,
@@ -157,8 +165,11 @@ impl Capabilities {
         object_size: true,
         ordered_lists: true,
         encoded_lists: true,
+        encoded_uploads: true,
         tags: true,
         tag_headers: true,
+        tag_sets: true,
+        odd_part_sources: true,
         directory: false,
     };
 
@@ -182,6 +193,9 @@ impl Capabilities {
         content_etags: false,
         checksums: false,
         ordered_lists: false,
+        encoded_uploads: false,
+        tag_sets: false,
+        odd_part_sources: false,
         ..Self::AWS
     };
 
@@ -202,22 +216,27 @@ impl Capabilities {
                 if_match: OnWrites::UPLOADS,
                 content_etags: true,
                 checksums: true,
+                odd_part_sources: true,
                 ..PLAIN
             },
+            // Measured with 16.2, as Debian has it.
             Provider::Ceph => Self {
-                // Measured with 16.2: source conditions are accepted and ignored, also by UploadPartCopy; of the
-                // writes only PutObject looks at its key.
+                // Source conditions are accepted and ignored by both copies. Of the writes only PutObject looks at its
+                // key, and takes an If-Match in quotes for another ETag.
                 if_none_match: OnWrites { put: true, ..OnWrites::NONE },
-                if_match: OnWrites { put: true, ..OnWrites::NONE },
                 content_etags: true,
                 // Tags are dropped by a CopyObject that replaces metadata and by CreateMultipartUpload.
                 tag_headers: false,
                 ..PLAIN
             },
-            // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so that different
-            // ranges have equal ones. Lists go directory by directory ("a/b" before "a b"), and those of uploads
-            // claim to be encoded when they are not.
-            Provider::Seaweedfs => Self { encoded_lists: false, ..Self::CAUTIOUS },
+            // Measured with 4.48. Releases differ, so that what an older one ignores is not relied on.
+            Provider::Seaweedfs => Self {
+                // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so that
+                // different ranges have equal ones (content_etags). Lists go directory by directory ("a/b" before
+                // "a b"; ordered_lists), and those of uploads claim to be encoded when they are not.
+                odd_part_sources: true,
+                ..Self::CAUTIOUS
+            },
             // A copy is a reference to the source's blocks and keeps even its "-N" ETag. Tagging is 501.
             Provider::Garage => Self {
                 copy_conditions: true,
@@ -328,8 +347,11 @@ impl Capabilities {
             object_size: stated.object_size.unwrap_or(self.object_size),
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
+            encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),
             tags: stated.tags.unwrap_or(self.tags),
             tag_headers: stated.tag_headers.unwrap_or(self.tag_headers),
+            tag_sets: self.tag_sets,
+            odd_part_sources: stated.odd_part_sources.unwrap_or(self.odd_part_sources),
             directory: self.directory,
         }
     }

@@ -77,11 +77,11 @@ struct Shared {
     url: Option<String>,
     region: String,
     region_was_given: bool,
-    identities: Identities,
     /// Amazon S3, also behind a `url` that says `provider: aws`.
     is_aws: bool,
     /// Without the headers of any bucket.
     plain: aws_sdk_s3::Client,
+    identities: Identities,
 }
 
 impl Client {
@@ -123,7 +123,7 @@ impl Client {
         let endpoint = endpoint.name;
         Self {
             sdk,
-            shared: Arc::new(Shared { endpoint, url, region, region_was_given, identities, is_aws, plain }),
+            shared: Arc::new(Shared { endpoint, url, region, region_was_given, is_aws, plain, identities }),
             headers: AccessHeaders::default(),
             capabilities: Arc::new(capabilities),
         }
