@@ -4,6 +4,8 @@
 //! teaches the controllers and is retried by the same policy. What is *not* repeated here is a write whose repetition
 //! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
 
+mod history;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod archive;
 pub mod monitor;
 mod object;
 mod part;
@@ -33,7 +34,7 @@ use crate::manifest::job::{Job, Source, Transfer, When};
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
 use crate::pace::{PaceCounts, Slot, Slots};
-use crate::plan::decide::Route;
+use crate::plan::decide::{Reason, Route, Skip};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
 use monitor::{Event, Monitor};
@@ -63,6 +64,12 @@ pub struct Outcome {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// Objects left out because they are in an archive and the job says `archived: skip`.
+    pub archived_objects: u64,
+    /// Objects in an archive that are being restored, for a later run to copy.
+    pub restoring_objects: u64,
+    /// Their bytes.
+    pub restoring_bytes: u64,
     /// Objects that the selections left out.
     pub excluded_objects: u64,
     /// What was no object or regular file.
@@ -92,6 +99,11 @@ impl Outcome {
                 self.done_bytes += receipt.size;
                 self.parts += u64::from(receipt.parts);
                 *self.proofs.entry(proof.to_string()).or_default() += 1;
+            }
+            Ending::Skipped { reason: Skip::Archived } => self.archived_objects += 1,
+            Ending::Restoring { .. } => {
+                self.restoring_objects += 1;
+                self.restoring_bytes += receipt.size;
             }
             Ending::Skipped { .. } => {
                 self.skipped_objects += 1;
@@ -204,6 +216,9 @@ impl Work {
         let began = Instant::now();
         let mut draft = Draft::of(&step);
         let outcome = match (&self.sides.source, &self.sides.transfer.from) {
+            (Some(source), _) if step.route == Route::Restore => {
+                archive::restore(self, source, &step, &mut draft).await
+            }
             (Some(source), _) => object::copy(self, source, &step, &mut draft).await,
             (None, Source::Files { path, .. }) => upload::file(self, path, &step, &mut draft).await,
             (None, _) => upload::stdin(self, &step, &mut draft).await,
@@ -465,7 +480,7 @@ impl<'a> Conductor<'a> {
             }
             Planned::Skip(entry, key, reason) => {
                 let route = Route::Copy;
-                let step = Step { entry: *entry, key, reason: crate::plan::decide::Reason::Missing, route };
+                let step = Step { entry: *entry, key, reason: Reason::Missing, route };
                 let (source, destination) = self.work.location(&step);
                 self.end(
                     Draft { route: None, ..Draft::of(&step) },
@@ -473,6 +488,13 @@ impl<'a> Conductor<'a> {
                     destination,
                     Ending::Skipped { reason },
                 );
+            }
+            Planned::Archived(entry, key) => {
+                let step = Step { entry: *entry, key, reason: Reason::Missing, route: Route::Restore };
+                let (source, destination) = self.work.location(&step);
+                let failure = archive::Cold::listed(&step).failure(source.clone());
+                let draft = Draft { route: None, ..Draft::of(&step) };
+                self.end(draft, source, destination, Ending::Failed { error: (&failure).into() });
             }
             Planned::Excluded => {
                 self.outcome.excluded_objects += 1;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::location::ObjectKey;
-use crate::s3::Failure;
+use crate::s3::{ArchiveState, Failure};
 
 /// Pages that wait between a lister and its reader.
 const PAGES_AHEAD: usize = 3;
@@ -38,6 +38,8 @@ pub struct Entry {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
+    /// Whether its bytes can be read, as far as the listing tells.
+    pub archive: ArchiveState,
 }
 
 impl Entry {

@@ -17,9 +17,9 @@ use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, local};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Transfer, When};
+use crate::manifest::job::{Archived, Source, Transfer, When};
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
 /// Steps that wait for the executor.
 const STEPS_AHEAD: usize = 2048;
@@ -57,6 +57,8 @@ pub enum Planned {
     Step(Box<Step>),
     /// The destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
+    /// It would be copied, but can not be read before it is restored, and the job does not say what to do about it.
+    Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
     Excluded,
     /// It is no object or regular file.
@@ -166,6 +168,7 @@ impl Sides {
                     version: version.clone(),
                     modified: head.modified,
                     storage_class: head.storage_class,
+                    archive: head.archive,
                 })]))
             }
             // Checked here and not in the manifest, because the file system of the run decides.
@@ -237,6 +240,20 @@ impl Sides {
         }
     }
 
+    /// What is done with an entry that is to be copied.
+    fn step(&self, entry: Entry, key: ObjectKey, reason: Reason) -> Planned {
+        let route = match (entry.archive, self.transfer.archived) {
+            (ArchiveState::Readable, _) => self.route(entry.size, &key),
+            (_, Archived::Fail) => return Planned::Archived(Box::new(entry), key),
+            (_, Archived::Skip) => return Planned::Skip(Box::new(entry), key, Skip::Archived),
+            (_, Archived::Restore) => Ok(Route::Restore),
+        };
+        match route {
+            Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
+            Err(failure) => Planned::Failed(entry.key.to_string(), failure),
+        }
+    }
+
     async fn ask(&self, entry: Entry, key: ObjectKey) -> Planned {
         match self.destination.head(&key, None).await {
             Ok(head) => {
@@ -261,10 +278,7 @@ impl Sides {
         };
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            Decision::Copy(reason) => match self.route(entry.size, &key) {
-                Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
-                Err(failure) => Planned::Failed(entry.key.to_string(), failure),
-            },
+            Decision::Copy(reason) => self.step(entry, key, reason),
         }
     }
 }

@@ -111,6 +111,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let count = display_count;
     let how = match (outcome.stopped, outcome.failed_objects) {
         (true, _) => "stopped",
+        (false, 0) if outcome.restoring_objects > 0 => "waiting for restores",
         (false, 0) => "done",
         (false, _) => "finished with failures",
     };
@@ -126,6 +127,8 @@ pub fn summary(outcome: &Outcome) -> String {
     }
     let _ = write!(text, "), {} left as they are", count(outcome.skipped_objects));
     for (number, what) in [
+        (outcome.restoring_objects, "being restored (run the job again when they are readable)"),
+        (outcome.archived_objects, "archived and left out"),
         (outcome.failed_objects, "failed"),
         (outcome.stopped_objects, "not done"),
         (outcome.excluded_objects, "excluded"),

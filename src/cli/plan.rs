@@ -13,10 +13,11 @@ use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
 use crate::execute::describe;
 use crate::location::S3Uri;
-use crate::manifest::job::{Job, Keep};
-use crate::plan::decide::{Reason, Route};
+use crate::manifest::job::{Archived, Job, Keep, Restore, Transfer};
+use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::totals::Totals;
 use crate::planner::{Planned, Sides, Step};
+use crate::s3::ArchiveState;
 use crate::size::{ByteSize, display_count};
 
 /// Shows what a job would do.
@@ -67,7 +68,7 @@ impl<'a> Line<'a> {
         };
         let part_size = match step.route {
             Route::MultipartCopy(layout) | Route::MultipartUpload(layout) => Some(layout.part_size),
-            Route::Copy | Route::Put => None,
+            Route::Copy | Route::Put | Route::Restore => None,
         };
         Self {
             transfer: &sides.transfer.name,
@@ -101,9 +102,14 @@ pub(super) async fn show(
         while let Some(planned) = planned.recv().await {
             match planned {
                 Planned::Step(step) => {
-                    let tags = transfer.preserve.tags == Keep::Keep;
-                    let capabilities = sides.destination.capabilities();
-                    totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                    if step.route == Route::Restore {
+                        let asks = step.entry.archive == ArchiveState::Archived;
+                        totals.archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
+                    } else {
+                        let tags = transfer.preserve.tags == Keep::Keep;
+                        let capabilities = sides.destination.capabilities();
+                        totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                    }
                     let line = Line::of(&sides, &step);
                     if let Some(file) = &mut file {
                         serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
@@ -113,7 +119,14 @@ pub(super) async fn show(
                         say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
                     }
                 }
+                Planned::Skip(entry, _, Skip::Archived) => {
+                    totals.archived(entry.size, entry.storage_class.as_deref(), false);
+                }
                 Planned::Skip(entry, ..) => totals.skip(entry.size),
+                Planned::Archived(entry, _) => {
+                    totals.archived(entry.size, entry.storage_class.as_deref(), false);
+                    exit = Exit::Failures;
+                }
                 Planned::Excluded => totals.excluded_objects += 1,
                 Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
                 Planned::Failed(place, failure) => {
@@ -128,7 +141,8 @@ pub(super) async fn show(
             let line = serde_json::json!({ "transfer": transfer.name, "totals": totals });
             say(&line.to_string())?;
         } else {
-            say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals)))?;
+            let fate = fate(transfer);
+            say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals, &fate)))?;
         }
     }
     if let Some(mut file) = file {
@@ -138,7 +152,7 @@ pub(super) async fn show(
         say(&serde_json::json!({ "totals": all }).to_string())?;
     } else {
         if job.transfers.len() > 1 {
-            say(&format!("in all\n{}", text(&all)))?;
+            say(&format!("in all\n{}", text(&all, "")))?;
         }
         let sent = connections.pacer().counts().requests;
         say(&format!("nothing was written; {} requests were sent to look", display_count(sent)))?;
@@ -146,7 +160,19 @@ pub(super) async fn show(
     Ok(exit)
 }
 
-fn text(totals: &Totals) -> String {
+/// What becomes of a transfer's archived objects.
+fn fate(transfer: &Transfer) -> String {
+    match (transfer.archived, transfer.restore) {
+        (Archived::Fail, _) => "; they fail: write `archived: restore` or `archived: skip`".to_owned(),
+        (Archived::Skip, _) => "; they are left out".to_owned(),
+        (Archived::Restore, Restore { tier, days }) => {
+            format!("; restored by tier {tier} for {days} days")
+        }
+    }
+}
+
+/// `fate` is what becomes of archived objects.
+fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let mut lines = vec![format!(
         "  to copy   {} objects, {}{}",
@@ -158,12 +184,27 @@ fn text(totals: &Totals) -> String {
         let reasons: Vec<_> =
             totals.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
         lines.push(format!("  because   {}", reasons.join(", ")));
+    }
+    if totals.all_requests() > 0 {
         let requests: Vec<_> = totals
             .requests
             .iter()
             .map(|(operation, number)| format!("{operation} {}", count(*number)))
             .collect();
         lines.push(format!("  requests  {} ({})", count(totals.all_requests()), requests.join(", ")));
+    }
+    if totals.archived_objects > 0 {
+        let classes: Vec<_> = totals
+            .archived_classes
+            .iter()
+            .map(|(class, number)| format!("{class} {}", count(*number)))
+            .collect();
+        lines.push(format!(
+            "  archived  {} objects, {} ({}){fate}",
+            count(totals.archived_objects),
+            ByteSize(totals.archived_bytes),
+            classes.join(", ")
+        ));
     }
     for (number, name) in [
         (totals.skipped_objects, "as is"),

@@ -74,6 +74,7 @@ pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit
     }
     Ok(match (outcome.stopped || outcome.stopped_objects > 0, outcome.failed_objects) {
         (true, _) => Exit::Interrupted,
+        (false, 0) if outcome.restoring_objects > 0 => Exit::Waiting,
         (false, 0) => Exit::Done,
         (false, _) => Exit::Failures,
     })

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::archive::{self, Cold};
 use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Verdict, by_answer, by_look};
@@ -22,7 +23,7 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, Tags,
+    ArchiveState, Attributes, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, Tags,
     WriteCondition, Written,
 };
 
@@ -42,6 +43,9 @@ pub(super) async fn copy(
         match (Copy { work, source, step }).round(draft).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(key = %step.entry.key, "the source changed: planning it again");
+            }
+            Err(Trouble::Failed(failure)) if told_late(&failure) => {
+                return archive::meet(work, source, step, &Cold::refused(step, &failure)).await;
             }
             other => return other,
         }
@@ -64,11 +68,8 @@ impl Copy<'_> {
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
         let head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
-        if head.archived {
-            let class = head.storage_class.as_deref().unwrap_or("an archive tier");
-            let message = format!("the object is in {class} and not restored");
-            let place = source.place(&step.entry.key);
-            return Err(Failure::new(FailureKind::Archived, Operation::HeadObject, place, message).into());
+        if head.archive != ArchiveState::Readable {
+            return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
         let route = work.sides.route(head.size, &step.key)?;
         let pin = SourcePin {
@@ -88,7 +89,7 @@ impl Copy<'_> {
                 self.multipart(slot, &head, &pin, attributes, layout, draft).await
             }
             Route::Copy => self.single(&head, &pin, &attributes, draft).await,
-            Route::Put | Route::MultipartUpload(_) => {
+            Route::Put | Route::MultipartUpload(_) | Route::Restore => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
                     FailureKind::Bug,
@@ -299,6 +300,12 @@ impl Copy<'_> {
             Err(failure) => Err(failure.into()),
         }
     }
+}
+
+/// True when S3 refused the copy because the bytes are in an archive: what was restored has expired, or HEAD did not tell.
+fn told_late(failure: &Failure) -> bool {
+    let by_copy = matches!(failure.details().operation, Operation::CopyObject | Operation::UploadPartCopy);
+    *failure.kind() == FailureKind::Archived && by_copy
 }
 
 /// What `when` demands of the moment of writing, so that an object that appeared meanwhile is not overwritten.

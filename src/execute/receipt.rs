@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::job::RestoreTier;
 use crate::plan::decide::Skip;
 use crate::s3::{ChecksumAlgorithm, Failure};
 
@@ -80,6 +81,12 @@ pub enum Ending {
         /// Why.
         reason: Skip,
     },
+    /// In an archive, and being restored: a later run copies it.
+    Restoring {
+        /// The tier that this run asked for; absent when the restore was under way already.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        requested: Option<RestoreTier>,
+    },
     /// Not copied.
     Failed {
         /// What went wrong.
@@ -135,7 +142,7 @@ pub struct Receipt {
     pub destination: String,
     /// Bytes.
     pub size: u64,
-    /// `copy`, `multipart-copy`, `put` or `multipart-upload`; absent for objects that were left alone.
+    /// `copy`, `multipart-copy`, `put`, `multipart-upload` or `restore`; absent for objects that were left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
     /// Parts of the upload.

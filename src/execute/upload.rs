@@ -364,6 +364,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
         version: None,
         modified: None,
         storage_class: None,
+        archive: crate::s3::ArchiveState::Readable,
     };
     let layout = PartLayout { size: 0, part_size: UPLOAD_PART, count: 1 };
     let route = Route::MultipartUpload(layout);

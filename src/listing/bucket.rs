@@ -31,6 +31,7 @@ pub fn objects(bucket: Bucket, prefix: &ObjectKey, after: Option<String>) -> Lis
                     version: None,
                     modified: object.modified,
                     storage_class: object.storage_class,
+                    archive: object.archive,
                 }),
                 Err(_) => Found::Ignored(object.key, "its key is longer than S3 allows"),
             });

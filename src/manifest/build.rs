@@ -12,11 +12,12 @@ use std::str::FromStr;
 use super::diagnose::{Doubts, Finding};
 use super::file::{
     AssumeRoleSection, DefaultsSection, EncryptionName, EncryptionSection, EndpointSection, FromSection,
-    KeysSection, ManifestFile, PartsSection, PreserveSection, ToSection, TransferSection,
+    KeysSection, ManifestFile, PartsSection, PreserveSection, RestoreSection, ToSection, TransferSection,
+    VersionsName,
 };
 use super::job::{
-    AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, Job, Limits, PartSize, Parts, Preserve,
-    ReportPaths, Selection, Source, Transfer,
+    Archived, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, Job, Limits, PartSize, Parts,
+    Preserve, ReportPaths, Restore, Selection, Source, Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -135,6 +136,17 @@ impl Reader<'_> {
         let keys = section.keys.map(|keys| self.key_map(&path, keys)).unwrap_or_default();
         let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
         let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
+        let archived = section.archived.or(defaults.archived).unwrap_or_default();
+        if section.restore.is_some() && archived != Archived::Restore {
+            let message = "`restore` means something only with `archived: restore`";
+            self.refuse(&format!("{path}.restore"), message, "add `archived: restore`, or remove it");
+        }
+        if section.archived.is_some() && matches!(section.from, Some(FromSection { files: Some(_), .. })) {
+            let remedy = "remove it: a file can always be read";
+            self.refuse(&format!("{path}.archived"), "local files are in no archive", remedy);
+        }
+        let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
+        let versions = section.from.as_ref().map(|from| self.versions(&path, from)).unwrap_or_default();
         let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));
         let to = section.to.and_then(|to| self.destination(&format!("{path}.to"), to));
         if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
@@ -154,6 +166,9 @@ impl Reader<'_> {
             keys,
             parts,
             preserve,
+            versions,
+            archived,
+            restore,
         })
     }
 
@@ -182,6 +197,8 @@ impl Reader<'_> {
             (None, Some(files)) => {
                 only(self, "endpoint", from.endpoint.is_some(), "s3");
                 only(self, "version", from.version.is_some(), "s3");
+                only(self, "versions", from.versions.is_some(), "s3");
+                only(self, "as_of", from.as_of.is_some(), "s3");
                 let path = LocalPath(PathBuf::from(files));
                 Some(Source::Files { path, symlinks: from.symlinks.unwrap_or_default() })
             }
@@ -195,6 +212,25 @@ impl Reader<'_> {
                 self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
                 None
             }
+        }
+    }
+
+    fn versions(&mut self, transfer: &str, from: &FromSection) -> Versions {
+        let as_of = self.read(&format!("{transfer}.from.as_of"), from.as_of.clone());
+        let chosen = [
+            ("version", from.version.is_some()),
+            ("as_of", from.as_of.is_some()),
+            ("versions", from.versions == Some(VersionsName::All)),
+        ];
+        let chosen: Vec<_> = chosen.iter().filter(|(_, given)| *given).map(|(field, _)| *field).collect();
+        if let [first, .., last] = chosen.as_slice() {
+            let message = format!("`{first}` and `{last}` choose different versions");
+            self.refuse(&format!("{transfer}.from.{last}"), message, "keep one of them");
+        }
+        match (as_of, from.versions) {
+            (Some(time), _) => Versions::AsOf(time),
+            (None, Some(VersionsName::All)) => Versions::All,
+            (None, _) => Versions::Current,
         }
     }
 
@@ -298,6 +334,14 @@ fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> 
         metadata: choose(|preserve| preserve.metadata),
         tags: choose(|preserve| preserve.tags),
         storage_class: choose(|preserve| preserve.storage_class),
+    }
+}
+
+fn restore(own: Option<&RestoreSection>, shared: Option<&RestoreSection>) -> Restore {
+    let default = Restore::default();
+    Restore {
+        tier: own.and_then(|own| own.tier).or(shared.and_then(|shared| shared.tier)).unwrap_or(default.tier),
+        days: own.and_then(|own| own.days).or(shared.and_then(|shared| shared.days)).unwrap_or(default.days),
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Skip {
     Present,
     /// The destination has an equal object.
     Equal,
+    /// It can not be read before it is restored, and the job says `archived: skip`.
+    Archived,
 }
 
 /// What to do with one source object.
@@ -94,6 +96,8 @@ pub enum Route {
     Put,
     /// `UploadPart` for each part.
     MultipartUpload(PartLayout),
+    /// No copy yet: one `RestoreObject` at the source, unless a restore is under way.
+    Restore,
 }
 
 impl Route {
@@ -105,6 +109,7 @@ impl Route {
             Self::MultipartCopy(_) => "multipart-copy",
             Self::Put => "put",
             Self::MultipartUpload(_) => "multipart-upload",
+            Self::Restore => "restore",
         }
     }
 
@@ -112,7 +117,7 @@ impl Route {
     #[must_use]
     pub const fn parts(&self) -> u32 {
         match self {
-            Self::Copy | Self::Put => 0,
+            Self::Copy | Self::Put | Self::Restore => 0,
             Self::MultipartCopy(layout) | Self::MultipartUpload(layout) => layout.count,
         }
     }

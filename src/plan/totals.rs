@@ -28,6 +28,12 @@ pub struct Totals {
     pub excluded_objects: u64,
     /// Objects that can not be copied, for instance because they are too large.
     pub impossible_objects: u64,
+    /// Objects that can not be read before they are restored.
+    pub archived_objects: u64,
+    /// Their bytes.
+    pub archived_bytes: u64,
+    /// Their number by storage class.
+    pub archived_classes: BTreeMap<String, u64>,
     /// Objects by the reason for which they are copied.
     #[serde(serialize_with = "by_name")]
     pub reasons: BTreeMap<ReasonName, u64>,
@@ -97,6 +103,8 @@ impl Totals {
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);
             }
+            // Counted with the archived objects.
+            Route::Restore => {}
             Route::Put => self.request(Operation::PutObject, 1),
             Route::MultipartUpload(_) => {
                 self.request(Operation::CreateMultipartUpload, 1);
@@ -110,6 +118,16 @@ impl Totals {
     pub fn skip(&mut self, size: u64) {
         self.skipped_objects += 1;
         self.skipped_bytes += size;
+    }
+
+    /// Counts an object that must be restored first; `asks` when the run would ask for it.
+    pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
+        self.archived_objects += 1;
+        self.archived_bytes += size;
+        *self.archived_classes.entry(storage_class.unwrap_or("STANDARD").to_owned()).or_default() += 1;
+        if asks {
+            self.request(Operation::RestoreObject, 1);
+        }
     }
 
     /// Counts requests.
@@ -133,6 +151,11 @@ impl AddAssign<&Self> for Totals {
         self.skipped_bytes += other.skipped_bytes;
         self.excluded_objects += other.excluded_objects;
         self.impossible_objects += other.impossible_objects;
+        self.archived_objects += other.archived_objects;
+        self.archived_bytes += other.archived_bytes;
+        for (class, count) in &other.archived_classes {
+            *self.archived_classes.entry(class.clone()).or_default() += count;
+        }
         for (reason, count) in &other.reasons {
             *self.reasons.entry(*reason).or_default() += count;
         }

@@ -57,6 +57,9 @@ pub struct Capabilities {
     pub conditional_writes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
+    /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists tell the state of a restore when they are asked for it
+    /// (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that name may be anything: HEAD and the copy tell.
+    pub archive_lists: bool,
 }
 
 impl Capabilities {
@@ -72,6 +75,7 @@ impl Capabilities {
         encoded_lists: true,
         conditional_writes: true,
         tags: true,
+        archive_lists: true,
     };
 
     /// A server that we know nothing about: nothing is proven by what it may ignore.
@@ -81,6 +85,7 @@ impl Capabilities {
         checksums: false,
         ordered_lists: false,
         conditional_writes: false,
+        archive_lists: false,
         ..Self::AWS
     };
 

@@ -142,7 +142,7 @@ impl FailureKind {
             Self::NoSuchBucket => "check the bucket's name, or create it first".into(),
             Self::NotFound => "check the key; it may have been deleted since it was listed".into(),
             Self::NoSuchUpload => "the upload was finished or aborted elsewhere; run the job again".into(),
-            Self::Archived => "restore the object first, or exclude its storage class".into(),
+            Self::Archived => "write `archived: restore` or `archived: skip`, or restore it first".into(),
             Self::Unsupported => "set the endpoint's `provider`, so that the request is not needed".into(),
             Self::Invalid => "see the server's message".into(),
             Self::Corrupted | Self::NotEqual => {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
+mod archived;
 mod cli;
 mod conformance;
 mod copy;

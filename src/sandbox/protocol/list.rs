@@ -16,7 +16,7 @@ use super::Service;
 use super::fields::{etag, int, long, timestamp};
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::listing::{self, PAGE, Page, Query};
-use crate::sandbox::object::{Object, Version};
+use crate::sandbox::object::{Object, Version, restore_expiry};
 use crate::sandbox::refusal::Refusal;
 
 /// Writes names as the request wants them: encoded if it named the encoding, as they are otherwise. Control characters
@@ -79,7 +79,7 @@ fn restore_status(object: &Object, asked: Option<&[OptionalObjectAttributes]>) -
     let restore = object.attributes.restore.as_ref().filter(|_| wanted)?;
     Some(RestoreStatus {
         is_restore_in_progress: Some(restore.contains("ongoing-request=\"true\"")),
-        restore_expiry_date: None,
+        restore_expiry_date: restore_expiry(restore).and_then(timestamp),
     })
 }
 

@@ -29,7 +29,36 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
         Operation::ReadFile => (&[], &[]),
+        Operation::ListObjectVersions => (&["s3:ListBucketVersions"], &["s3:ListBucketVersions"]),
+        Operation::GetBucketVersioning => (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"]),
+        Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
+        // Without a version it can only add a delete marker; to destroy a version is another permission.
+        Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
     }
+}
+
+/// What only jobs about versions and archives send; it has a policy of its own.
+fn is_about_history(operation: Operation) -> bool {
+    use Operation::{DeleteObject, GetBucketVersioning, ListObjectVersions, RestoreObject};
+    matches!(operation, ListObjectVersions | GetBucketVersioning | RestoreObject | DeleteObject)
+}
+
+/// What the operations need of both sides, or of one.
+fn needed(bucket: &str, is_source: bool, of: impl Fn(Operation) -> bool) -> BTreeSet<(String, String)> {
+    const OF_BUCKETS: [&str; 4] =
+        ["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListBucketVersions", "s3:GetBucketVersioning"];
+    operations()
+        .into_iter()
+        .filter(|operation| of(*operation))
+        .flat_map(|operation| {
+            let (source, destination) = permissions(operation);
+            if is_source { source } else { destination }
+        })
+        .map(|action| {
+            let objects = if OF_BUCKETS.contains(action) { "" } else { "/*" };
+            ((*action).to_owned(), format!("arn:aws:s3:::{bucket}{objects}"))
+        })
+        .collect()
 }
 
 /// Every operation that there is: serde lists their names when it is given one that is none.
@@ -72,20 +101,16 @@ fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
 #[test]
 fn each_side_allows_exactly_what_is_sent_to_it() {
     for (name, bucket, is_source) in [("source", "lake-prod", true), ("destination", "lake-replica", false)] {
-        let needed: BTreeSet<_> = operations()
-            .into_iter()
-            .flat_map(|operation| {
-                let (source, destination) = permissions(operation);
-                if is_source { source } else { destination }
-            })
-            .map(|action| {
-                let of_bucket = ["s3:ListBucket", "s3:ListBucketMultipartUploads"].contains(action);
-                let objects = if of_bucket { "" } else { "/*" };
-                ((*action).to_owned(), format!("arn:aws:s3:::{bucket}{objects}"))
-            })
-            .collect();
+        let needed = needed(bucket, is_source, |operation| !is_about_history(operation));
         assert_eq!(allowed(&policy(name)), needed, "{name}");
     }
+}
+
+#[test]
+fn versions_and_archives_need_a_policy_more() {
+    let mut both = needed("lake-prod", true, is_about_history);
+    both.extend(needed("lake-replica", false, is_about_history));
+    assert_eq!(allowed(&policy("versions")), both);
 }
 
 #[test]
@@ -110,5 +135,5 @@ fn the_role_trusts_the_service_account_of_the_overlay() {
     let expected =
         format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
     assert_eq!(subject.as_str(), Some(expected.as_str()));
-    assert_eq!(files("deploy/iam", "json").len(), 4, "a policy that no test reads");
+    assert_eq!(files("deploy/iam", "json").len(), 5, "a policy that no test reads");
 }
