@@ -4,7 +4,7 @@
 //! teaches the controllers and is retried by the same policy. What is *not* repeated here is a write whose repetition
 //! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
 
-mod history;
+pub mod history;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -9,6 +9,7 @@
 //! and every object that was not done says so.
 
 mod archive;
+mod history;
 pub mod monitor;
 mod object;
 mod part;
@@ -35,10 +36,10 @@ use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
 use crate::pace::{PaceCounts, Slot, Slots};
 use crate::plan::decide::{Reason, Route, Skip};
-use crate::planner::{Planned, Sides, Step};
+use crate::planner::{Following, Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
 use monitor::{Event, Monitor};
-use receipt::{Ending, Receipt, seconds};
+use receipt::{Ending, Proof, Receipt, seconds};
 
 /// Steps that the conductor looks ahead to find the largest.
 const WINDOW: usize = 4096;
@@ -54,8 +55,10 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Outcome {
-    /// Objects copied or uploaded, and proven.
+    /// Objects copied or uploaded, and proven; versions where all of them are copied.
     pub done_objects: u64,
+    /// Delete markers written.
+    pub delete_markers: u64,
     /// Their bytes.
     pub done_bytes: u64,
     /// Their parts.
@@ -94,6 +97,7 @@ impl Outcome {
     fn count(&mut self, receipt: &Receipt) {
         self.objects_with_losses += u64::from(!receipt.losses.is_empty());
         match &receipt.ending {
+            Ending::Done { proof: Proof::DeleteMarker, .. } => self.delete_markers += 1,
             Ending::Done { proof, .. } => {
                 self.done_objects += 1;
                 self.done_bytes += receipt.size;
@@ -219,6 +223,7 @@ impl Work {
             (Some(source), _) if step.route == Route::Restore => {
                 archive::restore(self, source, &step, &mut draft).await
             }
+            (Some(_), _) if step.route == Route::DeleteMarker => history::mark(self, &step, &mut draft).await,
             (Some(source), _) => object::copy(self, source, &step, &mut draft).await,
             (None, Source::Files { path, .. }) => upload::file(self, path, &step, &mut draft).await,
             (None, _) => upload::stdin(self, &step, &mut draft).await,
@@ -258,7 +263,8 @@ impl Draft {
     fn of(step: &Step) -> Self {
         let route = Some(step.route.name());
         let parts = step.route.parts();
-        Self { size: step.entry.size, version: None, route, parts, attempts: 0, losses: Vec::new() }
+        let version = step.entry.version.clone();
+        Self { size: step.entry.size, version, route, parts, attempts: 0, losses: Vec::new() }
     }
 
     /// The source is known exactly now.
@@ -389,6 +395,8 @@ struct Open {
     destination: String,
     size: u64,
     large: bool,
+    /// The newer versions of its key.
+    then: Option<Box<Following>>,
 }
 
 impl<'a> Conductor<'a> {
@@ -460,27 +468,34 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn spawn(&mut self, step: Step, large: bool) {
+    fn spawn(&mut self, mut step: Step, large: bool) {
+        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
         let (source, destination) = self.work.location(&step);
-        let open = Open { source, destination, size: step.entry.size, large };
+        let open = Open { source, destination, size: step.entry.size, large, then };
         let work = Arc::clone(&self.work);
         let handle = self.tasks.spawn(async move { work.run(step).await });
         self.open_large += usize::from(large);
         self.open.insert(handle.id(), open);
     }
 
+    /// Puts a step in line, or before all others.
+    fn queue(&mut self, step: Box<Step>, first: bool) {
+        match step.route.parts() {
+            0 if first => self.small.push_front(step),
+            0 => self.small.push_back(step),
+            _ => self.large.push(BySize(step)),
+        }
+    }
+
     fn take(&mut self, planned: Planned) {
         match planned {
             Planned::Step(step) => {
-                self.work.monitor.observe(&Event::ObjectPlanned { bytes: step.entry.size });
-                match step.route.parts() {
-                    0 => self.small.push_back(step),
-                    _ => self.large.push(BySize(step)),
-                }
+                self.announce(&step);
+                self.queue(step, false);
             }
             Planned::Skip(entry, key, reason) => {
                 let route = Route::Copy;
-                let step = Step { entry: *entry, key, reason: Reason::Missing, route };
+                let step = Step { entry: *entry, key, reason: Reason::Missing, route, turn: None };
                 let (source, destination) = self.work.location(&step);
                 self.end(
                     Draft { route: None, ..Draft::of(&step) },
@@ -489,13 +504,7 @@ impl<'a> Conductor<'a> {
                     Ending::Skipped { reason },
                 );
             }
-            Planned::Archived(entry, key) => {
-                let step = Step { entry: *entry, key, reason: Reason::Missing, route: Route::Restore };
-                let (source, destination) = self.work.location(&step);
-                let failure = archive::Cold::listed(&step).failure(source.clone());
-                let draft = Draft { route: None, ..Draft::of(&step) };
-                self.end(draft, source, destination, Ending::Failed { error: (&failure).into() });
-            }
+            Planned::Archived(entry, key) => self.fail_archived(*entry, key),
             Planned::Excluded => {
                 self.outcome.excluded_objects += 1;
                 self.work.monitor.observe(&Event::Excluded);
@@ -516,8 +525,11 @@ impl<'a> Conductor<'a> {
     fn fold(&mut self, joined: Result<(Id, Receipt), tokio::task::JoinError>) {
         match joined {
             Ok((id, receipt)) => {
-                self.closed(id);
+                let then = self.closed(id).and_then(|open| open.then);
                 self.record(&receipt);
+                if let Some(then) = then {
+                    self.follow(then, &receipt);
+                }
             }
             Err(error) => {
                 let Some(open) = self.closed(error.id()) else { return };
@@ -532,7 +544,11 @@ impl<'a> Conductor<'a> {
                     attempts: 0,
                     losses: vec![],
                 };
-                self.end(draft, open.source, open.destination, Ending::Failed { error: (&failure).into() });
+                let ending = Ending::Failed { error: (&failure).into() };
+                if let Some(then) = open.then {
+                    self.give_up(then, &ending);
+                }
+                self.end(draft, open.source, open.destination, ending);
             }
         }
     }
@@ -547,9 +563,13 @@ impl<'a> Conductor<'a> {
     fn give_up_waiting(&mut self) {
         let large = std::mem::take(&mut self.large).into_iter().map(|BySize(step)| step);
         let waiting: Vec<_> = large.chain(std::mem::take(&mut self.small)).collect();
-        for step in waiting {
+        for mut step in waiting {
+            let then = step.turn.take().and_then(|turn| turn.then);
             let (source, destination) = self.work.location(&step);
             self.end(Draft::of(&step), source, destination, Ending::Stopped);
+            if let Some(then) = then {
+                self.give_up(then, &Ending::Stopped);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ pub mod bucket;
 pub mod filter;
 pub mod join;
 pub mod local;
+pub mod versions;
 
 use std::vec;
 
@@ -17,6 +18,9 @@ use tokio::sync::mpsc;
 
 use crate::location::ObjectKey;
 use crate::s3::{ArchiveState, Failure};
+
+/// Why an object is left out whose key we can't name.
+const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
 /// Pages that wait between a lister and its reader.
 const PAGES_AHEAD: usize = 3;

@@ -1,12 +1,14 @@
 //! What is to be done with each entry: pure decisions, without a clock, a network or an SDK.
 //!
 //! [`remap`] gives an entry its key at the destination, [`decide`] compares it with what is there and chooses the
-//! route by size, [`archive`] says how what can not be read is restored, [`parts`] cuts it into byte ranges, [`attributes`] says what the new object shall be besides its
+//! route by size, [`archive`] says how what can not be read is restored, [`history`] finds which
+//! versions of a key are missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its
 //! bytes, and [`totals`] adds up what a run would send before anything is sent.
 
 pub mod archive;
 pub mod attributes;
 pub mod decide;
+pub mod history;
 pub mod parts;
 pub mod remap;
 pub mod totals;

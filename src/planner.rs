@@ -7,6 +7,8 @@
 //! but what it does not find may stand elsewhere in the list and is asked for too. Steps leave through a bounded
 //! channel, so that a plan never holds more objects than the run can look ahead.
 
+mod history;
+
 use std::sync::Arc;
 
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -15,11 +17,14 @@ use tokio::sync::mpsc;
 use crate::bucket::Bucket;
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
-use crate::listing::{Entry, Found, Listing, bucket, local};
+use crate::listing::{Entry, Found, Listing, bucket, local, versions};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Archived, Source, Transfer, When};
+use crate::manifest::job::{Archived, Source, Transfer, Versions, When};
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
-use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
+use crate::plan::history::same_content;
+use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
+
+pub use history::{Following, Turn};
 
 /// Steps that wait for the executor.
 const STEPS_AHEAD: usize = 2048;
@@ -48,6 +53,8 @@ pub struct Step {
     pub reason: Reason,
     /// How it would be copied if its size stays as listed.
     pub route: Route,
+    /// Its place among the versions of its key, where all of them are copied.
+    pub turn: Option<Box<Turn>>,
 }
 
 /// What planning an entry came to.
@@ -95,7 +102,10 @@ impl Sides {
         let sides = self.clone();
         tokio::spawn(async move {
             // The receiver is gone when the run stops; then nobody wants the rest.
-            let _ = sides.run(&planned).await;
+            let _ = match sides.transfer.versions {
+                Versions::All => sides.run_histories(&planned).await,
+                Versions::Current | Versions::AsOf(_) => sides.run(&planned).await,
+            };
         });
         receiver
     }
@@ -133,7 +143,8 @@ impl Sides {
                 },
                 (None, _) => None,
             };
-            if there.is_some() || absence_is_certain {
+            let unsure = there.is_some_and(|there| self.is_unsure(&entry, there));
+            if (there.is_some() || absence_is_certain) && !unsure {
                 planned.send(self.decide(entry, key, there)).await?;
                 continue;
             }
@@ -152,6 +163,9 @@ impl Sides {
 
     /// The source's entries, in order.
     async fn entries(&self, filter: &Filter) -> Result<Listing, (String, Failure)> {
+        if let (Versions::AsOf(time), Some(source)) = (self.transfer.versions, &self.source) {
+            return Ok(versions::as_of(source.clone(), self.scope(), time));
+        }
         match (&self.transfer.from, &self.source) {
             (Source::Prefix { location, .. }, Some(source)) => {
                 Ok(bucket::objects(source.clone(), &location.key, None))
@@ -249,7 +263,7 @@ impl Sides {
             (_, Archived::Restore) => Ok(Route::Restore),
         };
         match route {
-            Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
+            Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, turn: None })),
             Err(failure) => Planned::Failed(entry.key.to_string(), failure),
         }
     }
@@ -258,13 +272,36 @@ impl Sides {
         match self.destination.head(&key, None).await {
             Ok(head) => {
                 let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
-                self.decide(entry, key, Some(there))
+                match &self.source {
+                    Some(source) if self.is_unsure(&entry, there) => {
+                        self.compare(source, entry, key, &head).await
+                    }
+                    _ => self.decide(entry, key, Some(there)),
+                }
             }
             // Without the right to list, S3 answers 403 for keys that do not exist.
             Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {
                 self.decide(entry, key, None)
             }
             Err(failure) => Planned::Failed(self.destination.place(&key), failure),
+        }
+    }
+
+    /// True for a version from the past beside other bytes of its size, where only a look at both tells whether they are
+    /// equal: that the destination is newer says nothing about a version that was followed by others.
+    fn is_unsure(&self, entry: &Entry, there: Side<'_>) -> bool {
+        let equal = self.etags_follow_from_bytes() && entry.etag.as_deref() == there.etag;
+        let is_past = entry.version.is_some() && self.transfer.when == When::Changed;
+        is_past && entry.size == there.size && !equal
+    }
+
+    async fn compare(&self, source: &Bucket, entry: Entry, key: ObjectKey, there: &Head) -> Planned {
+        match source.head(&entry.key, entry.version.as_deref()).await {
+            Ok(head) if same_content(&head, there, self.etags_follow_from_bytes()) == Some(true) => {
+                Planned::Skip(Box::new(entry), key, Skip::Equal)
+            }
+            Ok(_) => self.step(entry, key, Reason::Differs),
+            Err(failure) => Planned::Failed(source.place(&entry.key), failure),
         }
     }
 

@@ -125,7 +125,11 @@ pub fn summary(outcome: &Outcome) -> String {
     if outcome.parts > 0 {
         let _ = write!(text, " in {} parts", count(outcome.parts));
     }
-    let _ = write!(text, "), {} left as they are", count(outcome.skipped_objects));
+    let _ = write!(text, ")");
+    if outcome.delete_markers > 0 {
+        let _ = write!(text, ", {} delete markers written", count(outcome.delete_markers));
+    }
+    let _ = write!(text, ", {} left as they are", count(outcome.skipped_objects));
     for (number, what) in [
         (outcome.restoring_objects, "being restored (run the job again when they are readable)"),
         (outcome.archived_objects, "archived and left out"),

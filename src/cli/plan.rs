@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
+use crate::bucket::history::Tip;
 use crate::execute::describe;
 use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Keep, Restore, Transfer};
@@ -55,10 +56,12 @@ struct Line<'a> {
     parts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     part_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_version: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    fn of(sides: &'a Sides, step: &Step) -> Self {
+    fn of(sides: &'a Sides, step: &'a Step) -> Self {
         let location = |bucket: &crate::location::BucketName, key: &crate::location::ObjectKey| {
             S3Uri { bucket: bucket.clone(), key: key.clone() }.to_string()
         };
@@ -68,7 +71,7 @@ impl<'a> Line<'a> {
         };
         let part_size = match step.route {
             Route::MultipartCopy(layout) | Route::MultipartUpload(layout) => Some(layout.part_size),
-            Route::Copy | Route::Put | Route::Restore => None,
+            Route::Copy | Route::Put | Route::Restore | Route::DeleteMarker => None,
         };
         Self {
             transfer: &sides.transfer.name,
@@ -79,6 +82,7 @@ impl<'a> Line<'a> {
             route: step.route.name(),
             parts: step.route.parts(),
             part_size,
+            source_version: step.entry.version.as_deref(),
         }
     }
 }
@@ -102,21 +106,23 @@ pub(super) async fn show(
         while let Some(planned) = planned.recv().await {
             match planned {
                 Planned::Step(step) => {
-                    if step.route == Route::Restore {
-                        let asks = step.entry.archive == ArchiveState::Archived;
-                        totals.archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
-                    } else {
-                        let tags = transfer.preserve.tags == Keep::Keep;
-                        let capabilities = sides.destination.capabilities();
-                        totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
-                    }
-                    let line = Line::of(&sides, &step);
-                    if let Some(file) = &mut file {
-                        serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
-                        file.write_all(b"\n")?;
-                    }
-                    if output.json {
-                        say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
+                    for step in chain(&sides, *step) {
+                        if step.route == Route::Restore {
+                            let asks = step.entry.archive == ArchiveState::Archived;
+                            totals.archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
+                        } else {
+                            let tags = transfer.preserve.tags == Keep::Keep;
+                            let capabilities = sides.destination.capabilities();
+                            totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                        }
+                        let line = Line::of(&sides, &step);
+                        if let Some(file) = &mut file {
+                            serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
+                            file.write_all(b"\n")?;
+                        }
+                        if output.json {
+                            say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
+                        }
                     }
                 }
                 Planned::Skip(entry, _, Skip::Archived) => {
@@ -172,6 +178,20 @@ fn fate(transfer: &Transfer) -> String {
 }
 
 /// `fate` is what becomes of archived objects.
+/// A step and those that wait behind it.
+fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
+    let next = |step: &mut Step| {
+        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
+        then.and_then(|then| then.next(sides, Tip::Unknown))
+    };
+    let mut ahead = Some(step);
+    std::iter::from_fn(move || {
+        let mut step = ahead.take()?;
+        ahead = next(&mut step);
+        Some(step)
+    })
+}
+
 fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let mut lines = vec![format!(
@@ -180,7 +200,10 @@ fn text(totals: &Totals, fate: &str) -> String {
         ByteSize(totals.bytes),
         if totals.parts > 0 { format!(", {} parts", count(totals.parts)) } else { String::new() }
     )];
-    if totals.objects > 0 {
+    if totals.delete_markers > 0 {
+        lines.push(format!("  to hide   {} keys get a delete marker", count(totals.delete_markers)));
+    }
+    if !totals.reasons.is_empty() {
         let reasons: Vec<_> =
             totals.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
         lines.push(format!("  because   {}", reasons.join(", ")));

@@ -6,13 +6,14 @@
 //! a later run finds the object readable.
 
 use super::receipt::Ending;
-use super::{Trouble, Work, object};
+use super::{Conductor, Draft, Trouble, Work, object};
 use crate::bucket::Bucket;
-use crate::execute::Draft;
+use crate::listing::Entry;
+use crate::location::ObjectKey;
 use crate::manifest::job::Archived;
 use crate::pace::slots::Want;
 use crate::plan::archive::{self, Request};
-use crate::plan::decide::{Route, Skip};
+use crate::plan::decide::{Reason, Route, Skip};
 use crate::planner::Step;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
@@ -52,9 +53,23 @@ impl<'a> Cold<'a> {
         let class = self.archive_tier.or(self.storage_class).unwrap_or("an archive");
         let message = match self.state {
             ArchiveState::Restoring => format!("the object is in {class}, and being restored"),
-            _ => format!("the object is in {class} and not restored"),
+            ArchiveState::Readable => {
+                "an older version of the key is in an archive and not restored".to_owned()
+            }
+            ArchiveState::Archived => format!("the object is in {class} and not restored"),
         };
         Failure::new(FailureKind::Archived, self.told_by, place, message)
+    }
+}
+
+impl Conductor<'_> {
+    /// What the listing tells about an object that the job does not know what to do with.
+    pub(super) fn fail_archived(&mut self, entry: Entry, key: ObjectKey) {
+        let step = Step { entry, key, reason: Reason::Missing, route: Route::Restore, turn: None };
+        let (source, destination) = self.work.location(&step);
+        let failure = Cold::listed(&step).failure(source.clone());
+        let draft = Draft { route: None, ..Draft::of(&step) };
+        self.end(draft, source, destination, Ending::Failed { error: (&failure).into() });
     }
 }
 

@@ -79,7 +79,7 @@ impl Copy<'_> {
             etag: head.etag.clone(),
         };
         draft.pinned(&head, &route, pin.version.clone());
-        if work.is_taken(&step.key).await? {
+        if step.turn.is_none() && work.is_taken(&step.key).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
@@ -89,7 +89,7 @@ impl Copy<'_> {
                 self.multipart(slot, &head, &pin, attributes, layout, draft).await
             }
             Route::Copy => self.single(&head, &pin, &attributes, draft).await,
-            Route::Put | Route::MultipartUpload(_) | Route::Restore => {
+            Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
                     FailureKind::Bug,
@@ -110,8 +110,11 @@ impl Copy<'_> {
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
-        let condition = condition(self.work);
-        let answer = destination.copy_object(pin, head.size, &self.step.key, attributes, condition).await;
+        let (key, condition) = (&self.step.key, self.condition());
+        let answer = match &self.step.turn {
+            Some(turn) => destination.append_copy(pin, head.size, key, attributes, &turn.tip).await,
+            None => destination.copy_object(pin, head.size, key, attributes, condition).await,
+        };
         let written = match answer {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
@@ -139,6 +142,11 @@ impl Copy<'_> {
         let proof = self.prove(head, pin, &written, &[]).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+    }
+
+    /// The key of a history is there from its second version on, whatever `when` says.
+    fn condition(&self) -> WriteCondition {
+        if self.step.turn.is_some() { WriteCondition::None } else { condition(self.work) }
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
@@ -224,7 +232,7 @@ impl Copy<'_> {
         if !destination.capabilities().copy_conditions && !self.is_unchanged(head, &pin).await? {
             return Err(Trouble::SourceChanged);
         }
-        if work.is_taken(&step.key).await? {
+        if step.turn.is_none() && work.is_taken(&step.key).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let expected = Expected::of(head, destination.capabilities());
@@ -234,7 +242,7 @@ impl Copy<'_> {
             // S3 itself then refuses to publish anything that differs from the source. Only the algorithm that the upload
             // declared may be named: a SHA-256 of a source in one piece has no counterpart in parts.
             full_checksum: expected.checksum.clone().filter(|sum| Some(sum.algorithm) == upload.algorithm()),
-            condition: condition(work),
+            condition: self.condition(),
         };
         let written = match upload.complete(&progress.done, &spec).await {
             Ok(written) => written,

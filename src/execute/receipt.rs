@@ -33,6 +33,8 @@ pub enum Proof {
     PartEtags,
     /// The sizes are equal; the endpoint gives nothing better.
     Size,
+    /// S3 says that it made a delete marker, and its version.
+    DeleteMarker,
 }
 
 impl From<ChecksumAlgorithm> for Proof {
@@ -58,6 +60,7 @@ impl std::fmt::Display for Proof {
             Self::Etag => "etag",
             Self::PartEtags => "part-etags",
             Self::Size => "size",
+            Self::DeleteMarker => "delete-marker",
         })
     }
 }
@@ -70,7 +73,8 @@ pub enum Ending {
     Done {
         /// On what the proof rests.
         proof: Proof,
-        /// The destination's `ETag`.
+        /// The destination's `ETag`; delete markers have none.
+        #[serde(skip_serializing_if = "String::is_empty")]
         etag: String,
         /// The destination's new version.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,7 +146,7 @@ pub struct Receipt {
     pub destination: String,
     /// Bytes.
     pub size: u64,
-    /// `copy`, `multipart-copy`, `put`, `multipart-upload` or `restore`; absent for objects that were left alone.
+    /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent for objects that were left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
     /// Parts of the upload.

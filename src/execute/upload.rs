@@ -368,7 +368,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
     };
     let layout = PartLayout { size: 0, part_size: UPLOAD_PART, count: 1 };
     let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step { entry, key, reason: Reason::Always, route }))
+    Planned::Step(Box::new(Step { entry, key, reason: Reason::Always, route, turn: None }))
 }
 
 /// Sends standard input to its end.

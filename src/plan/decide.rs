@@ -33,6 +33,8 @@ pub enum Reason {
     SizeDiffers,
     /// The source is not older than the destination, and their `ETag`s differ.
     Newer,
+    /// The source is a version from the past, and the destination has other bytes of its size.
+    Differs,
     /// The job says `when: always`.
     Always,
 }
@@ -98,6 +100,8 @@ pub enum Route {
     MultipartUpload(PartLayout),
     /// No copy yet: one `RestoreObject` at the source, unless a restore is under way.
     Restore,
+    /// One `DeleteObject` that names no version: in a bucket with versions it adds a delete marker.
+    DeleteMarker,
 }
 
 impl Route {
@@ -110,6 +114,7 @@ impl Route {
             Self::Put => "put",
             Self::MultipartUpload(_) => "multipart-upload",
             Self::Restore => "restore",
+            Self::DeleteMarker => "delete-marker",
         }
     }
 
@@ -117,7 +122,7 @@ impl Route {
     #[must_use]
     pub const fn parts(&self) -> u32 {
         match self {
-            Self::Copy | Self::Put | Self::Restore => 0,
+            Self::Copy | Self::Put | Self::Restore | Self::DeleteMarker => 0,
             Self::MultipartCopy(layout) | Self::MultipartUpload(layout) => layout.count,
         }
     }

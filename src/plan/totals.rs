@@ -20,6 +20,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Parts of multipart copies and uploads.
     pub parts: u64,
+    /// Delete markers to write.
+    pub delete_markers: u64,
     /// Objects that stay as they are, because the destination has them.
     pub skipped_objects: u64,
     /// Their bytes.
@@ -58,6 +60,7 @@ impl From<Reason> for ReasonName {
             Reason::Missing => "missing",
             Reason::SizeDiffers => "size differs",
             Reason::Newer => "newer",
+            Reason::Differs => "differs",
             Reason::Always => "always",
         })
     }
@@ -80,10 +83,14 @@ impl Totals {
         capabilities: &Capabilities,
         tags: bool,
     ) {
+        *self.reasons.entry(reason.into()).or_default() += 1;
+        if *route == Route::DeleteMarker {
+            self.delete_markers += 1;
+            return self.request(Operation::DeleteObject, 1);
+        }
         self.objects += 1;
         self.bytes += size;
         self.parts += u64::from(route.parts());
-        *self.reasons.entry(reason.into()).or_default() += 1;
         let parts = u64::from(route.parts());
         // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
         let heads = 1
@@ -103,8 +110,8 @@ impl Totals {
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);
             }
-            // Counted with the archived objects.
-            Route::Restore => {}
+            // Counted elsewhere.
+            Route::Restore | Route::DeleteMarker => {}
             Route::Put => self.request(Operation::PutObject, 1),
             Route::MultipartUpload(_) => {
                 self.request(Operation::CreateMultipartUpload, 1);
@@ -147,6 +154,7 @@ impl AddAssign<&Self> for Totals {
         self.objects += other.objects;
         self.bytes += other.bytes;
         self.parts += other.parts;
+        self.delete_markers += other.delete_markers;
         self.skipped_objects += other.skipped_objects;
         self.skipped_bytes += other.skipped_bytes;
         self.excluded_objects += other.excluded_objects;

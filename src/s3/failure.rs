@@ -55,6 +55,10 @@ pub enum FailureKind {
     SourceChanged,
     /// The copy is there, but it is not equal to the source.
     NotEqual,
+    /// A bucket does not keep the versions that the job is about.
+    NoVersions,
+    /// The destination's versions of a key are not the source's, so that nothing can be appended to them.
+    Diverged,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -114,6 +118,8 @@ impl FailureKind {
             Self::Corrupted => "corrupted",
             Self::SourceChanged => "source-changed",
             Self::NotEqual => "not-equal",
+            Self::NoVersions => "no-versions",
+            Self::Diverged => "diverged",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -147,6 +153,10 @@ impl FailureKind {
             Self::Invalid => "see the server's message".into(),
             Self::Corrupted | Self::NotEqual => {
                 "run the job again; if it stays, the network or disk is faulty".into()
+            }
+            Self::NoVersions => "turn on the bucket's versioning, or leave `versions` and `as_of` out".into(),
+            Self::Diverged => {
+                "write to another prefix, or append the whole history all the same with `when: always`".into()
             }
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),

@@ -213,7 +213,7 @@ impl Client {
                 let message =
                     "the answer names no new delete marker: the bucket's versioning was changed in mid-run";
                 let place = place(bucket, Some(key));
-                Err(Failure::new(FailureKind::Unsupported, Operation::DeleteObject, place, message))
+                Err(Failure::new(FailureKind::NoVersions, Operation::DeleteObject, place, message))
             }
         }
     }

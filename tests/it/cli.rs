@@ -30,7 +30,7 @@ fn command() -> Command {
     command
 }
 
-fn at(world: &World) -> Command {
+pub(crate) fn at(world: &World) -> Command {
     let options = SandboxOptions::default();
     let mut command = command();
     command
@@ -41,7 +41,7 @@ fn at(world: &World) -> Command {
 }
 
 /// Runs it without blocking the sandbox, which is in this process.
-async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
     command.args(arguments);
     let Output { status, stdout, stderr } =
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();

@@ -19,4 +19,5 @@ mod manifest;
 mod sandbox;
 mod stop;
 mod upload;
+mod versions;
 mod world;

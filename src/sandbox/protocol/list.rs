@@ -12,8 +12,8 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result};
 
-use super::Service;
 use super::fields::{etag, int, long, timestamp};
+use super::{Interleaved, Service};
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::listing::{self, PAGE, Page, Query};
 use crate::sandbox::object::{Object, Version, restore_expiry};
@@ -255,7 +255,8 @@ impl Service {
             }
         }
         let last_version = page.last_entry().map(|(_, listed)| listed.version.shown_id().to_owned());
-        Ok(S3Response::new(ListObjectVersionsOutput {
+        let order = page.entries.iter().map(|(_, listed)| listed.version.object().is_none()).collect();
+        let mut response = S3Response::new(ListObjectVersionsOutput {
             name: Some(input.bucket.clone()),
             prefix: Some(names.write(query.prefix)),
             delimiter: names.option(query.delimiter),
@@ -270,7 +271,9 @@ impl Service {
             delete_markers: Some(markers),
             common_prefixes: Some(names.prefixes(&page.common_prefixes)),
             request_charged: None,
-        }))
+        });
+        response.extensions.insert(Interleaved(order));
+        Ok(response)
     }
 
     pub(super) fn list_uploads(
