@@ -226,8 +226,9 @@ impl Reader<'_> {
         if let [first, .., last] = chosen.as_slice() {
             let message = format!("`{first}` and `{last}` choose different versions");
             self.refuse(&format!("{transfer}.from.{last}"), message, "keep one of them");
+            return Versions::Current;
         }
-        match (as_of, from.versions) {
+        match (as_of.filter(|_| from.s3.is_some()), from.versions.filter(|_| from.s3.is_some())) {
             (Some(time), _) => Versions::AsOf(time),
             (None, Some(VersionsName::All)) => Versions::All,
             (None, _) => Versions::Current,

@@ -322,7 +322,7 @@ pub struct RestoreSection {
     /// How fast, and at what price.
     #[schemars(extend("default" = "standard"))]
     pub tier: Option<RestoreTier>,
-    /// How long the restored bytes can be read, in days; not for INTELLIGENT_TIERING, which moves up for good.
+    /// How long the restored bytes can be read, in days; not for `INTELLIGENT_TIERING`, which moves up for good.
     #[schemars(range(min = 1, max = 36_500), extend("default" = 7))]
     pub days: Option<u32>,
 }

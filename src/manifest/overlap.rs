@@ -206,7 +206,7 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
 /// Whether both transfers would put the same object under any key that both write, where `rest` is what the inner
 /// one's destination has behind the outer one's.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
-    if !outer.keys.is_identity() || !inner.keys.is_identity() {
+    if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
         return false;
     }
     match (&outer.from, &inner.from) {

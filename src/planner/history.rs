@@ -27,7 +27,7 @@ use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::history::{Likeness, liken, overlaps, same_content};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
-/// Versions of all keys that are planned and not begun; 36 MB.
+/// Versions of all keys that are planned and not begun; about 40 MB.
 const VERSIONS_AHEAD: u32 = 200_000;
 /// Pairs of versions that are looked at at once, of one key.
 const LOOKS_AT_ONCE: usize = 16;
@@ -67,6 +67,7 @@ impl Following {
     }
 
     /// The step of the oldest version, with the others behind it.
+    #[must_use]
     pub fn next(mut self: Box<Self>, sides: &Sides, tip: Tip) -> Option<Step> {
         let version = self.versions.pop_front()?;
         let (key, to) = (self.key.clone(), self.to.clone());

@@ -332,9 +332,8 @@ fn in_order(versions: Vec<ListedVersion>, markers: Vec<ListedVersion>, order: &[
         .filter_map(|is_marker| if *is_marker { markers.pop_front() } else { versions.pop_front() })
         .collect();
     let is_history = merged.windows(2).all(|pair| {
-        let [newer, older] = pair else { return true };
-        newer.key < older.key
-            || (newer.key == older.key && newer.modified >= older.modified && !older.is_latest)
+        let [one, next] = pair else { return true };
+        one.key < next.key || (one.key == next.key && one.modified >= next.modified && !next.is_latest)
     });
     if is_history { merged } else { by_time(kept_versions, kept_markers) }
 }
