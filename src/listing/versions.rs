@@ -2,11 +2,12 @@
 //!
 //! [`as_of`] walks through the list and lets one version of each key pass, so it needs a page of memory. Its clock is S3's
 //! Last-Modified, which for a multipart upload is the moment when it was *begun*: an upload that was under way at that
-//! time counts as done. S3 keeps no other time of a version. [`histories`] hands
-//! over a key with everything that it ever was, oldest first. S3 lists the newest first, so a key must be read to its
-//! end before its first version can be copied; what is kept of each is a [`Version`], without its key and the name of
-//! its class: measured, 190 bytes with ids and `ETag`s of 32 characters, 19 MB for a key with 100,000 versions. Pages end
-//! anywhere, also inside a key.
+//! time counts as done. S3 keeps no other time of a version.
+//!
+//! [`histories`] hands over a key with everything that it ever was, oldest first. S3 lists the newest first, so a key
+//! must be read to its end before its first version can be copied. What is kept of each is a [`Version`], without its
+//! key and the name of its class: measured, 190 bytes with ids and `ETag`s of 32 characters, 19 MB for a key with
+//! 100,000 versions. Pages end anywhere, also inside a key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
