@@ -12,6 +12,7 @@ mod archive;
 mod history;
 pub mod monitor;
 mod object;
+mod outcome;
 mod part;
 mod prove;
 pub mod receipt;
@@ -23,7 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -31,15 +31,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
-use crate::manifest::job::{Job, Source, Transfer, When};
+use crate::manifest::job::{FailureLimit, Job, Source, Transfer, When};
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
-use crate::pace::{PaceCounts, Slot, Slots};
-use crate::plan::decide::{Reason, Route, Skip};
+use crate::pace::{Slot, Slots};
+use crate::plan::decide::{Reason, Route};
 use crate::planner::{Following, Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
 use monitor::{Event, Monitor};
-use receipt::{Ending, Proof, Receipt, seconds};
+pub use outcome::{GaveUp, Outcome};
+use receipt::{Ending, ErrorRecord, Receipt, seconds};
 
 /// Steps that the conductor looks ahead to find the largest.
 const WINDOW: usize = 4096;
@@ -51,73 +52,6 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 const ABORT: Duration = Duration::from_secs(8);
 /// Memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
-
-/// What a run came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Outcome {
-    /// Objects copied or uploaded, and proven; versions where all of them are copied.
-    pub done_objects: u64,
-    /// Delete markers written.
-    pub delete_markers: u64,
-    /// Their bytes.
-    pub done_bytes: u64,
-    /// Their parts.
-    pub parts: u64,
-    /// Objects left alone because the destination has them.
-    pub skipped_objects: u64,
-    /// Their bytes.
-    pub skipped_bytes: u64,
-    /// Objects left out because they are in an archive and the job says `archived: skip`.
-    pub archived_objects: u64,
-    /// Objects in an archive that are being restored, for a later run to copy.
-    pub restoring_objects: u64,
-    /// Their bytes.
-    pub restoring_bytes: u64,
-    /// Objects that the selections left out.
-    pub excluded_objects: u64,
-    /// What was no object or regular file.
-    pub ignored: u64,
-    /// Objects that failed.
-    pub failed_objects: u64,
-    /// Objects that a stop left undone, as far as they were known.
-    pub stopped_objects: u64,
-    /// Objects of which something could not be kept.
-    pub objects_with_losses: u64,
-    /// True when the run was stopped before its end.
-    pub stopped: bool,
-    /// Objects by the proof that they rest on.
-    pub proofs: std::collections::BTreeMap<String, u64>,
-    /// Requests, throttles and retries.
-    pub requests: PaceCounts,
-    /// Seconds in all.
-    pub seconds: f64,
-}
-
-impl Outcome {
-    fn count(&mut self, receipt: &Receipt) {
-        self.objects_with_losses += u64::from(!receipt.losses.is_empty());
-        match &receipt.ending {
-            Ending::Done { proof: Proof::DeleteMarker, .. } => self.delete_markers += 1,
-            Ending::Done { proof, .. } => {
-                self.done_objects += 1;
-                self.done_bytes += receipt.size;
-                self.parts += u64::from(receipt.parts);
-                *self.proofs.entry(proof.to_string()).or_default() += 1;
-            }
-            Ending::Skipped { reason: Skip::Archived } => self.archived_objects += 1,
-            Ending::Restoring { .. } => {
-                self.restoring_objects += 1;
-                self.restoring_bytes += receipt.size;
-            }
-            Ending::Skipped { .. } => {
-                self.skipped_objects += 1;
-                self.skipped_bytes += receipt.size;
-            }
-            Ending::Failed { .. } => self.failed_objects += 1,
-            Ending::Stopped => self.stopped_objects += 1,
-        }
-    }
-}
 
 /// Why an object is not done.
 #[derive(Clone, Debug)]
@@ -201,18 +135,8 @@ impl Work {
     }
 
     fn location(&self, step: &Step) -> (String, String) {
-        let transfer = &self.sides.transfer;
-        let source = match &transfer.from {
-            Source::Object { location, .. } | Source::Prefix { location, .. } => {
-                S3Uri { bucket: location.bucket.clone(), key: step.entry.key.clone() }.to_string()
-            }
-            Source::Files { path, .. } => {
-                crate::listing::local::path_of(path, &step.entry).display().to_string()
-            }
-            Source::Stdin => "-".to_owned(),
-        };
-        let bucket = transfer.to.location.bucket.clone();
-        (source, S3Uri { bucket, key: step.key.clone() }.to_string())
+        let bucket = self.sides.transfer.to.location.bucket.clone();
+        (self.sides.name_of(&step.entry), S3Uri { bucket, key: step.key.clone() }.to_string())
     }
 
     /// Does one step from beginning to end.
@@ -345,7 +269,7 @@ pub async fn run(
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
             ids: AtomicU64::new((index as u64) << 48),
         };
-        Conductor::new(Arc::new(work), stop.clone(), &mut outcome).run().await;
+        Conductor::new(Arc::new(work), job.limits.max_failures, &mut outcome).run().await;
     }
     closer.abort();
     outcome.stopped = stop.is_cancelled();
@@ -381,6 +305,7 @@ impl Ord for BySize {
 struct Conductor<'a> {
     work: Arc<Work>,
     stop: CancellationToken,
+    max_failures: Option<FailureLimit>,
     outcome: &'a mut Outcome,
     large: BinaryHeap<BySize>,
     small: VecDeque<Box<Step>>,
@@ -400,10 +325,11 @@ struct Open {
 }
 
 impl<'a> Conductor<'a> {
-    fn new(work: Arc<Work>, stop: CancellationToken, outcome: &'a mut Outcome) -> Self {
+    fn new(work: Arc<Work>, max_failures: Option<FailureLimit>, outcome: &'a mut Outcome) -> Self {
         Self {
+            stop: work.stop.clone(),
             work,
-            stop,
+            max_failures,
             outcome,
             large: BinaryHeap::new(),
             small: VecDeque::new(),
@@ -582,6 +508,29 @@ impl<'a> Conductor<'a> {
     fn record(&mut self, receipt: &Receipt) {
         self.outcome.count(receipt);
         self.work.monitor.observe(&Event::ObjectEnded(receipt));
+        if let Ending::Failed { error } = &receipt.ending
+            && self.outcome.gave_up.is_none()
+            && let Some(gave_up) = self.is_hopeless(error)
+        {
+            tracing::warn!("giving up: {}", gave_up.reason);
+            self.outcome.gave_up = Some(gave_up);
+            self.stop.cancel();
+        }
+    }
+
+    /// Whether going on after this failure would be in vain.
+    fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
+        if error.ends_run {
+            let reason = format!("{}: {}", error.code, error.message);
+            return Some(GaveUp { reason, may_pass_later: error.may_pass_later });
+        }
+        let limit = self.max_failures?;
+        let (failed, ended) = (self.outcome.failed_objects, self.outcome.ended_objects());
+        limit.is_passed(failed, ended).then(|| {
+            let reason =
+                format!("{failed} of {ended} objects failed, more than `max_failures: {limit}` allows");
+            GaveUp { reason, may_pass_later: false }
+        })
     }
 }
 

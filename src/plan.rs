@@ -1,12 +1,13 @@
 //! What is to be done with each entry: pure decisions, without a clock, a network or an SDK.
 //!
 //! [`remap`] gives an entry its key at the destination, [`decide`] compares it with what is there and chooses the
-//! route by size, [`archive`] says how what can not be read is restored, [`history`] finds which
-//! versions of a key are missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its
-//! bytes, and [`totals`] adds up what a run would send before anything is sent.
+//! route by size, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
+//! missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
+//! [`totals`] adds up what a run would send before anything is sent, and [`cost`] what that costs.
 
 pub mod archive;
 pub mod attributes;
+pub mod cost;
 pub mod decide;
 pub mod history;
 pub mod parts;

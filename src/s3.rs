@@ -10,6 +10,7 @@ pub mod client;
 mod convert;
 pub mod failure;
 pub mod history;
+mod identity;
 mod verbs;
 
 use std::collections::BTreeMap;

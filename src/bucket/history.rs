@@ -5,6 +5,7 @@
 //! its newest version is no longer the one from before ([`Tip`]), the request took effect and is not repeated.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
@@ -116,8 +117,12 @@ impl Bucket {
             };
             attempts += failure.details().attempts;
             let unknown = failure.kind().outcome_unknown() && *tip != Tip::Unknown;
-            let wait = self.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64());
-            let Some(wait) = wait.filter(|_| unknown) else { return Err(failure.after(attempts)) };
+            let wait = match self.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64()) {
+                Some(wait) if unknown => wait,
+                // The look below waits for the end of an outage.
+                None if unknown && self.writes.is_out() => Duration::ZERO,
+                _ => return Err(failure.after(attempts)),
+            };
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.halt.cancelled() => return Err(failure.after(attempts)),

@@ -15,6 +15,7 @@ use crate::bucket::history::Tip;
 use crate::execute::describe;
 use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Keep, Restore, Transfer};
+use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::totals::Totals;
 use crate::planner::{Planned, Sides, Step};
@@ -106,10 +107,16 @@ pub(super) async fn show(
         while let Some(planned) = planned.recv().await {
             match planned {
                 Planned::Step(step) => {
+                    let mut is_held_up = false;
                     for step in chain(&sides, *step) {
-                        if step.route == Route::Restore {
-                            let asks = step.entry.archive == ArchiveState::Archived;
+                        is_held_up |= step.route == Route::Restore;
+                        if is_held_up {
+                            let restores = transfer.archived == Archived::Restore;
+                            let asks = restores && step.entry.archive == ArchiveState::Archived;
                             totals.archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
+                            if transfer.archived == Archived::Fail {
+                                exit = Exit::Failures;
+                            }
                         } else {
                             let tags = transfer.preserve.tags == Keep::Keep;
                             let capabilities = sides.destination.capabilities();
@@ -147,8 +154,15 @@ pub(super) async fn show(
             let line = serde_json::json!({ "transfer": transfer.name, "totals": totals });
             say(&line.to_string())?;
         } else {
-            let fate = fate(transfer);
+            let fate = fate(transfer, &totals);
             say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals, &fate)))?;
+            if totals.objects > 0 && sides.destination.client().url().is_none() {
+                let dollars = totals.dollars(transfer.to.storage_class.as_deref());
+                say(&format!(
+                    "  price     {} for the requests, at AWS's list prices",
+                    cost::display(dollars)
+                ))?;
+            }
         }
     }
     if let Some(mut file) = file {
@@ -167,12 +181,16 @@ pub(super) async fn show(
 }
 
 /// What becomes of a transfer's archived objects.
-fn fate(transfer: &Transfer) -> String {
+fn fate(transfer: &Transfer, totals: &Totals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => "; they fail: write `archived: restore` or `archived: skip`".to_owned(),
         (Archived::Skip, _) => "; they are left out".to_owned(),
         (Archived::Restore, Restore { tier, days }) => {
-            format!("; restored by tier {tier} for {days} days")
+            let prices = totals.archived_classes.iter().map(|(class, archived)| {
+                cost::restore(class, tier, archived.restored_objects, archived.restored_bytes)
+            });
+            let price = cost::display(prices.sum());
+            format!("; restored by tier {tier} for {days} days, {price} at AWS's list prices")
         }
     }
 }
@@ -220,7 +238,7 @@ fn text(totals: &Totals, fate: &str) -> String {
         let classes: Vec<_> = totals
             .archived_classes
             .iter()
-            .map(|(class, number)| format!("{class} {}", count(*number)))
+            .map(|(class, archived)| format!("{class} {}", count(archived.objects)))
             .collect();
         lines.push(format!(
             "  archived  {} objects, {} ({}){fate}",

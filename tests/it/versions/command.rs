@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use s3haul::sandbox::{Content, ObjectSpec};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
 
 use super::{at, ids, there, world, write, writes};
@@ -30,6 +30,29 @@ async fn all_versions_are_planned_and_copied() {
         run(command_at(&world), &[&arguments[..], &["--dry-run", "--json"]].concat()).await;
     let totals: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
     assert_eq!((exit, &totals["totals"]["skipped_objects"]), (0, &5.into()), "{stdout}");
+}
+
+/// A key that failed in the middle is gone on with, and no other key is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_goes_on_with_the_keys_that_failed() {
+    let world = world().await;
+    for key in ["a", "b", "c"] {
+        write(&world, SOURCE, key, "xMyz");
+    }
+    let denied = Fault::on(Operation::CopyObject).key("b").nth(2).then(Effect::Error(403, "AccessDenied"));
+    world.sandbox.faults().add(denied);
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("night.jsonl");
+    let report = report.to_str().unwrap();
+    let copy = ["copy", "s3://source/", "s3://destination/", "--versions", "all", "--provider", "aws"];
+    let (exit, stdout, _) = run(command_at(&world), &[&copy[..], &["--report", report]].concat()).await;
+    assert_eq!((exit, there(&world, "b").as_str()), (1, "xM"), "{stdout}");
+    world.sandbox.calls().clear();
+    let (exit, stdout, stderr) = run(command_at(&world), &["retry", report]).await;
+    assert_eq!((exit, there(&world, "b").as_str()), (0, "xMyz"), "{stdout} {stderr}");
+    assert_eq!(world.calls(Operation::CopyObject), 2);
+    let listed = world.sandbox.calls().of(Operation::ListObjectVersions);
+    assert!(listed.len() == 2 && listed.iter().all(|call| call.key == "b"), "{listed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +113,7 @@ async fn restores_are_announced_and_waited_for() {
     let restore = with(&["--archived", "restore", "--restore-tier", "bulk", "--restore-days", "2"]);
     let (exit, stdout, _) = run(command_at(&world), &[&restore[..], &["--dry-run"]].concat()).await;
     assert_eq!(exit, 0);
-    assert!(stdout.contains("restored by tier bulk for 2 days"), "{stdout}");
+    assert!(stdout.contains("restored by tier bulk for 2 days, less than $0.01"), "{stdout}");
     assert!(stdout.contains("RestoreObject 2"), "{stdout}");
     for _ in 0..2 {
         let (exit, stdout, stderr) = run(command_at(&world), &restore).await;
