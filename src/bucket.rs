@@ -5,6 +5,7 @@
 //! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
 
 mod blob;
+pub mod history;
 
 use std::future::Future;
 use std::sync::Arc;

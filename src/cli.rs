@@ -7,6 +7,7 @@
 
 mod check;
 mod copy;
+mod history;
 mod place;
 mod plan;
 mod progress;
@@ -41,6 +42,8 @@ pub enum Exit {
     Refused = 3,
     /// Interrupted; run the same command again.
     Interrupted = 4,
+    /// Nothing failed, but some objects are being restored from an archive; run the same command again later.
+    Waiting = 5,
     /// A mistake in s3haul.
     Bug = 70,
 }
@@ -97,7 +100,7 @@ Examples:
   s3haul uploads list s3://lake/                         multipart uploads that were never finished
 
 Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
-4 interrupted (run it again), 70 a bug.")]
+4 interrupted (run it again), 5 waiting for restores from an archive (run it later), 70 a bug.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -4,6 +4,8 @@
 //! credentials or a clock that is off would fail every object alike, and are told in one sentence instead. Where the
 //! manifest names no region, the bucket's own is taken; S3's redirects to it are not followed by the SDK.
 
+mod versioning;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Job, Transfer};
 use crate::pace::Pacer;
 use crate::s3::client::StaticCredentials;
-use crate::s3::{Client, Connect, Failure, FailureKind, Operation};
+use crate::s3::{Client, Connect, Failure, FailureKind, Operation, Versioning};
 
 /// The clients and buckets of a run.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct Connections {
     halt: CancellationToken,
     clients: HashMap<(String, Option<String>), Client>,
     buckets: HashMap<(String, BucketName, Access), Bucket>,
+    versioning: HashMap<(String, BucketName), Versioning>,
 }
 
 impl Connections {
@@ -38,7 +41,15 @@ impl Connections {
         halt: CancellationToken,
     ) -> Self {
         let endpoints = job.endpoints.clone();
-        Self { endpoints, credentials, pacer, halt, clients: HashMap::new(), buckets: HashMap::new() }
+        Self {
+            endpoints,
+            credentials,
+            pacer,
+            halt,
+            clients: HashMap::new(),
+            buckets: HashMap::new(),
+            versioning: HashMap::new(),
+        }
     }
 
     /// The pacer of all buckets.
@@ -61,6 +72,7 @@ impl Connections {
         };
         let (to, access) = (&transfer.to, &transfer.destination_access);
         let destination = self.bucket_on_terms(&to.endpoint, &to.location.bucket, access).await?;
+        self.keeps_versions(transfer, source.as_ref(), &destination).await?;
         Ok((source, destination.reading_from(transfer.source_access.clone())))
     }
 

@@ -8,9 +8,12 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod archive;
 mod condition;
+mod history;
 pub mod monitor;
 mod object;
+mod outcome;
 mod part;
 mod prove;
 pub mod receipt;
@@ -22,7 +25,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -33,12 +35,13 @@ use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{FailureLimit, Job, Source, Transfer};
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
-use crate::pace::{PaceCounts, Slot, Slots};
+use crate::pace::{Slot, Slots};
 use crate::plan::condition::Seen;
-use crate::plan::decide::Route;
-use crate::planner::{Planned, Sides, Step};
+use crate::plan::decide::{Reason, Route};
+use crate::planner::{Following, Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
 use monitor::{Event, Monitor};
+pub use outcome::{GaveUp, Outcome};
 use receipt::{Ending, ErrorRecord, Receipt, seconds};
 
 /// Steps that the conductor looks ahead to find the largest.
@@ -51,76 +54,6 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 const ABORT: Duration = Duration::from_secs(8);
 /// Memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
-
-/// What a run came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Outcome {
-    /// Objects copied or uploaded, and proven.
-    pub done_objects: u64,
-    /// Their bytes.
-    pub done_bytes: u64,
-    /// Their parts.
-    pub parts: u64,
-    /// Objects left alone because the destination has them.
-    pub skipped_objects: u64,
-    /// Their bytes.
-    pub skipped_bytes: u64,
-    /// Objects that the selections left out.
-    pub excluded_objects: u64,
-    /// What was no object or regular file.
-    pub ignored: u64,
-    /// Objects that failed.
-    pub failed_objects: u64,
-    /// Objects that a stop left undone, as far as they were known.
-    pub stopped_objects: u64,
-    /// Objects of which something could not be kept.
-    pub objects_with_losses: u64,
-    /// True when the run was stopped before its end.
-    pub stopped: bool,
-    /// Why the run ended itself before its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gave_up: Option<GaveUp>,
-    /// Objects by the proof that they rest on.
-    pub proofs: std::collections::BTreeMap<String, u64>,
-    /// Requests, throttles and retries.
-    pub requests: PaceCounts,
-    /// Seconds in all.
-    pub seconds: f64,
-}
-
-/// Why a run ended itself: to go on would have been in vain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GaveUp {
-    /// A sentence for the summary.
-    pub reason: String,
-    /// True when nothing has to be mended, and the same run may succeed later.
-    pub may_pass_later: bool,
-}
-
-impl Outcome {
-    /// Objects that came to an end, good or bad.
-    fn ended_objects(&self) -> u64 {
-        self.done_objects + self.skipped_objects + self.failed_objects
-    }
-
-    fn count(&mut self, receipt: &Receipt) {
-        self.objects_with_losses += u64::from(!receipt.losses.is_empty());
-        match &receipt.ending {
-            Ending::Done { proof, .. } => {
-                self.done_objects += 1;
-                self.done_bytes += receipt.size;
-                self.parts += u64::from(receipt.parts);
-                *self.proofs.entry(proof.to_string()).or_default() += 1;
-            }
-            Ending::Skipped { .. } => {
-                self.skipped_objects += 1;
-                self.skipped_bytes += receipt.size;
-            }
-            Ending::Failed { .. } => self.failed_objects += 1,
-            Ending::Stopped => self.stopped_objects += 1,
-        }
-    }
-}
 
 /// Why an object is not done.
 #[derive(Clone, Debug)]
@@ -200,6 +133,10 @@ impl Work {
         let began = Instant::now();
         let mut draft = Draft::of(&step);
         let outcome = match (&self.sides.source, &self.sides.transfer.from) {
+            (Some(source), _) if step.route == Route::Restore => {
+                archive::restore(self, source, &step, &mut draft).await
+            }
+            (Some(_), _) if step.route == Route::DeleteMarker => history::mark(self, &step, &mut draft).await,
             (Some(source), _) => object::copy(self, source, &step, &mut draft).await,
             (None, Source::Files { path, .. }) => upload::file(self, path, &step, &mut draft).await,
             (None, _) => upload::stdin(self, &step, &mut draft).await,
@@ -239,7 +176,8 @@ impl Draft {
     fn of(step: &Step) -> Self {
         let route = Some(step.route.name());
         let parts = step.route.parts();
-        Self { size: step.entry.size, version: None, route, parts, attempts: 0, losses: Vec::new() }
+        let version = step.entry.version.clone();
+        Self { size: step.entry.size, version, route, parts, attempts: 0, losses: Vec::new() }
     }
 
     /// The source is known exactly now.
@@ -371,6 +309,8 @@ struct Open {
     destination: String,
     size: u64,
     large: bool,
+    /// The newer versions of its key.
+    then: Option<Box<Following>>,
 }
 
 impl<'a> Conductor<'a> {
@@ -443,28 +383,35 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn spawn(&mut self, step: Step, large: bool) {
+    fn spawn(&mut self, mut step: Step, large: bool) {
+        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
         let (source, destination) = self.work.location(&step);
-        let open = Open { source, destination, size: step.entry.size, large };
+        let open = Open { source, destination, size: step.entry.size, large, then };
         let work = Arc::clone(&self.work);
         let handle = self.tasks.spawn(async move { work.run(step).await });
         self.open_large += usize::from(large);
         self.open.insert(handle.id(), open);
     }
 
+    /// Puts a step in line, or before all others.
+    fn queue(&mut self, step: Box<Step>, first: bool) {
+        match step.route.parts() {
+            0 if first => self.small.push_front(step),
+            0 => self.small.push_back(step),
+            _ => self.large.push(BySize(step)),
+        }
+    }
+
     fn take(&mut self, planned: Planned) {
         match planned {
             Planned::Step(step) => {
-                self.work.monitor.observe(&Event::ObjectPlanned { bytes: step.entry.size });
-                match step.route.parts() {
-                    0 => self.small.push_back(step),
-                    _ => self.large.push(BySize(step)),
-                }
+                self.announce(&step);
+                self.queue(step, false);
             }
             Planned::Skip(entry, key, reason) => {
                 let route = Route::Copy;
-                let why = crate::plan::decide::Reason::Missing;
-                let step = Step { entry: *entry, key, reason: why, route, seen: Seen::Unknown };
+                let seen = Seen::Unknown;
+                let step = Step { entry: *entry, key, reason: Reason::Missing, route, seen, turn: None };
                 let (source, destination) = self.work.location(&step);
                 self.end(
                     Draft { route: None, ..Draft::of(&step) },
@@ -473,6 +420,7 @@ impl<'a> Conductor<'a> {
                     Ending::Skipped { reason },
                 );
             }
+            Planned::Archived(entry, key) => self.fail_archived(*entry, key),
             Planned::Excluded => {
                 self.outcome.excluded_objects += 1;
                 self.work.monitor.observe(&Event::Excluded);
@@ -493,8 +441,11 @@ impl<'a> Conductor<'a> {
     fn fold(&mut self, joined: Result<(Id, Receipt), tokio::task::JoinError>) {
         match joined {
             Ok((id, receipt)) => {
-                self.closed(id);
+                let then = self.closed(id).and_then(|open| open.then);
                 self.record(&receipt);
+                if let Some(then) = then {
+                    self.follow(then, &receipt);
+                }
             }
             Err(error) => {
                 let Some(open) = self.closed(error.id()) else { return };
@@ -509,7 +460,11 @@ impl<'a> Conductor<'a> {
                     attempts: 0,
                     losses: vec![],
                 };
-                self.end(draft, open.source, open.destination, Ending::Failed { error: (&failure).into() });
+                let ending = Ending::Failed { error: (&failure).into() };
+                if let Some(then) = open.then {
+                    self.give_up(then, &ending);
+                }
+                self.end(draft, open.source, open.destination, ending);
             }
         }
     }
@@ -524,9 +479,13 @@ impl<'a> Conductor<'a> {
     fn give_up_waiting(&mut self) {
         let large = std::mem::take(&mut self.large).into_iter().map(|BySize(step)| step);
         let waiting: Vec<_> = large.chain(std::mem::take(&mut self.small)).collect();
-        for step in waiting {
+        for mut step in waiting {
+            let then = step.turn.take().and_then(|turn| turn.then);
             let (source, destination) = self.work.location(&step);
             self.end(Draft::of(&step), source, destination, Ending::Stopped);
+            if let Some(then) = then {
+                self.give_up(then, &Ending::Stopped);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ pub mod chosen;
 pub mod filter;
 pub mod join;
 pub mod local;
+pub mod versions;
 
 use std::vec;
 
@@ -17,7 +18,10 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::location::ObjectKey;
-use crate::s3::Failure;
+use crate::s3::{ArchiveState, Failure};
+
+/// Why an object is left out whose key we can't name.
+const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
 /// Pages that wait between a lister and its reader.
 const PAGES_AHEAD: usize = 3;
@@ -39,6 +43,8 @@ pub struct Entry {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
+    /// Whether its bytes can be read, as far as the listing tells.
+    pub archive: ArchiveState,
 }
 
 impl Entry {

@@ -2,14 +2,17 @@
 //!
 //! [`remap`] gives an entry its key at the destination, [`decide`] compares it with what is there and chooses the
 //! route by size, [`detour`] goes round what a server does not do safely, [`condition`] says what the write demands of
-//! its key, [`parts`] cuts it into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
+//! its key, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
+//! missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
 //! [`totals`] adds up what a run would send before anything is sent, and [`cost`] what that costs.
 
+pub mod archive;
 pub mod attributes;
 pub mod condition;
 pub mod cost;
 pub mod decide;
 pub mod detour;
+pub mod history;
 pub mod parts;
 pub mod remap;
 pub mod totals;

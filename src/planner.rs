@@ -7,6 +7,8 @@
 //! but what it does not find may stand elsewhere in the list and is asked for too. Steps leave through a bounded
 //! channel, so that a plan never holds more objects than the run can look ahead.
 
+mod history;
+
 use std::sync::Arc;
 
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -15,13 +17,16 @@ use tokio::sync::mpsc;
 use crate::bucket::Bucket;
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
-use crate::listing::{Entry, Found, Listing, bucket, chosen, local};
+use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Source, Transfer, When};
+use crate::manifest::job::{Archived, Source, Transfer, Versions, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
 use crate::plan::detour::detour;
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::plan::history::same_content;
+use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
+
+pub use history::{Following, Turn};
 
 /// Steps that wait for the executor.
 const STEPS_AHEAD: usize = 2048;
@@ -52,6 +57,8 @@ pub struct Step {
     pub route: Route,
     /// What it was compared with.
     pub seen: Seen,
+    /// Its place among the versions of its key, where all of them are copied.
+    pub turn: Option<Box<Turn>>,
 }
 
 /// What planning an entry came to.
@@ -61,6 +68,8 @@ pub enum Planned {
     Step(Box<Step>),
     /// The destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
+    /// It would be copied, but can not be read before it is restored, and the job does not say what to do about it.
+    Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
     Excluded,
     /// It is no object or regular file.
@@ -110,7 +119,10 @@ impl Sides {
         let sides = self.clone();
         tokio::spawn(async move {
             // The receiver is gone when the run stops; then nobody wants the rest.
-            let _ = sides.run(&planned).await;
+            let _ = match sides.transfer.versions {
+                Versions::All => sides.run_histories(&planned).await,
+                Versions::Current | Versions::AsOf(_) => sides.run(&planned).await,
+            };
         });
         receiver
     }
@@ -148,7 +160,8 @@ impl Sides {
                 },
                 (None, _) => None,
             };
-            if there.is_some() || absence_is_certain {
+            let unsure = there.is_some_and(|there| self.is_unsure(&entry, there));
+            if (there.is_some() || absence_is_certain) && !unsure {
                 planned.send(self.decide(entry, key, there)).await?;
                 continue;
             }
@@ -167,6 +180,9 @@ impl Sides {
 
     /// The source's entries, in order.
     async fn entries(&self, filter: &Filter) -> Result<Listing, (String, Failure)> {
+        if let (Versions::AsOf(time), Some(source)) = (self.transfer.versions, &self.source) {
+            return Ok(versions::as_of(source.clone(), self.scope(), time));
+        }
         match (&self.transfer.from, &self.source) {
             (Source::Prefix { location, .. }, Some(source)) if let Some(chosen) = &self.transfer.chosen => {
                 Ok(chosen::objects(source, &location.key, chosen))
@@ -186,6 +202,7 @@ impl Sides {
                     version: version.clone(),
                     modified: head.modified,
                     storage_class: head.storage_class,
+                    archive: head.archive,
                 })]))
             }
             // Checked here and not in the manifest, because the file system of the run decides.
@@ -239,9 +256,12 @@ impl Sides {
         if entry.relative().is_empty() {
             return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
         }
+        // Elsewhere only the chosen ones were asked for.
         let is_local = self.source.is_none();
-        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| is_local)
-            && !chosen.iter().any(|chosen| chosen.key == entry.relative())
+        let name = if is_local { entry.relative() } else { entry.key.as_str() };
+        let lists_all = is_local || self.transfer.versions != Versions::Current;
+        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| lists_all)
+            && !chosen.iter().any(|chosen| chosen.key == name)
         {
             return Err(Planned::Excluded);
         }
@@ -263,11 +283,30 @@ impl Sides {
         }
     }
 
+    /// What is done with an entry that is to be copied.
+    fn step(&self, entry: Entry, key: ObjectKey, reason: Reason, seen: Seen) -> Planned {
+        let route = match (entry.archive, self.transfer.archived) {
+            (ArchiveState::Readable, _) => self.route(entry.size, &entry.key, &key),
+            (_, Archived::Fail) => return Planned::Archived(Box::new(entry), key),
+            (_, Archived::Skip) => return Planned::Skip(Box::new(entry), key, Skip::Archived),
+            (_, Archived::Restore) => Ok(Route::Restore),
+        };
+        match route {
+            Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, seen, turn: None })),
+            Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+        }
+    }
+
     async fn ask(&self, entry: Entry, key: ObjectKey) -> Planned {
         match self.destination.head(&key, None).await {
             Ok(head) => {
                 let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
-                self.decide(entry, key, Some(there))
+                match &self.source {
+                    Some(source) if self.is_unsure(&entry, there) => {
+                        self.compare(source, entry, key, &head).await
+                    }
+                    _ => self.decide(entry, key, Some(there)),
+                }
             }
             Err(failure) if *failure.kind() == FailureKind::NotFound => self.decide(entry, key, None),
             // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
@@ -275,6 +314,24 @@ impl Sides {
                 Planned::Step(step) => Planned::Step(Box::new(Step { seen: Seen::Unknown, ..*step })),
                 other => other,
             },
+            Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+        }
+    }
+
+    /// True for a version from the past beside other bytes of its size, where only a look at both tells whether they are
+    /// equal: that the destination is newer says nothing about a version that was followed by others.
+    fn is_unsure(&self, entry: &Entry, there: Side<'_>) -> bool {
+        let equal = self.etags_follow_from_bytes() && entry.etag.as_deref() == there.etag;
+        let is_past = entry.version.is_some() && self.transfer.when == When::Changed;
+        is_past && entry.size == there.size && !equal
+    }
+
+    async fn compare(&self, source: &Bucket, entry: Entry, key: ObjectKey, there: &Head) -> Planned {
+        match source.head(&entry.key, entry.version.as_deref()).await {
+            Ok(head) if same_content(&head, there, self.etags_follow_from_bytes()) == Some(true) => {
+                Planned::Skip(Box::new(entry), key, Skip::Equal)
+            }
+            Ok(_) => self.step(entry, key, Reason::Differs, Seen::Object(there.etag.clone())),
             Err(failure) => Planned::Failed(self.name_of(&entry), failure),
         }
     }
@@ -294,10 +351,7 @@ impl Sides {
         };
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            Decision::Copy(reason) => match self.route(entry.size, &entry.key, &key) {
-                Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, seen })),
-                Err(failure) => Planned::Failed(self.name_of(&entry), failure),
-            },
+            Decision::Copy(reason) => self.step(entry, key, reason, seen),
         }
     }
 }

@@ -147,6 +147,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let how = match (outcome.stopped, outcome.failed_objects) {
         (true, _) if outcome.gave_up.is_some() => "gave up",
         (true, _) => "stopped",
+        (false, 0) if outcome.restoring_objects > 0 => "waiting for restores",
         (false, 0) => "done",
         (false, _) => "finished with failures",
     };
@@ -160,8 +161,14 @@ pub fn summary(outcome: &Outcome) -> String {
     if outcome.parts > 0 {
         let _ = write!(text, " in {} parts", count(outcome.parts));
     }
-    let _ = write!(text, "), {} left as they are", count(outcome.skipped_objects));
+    let _ = write!(text, ")");
+    if outcome.delete_markers > 0 {
+        let _ = write!(text, ", {} delete markers written", count(outcome.delete_markers));
+    }
+    let _ = write!(text, ", {} left as they are", count(outcome.skipped_objects));
     for (number, what) in [
+        (outcome.restoring_objects, "being restored (run the job again when they are readable)"),
+        (outcome.archived_objects, "archived and left out"),
         (outcome.failed_objects, "failed"),
         (outcome.stopped_objects, "not done"),
         (outcome.excluded_objects, "excluded"),

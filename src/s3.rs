@@ -11,6 +11,7 @@ pub mod capabilities;
 pub mod client;
 mod convert;
 pub mod failure;
+pub mod history;
 mod identity;
 mod verbs;
 
@@ -26,6 +27,7 @@ pub use crate::manifest::job::{Access, Encryption};
 pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use failure::{Failure, FailureKind};
+pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
 
 /// The requests that this crate sends, by S3's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,6 +48,9 @@ pub enum Operation {
     AbortMultipartUpload,
     ListParts,
     ListMultipartUploads,
+    ListObjectVersions,
+    GetBucketVersioning,
+    RestoreObject,
     /// Reading a file of this machine; no request, but it fails like one.
     ReadFile,
 }
@@ -71,6 +76,8 @@ impl Operation {
             | Self::GetObjectTagging
             | Self::ListParts
             | Self::ListMultipartUploads
+            | Self::ListObjectVersions
+            | Self::GetBucketVersioning
             | Self::ReadFile => Class::Read,
             Self::CopyObject
             | Self::PutObject
@@ -79,7 +86,8 @@ impl Operation {
             | Self::UploadPart
             | Self::UploadPartCopy
             | Self::CompleteMultipartUpload
-            | Self::AbortMultipartUpload => Class::Write,
+            | Self::AbortMultipartUpload
+            | Self::RestoreObject => Class::Write,
         }
     }
 }
@@ -103,6 +111,9 @@ impl fmt::Display for Operation {
             Self::AbortMultipartUpload => "AbortMultipartUpload",
             Self::ListParts => "ListParts",
             Self::ListMultipartUploads => "ListMultipartUploads",
+            Self::ListObjectVersions => "ListObjectVersions",
+            Self::GetBucketVersioning => "GetBucketVersioning",
+            Self::RestoreObject => "RestoreObject",
         })
     }
 }
@@ -232,8 +243,11 @@ pub struct Head {
     pub checksum: Option<Checksum>,
     /// True when the `ETag` can not be an MD5 because a KMS or customer key encrypts the object.
     pub kms: bool,
-    /// `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of `INTELLIGENT_TIERING`, unless restored: not readable.
-    pub archived: bool,
+    /// Whether the bytes can be read: not in `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of `INTELLIGENT_TIERING`,
+    /// unless restored.
+    pub archive: ArchiveState,
+    /// `ARCHIVE_ACCESS` or `DEEP_ARCHIVE_ACCESS`, of `INTELLIGENT_TIERING`; only HEAD tells it.
+    pub archive_tier: Option<String>,
 }
 
 /// One version of a source object, named so that no other version can be read in its place.
@@ -286,6 +300,8 @@ pub struct ListedObject {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
+    /// What the listing tells about it. The archive tiers of `INTELLIGENT_TIERING` look readable here.
+    pub archive: ArchiveState,
 }
 
 /// One page of a paged answer.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::history::HistoryFlags;
 use super::place::Place;
 use super::run::run;
 use super::{CliError, EndpointFlags, Exit, Output, plan};
@@ -49,9 +50,6 @@ pub(super) struct Copy {
     /// What is copied: missing keys, changed objects too, or always everything.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
-    /// The version of the one source object.
-    #[arg(long, value_name = "ID")]
-    version_id: Option<String>,
     /// What to do with symbolic links below a directory.
     #[arg(long, value_parser = ["skip", "follow", "fail"], default_value = "skip")]
     symlinks: String,
@@ -87,6 +85,8 @@ pub(super) struct Copy {
     dry_run: bool,
 
     #[command(flatten)]
+    history: HistoryFlags,
+    #[command(flatten)]
     endpoint: EndpointFlags,
 }
 
@@ -108,7 +108,10 @@ impl Copy {
 
     pub(super) fn job(&self) -> Result<Job, CliError> {
         let one_object = matches!(self.sources.as_slice(), [source] if source.starts_with("s3://") && !source.ends_with('/') && !source.contains(['*', '?']));
-        if self.version_id.is_some() && (!one_object || self.recursive) {
+        if let Some(mistake) = self.history.mistake() {
+            return Err(CliError::Usage(mistake.to_owned()));
+        }
+        if self.history.version_id.is_some() && (!one_object || self.recursive) {
             let message =
                 "--version-id names the version of one object; give exactly one source, s3://bucket/key";
             return Err(CliError::Usage(message.to_owned()));
@@ -143,6 +146,7 @@ impl Copy {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
                 threshold: self.threshold.unwrap_or(Parts::default().threshold),
             };
+            self.history.apply(&mut transfer);
             transfers.push(transfer);
         }
         let Some(first) = transfers.first().cloned() else {
@@ -188,7 +192,7 @@ impl Copy {
         let from = if location.key.is_prefix() {
             Source::Prefix { endpoint, location }
         } else {
-            Source::Object { endpoint, location, version: self.version_id.clone() }
+            Source::Object { endpoint, location, version: self.history.version_id.clone() }
         };
         Ok((from, None))
     }

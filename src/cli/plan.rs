@@ -11,13 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
+use crate::bucket::history::Tip;
 use crate::execute::describe;
 use crate::location::S3Uri;
-use crate::manifest::job::{Job, Keep};
+use crate::manifest::job::{Archived, Job, Keep, Restore, Transfer};
 use crate::plan::cost;
-use crate::plan::decide::{Reason, Route};
+use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::totals::Totals;
 use crate::planner::{Planned, Sides, Step};
+use crate::s3::ArchiveState;
 use crate::size::{ByteSize, display_count};
 
 /// Shows what a job would do.
@@ -55,10 +57,12 @@ struct Line<'a> {
     parts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     part_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_version: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    fn of(sides: &'a Sides, step: &Step) -> Self {
+    fn of(sides: &'a Sides, step: &'a Step) -> Self {
         let location = |bucket: &crate::location::BucketName, key: &crate::location::ObjectKey| {
             S3Uri { bucket: bucket.clone(), key: key.clone() }.to_string()
         };
@@ -68,7 +72,7 @@ impl<'a> Line<'a> {
         };
         let part_size = match step.route {
             Route::MultipartCopy(layout) | Route::MultipartUpload(layout) => Some(layout.part_size),
-            Route::Copy | Route::Put => None,
+            Route::Copy | Route::Put | Route::Restore | Route::DeleteMarker => None,
         };
         Self {
             transfer: &sides.transfer.name,
@@ -79,6 +83,7 @@ impl<'a> Line<'a> {
             route: step.route.name(),
             parts: step.route.parts(),
             part_size,
+            source_version: step.entry.version.as_deref(),
         }
     }
 }
@@ -102,19 +107,39 @@ pub(super) async fn show(
         while let Some(planned) = planned.recv().await {
             match planned {
                 Planned::Step(step) => {
-                    let tags = transfer.preserve.tags == Keep::Keep;
-                    let capabilities = sides.destination.capabilities();
-                    totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
-                    let line = Line::of(&sides, &step);
-                    if let Some(file) = &mut file {
-                        serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
-                        file.write_all(b"\n")?;
-                    }
-                    if output.json {
-                        say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
+                    let mut is_held_up = false;
+                    for step in chain(&sides, *step) {
+                        is_held_up |= step.route == Route::Restore;
+                        if is_held_up {
+                            let restores = transfer.archived == Archived::Restore;
+                            let asks = restores && step.entry.archive == ArchiveState::Archived;
+                            totals.archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
+                            if transfer.archived == Archived::Fail {
+                                exit = Exit::Failures;
+                            }
+                        } else {
+                            let tags = transfer.preserve.tags == Keep::Keep;
+                            let capabilities = sides.destination.capabilities();
+                            totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                        }
+                        let line = Line::of(&sides, &step);
+                        if let Some(file) = &mut file {
+                            serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
+                            file.write_all(b"\n")?;
+                        }
+                        if output.json {
+                            say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
+                        }
                     }
                 }
+                Planned::Skip(entry, _, Skip::Archived) => {
+                    totals.archived(entry.size, entry.storage_class.as_deref(), false);
+                }
                 Planned::Skip(entry, ..) => totals.skip(entry.size),
+                Planned::Archived(entry, _) => {
+                    totals.archived(entry.size, entry.storage_class.as_deref(), false);
+                    exit = Exit::Failures;
+                }
                 Planned::Excluded => totals.excluded_objects += 1,
                 Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
                 Planned::Failed(place, failure) => {
@@ -129,7 +154,8 @@ pub(super) async fn show(
             let line = serde_json::json!({ "transfer": transfer.name, "totals": totals });
             say(&line.to_string())?;
         } else {
-            say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals)))?;
+            let fate = fate(transfer, &totals);
+            say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals, &fate)))?;
             if totals.objects > 0 && sides.destination.client().url().is_none() {
                 let dollars = totals.dollars(transfer.to.storage_class.as_deref());
                 say(&format!(
@@ -146,7 +172,7 @@ pub(super) async fn show(
         say(&serde_json::json!({ "totals": all }).to_string())?;
     } else {
         if job.transfers.len() > 1 {
-            say(&format!("in all\n{}", text(&all)))?;
+            say(&format!("in all\n{}", text(&all, "")))?;
         }
         let sent = connections.pacer().counts().requests;
         say(&format!("nothing was written; {} requests were sent to look", display_count(sent)))?;
@@ -154,7 +180,37 @@ pub(super) async fn show(
     Ok(exit)
 }
 
-fn text(totals: &Totals) -> String {
+/// What becomes of a transfer's archived objects.
+fn fate(transfer: &Transfer, totals: &Totals) -> String {
+    match (transfer.archived, transfer.restore) {
+        (Archived::Fail, _) => "; they fail: write `archived: restore` or `archived: skip`".to_owned(),
+        (Archived::Skip, _) => "; they are left out".to_owned(),
+        (Archived::Restore, Restore { tier, days }) => {
+            let prices = totals.archived_classes.iter().map(|(class, archived)| {
+                cost::restore(class, tier, archived.restored_objects, archived.restored_bytes)
+            });
+            let price = cost::display(prices.sum());
+            format!("; restored by tier {tier} for {days} days, {price} at AWS's list prices")
+        }
+    }
+}
+
+/// `fate` is what becomes of archived objects.
+/// A step and those that wait behind it.
+fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
+    let next = |step: &mut Step| {
+        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
+        then.and_then(|then| then.next(sides, Tip::Unknown))
+    };
+    let mut ahead = Some(step);
+    std::iter::from_fn(move || {
+        let mut step = ahead.take()?;
+        ahead = next(&mut step);
+        Some(step)
+    })
+}
+
+fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let mut lines = vec![format!(
         "  to copy   {} objects, {}{}",
@@ -162,16 +218,34 @@ fn text(totals: &Totals) -> String {
         ByteSize(totals.bytes),
         if totals.parts > 0 { format!(", {} parts", count(totals.parts)) } else { String::new() }
     )];
-    if totals.objects > 0 {
+    if totals.delete_markers > 0 {
+        lines.push(format!("  to hide   {} keys get a delete marker", count(totals.delete_markers)));
+    }
+    if !totals.reasons.is_empty() {
         let reasons: Vec<_> =
             totals.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
         lines.push(format!("  because   {}", reasons.join(", ")));
+    }
+    if totals.all_requests() > 0 {
         let requests: Vec<_> = totals
             .requests
             .iter()
             .map(|(operation, number)| format!("{operation} {}", count(*number)))
             .collect();
         lines.push(format!("  requests  {} ({})", count(totals.all_requests()), requests.join(", ")));
+    }
+    if totals.archived_objects > 0 {
+        let classes: Vec<_> = totals
+            .archived_classes
+            .iter()
+            .map(|(class, archived)| format!("{class} {}", count(archived.objects)))
+            .collect();
+        lines.push(format!(
+            "  archived  {} objects, {} ({}){fate}",
+            count(totals.archived_objects),
+            ByteSize(totals.archived_bytes),
+            classes.join(", ")
+        ));
     }
     for (number, name) in [
         (totals.skipped_objects, "as is"),

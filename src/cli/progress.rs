@@ -181,7 +181,7 @@ impl Console {
             let _ = writeln!(io::stdout().lock(), "{line}");
         }
         match &receipt.ending {
-            Ending::Done { .. } => {
+            Ending::Done { .. } | Ending::Restoring { .. } => {
                 self.ended_objects.fetch_add(1, Ordering::Relaxed);
             }
             Ending::Failed { error } => {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{CliError, Exit, say};
 use crate::location::S3Uri;
-use crate::manifest::job::{DEFAULT_ENDPOINT, Job};
+use crate::manifest::job::{DEFAULT_ENDPOINT, Job, Versions};
 use crate::s3::client::StaticCredentials;
 use crate::sandbox::{BucketOptions, Content, Model, ObjectSpec, Sandbox, SandboxOptions};
 use crate::size::ByteSize;
@@ -121,7 +121,9 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
         for bucket in
             source.map(|(_, location)| &location.bucket).into_iter().chain([&transfer.to.location.bucket])
         {
-            sandbox.store().create_bucket(bucket.as_str(), BucketOptions::default());
+            let versioning = transfer.versions != Versions::Current;
+            let options = BucketOptions { versioning, ..BucketOptions::default() };
+            sandbox.store().create_bucket(bucket.as_str(), options);
         }
     }
     Ok((sandbox, credentials))

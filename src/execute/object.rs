@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::archive::{self, Cold};
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
@@ -25,7 +26,7 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, Tags,
+    ArchiveState, Attributes, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, Tags,
     WriteCondition, Written,
 };
 
@@ -50,6 +51,9 @@ pub(super) async fn copy(
             Err(Trouble::SourceChanged) => {
                 tracing::info!(key = %step.entry.key, "the source changed: planning it again");
             }
+            Err(Trouble::Failed(failure)) if told_late(&failure) => {
+                return archive::meet(work, source, step, &Cold::refused(step, &failure)).await;
+            }
             other => return other,
         }
     }
@@ -71,11 +75,8 @@ impl Copy<'_> {
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
         let head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
-        if head.archived {
-            let class = head.storage_class.as_deref().unwrap_or("an archive tier");
-            let message = format!("the object is in {class} and not restored");
-            let place = source.place(&step.entry.key);
-            return Err(Failure::new(FailureKind::Archived, Operation::HeadObject, place, message).into());
+        if head.archive != ArchiveState::Readable {
+            return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
         let route = work.sides.route(head.size, &step.entry.key, &step.key)?;
         let pin = SourcePin {
@@ -85,7 +86,8 @@ impl Copy<'_> {
             etag: head.etag.clone(),
         };
         draft.pinned(&head, &route, pin.version.clone());
-        if work.is_taken(&step.key, seen, &work.condition(seen, route.publishes_by())).await? {
+        let condition = self.condition(seen, route.publishes_by());
+        if step.turn.is_none() && work.is_taken(&step.key, seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
@@ -96,7 +98,7 @@ impl Copy<'_> {
                 self.multipart(slot, &head, &pin, attributes, layout, draft, seen).await
             }
             Route::Copy => self.single(&head, &pin, &attributes, draft, seen).await,
-            Route::Put | Route::MultipartUpload(_) => {
+            Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
                     FailureKind::Bug,
@@ -130,9 +132,12 @@ impl Copy<'_> {
         seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
-        let condition = self.work.condition(seen, ConditionalWrite::Copy);
-        let copied = destination.copy_object(pin, head.size, &self.step.key, attributes, condition.clone());
-        let written = match copied.await {
+        let (key, condition) = (&self.step.key, self.condition(seen, ConditionalWrite::Copy));
+        let answer = match &self.step.turn {
+            Some(turn) => destination.append_copy(pin, head.size, key, attributes, &turn.tip).await,
+            None => destination.copy_object(pin, head.size, key, attributes, condition.clone()).await,
+        };
+        let written = match answer {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
                 answer.value
@@ -173,6 +178,11 @@ impl Copy<'_> {
             Some(Refused::Taken(skip)) if failure.details().attempts > 1 => self.adopt(head, skip).await,
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
         }
+    }
+
+    /// The key of a history is there from its second version on, whatever `when` says.
+    fn condition(&self, seen: &Seen, by: ConditionalWrite) -> WriteCondition {
+        if self.step.turn.is_some() { WriteCondition::None } else { self.work.condition(seen, by) }
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
@@ -262,8 +272,8 @@ impl Copy<'_> {
         if !destination.capabilities().part_conditions && !self.is_unchanged(head, &pin).await? {
             return Err(Trouble::SourceChanged);
         }
-        let condition = work.condition(seen, ConditionalWrite::Complete);
-        if work.is_taken(&step.key, seen, &condition).await? {
+        let condition = self.condition(seen, ConditionalWrite::Complete);
+        if step.turn.is_none() && work.is_taken(&step.key, seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let expected = Expected::of(head, destination.capabilities());
@@ -353,4 +363,10 @@ impl Copy<'_> {
             Err(failure) => Err(failure.into()),
         }
     }
+}
+
+/// True when S3 refused the copy because the bytes are in an archive: what was restored has expired, or HEAD did not tell.
+fn told_late(failure: &Failure) -> bool {
+    let by_copy = matches!(failure.details().operation, Operation::CopyObject | Operation::UploadPartCopy);
+    *failure.kind() == FailureKind::Archived && by_copy
 }

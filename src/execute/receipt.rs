@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::job::RestoreTier;
 use crate::plan::decide::Skip;
 use crate::s3::{ChecksumAlgorithm, Failure};
 
@@ -32,6 +33,8 @@ pub enum Proof {
     PartEtags,
     /// The sizes are equal; the endpoint gives nothing better.
     Size,
+    /// S3 says that it made a delete marker, and its version.
+    DeleteMarker,
 }
 
 impl From<ChecksumAlgorithm> for Proof {
@@ -57,6 +60,7 @@ impl std::fmt::Display for Proof {
             Self::Etag => "etag",
             Self::PartEtags => "part-etags",
             Self::Size => "size",
+            Self::DeleteMarker => "delete-marker",
         })
     }
 }
@@ -69,7 +73,8 @@ pub enum Ending {
     Done {
         /// On what the proof rests.
         proof: Proof,
-        /// The destination's `ETag`.
+        /// The destination's `ETag`; delete markers have none.
+        #[serde(skip_serializing_if = "String::is_empty")]
         etag: String,
         /// The destination's new version.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +84,12 @@ pub enum Ending {
     Skipped {
         /// Why.
         reason: Skip,
+    },
+    /// In an archive, and being restored: a later run copies it.
+    Restoring {
+        /// The tier that this run asked for; absent when the restore was under way already.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        requested: Option<RestoreTier>,
     },
     /// Not copied.
     Failed {
@@ -143,7 +154,7 @@ pub struct Receipt {
     pub destination: String,
     /// Bytes.
     pub size: u64,
-    /// `copy`, `multipart-copy`, `put` or `multipart-upload`; absent for objects that were left alone.
+    /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent for objects that were left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
     /// Parts of the upload.

@@ -400,10 +400,18 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
         version: None,
         modified: None,
         storage_class: None,
+        archive: crate::s3::ArchiveState::Readable,
     };
     let layout = PartLayout { size: 0, part_size: UPLOAD_PART, count: 1 };
     let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step { entry, key, reason: Reason::Always, route, seen: Seen::Unknown }))
+    Planned::Step(Box::new(Step {
+        entry,
+        key,
+        reason: Reason::Always,
+        route,
+        seen: Seen::Unknown,
+        turn: None,
+    }))
 }
 
 /// Sends standard input to its end.

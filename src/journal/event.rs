@@ -12,6 +12,7 @@ use super::fingerprint::Fingerprint;
 use super::uploads::PartLengths;
 use crate::listing::Entry;
 use crate::location::{BucketName, ObjectKey};
+use crate::s3::ArchiveState;
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -193,7 +194,9 @@ impl PlannedObject {
     #[must_use]
     pub fn into_entry(self, relative_at: usize) -> Entry {
         let Self { key, size, etag, version, modified, class: storage_class } = self;
-        Entry { key, relative_at, size, etag, version, modified, storage_class }
+        // Restores come and go between two sessions; the copier's own HEAD tells.
+        let archive = ArchiveState::Readable;
+        Entry { key, relative_at, size, etag, version, modified, storage_class, archive }
     }
 }
 

@@ -31,8 +31,9 @@ pub fn objects(bucket: Bucket, prefix: &ObjectKey, after: Option<String>) -> Lis
                     version: None,
                     modified: object.modified,
                     storage_class: object.storage_class,
+                    archive: object.archive,
                 }),
-                Err(_) => Found::Ignored(object.key, "its key is longer than S3 allows"),
+                Err(_) => Found::Ignored(object.key, super::KEY_TOO_LONG),
             });
             // The reader is gone when the run stops.
             if pages.send(found.collect()).await.is_err() || page.next.is_none() {

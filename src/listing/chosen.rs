@@ -36,7 +36,7 @@ pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen]) -> Listin
 async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
     let place = format!("s3://{}/{}", bucket.name(), chosen.key);
     let Ok(key) = ObjectKey::new(&chosen.key) else {
-        return Found::Ignored(place, "its key is longer than S3 allows");
+        return Found::Ignored(place, super::KEY_TOO_LONG);
     };
     match bucket.head(&key, chosen.version.as_deref()).await {
         Ok(head) => Found::Entry(Entry {
@@ -47,6 +47,7 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
             version: chosen.version,
             modified: head.modified,
             storage_class: head.storage_class,
+            archive: head.archive,
         }),
         Err(failure) => Found::Failed(place, failure),
     }

@@ -58,6 +58,32 @@ impl Filter {
         modified: Option<Timestamp>,
         storage_class: Option<&str>,
     ) -> Result<(), Excluded> {
+        self.admits_key(relative_key)?;
+        let select = &self.select;
+        match (select.larger_than, select.smaller_than) {
+            (Some(bound), _) if size <= bound.0 => return Err(Excluded::TooSmall(bound)),
+            (_, Some(bound)) if size >= bound.0 => return Err(Excluded::TooLarge(bound)),
+            _ => {}
+        }
+        self.admits_time(modified)?;
+        let class = storage_class.unwrap_or("STANDARD");
+        if !select.storage_classes.is_empty() && !select.storage_classes.iter().any(|wanted| wanted == class)
+        {
+            return Err(Excluded::StorageClass);
+        }
+        Ok(())
+    }
+
+    /// Whether a delete marker takes part, which has neither size nor storage class.
+    ///
+    /// # Errors
+    /// The first rule that leaves it out.
+    pub fn admits_marker(&self, relative_key: &str, modified: Option<Timestamp>) -> Result<(), Excluded> {
+        self.admits_key(relative_key)?;
+        self.admits_time(modified)
+    }
+
+    fn admits_key(&self, relative_key: &str) -> Result<(), Excluded> {
         let select = &self.select;
         if let Some(glob) = select.exclude.iter().find(|glob| glob.matches(relative_key)) {
             return Err(Excluded::Pattern(glob.clone()));
@@ -65,24 +91,17 @@ impl Filter {
         if !select.include.is_empty() && !select.include.iter().any(|glob| glob.matches(relative_key)) {
             return Err(Excluded::NotIncluded);
         }
-        match (select.larger_than, select.smaller_than) {
-            (Some(bound), _) if size <= bound.0 => return Err(Excluded::TooSmall(bound)),
-            (_, Some(bound)) if size >= bound.0 => return Err(Excluded::TooLarge(bound)),
-            _ => {}
-        }
-        match (select.modified_after, select.modified_before, modified) {
-            (None, None, _) => {}
-            (_, _, None) => return Err(Excluded::ModifiedUnknown),
-            (Some(bound), _, Some(time)) if time < bound => return Err(Excluded::TooOld(bound)),
-            (_, Some(bound), Some(time)) if time >= bound => return Err(Excluded::TooNew(bound)),
-            _ => {}
-        }
-        let class = storage_class.unwrap_or("STANDARD");
-        if !select.storage_classes.is_empty() && !select.storage_classes.iter().any(|wanted| wanted == class)
-        {
-            return Err(Excluded::StorageClass);
-        }
         Ok(())
+    }
+
+    fn admits_time(&self, modified: Option<Timestamp>) -> Result<(), Excluded> {
+        match (self.select.modified_after, self.select.modified_before, modified) {
+            (None, None, _) => Ok(()),
+            (_, _, None) => Err(Excluded::ModifiedUnknown),
+            (Some(bound), _, Some(time)) if time < bound => Err(Excluded::TooOld(bound)),
+            (_, Some(bound), Some(time)) if time >= bound => Err(Excluded::TooNew(bound)),
+            _ => Ok(()),
+        }
     }
 
     /// True when no key below `relative_dir` (with a slash at the end) can take part, so that a walk need not

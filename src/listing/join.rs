@@ -59,6 +59,7 @@ mod tests {
             version: None,
             modified: None,
             storage_class: None,
+            archive: crate::s3::ArchiveState::Readable,
         })
     }
 

@@ -234,6 +234,7 @@ impl Walk {
                 version: None,
                 modified: modified(metadata),
                 storage_class: None,
+                archive: crate::s3::ArchiveState::Readable,
             }),
             Err(error) => {
                 let path = self.root.join(&key);

@@ -13,11 +13,13 @@ use std::time::Duration;
 use super::diagnose::{Doubts, Finding};
 use super::file::{
     AssumeRoleSection, DefaultsSection, EncryptionName, EncryptionSection, EndpointSection, FromSection,
-    KeysSection, ManifestFile, PartsSection, PreserveSection, ToSection, TransferSection,
+    KeysSection, ManifestFile, PartsSection, PreserveSection, RestoreSection, ToSection, TransferSection,
+    VersionsName,
 };
 use super::job::{
-    Access, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit, FailureLimitError,
-    Job, Limits, PartSize, Parts, Preserve, ReportPaths, Selection, Source, Transfer,
+    Access, Archived, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit,
+    FailureLimitError, Job, Limits, PartSize, Parts, Preserve, ReportPaths, Restore, Selection, Source,
+    Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -150,6 +152,17 @@ impl Reader<'_> {
             section.from.as_ref().map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
         let destination_access =
             section.to.as_ref().map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
+        let archived = section.archived.or(defaults.archived).unwrap_or_default();
+        if section.restore.is_some() && archived != Archived::Restore {
+            let message = "`restore` means something only with `archived: restore`";
+            self.refuse(&format!("{path}.restore"), message, "add `archived: restore`, or remove it");
+        }
+        if section.archived.is_some() && matches!(section.from, Some(FromSection { files: Some(_), .. })) {
+            let remedy = "remove it: a file can always be read";
+            self.refuse(&format!("{path}.archived"), "local files are in no archive", remedy);
+        }
+        let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
+        let versions = section.from.as_ref().map(|from| self.versions(&path, from)).unwrap_or_default();
         let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));
         let to = section.to.and_then(|to| self.destination(&format!("{path}.to"), to));
         if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
@@ -172,6 +185,9 @@ impl Reader<'_> {
             preserve,
             source_access: source_access.unwrap_or_default(),
             destination_access: destination_access.unwrap_or_default(),
+            versions,
+            archived,
+            restore,
         })
     }
 
@@ -202,6 +218,8 @@ impl Reader<'_> {
                 only(self, "version", from.version.is_some(), "s3");
                 only(self, "expected_owner", from.expected_owner.is_some(), "s3");
                 only(self, "requester_pays", from.requester_pays.is_some(), "s3");
+                only(self, "versions", from.versions.is_some(), "s3");
+                only(self, "as_of", from.as_of.is_some(), "s3");
                 let path = LocalPath(PathBuf::from(files));
                 Some(Source::Files { path, symlinks: from.symlinks.unwrap_or_default() })
             }
@@ -215,6 +233,26 @@ impl Reader<'_> {
                 self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
                 None
             }
+        }
+    }
+
+    fn versions(&mut self, transfer: &str, from: &FromSection) -> Versions {
+        let as_of = self.read(&format!("{transfer}.from.as_of"), from.as_of.clone());
+        let chosen = [
+            ("version", from.version.is_some()),
+            ("as_of", from.as_of.is_some()),
+            ("versions", from.versions == Some(VersionsName::All)),
+        ];
+        let chosen: Vec<_> = chosen.iter().filter(|(_, given)| *given).map(|(field, _)| *field).collect();
+        if let [first, .., last] = chosen.as_slice() {
+            let message = format!("`{first}` and `{last}` choose different versions");
+            self.refuse(&format!("{transfer}.from.{last}"), message, "keep one of them");
+            return Versions::Current;
+        }
+        match (as_of.filter(|_| from.s3.is_some()), from.versions.filter(|_| from.s3.is_some())) {
+            (Some(time), _) => Versions::AsOf(time),
+            (None, Some(VersionsName::All)) => Versions::All,
+            (None, _) => Versions::Current,
         }
     }
 
@@ -322,6 +360,14 @@ fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> 
         metadata: choose(|preserve| preserve.metadata),
         tags: choose(|preserve| preserve.tags),
         storage_class: choose(|preserve| preserve.storage_class),
+    }
+}
+
+fn restore(own: Option<&RestoreSection>, shared: Option<&RestoreSection>) -> Restore {
+    let default = Restore::default();
+    Restore {
+        tier: own.and_then(|own| own.tier).or(shared.and_then(|shared| shared.tier)).unwrap_or(default.tier),
+        days: own.and_then(|own| own.days).or(shared.and_then(|shared| shared.days)).unwrap_or(default.days),
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::diagnose::{Doubts, Finding};
 use super::job::{
     Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
-    Selection, Source, Transfer,
+    Selection, Source, Transfer, Versions,
 };
+use super::keys::Piece;
 use super::overlap;
 use super::shape::{alternatives, closest};
 use crate::location::LocalPath;
@@ -176,6 +177,7 @@ impl<'j> Rules<'j> {
         self.selection(&format!("{path}.from"), transfer, aws(from));
         self.destination(&format!("{path}.to"), transfer, aws(to));
         self.parts(&format!("{path}.parts"), transfer);
+        self.versions(path, transfer);
         self.keys(&format!("{path}.keys"), transfer);
     }
 
@@ -235,6 +237,43 @@ impl<'j> Rules<'j> {
             Source::Object { version, .. } => self.filled(&format!("{path}.version"), version.as_deref()),
             Source::Files { path: files, .. } => self.local_path(&format!("{path}.files"), files),
             Source::Prefix { .. } | Source::Stdin => {}
+        }
+    }
+
+    /// What can't have a history, and where one can't go.
+    fn versions(&mut self, path: &str, transfer: &Transfer) {
+        if transfer.restore.days == 0 {
+            let message = "an object is restored for at least one day";
+            self.refuse(&format!("{path}.restore.days"), message, "write at least 1");
+        }
+        let field = match transfer.versions {
+            Versions::Current => return,
+            Versions::All => "versions",
+            Versions::AsOf(_) => "as_of",
+        };
+        let field = format!("{path}.from.{field}");
+        let Some((_, source)) = transfer.from.s3() else {
+            return self.refuse(&field, "only objects in S3 have versions", "remove it");
+        };
+        if source.bucket.is_directory_bucket() {
+            let message = format!("{} is a directory bucket, which keeps no versions", source.bucket);
+            self.refuse(&field, message, "remove it");
+        }
+        if matches!(&transfer.from, Source::Object { version: Some(_), .. }) {
+            let message = "a version of the object is named already";
+            self.refuse(&field, message, "remove one of them");
+        }
+        if transfer.versions != Versions::All {
+            return;
+        }
+        let to = &transfer.to.location.bucket;
+        if to.is_directory_bucket() {
+            let message = format!("{to} is a directory bucket, which keeps no versions");
+            self.refuse(&format!("{path}.to.s3"), message, "write to a bucket with versions");
+        }
+        if transfer.keys.rename.as_ref().is_some_and(|rename| rename.pieces().contains(&Piece::Size)) {
+            let message = "{size} would put the versions of one object under different keys";
+            self.refuse(&format!("{path}.keys.rename"), message, "leave {size} out");
         }
     }
 

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capabilities::Overrides;
-use super::job::{Keep, Provider, Symlinks, When};
+use super::job::{Archived, Keep, Provider, RestoreTier, Symlinks, When};
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
 /// literal ${.
@@ -109,6 +109,12 @@ pub struct DefaultsSection {
     /// How objects are cut into parts.
     #[schemars(extend("examples" = [{"size": "64MiB"}]))]
     pub parts: Option<PartsSection>,
+    /// What becomes of objects that can't be read before they are restored from an archive.
+    #[schemars(extend("default" = "fail"))]
+    pub archived: Option<Archived>,
+    /// How archived objects are restored, with `archived: restore`.
+    #[schemars(extend("examples" = [{"tier": "bulk", "days": 7}]))]
+    pub restore: Option<RestoreSection>,
 }
 
 /// One from → to.
@@ -137,6 +143,12 @@ pub struct TransferSection {
     /// What of a source object goes along with its bytes.
     #[schemars(extend("examples" = [{"tags": "skip"}]))]
     pub preserve: Option<PreserveSection>,
+    /// What becomes of objects that can't be read before they are restored from an archive.
+    #[schemars(extend("default" = "fail"))]
+    pub archived: Option<Archived>,
+    /// How archived objects are restored, with `archived: restore`.
+    #[schemars(extend("examples" = [{"tier": "bulk", "days": 7}]))]
+    pub restore: Option<RestoreSection>,
 }
 
 /// What is read: exactly one of `s3` and `files`. The conditions below choose among the objects below a prefix or
@@ -160,6 +172,13 @@ pub struct FromSection {
     /// Requests to the bucket are paid by us, as its owner demands.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub requester_pays: Option<bool>,
+    /// `all` copies every version and delete marker of each key, oldest first, into a bucket with versions.
+    #[schemars(extend("default" = "current"))]
+    pub versions: Option<VersionsName>,
+    /// Copies what a read would have found at this time (RFC 3339, with a time zone). The bucket must have kept
+    /// versions since.
+    #[schemars(extend("examples" = ["2026-01-01T00:00:00Z"]))]
+    pub as_of: Option<String>,
     /// A local file, or a directory with everything below it. Relative to the working directory.
     #[schemars(extend("examples" = ["./exports"]))]
     pub files: Option<String>,
@@ -299,6 +318,29 @@ pub struct PreserveSection {
     /// The storage class.
     #[schemars(extend("default" = "keep"))]
     pub storage_class: Option<Keep>,
+}
+
+/// Which versions of an object are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionsName {
+    /// The current one.
+    Current,
+    /// All of them and the delete markers, oldest first.
+    All,
+}
+
+/// How archived objects are restored.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "restore")]
+pub struct RestoreSection {
+    /// How fast, and at what price.
+    #[schemars(extend("default" = "standard"))]
+    pub tier: Option<RestoreTier>,
+    /// How long the restored bytes can be read, in days; not for `INTELLIGENT_TIERING`, which moves up for good.
+    #[schemars(range(min = 1, max = 36_500), extend("default" = 7))]
+    pub days: Option<u32>,
 }
 
 /// Ceilings that the run never exceeds.

@@ -5,9 +5,11 @@
 //! the same [`check`], so that a rule can't hold for one way in and not for the other.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +166,12 @@ pub struct Transfer {
     pub source_access: Access,
     /// The terms of the destination's bucket.
     pub destination_access: Access,
+    /// Which versions of an object are copied.
+    pub versions: Versions,
+    /// What becomes of objects that can not be read because they are in an archive.
+    pub archived: Archived,
+    /// How they are restored, where `archived` says so.
+    pub restore: Restore,
     /// These objects instead of all that the source has; for running the failed ones of a report again.
     pub chosen: Option<Vec<Chosen>>,
 }
@@ -176,6 +184,70 @@ pub struct Access {
     pub expected_owner: Option<String>,
     /// `x-amz-request-payer: requester`: without it, buckets whose owner wants that refuse everything.
     pub requester_pays: bool,
+}
+
+/// Which versions of an object are copied. Anything but [`Versions::Current`] means something only for S3 sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Versions {
+    /// The one that a plain read finds, or the one that the source names.
+    #[default]
+    Current,
+    /// All of them and the delete markers, oldest first, so that the destination gets the same history.
+    All,
+    /// The one that a plain read would have found at this time.
+    AsOf(Timestamp),
+}
+
+/// What becomes of objects that can not be read because they are in `GLACIER`, `DEEP_ARCHIVE` or an archive tier of
+/// `INTELLIGENT_TIERING`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Archived {
+    /// Each of them fails, and says what to do.
+    #[default]
+    Fail,
+    /// They are left out, and counted.
+    Skip,
+    /// A restore is asked for, once; a later run copies them when they can be read.
+    Restore,
+}
+
+/// How archived objects are made readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// How fast, and at what price.
+    pub tier: RestoreTier,
+    /// For how long, in days; at least 1. Objects in `INTELLIGENT_TIERING` move up for good.
+    pub days: u32,
+}
+
+/// How fast a restore is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RestoreTier {
+    /// 3 to 5 hours from `GLACIER`, up to 12 from `DEEP_ARCHIVE`.
+    #[default]
+    Standard,
+    /// 5 to 12 hours from `GLACIER`, up to 48 from `DEEP_ARCHIVE`; the cheapest.
+    Bulk,
+    /// 1 to 5 minutes from `GLACIER`, the dearest. `DEEP_ARCHIVE` has none: such objects take `standard`.
+    Expedited,
+}
+
+impl fmt::Display for RestoreTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Standard => "standard",
+            Self::Bulk => "bulk",
+            Self::Expedited => "expedited",
+        })
+    }
+}
+
+impl Default for Restore {
+    fn default() -> Self {
+        Self { tier: RestoreTier::default(), days: 7 }
+    }
 }
 
 /// One object of a source, by name.
@@ -495,6 +567,9 @@ impl Transfer {
             preserve: Preserve::default(),
             source_access: Access::default(),
             destination_access: Access::default(),
+            versions: Versions::default(),
+            archived: Archived::default(),
+            restore: Restore::default(),
             chosen: None,
         }
     }

@@ -13,7 +13,7 @@
 //! bucket and its access point count as two.
 
 use super::diagnose::{Doubts, Finding};
-use super::job::{Endpoint, Job, Source, Transfer};
+use super::job::{Endpoint, Job, Source, Transfer, Versions};
 use crate::location::BucketName;
 
 /// Keys that a transfer reads or writes: all with a prefix, or one.
@@ -104,6 +104,10 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
 
 fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -> Option<(String, String)> {
     if !source.same_bucket(target) || matches!(&transfer.from, Source::Object { version: Some(_), .. }) {
+        return None;
+    }
+    // Back to what it was: only old versions are read, and what is written is newer than all of them.
+    if matches!(transfer.versions, Versions::AsOf(_)) && source.key == target.key {
         return None;
     }
     if source.exact && !target.exact {
@@ -202,7 +206,7 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
 /// Whether both transfers would put the same object under any key that both write, where `rest` is what the inner
 /// one's destination has behind the outer one's.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
-    if !outer.keys.is_identity() || !inner.keys.is_identity() {
+    if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
         return false;
     }
     match (&outer.from, &inner.from) {

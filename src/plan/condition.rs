@@ -30,7 +30,8 @@ impl Route {
     #[must_use]
     pub const fn publishes_by(&self) -> ConditionalWrite {
         match self {
-            Self::Copy => ConditionalWrite::Copy,
+            // Neither writes bytes, and neither has a condition.
+            Self::Copy | Self::Restore | Self::DeleteMarker => ConditionalWrite::Copy,
             Self::Put => ConditionalWrite::Put,
             Self::MultipartCopy(_) | Self::MultipartUpload(_) => ConditionalWrite::Complete,
         }

@@ -3,6 +3,7 @@
 //! The figures are those of us-east-1 in US dollars; other Regions differ by a tenth or two, contracts by more. They answer
 //! "is it cents or thousands", which is what a plan is read for, and they are only shown for Amazon S3.
 
+use crate::manifest::job::RestoreTier;
 use crate::s3::{Class, Operation};
 
 /// Bytes that a price per GB means: S3 bills binary gigabytes.
@@ -40,8 +41,15 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     // An upload in the making is billed as STANDARD; only the last request knows the class that it is for.
     let staging = self::prices("STANDARD");
     let per_thousand = match operation {
-        Operation::AbortMultipartUpload | Operation::ReadFile => 0.0,
-        Operation::ListObjects | Operation::ListParts | Operation::ListMultipartUploads => staging.writes,
+        // A restore costs by its tier, see `restore`.
+        Operation::AbortMultipartUpload
+        | Operation::DeleteObject
+        | Operation::RestoreObject
+        | Operation::ReadFile => 0.0,
+        Operation::ListObjects
+        | Operation::ListObjectVersions
+        | Operation::ListParts
+        | Operation::ListMultipartUploads => staging.writes,
         Operation::CreateMultipartUpload | Operation::UploadPart | Operation::UploadPartCopy => {
             if is_archive(class) { staging.writes } else { prices.writes }
         }
@@ -49,6 +57,19 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
         _ => prices.reads,
     };
     to_f64(count) / 1000.0 * per_thousand
+}
+
+/// What it costs to restore objects from an archive class, besides keeping the copies.
+#[must_use]
+pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 {
+    let (per_thousand, per_gb) = match (class, tier) {
+        ("GLACIER", RestoreTier::Standard) => (0.05, 0.01),
+        ("GLACIER", RestoreTier::Expedited) => (10.0, 0.03),
+        ("DEEP_ARCHIVE", RestoreTier::Standard | RestoreTier::Expedited) => (0.10, 0.02),
+        ("DEEP_ARCHIVE", RestoreTier::Bulk) => (0.025, 0.0025),
+        _ => (0.0, 0.0),
+    };
+    to_f64(objects) / 1000.0 * per_thousand + to_f64(bytes) / GB * per_gb
 }
 
 /// What the parts of an open upload cost in a month. Parts for an archive class wait at STANDARD's price.

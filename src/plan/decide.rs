@@ -33,6 +33,8 @@ pub enum Reason {
     SizeDiffers,
     /// The source is not older than the destination, and their `ETag`s differ.
     Newer,
+    /// The source is a version from the past, and the destination has other bytes of its size.
+    Differs,
     /// The job says `when: always`.
     Always,
 }
@@ -47,6 +49,8 @@ pub enum Skip {
     Equal,
     /// Somebody else wrote to the key after it had been compared; the next run compares it again.
     ChangedMeanwhile,
+    /// It can not be read before it is restored, and the job says `archived: skip`.
+    Archived,
 }
 
 /// What to do with one source object.
@@ -96,6 +100,10 @@ pub enum Route {
     Put,
     /// `UploadPart` for each part.
     MultipartUpload(PartLayout),
+    /// No copy yet: one `RestoreObject` at the source, unless a restore is under way.
+    Restore,
+    /// One `DeleteObject` that names no version: in a bucket with versions it adds a delete marker.
+    DeleteMarker,
 }
 
 impl Route {
@@ -107,6 +115,8 @@ impl Route {
             Self::MultipartCopy(_) => "multipart-copy",
             Self::Put => "put",
             Self::MultipartUpload(_) => "multipart-upload",
+            Self::Restore => "restore",
+            Self::DeleteMarker => "delete-marker",
         }
     }
 
@@ -114,7 +124,7 @@ impl Route {
     #[must_use]
     pub const fn parts(&self) -> u32 {
         match self {
-            Self::Copy | Self::Put => 0,
+            Self::Copy | Self::Put | Self::Restore | Self::DeleteMarker => 0,
             Self::MultipartCopy(layout) | Self::MultipartUpload(layout) => layout.count,
         }
     }

@@ -21,6 +21,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Parts of multipart copies and uploads.
     pub parts: u64,
+    /// Delete markers to write.
+    pub delete_markers: u64,
     /// Objects that stay as they are, because the destination has them.
     pub skipped_objects: u64,
     /// Their bytes.
@@ -29,12 +31,31 @@ pub struct Totals {
     pub excluded_objects: u64,
     /// Objects that can not be copied, for instance because they are too large.
     pub impossible_objects: u64,
+    /// Objects that can not be read before they are restored.
+    pub archived_objects: u64,
+    /// Their bytes.
+    pub archived_bytes: u64,
+    /// The same by storage class.
+    pub archived_classes: BTreeMap<String, ArchivedClass>,
     /// Objects by the reason for which they are copied.
     #[serde(serialize_with = "by_name")]
     pub reasons: BTreeMap<ReasonName, u64>,
     /// Requests by S3's names.
     #[serde(serialize_with = "by_name")]
     pub requests: BTreeMap<Operation, u64>,
+}
+
+/// Archived objects of one storage class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ArchivedClass {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those for which a restore would be asked.
+    pub restored_objects: u64,
+    /// Their bytes.
+    pub restored_bytes: u64,
 }
 
 /// A [`Reason`] as a key of a sorted map.
@@ -53,6 +74,7 @@ impl From<Reason> for ReasonName {
             Reason::Missing => "missing",
             Reason::SizeDiffers => "size differs",
             Reason::Newer => "newer",
+            Reason::Differs => "differs",
             Reason::Always => "always",
         })
     }
@@ -75,10 +97,14 @@ impl Totals {
         capabilities: &Capabilities,
         tags: bool,
     ) {
+        *self.reasons.entry(reason.into()).or_default() += 1;
+        if *route == Route::DeleteMarker {
+            self.delete_markers += 1;
+            return self.request(Operation::DeleteObject, 1);
+        }
         self.objects += 1;
         self.bytes += size;
         self.parts += u64::from(route.parts());
-        *self.reasons.entry(reason.into()).or_default() += 1;
         let parts = u64::from(route.parts());
         // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
         let heads = 1
@@ -98,6 +124,8 @@ impl Totals {
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);
             }
+            // Counted elsewhere.
+            Route::Restore | Route::DeleteMarker => {}
             Route::Put => self.request(Operation::PutObject, 1),
             Route::MultipartUpload(_) => {
                 self.request(Operation::CreateMultipartUpload, 1);
@@ -111,6 +139,20 @@ impl Totals {
     pub fn skip(&mut self, size: u64) {
         self.skipped_objects += 1;
         self.skipped_bytes += size;
+    }
+
+    /// Counts an object that must be restored first; `asks` when the run would ask for it.
+    pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
+        self.archived_objects += 1;
+        self.archived_bytes += size;
+        let class = self.archived_classes.entry(storage_class.unwrap_or("STANDARD").to_owned()).or_default();
+        class.objects += 1;
+        class.bytes += size;
+        if asks {
+            class.restored_objects += 1;
+            class.restored_bytes += size;
+            self.request(Operation::RestoreObject, 1);
+        }
     }
 
     /// Counts requests.
@@ -141,10 +183,20 @@ impl AddAssign<&Self> for Totals {
         self.objects += other.objects;
         self.bytes += other.bytes;
         self.parts += other.parts;
+        self.delete_markers += other.delete_markers;
         self.skipped_objects += other.skipped_objects;
         self.skipped_bytes += other.skipped_bytes;
         self.excluded_objects += other.excluded_objects;
         self.impossible_objects += other.impossible_objects;
+        self.archived_objects += other.archived_objects;
+        self.archived_bytes += other.archived_bytes;
+        for (class, added) in &other.archived_classes {
+            let class = self.archived_classes.entry(class.clone()).or_default();
+            class.objects += added.objects;
+            class.bytes += added.bytes;
+            class.restored_objects += added.restored_objects;
+            class.restored_bytes += added.restored_bytes;
+        }
         for (reason, count) in &other.reasons {
             *self.reasons.entry(*reason).or_default() += count;
         }

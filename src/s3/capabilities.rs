@@ -148,6 +148,9 @@ pub struct Capabilities {
     /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that it carries
     /// neither tags nor annotations.
     pub directory: bool,
+    /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists tell the state of a restore when they are asked for it
+    /// (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that name may be anything: HEAD and the copy tell.
+    pub archive_lists: bool,
 }
 
 impl Capabilities {
@@ -171,6 +174,7 @@ impl Capabilities {
         tag_sets: true,
         odd_part_sources: true,
         directory: false,
+        archive_lists: true,
     };
 
     /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are random, its lists
@@ -181,6 +185,7 @@ impl Capabilities {
         tags: false,
         tag_headers: false,
         directory: true,
+        archive_lists: false,
         ..Self::AWS
     };
 
@@ -196,6 +201,7 @@ impl Capabilities {
         encoded_uploads: false,
         tag_sets: false,
         odd_part_sources: false,
+        archive_lists: false,
         ..Self::AWS
     };
 
@@ -345,6 +351,7 @@ impl Capabilities {
             content_etags: stated.content_etags.unwrap_or(self.content_etags),
             checksums: stated.checksums.unwrap_or(self.checksums),
             object_size: stated.object_size.unwrap_or(self.object_size),
+            archive_lists: self.archive_lists,
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
             encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),

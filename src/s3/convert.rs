@@ -8,15 +8,21 @@ use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
 use super::verbs::any_checksums;
-use super::{Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, PartDone, Tag, WriteCondition};
+use super::{
+    ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, PartDone, Tag,
+    WriteCondition,
+};
 
 pub(super) fn head(output: HeadObjectOutput) -> Head {
     let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
-    let restored =
-        output.restore.as_deref().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
-    let archived = output.archive_status.is_some()
-        || matches!(storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
+    let archived = output.archive_status.is_some() || is_archive(storage_class.as_deref());
+    let archive = match output.restore.as_deref() {
+        _ if !archived => ArchiveState::Readable,
+        Some(restore) if restore.contains("ongoing-request=\"false\"") => ArchiveState::Readable,
+        Some(restore) if restore.contains("ongoing-request=\"true\"") => ArchiveState::Restoring,
+        _ => ArchiveState::Archived,
+    };
     Head {
         size: output.content_length.and_then(|size| size.try_into().ok()).unwrap_or(0),
         etag: output.e_tag.map(unquote).unwrap_or_default(),
@@ -40,7 +46,27 @@ pub(super) fn head(output: HeadObjectOutput) -> Head {
                 output.server_side_encryption,
                 Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse)
             ),
-        archived: archived && !restored,
+        archive,
+        archive_tier: output.archive_status.map(|tier| tier.as_str().to_owned()),
+    }
+}
+
+/// The classes whose objects can not be read until they are restored.
+fn is_archive(storage_class: Option<&str>) -> bool {
+    matches!(storage_class, Some("GLACIER" | "DEEP_ARCHIVE"))
+}
+
+/// What a list says about an object in this class, when it was asked for `RestoreStatus`: absent until a restore is
+/// asked for, then in progress, then with the date until which the object can be read.
+pub(super) fn listed_archive(
+    storage_class: Option<&str>,
+    status: Option<&sdk::RestoreStatus>,
+) -> ArchiveState {
+    match status {
+        _ if !is_archive(storage_class) => ArchiveState::Readable,
+        Some(status) if status.restore_expiry_date.is_some() => ArchiveState::Readable,
+        Some(status) if status.is_restore_in_progress == Some(true) => ArchiveState::Restoring,
+        _ => ArchiveState::Archived,
     }
 }
 

@@ -57,6 +57,10 @@ pub enum FailureKind {
     SourceChanged,
     /// The copy is there, but it is not equal to the source.
     NotEqual,
+    /// A bucket does not keep the versions that the job is about.
+    NoVersions,
+    /// The destination's versions of a key are not the source's, so that nothing can be appended to them.
+    Diverged,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -124,6 +128,8 @@ impl FailureKind {
             Self::Corrupted => "corrupted",
             Self::SourceChanged => "source-changed",
             Self::NotEqual => "not-equal",
+            Self::NoVersions => "no-versions",
+            Self::Diverged => "diverged",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -152,11 +158,15 @@ impl FailureKind {
             Self::NoSuchBucket => "check the bucket's name, or create it first".into(),
             Self::NotFound => "check the key; it may have been deleted since it was listed".into(),
             Self::NoSuchUpload => "the upload was finished or aborted elsewhere; run the job again".into(),
-            Self::Archived => "restore the object first, or exclude its storage class".into(),
+            Self::Archived => "write `archived: restore` or `archived: skip`, or restore it first".into(),
             Self::Unsupported => "set the endpoint's `provider`, so that the request is not needed".into(),
             Self::Invalid => "see the server's message".into(),
             Self::Corrupted | Self::NotEqual => {
                 "run the job again; if it stays, the network or disk is faulty".into()
+            }
+            Self::NoVersions => "turn on the bucket's versioning, or leave `versions` and `as_of` out".into(),
+            Self::Diverged => {
+                "write to another prefix, or append the whole history all the same with `when: always`".into()
             }
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),

@@ -144,6 +144,7 @@ impl Client {
             .set_start_after(after.map(str::to_owned))
             .set_continuation_token(token.map(str::to_owned))
             .set_encoding_type(encode.then_some(sdk::EncodingType::Url))
+            .set_optional_object_attributes(self.asks_for_restores(bucket))
             .send()
             .await
             .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
@@ -153,7 +154,9 @@ impl Client {
             .unwrap_or_default()
             .into_iter()
             .map(|object| {
+                let storage_class = object.storage_class.map(|class| class.as_str().to_owned());
                 Ok(ListedObject {
+                    archive: self.listed_archive(storage_class.as_deref(), object.restore_status.as_ref()),
                     key: decode(object.key.unwrap_or_default(), encoded).map_err(|key| {
                         let message = format!("the listing holds a key that is not UTF-8: {key}");
                         Failure::new(
@@ -166,7 +169,7 @@ impl Client {
                     size: object.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
                     etag: object.e_tag.map(unquote),
                     modified: object.last_modified.and_then(timestamp),
-                    storage_class: object.storage_class.map(|class| class.as_str().to_owned()),
+                    storage_class,
                 })
             })
             .collect::<Result<_, Failure>>()?;
@@ -527,12 +530,12 @@ fn is_empty_success<E>(error: &SdkError<E, HttpResponse>) -> bool {
     })
 }
 
-fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
+pub(super) fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
 }
 
 /// A page that says that it is not the last one and does not say how to go on: to end there would lose the rest.
-fn endless(operation: Operation, place: String) -> Failure {
+pub(super) fn endless(operation: Operation, place: String) -> Failure {
     Failure::new(
         FailureKind::Unreadable,
         operation,

@@ -21,7 +21,7 @@ use super::faults::{Effect, Faults};
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Service, SuccessStatus};
+use super::protocol::{CopiedBytes, Interleaved, Service, SuccessStatus};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
@@ -221,6 +221,9 @@ impl Front {
         if let Some(SuccessStatus(status)) = response.extensions().get().copied() {
             *response.status_mut() = status;
         }
+        if let Some(Interleaved(order)) = response.extensions().get().cloned() {
+            interleave(&mut response, &order);
+        }
         let details = response.headers_mut().remove(DETAILS);
         if response.status() == StatusCode::NOT_MODIFIED {
             *response.body_mut() = Body::empty();
@@ -255,6 +258,37 @@ fn unquote_etag(response: &mut Response<Body>) {
     let etag = etag.replace("&quot;", "").replace('"', "");
     let unquoted = format!("{before}<ETag>{etag}</ETag>{after}");
     *response.body_mut() = Body::from(unquoted);
+    response.headers_mut().remove(CONTENT_LENGTH);
+}
+
+/// Puts the entries of a listing of versions into one sequence, as S3 writes them.
+fn interleave(response: &mut Response<Body>, order: &[bool]) {
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return;
+    };
+    let entries = |name: &str| {
+        let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+        let pieces: Vec<String> = text
+            .split(&open)
+            .skip(1)
+            .filter_map(|piece| Some(piece.split_once(&close)?.0.to_owned()))
+            .collect();
+        pieces.into_iter().map(move |piece| format!("{open}{piece}{close}"))
+    };
+    let (mut versions, mut markers) = (entries("Version"), entries("DeleteMarker"));
+    let mut rest = text.to_owned();
+    for entry in versions.clone().chain(markers.clone()) {
+        rest = rest.replacen(&entry, "", 1);
+    }
+    let sequence: String = order
+        .iter()
+        .filter_map(|is_marker| if *is_marker { markers.next() } else { versions.next() })
+        .collect();
+    let end = "</ListVersionsResult>";
+    *response.body_mut() = Body::from(rest.replacen(end, &format!("{sequence}{end}"), 1));
     response.headers_mut().remove(CONTENT_LENGTH);
 }
 

@@ -131,6 +131,13 @@ pub(super) fn restored_until(days: i32) -> String {
     format!("ongoing-request=\"false\", expiry-date=\"{date}\"")
 }
 
+/// Until when an object that was restored can be read.
+pub(super) fn restore_expiry(restore: &str) -> Option<SystemTime> {
+    let (_, date) = restore.split_once("expiry-date=\"")?;
+    let date = jiff::fmt::rfc2822::parse(date.strip_suffix('"')?).ok()?;
+    Some(date.timestamp().into())
+}
+
 /// One part of a multipart object, as `HeadObject(partNumber)` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartInfo {

@@ -48,6 +48,11 @@ use super::store::Store;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CopiedBytes(pub(super) u64);
 
+/// Goes the same way: for each entry of a listing of versions, whether it is a delete marker. S3 writes both kinds in one
+/// sequence, `s3s` one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Interleaved(pub(super) Vec<bool>);
+
 /// Goes the same way: a success status other than 200, which `s3s` does not take over from an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SuccessStatus(pub(super) StatusCode);

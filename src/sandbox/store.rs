@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
 
 use hyper::StatusCode;
 
@@ -17,6 +18,7 @@ use super::content::Content;
 use super::multipart::UploadInfo;
 use super::object::{
     Attributes, Encryption, ObjectInfo, ObjectSpec, RESTORE_ONGOING, Version, VersionInfo, restored_until,
+    whole_seconds,
 };
 use super::operation::Operation;
 use super::refusal::Refusal;
@@ -205,6 +207,17 @@ impl Store {
     pub fn delete_object(&self, bucket: &str, key: &str) {
         if let Some(bucket) = self.find(bucket) {
             let _ = bucket.delete(self, key, None, &WriteCondition::None);
+        }
+    }
+
+    /// The same at this time, in a versioned bucket: the marker's time, that is, for its place is the newest one.
+    pub fn delete_object_at(&self, bucket: &str, key: &str, time: SystemTime) {
+        self.delete_object(bucket, key);
+        let Some(bucket) = self.find(bucket) else { return };
+        if let Some(Version::Marker(marker)) =
+            bucket.write().objects.get_mut(key).and_then(|versions| versions.first_mut())
+        {
+            Arc::make_mut(marker).last_modified = whole_seconds(time);
         }
     }
 

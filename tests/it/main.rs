@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
+mod archived;
 mod cli;
 mod conformance;
 mod copy;
@@ -21,4 +22,5 @@ mod retry;
 mod sandbox;
 mod stop;
 mod upload;
+mod versions;
 mod world;

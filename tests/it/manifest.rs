@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
 
 mod examples;
+mod history;
 mod hostile;
 mod meaning;
 mod overlap;

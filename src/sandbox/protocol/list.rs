@@ -12,11 +12,11 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result};
 
-use super::Service;
 use super::fields::{etag, int, long, timestamp};
+use super::{Interleaved, Service};
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::listing::{self, PAGE, Page, Query};
-use crate::sandbox::object::{Object, Version};
+use crate::sandbox::object::{Object, Version, restore_expiry};
 use crate::sandbox::refusal::Refusal;
 
 /// Writes names as the request wants them: encoded if it named the encoding, as they are otherwise. Control characters
@@ -79,7 +79,7 @@ fn restore_status(object: &Object, asked: Option<&[OptionalObjectAttributes]>) -
     let restore = object.attributes.restore.as_ref().filter(|_| wanted)?;
     Some(RestoreStatus {
         is_restore_in_progress: Some(restore.contains("ongoing-request=\"true\"")),
-        restore_expiry_date: None,
+        restore_expiry_date: restore_expiry(restore).and_then(timestamp),
     })
 }
 
@@ -256,7 +256,8 @@ impl Service {
             }
         }
         let last_version = page.last_entry().map(|(_, listed)| listed.version.shown_id().to_owned());
-        Ok(S3Response::new(ListObjectVersionsOutput {
+        let order = page.entries.iter().map(|(_, listed)| listed.version.object().is_none()).collect();
+        let mut response = S3Response::new(ListObjectVersionsOutput {
             name: Some(input.bucket.clone()),
             prefix: Some(names.write(query.prefix)),
             delimiter: names.option(query.delimiter),
@@ -271,7 +272,9 @@ impl Service {
             delete_markers: Some(markers),
             common_prefixes: Some(names.prefixes(&page.common_prefixes)),
             request_charged: None,
-        }))
+        });
+        response.extensions.insert(Interleaved(order));
+        Ok(response)
     }
 
     pub(super) fn list_uploads(

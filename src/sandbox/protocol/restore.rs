@@ -17,9 +17,23 @@ impl Service {
     ) -> S3Result<S3Response<RestoreObjectOutput>> {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
-        let days = input.restore_request.and_then(|restore| restore.days).unwrap_or(1);
+        let asked = input.restore_request.unwrap_or_default();
+        let tier = asked.glacier_job_parameters.map(|parameters| parameters.tier.as_str().to_owned());
+        let days = asked.days;
         let (accepted, _) = bucket.change(&input.key, input.version_id.as_deref(), |object| {
             let attributes = Arc::make_mut(&mut object.attributes);
+            let moves_up = attributes.class() == "INTELLIGENT_TIERING";
+            if days.is_some() == moves_up {
+                return Err(Refusal::malformed_xml());
+            }
+            let deep = attributes.class() == "DEEP_ARCHIVE"
+                || attributes.archive_status.as_deref() == Some("DEEP_ARCHIVE_ACCESS");
+            if deep && tier.as_deref() == Some("Expedited") {
+                return Err(Refusal::invalid_request(
+                    "Retrieval option is not supported by this storage class",
+                ));
+            }
+            let days = days.unwrap_or(1);
             match attributes.restore.as_deref() {
                 None if !attributes.is_archived() => Err(Refusal::new(
                     StatusCode::FORBIDDEN,

@@ -28,9 +28,38 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        // Whole objects are read and removed for the journal only, which has a policy of its own.
-        Operation::GetObject | Operation::DeleteObject | Operation::ReadFile => (&[], &[]),
+        // Whole objects are read for the journal only, which has a policy of its own.
+        Operation::GetObject | Operation::ReadFile => (&[], &[]),
+        Operation::ListObjectVersions => (&["s3:ListBucketVersions"], &["s3:ListBucketVersions"]),
+        Operation::GetBucketVersioning => (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"]),
+        Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
+        // Without a version it can only add a delete marker; to destroy a version is another permission.
+        Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
     }
+}
+
+/// What only jobs about versions and archives send; it has a policy of its own.
+fn is_about_history(operation: Operation) -> bool {
+    use Operation::{DeleteObject, GetBucketVersioning, ListObjectVersions, RestoreObject};
+    matches!(operation, ListObjectVersions | GetBucketVersioning | RestoreObject | DeleteObject)
+}
+
+/// What the operations need of both sides, or of one.
+fn needed(bucket: &str, is_source: bool, of: impl Fn(Operation) -> bool) -> BTreeSet<(String, String)> {
+    const OF_BUCKETS: [&str; 4] =
+        ["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListBucketVersions", "s3:GetBucketVersioning"];
+    operations()
+        .into_iter()
+        .filter(|operation| of(*operation))
+        .flat_map(|operation| {
+            let (source, destination) = permissions(operation);
+            if is_source { source } else { destination }
+        })
+        .map(|action| {
+            let objects = if OF_BUCKETS.contains(action) { "" } else { "/*" };
+            ((*action).to_owned(), format!("arn:aws:s3:::{bucket}{objects}"))
+        })
+        .collect()
 }
 
 /// Every operation that there is: serde lists their names when it is given one that is none.
@@ -73,18 +102,7 @@ fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
 #[test]
 fn each_side_allows_exactly_what_is_sent_to_it() {
     for (name, bucket, is_source) in [("source", "lake-prod", true), ("destination", "lake-replica", false)] {
-        let needed: BTreeSet<_> = operations()
-            .into_iter()
-            .flat_map(|operation| {
-                let (source, destination) = permissions(operation);
-                if is_source { source } else { destination }
-            })
-            .map(|action| {
-                let of_bucket = ["s3:ListBucket", "s3:ListBucketMultipartUploads"].contains(action);
-                let objects = if of_bucket { "" } else { "/*" };
-                ((*action).to_owned(), format!("arn:aws:s3:::{bucket}{objects}"))
-            })
-            .collect();
+        let needed = needed(bucket, is_source, |operation| !is_about_history(operation));
         assert_eq!(allowed(&policy(name)), needed, "{name}");
     }
 }
@@ -99,6 +117,13 @@ fn a_journal_in_s3_needs_no_more_than_its_own_prefix() {
     let needed: BTreeSet<_> =
         needed.into_iter().chain(on(&["s3:ListBucket"], "arn:aws:s3:::lake-ops")).collect();
     assert_eq!(allowed(&policy("journal")), needed);
+}
+
+#[test]
+fn versions_and_archives_need_a_policy_more() {
+    let mut both = needed("lake-prod", true, is_about_history);
+    both.extend(needed("lake-replica", false, is_about_history));
+    assert_eq!(allowed(&policy("versions")), both);
 }
 
 #[test]

@@ -129,10 +129,12 @@ fn exit_codes_are_answered_as_they_are_meant() {
         assert_eq!(rule["onExitCodes"]["containerName"], container["name"]);
         rule["action"].as_str()
     };
-    for exit in [Exit::Done, Exit::Failures, Exit::Usage, Exit::Refused, Exit::Interrupted, Exit::Bug] {
+    for exit in
+        [Exit::Done, Exit::Failures, Exit::Usage, Exit::Refused, Exit::Interrupted, Exit::Waiting, Exit::Bug]
+    {
         let expected = match exit {
-            // Nothing that a repetition changes.
-            Exit::Usage | Exit::Refused => Some("FailJob"),
+            // Nothing that a repetition changes, at least not within the hours that a restore takes.
+            Exit::Usage | Exit::Refused | Exit::Waiting => Some("FailJob"),
             // Nothing that went wrong.
             Exit::Interrupted => Some("Ignore"),
             // Worth another try, but not for ever; and success is no failure, Kubernetes refuses a rule about it.

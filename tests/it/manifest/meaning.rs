@@ -64,6 +64,27 @@ const SERVERS: &str = "endpoints:
 #[case("⟦from: {include: [x]}", "from", "neither `s3` nor `files`", "files:")]
 #[case("from: {files: x, endpoint: ⟦default}", "from.endpoint", "only with `s3`", "remove")]
 #[case("from: {files: x, version: ⟦v}", "from.version", "only with `s3`", "remove")]
+#[case("from: {files: x, versions: ⟦all}", "from.versions", "only with `s3`", "remove")]
+#[case("from: {s3: s3://src/, versions: ⟦some}", "from.versions", "", "all")]
+#[case("from: {s3: s3://src/, as_of: ⟦2026-01-01}", "from.as_of", "not a point in time", "T00:00:00Z")]
+#[case(
+    "from: {s3: s3://src/, as_of: 2026-01-01T00:00:00Z, versions: ⟦all}",
+    "from.versions",
+    "choose different versions",
+    "keep one"
+)]
+#[case(
+    "from: {s3: s3://src/a, version: v, as_of: ⟦2026-01-01T00:00:00Z}",
+    "from.as_of",
+    "choose different versions",
+    "keep one"
+)]
+#[case(
+    "from: {s3: s3://src--use1-az4--x-s3/, versions: ⟦all}",
+    "from.versions",
+    "directory bucket",
+    "remove"
+)]
 #[case("from: {files: ⟦\"-\"}", "from.files", "standard input", "s3haul copy - s3://bucket/key")]
 #[case("from: {files: ⟦s3://a/}", "from.files", "not a local path", "`s3:`")]
 #[case("from: {files: ⟦~/x}", "from.files", "shell's abbreviation", "${HOME}/x")]

@@ -1,9 +1,10 @@
 //! Listings: order, pages, rolled-up prefixes, encoding.
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, EncodingType, OptionalObjectAttributes};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
 
 use super::{is, refused, start};
+use crate::world::{SOURCE, World};
 
 fn put(sandbox: &s3haul::sandbox::Sandbox, keys: &[&str]) {
     for key in keys {
@@ -168,6 +169,28 @@ async fn versions_are_paged_newest_first_within_a_key() {
     // What a marker hides is not listed.
     let current = client.list_objects_v2().bucket("ver").send().await.unwrap();
     assert_eq!(current.contents().len(), 1);
+}
+
+/// The SDK tells the two kinds apart; the document has them in one sequence.
+#[tokio::test]
+async fn versions_and_markers_are_written_as_they_follow_each_other() {
+    let world = World::with(
+        SandboxOptions::default(),
+        BucketOptions { versioning: true, ..BucketOptions::default() },
+    )
+    .await;
+    let (store, key) = (world.sandbox.store(), "<Version>&");
+    let put = || store.put_object(SOURCE, key, Content::bytes("1"), &ObjectSpec::default());
+    let first = put();
+    store.delete_object(SOURCE, key);
+    let second = put();
+    store.delete_object(SOURCE, key);
+    let page = world.bucket(SOURCE).await.list_versions("", None).await.unwrap();
+    let seen: Vec<_> =
+        page.items.iter().map(|entry| (entry.is_marker, entry.is_latest, entry.key.as_str())).collect();
+    assert_eq!(seen, [(true, true, key), (false, false, key), (true, false, key), (false, false, key)]);
+    assert_eq!(Some(&page.items[1].id), second.version_id.as_ref());
+    assert_eq!(Some(&page.items[3].id), first.version_id.as_ref());
 }
 
 #[tokio::test]

@@ -1,0 +1,155 @@
+//! What a bucket keeps besides its current objects: versions, delete markers and archives.
+//!
+//! A copy into a bucket with versions is not harmless to repeat: a request whose answer was lost may have made a version,
+//! and the same again makes another. So what is appended to a history is sent again only after a look at the key: when
+//! its newest version is no longer the one from before ([`Tip`]), the request took effect and is not repeated.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Answer, Bucket, Repeat};
+use crate::location::ObjectKey;
+use crate::manifest::job::Restore;
+use crate::s3::{
+    Attributes, Failure, ListedVersion, Operation, Page, Restored, SourcePin, VersionMarker, Versioning,
+    WriteCondition, Written,
+};
+
+/// The newest version of a key, or its newest delete marker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tip {
+    /// The key has neither.
+    Nothing,
+    /// By its version id.
+    Version(String),
+    /// The server did not tell.
+    Unknown,
+}
+
+impl From<Option<String>> for Tip {
+    /// What a write says that it made.
+    fn from(version: Option<String>) -> Self {
+        version.map_or(Self::Unknown, Self::Version)
+    }
+}
+
+impl Bucket {
+    /// Whether the bucket keeps versions.
+    pub async fn versioning(&self) -> Result<Versioning, Failure> {
+        self.read(Operation::GetBucketVersioning, None, || self.client.get_versioning(&self.name)).await
+    }
+
+    /// See [`Client::list_versions`](crate::s3::Client::list_versions).
+    pub async fn list_versions(
+        &self,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+    ) -> Result<Page<ListedVersion, VersionMarker>, Failure> {
+        self.read(Operation::ListObjectVersions, None, || {
+            self.client.list_versions(&self.name, prefix, after, None)
+        })
+        .await
+    }
+
+    /// The newest version or delete marker of a key.
+    async fn newest_version(&self, key: &ObjectKey) -> Result<Option<ListedVersion>, Failure> {
+        // Where lists are in order, the key itself comes before all that begin with it.
+        let most = self.capabilities().ordered_lists.then_some(1);
+        let mut after = None;
+        loop {
+            let page = self
+                .read(Operation::ListObjectVersions, Some(key), || {
+                    self.client.list_versions(&self.name, key.as_str(), after.as_ref(), most)
+                })
+                .await?;
+            let newest = page.items.into_iter().find(|version| version.key == key.as_str());
+            if newest.is_some() || most.is_some() || page.next.is_none() {
+                return Ok(newest);
+            }
+            after = page.next;
+        }
+    }
+
+    /// Copies `source` of `size` bytes, once, to be the version of `key` that follows `tip`.
+    pub async fn append_copy(
+        &self,
+        source: &SourcePin,
+        size: u64,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        tip: &Tip,
+    ) -> Result<Answer<Written>, Failure> {
+        self.append(Operation::CopyObject, key, size, tip, || {
+            self.client.copy_object(source, &self.name, key, attributes, &WriteCondition::None)
+        })
+        .await
+    }
+
+    /// Puts a delete marker, once, on the version `tip` of `key`. Everything that is there stays.
+    pub async fn append_marker(&self, key: &ObjectKey, tip: &Tip) -> Result<Answer<Written>, Failure> {
+        self.append(Operation::DeleteObject, key, 0, tip, || async {
+            let version = Some(self.client.put_delete_marker(&self.name, key).await?);
+            Ok(Written { etag: String::new(), version, checksum: None })
+        })
+        .await
+    }
+
+    async fn append<F>(
+        &self,
+        operation: Operation,
+        key: &ObjectKey,
+        bytes: u64,
+        tip: &Tip,
+        attempt: impl Fn() -> F,
+    ) -> Result<Answer<Written>, Failure>
+    where
+        F: Future<Output = Result<Written, Failure>>,
+    {
+        let began = Instant::now();
+        let mut attempts = 0;
+        loop {
+            let failure = match self.call(operation, Some(key), bytes, Repeat::UnlessUnknown, &attempt).await
+            {
+                Ok(answer) => return Ok(Answer { attempts: answer.attempts + attempts, ..answer }),
+                Err(failure) => failure,
+            };
+            attempts += failure.details().attempts;
+            let unknown = failure.kind().outcome_unknown() && *tip != Tip::Unknown;
+            let wait = match self.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64()) {
+                Some(wait) if unknown => wait,
+                // The look below waits for the end of an outage.
+                None if unknown && self.writes.is_out() => Duration::ZERO,
+                _ => return Err(failure.after(attempts)),
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.halt.cancelled() => return Err(failure.after(attempts)),
+            }
+            let newest = self.newest_version(key).await?;
+            if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {
+                let value =
+                    Written { etag: made.etag.unwrap_or_default(), version: Some(made.id), checksum: None };
+                return Ok(Answer { value, attempts, maybe_twice: false });
+            }
+            tracing::debug!(%failure, "did not take effect, and will be sent again");
+            self.pacer.retried();
+        }
+    }
+
+    /// Asks for an archived version to be made readable. Asking twice does no harm: S3 says that it is under way.
+    pub async fn restore(
+        &self,
+        key: &ObjectKey,
+        version: Option<&str>,
+        restore: Restore,
+        for_days: bool,
+    ) -> Result<Restored, Failure> {
+        self.call(Operation::RestoreObject, Some(key), 0, Repeat::Always, || {
+            self.client.restore_object(&self.name, key, version, restore, for_days)
+        })
+        .await
+        .map(|answer| answer.value)
+    }
+}

@@ -1,0 +1,60 @@
+//! The flags about versions and archives of a one-off copy.
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::manifest::job::{Archived, Restore, RestoreTier, Transfer, Versions};
+
+/// Which versions are copied, and what becomes of archived objects.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Versions and archives")]
+pub(super) struct HistoryFlags {
+    /// The version of the one source object.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["versions", "as_of"])]
+    pub(super) version_id: Option<String>,
+    /// Copy all versions and delete markers, oldest first, into a bucket with versions.
+    #[arg(long, value_name = "all", value_parser = ["all"], conflicts_with = "as_of")]
+    versions: Option<String>,
+    /// Copy what a read would have found at this time, for instance 2026-01-01T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<Timestamp>,
+    /// What becomes of objects in GLACIER, DEEP_ARCHIVE or an archive tier; they fail when it is not given.
+    #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip", "restore"])]
+    archived: Option<String>,
+    /// How fast archived objects are restored; standard when it is not given.
+    #[arg(long, value_name = "TIER", value_parser = ["standard", "bulk", "expedited"])]
+    restore_tier: Option<String>,
+    /// For how many days restored objects can be read; 7 when it is not given.
+    #[arg(long, value_name = "DAYS")]
+    restore_days: Option<u32>,
+}
+
+impl HistoryFlags {
+    /// A flag that would mean nothing.
+    pub(super) fn mistake(&self) -> Option<&'static str> {
+        let restores = self.archived.as_deref() == Some("restore");
+        let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
+        (says_how && !restores)
+            .then_some("--restore-tier and --restore-days mean something only with --archived restore")
+    }
+
+    /// Writes the flags into a transfer.
+    pub(super) fn apply(&self, transfer: &mut Transfer) {
+        transfer.versions = match (&self.versions, self.as_of) {
+            (Some(_), _) => Versions::All,
+            (None, Some(time)) => Versions::AsOf(time),
+            (None, None) => Versions::Current,
+        };
+        transfer.archived = match self.archived.as_deref() {
+            Some("skip") => Archived::Skip,
+            Some("restore") => Archived::Restore,
+            _ => Archived::Fail,
+        };
+        let tier = match self.restore_tier.as_deref() {
+            Some("bulk") => RestoreTier::Bulk,
+            Some("expedited") => RestoreTier::Expedited,
+            _ => RestoreTier::Standard,
+        };
+        transfer.restore = Restore { tier, days: self.restore_days.unwrap_or(Restore::default().days) };
+    }
+}

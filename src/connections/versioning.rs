@@ -1,0 +1,45 @@
+//! Whether the buckets of a transfer keep the versions that it is about. Asked once per bucket, before the first write.
+
+use super::Connections;
+use crate::bucket::Bucket;
+use crate::manifest::job::{Transfer, Versions};
+use crate::s3::{Failure, FailureKind, Operation, Versioning};
+
+impl Connections {
+    /// Refuses a transfer of versions from or to a bucket that has none.
+    pub(super) async fn keeps_versions(
+        &mut self,
+        transfer: &Transfer,
+        source: Option<&Bucket>,
+        destination: &Bucket,
+    ) -> Result<(), Failure> {
+        let (bucket, versioning) = match (transfer.versions, source) {
+            (Versions::Current, _) | (_, None) => return Ok(()),
+            // An object without versions has one, so any source will do; the destination must keep them all.
+            (Versions::All, _) => (destination, self.versioning(destination).await?),
+            (Versions::AsOf(_), Some(source)) => (source, self.versioning(source).await?),
+        };
+        let message = match (transfer.versions, versioning) {
+            (_, Versioning::Enabled) | (Versions::AsOf(_), Versioning::Suspended) => return Ok(()),
+            (Versions::AsOf(_), _) => "the bucket never kept versions: what it was before is not known",
+            (_, Versioning::Suspended) => {
+                "the bucket's versioning is suspended: each copy would replace the one before it"
+            }
+            (_, Versioning::Never) => {
+                "the bucket keeps no versions: of each key only the last one would be left"
+            }
+        };
+        let place = bucket.name().to_string();
+        Err(Failure::new(FailureKind::NoVersions, Operation::GetBucketVersioning, place, message))
+    }
+
+    async fn versioning(&mut self, bucket: &Bucket) -> Result<Versioning, Failure> {
+        let place = (bucket.client().endpoint().to_owned(), bucket.name().clone());
+        if let Some(known) = self.versioning.get(&place) {
+            return Ok(*known);
+        }
+        let versioning = bucket.first_contact().versioning().await?;
+        self.versioning.insert(place, versioning);
+        Ok(versioning)
+    }
+}

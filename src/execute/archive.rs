@@ -1,0 +1,121 @@
+//! Objects whose bytes are in an archive: they fail, are left out, or are asked for.
+//!
+//! Most are known from the listing, so that nothing is sent for them but the restore. The archive tiers of
+//! `INTELLIGENT_TIERING` show only in HEAD, and a restored copy may expire in mid-run, which the copy's own answer tells;
+//! all three ways end here. A restore takes hours, so a run never waits for one: it asks once, says so on the receipt, and
+//! a later run finds the object readable.
+
+use super::receipt::Ending;
+use super::{Conductor, Draft, Trouble, Work, object};
+use crate::bucket::Bucket;
+use crate::listing::Entry;
+use crate::location::ObjectKey;
+use crate::manifest::job::Archived;
+use crate::pace::slots::Want;
+use crate::plan::archive::{self, Request};
+use crate::plan::condition::Seen;
+use crate::plan::decide::{Reason, Route, Skip};
+use crate::planner::Step;
+use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
+
+/// What is known about an object that can not be read.
+#[derive(Clone, Debug)]
+pub(super) struct Cold<'a> {
+    state: ArchiveState,
+    storage_class: Option<&'a str>,
+    archive_tier: Option<&'a str>,
+    told_by: Operation,
+}
+
+impl<'a> Cold<'a> {
+    /// As the listing tells.
+    pub(super) fn listed(step: &'a Step) -> Self {
+        let storage_class = step.entry.storage_class.as_deref();
+        Self { state: step.entry.archive, storage_class, archive_tier: None, told_by: Operation::ListObjects }
+    }
+
+    /// As HEAD tells.
+    pub(super) fn seen(head: &'a Head) -> Self {
+        Self {
+            state: head.archive,
+            storage_class: head.storage_class.as_deref(),
+            archive_tier: head.archive_tier.as_deref(),
+            told_by: Operation::HeadObject,
+        }
+    }
+
+    /// As the copy was refused, whatever HEAD had said.
+    pub(super) fn refused(step: &'a Step, failure: &Failure) -> Self {
+        Self { state: ArchiveState::Archived, told_by: failure.details().operation, ..Self::listed(step) }
+    }
+
+    /// Why it is not copied.
+    pub(super) fn failure(&self, place: String) -> Failure {
+        let class = self.archive_tier.or(self.storage_class).unwrap_or("an archive");
+        let message = match self.state {
+            ArchiveState::Restoring => format!("the object is in {class}, and being restored"),
+            ArchiveState::Readable => {
+                "an older version of the key is in an archive and not restored".to_owned()
+            }
+            ArchiveState::Archived => format!("the object is in {class} and not restored"),
+        };
+        Failure::new(FailureKind::Archived, self.told_by, place, message)
+    }
+}
+
+impl Conductor<'_> {
+    /// What the listing tells about an object that the job does not know what to do with.
+    pub(super) fn fail_archived(&mut self, entry: Entry, key: ObjectKey) {
+        let step = Step {
+            entry,
+            key,
+            reason: Reason::Missing,
+            route: Route::Restore,
+            seen: Seen::Unknown,
+            turn: None,
+        };
+        let (source, destination) = self.work.location(&step);
+        let failure = Cold::listed(&step).failure(source.clone());
+        let draft = Draft { route: None, ..Draft::of(&step) };
+        self.end(draft, source, destination, Ending::Failed { error: (&failure).into() });
+    }
+}
+
+/// Does a step that is planned to be a restore; copies after all if the object turns out to be readable.
+pub(super) async fn restore(
+    work: &Work,
+    source: &Bucket,
+    step: &Step,
+    draft: &mut Draft,
+) -> Result<Ending, Trouble> {
+    let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    let answer = meet(work, source, step, &Cold::listed(step)).await;
+    drop(slot);
+    match answer {
+        Err(Trouble::SourceChanged) => object::copy(work, source, step, draft).await,
+        other => other.inspect(|_| draft.route = Some(Route::Restore.name())),
+    }
+}
+
+/// What the job says about an object that can not be read. [`Trouble::SourceChanged`] says that it can by now.
+pub(super) async fn meet(
+    work: &Work,
+    source: &Bucket,
+    step: &Step,
+    cold: &Cold<'_>,
+) -> Result<Ending, Trouble> {
+    let key = &step.entry.key;
+    match (work.sides.transfer.archived, cold.state) {
+        (Archived::Fail, _) => Err(cold.failure(source.place(key)).into()),
+        (Archived::Skip, _) => Ok(Ending::Skipped { reason: Skip::Archived }),
+        (Archived::Restore, ArchiveState::Restoring) => Ok(Ending::Restoring { requested: None }),
+        (Archived::Restore, _) => {
+            let Request { restore, for_days } =
+                archive::request(work.sides.transfer.restore, cold.storage_class, cold.archive_tier);
+            match source.restore(key, step.entry.version.as_deref(), restore, for_days).await? {
+                Restored::Ongoing => Ok(Ending::Restoring { requested: Some(restore.tier) }),
+                Restored::Readable => Err(Trouble::SourceChanged),
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The versions of a key, one after the other.
+//!
+//! The conductor begins a version when the one before it is done, and puts it at the head of what waits, so that a key
+//! that was begun is also finished. When a version does not come to be, the newer ones behind it end with it: written
+//! without it they would be another history. The next run goes on where this one ended.
+
+use super::receipt::{Ending, Proof, Receipt};
+use super::{Conductor, Draft, Trouble, Work};
+use crate::bucket::history::Tip;
+use crate::execute::monitor::Event;
+use crate::pace::slots::Want;
+use crate::plan::decide::Skip;
+use crate::planner::{Following, Step};
+use crate::s3::{Failure, FailureKind, Operation};
+
+/// Puts a delete marker where the source has one. It hides the versions below it and destroys none.
+pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<Ending, Trouble> {
+    let _slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    let tip = step.turn.as_ref().map_or(Tip::Unknown, |turn| turn.tip.clone());
+    let destination = &work.sides.destination;
+    let answer = destination.append_marker(&step.key, &tip).await?;
+    draft.attempts += answer.attempts;
+    // After an answer that was lost, the marker is the one that stands there now.
+    let made = answer.value;
+    if !made.etag.is_empty() {
+        let place = destination.place(&step.key);
+        let message = "a version by somebody else stands where the delete marker should";
+        return Err(Failure::new(FailureKind::NotEqual, Operation::DeleteObject, place, message).into());
+    }
+    Ok(Ending::Done { proof: Proof::DeleteMarker, etag: made.etag, destination_version: made.version })
+}
+
+impl Conductor<'_> {
+    /// Announces the versions that wait behind a step.
+    pub(super) fn announce(&self, step: &Step) {
+        self.work.monitor.observe(&Event::ObjectPlanned { bytes: step.entry.size });
+        let following = step.turn.as_ref().and_then(|turn| turn.then.as_ref());
+        for version in following.into_iter().flat_map(|following| following.versions()) {
+            self.work.monitor.observe(&Event::ObjectPlanned { bytes: version.size });
+        }
+    }
+
+    /// Goes on with the next version of a key, or ends those that can not follow.
+    pub(super) fn follow(&mut self, following: Box<Following>, receipt: &Receipt) {
+        let ending = match &receipt.ending {
+            Ending::Done { destination_version, .. } => {
+                let tip = destination_version.clone().into();
+                if self.stop.is_cancelled() {
+                    return self.give_up(following, &Ending::Stopped);
+                }
+                if let Some(step) = following.next(&self.work.sides, tip) {
+                    self.queue(Box::new(step), true);
+                }
+                return;
+            }
+            Ending::Stopped => Ending::Stopped,
+            Ending::Skipped { .. } => Ending::Skipped { reason: Skip::Archived },
+            Ending::Restoring { .. } => Ending::Restoring { requested: None },
+            Ending::Failed { error } => {
+                let mut error = error.clone();
+                error.message = format!("an older version of the key was not copied: {}", error.message);
+                Ending::Failed { error }
+            }
+        };
+        self.give_up(following, &ending);
+    }
+
+    /// Ends all versions that wait.
+    pub(super) fn give_up(&mut self, mut following: Box<Following>, ending: &Ending) {
+        while let Some(mut step) = following.next(&self.work.sides, Tip::Unknown) {
+            let then = step.turn.take().and_then(|turn| turn.then);
+            let (source, destination) = self.work.location(&step);
+            let draft = Draft { route: None, parts: 0, ..Draft::of(&step) };
+            self.end(draft, source, destination, ending.clone());
+            let Some(then) = then else { return };
+            following = then;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What a run came to, counted receipt by receipt.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::receipt::{Ending, Proof, Receipt};
+use crate::pace::PaceCounts;
+use crate::plan::decide::Skip;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Objects copied or uploaded, and proven; versions where all of them are copied.
+    pub done_objects: u64,
+    /// Delete markers written.
+    pub delete_markers: u64,
+    /// Their bytes.
+    pub done_bytes: u64,
+    /// Their parts.
+    pub parts: u64,
+    /// Objects left alone because the destination has them.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// Objects left out because they are in an archive and the job says `archived: skip`.
+    pub archived_objects: u64,
+    /// Objects in an archive that are being restored, for a later run to copy.
+    pub restoring_objects: u64,
+    /// Their bytes.
+    pub restoring_bytes: u64,
+    /// Objects that the selections left out.
+    pub excluded_objects: u64,
+    /// What was no object or regular file.
+    pub ignored: u64,
+    /// Objects that failed.
+    pub failed_objects: u64,
+    /// Objects that a stop left undone, as far as they were known.
+    pub stopped_objects: u64,
+    /// Objects of which something could not be kept.
+    pub objects_with_losses: u64,
+    /// True when the run was stopped before its end.
+    pub stopped: bool,
+    /// Why the run ended itself before its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<GaveUp>,
+    /// Objects by the proof that they rest on.
+    pub proofs: BTreeMap<String, u64>,
+    /// Requests, throttles and retries.
+    pub requests: PaceCounts,
+    /// Seconds in all.
+    pub seconds: f64,
+}
+
+/// Why a run ended itself: to go on would have been in vain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GaveUp {
+    /// A sentence for the summary.
+    pub reason: String,
+    /// True when nothing has to be mended, and the same run may succeed later.
+    pub may_pass_later: bool,
+}
+
+impl Outcome {
+    /// Objects that came to an end, good or bad.
+    pub(super) fn ended_objects(&self) -> u64 {
+        self.done_objects + self.skipped_objects + self.failed_objects
+    }
+
+    pub(super) fn count(&mut self, receipt: &Receipt) {
+        self.objects_with_losses += u64::from(!receipt.losses.is_empty());
+        match &receipt.ending {
+            Ending::Done { proof: Proof::DeleteMarker, .. } => self.delete_markers += 1,
+            Ending::Done { proof, .. } => {
+                self.done_objects += 1;
+                self.done_bytes += receipt.size;
+                self.parts += u64::from(receipt.parts);
+                *self.proofs.entry(proof.to_string()).or_default() += 1;
+            }
+            Ending::Skipped { reason: Skip::Archived } => self.archived_objects += 1,
+            Ending::Restoring { .. } => {
+                self.restoring_objects += 1;
+                self.restoring_bytes += receipt.size;
+            }
+            Ending::Skipped { .. } => {
+                self.skipped_objects += 1;
+                self.skipped_bytes += receipt.size;
+            }
+            Ending::Failed { .. } => self.failed_objects += 1,
+            Ending::Stopped => self.stopped_objects += 1,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Which versions of a key the destination lacks.
+//!
+//! A history can only be added to at its new end. So the question is how many of the source's versions, from the oldest
+//! on, are the destination's newest ones, in the same order; the rest is appended. Afterwards the source's history is
+//! the end of the destination's, version by version. This stands when a run was interrupted inside a key, when it is run
+//! again, and when a lifecycle rule has removed old versions of the source (the destination then keeps more). What it
+//! does not allow is a gap: when the destination has versions and none of this holds, the histories have diverged, and
+//! whatever were appended would not make them equal.
+//!
+//! Two versions are alike when their sizes and `ETag`s are equal, and a delete marker is like any other. Equal bytes may
+//! have different `ETag`s (other part boundaries, KMS), so equal sizes with different `ETag`s are only *unsure*, and are
+//! looked at: [`same_content`] compares what HEAD tells of both.
+
+use crate::checksum::looks_like_md5;
+use crate::listing::versions::Version;
+use crate::s3::{ChecksumKind, Head};
+
+/// What lists tell about two versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likeness {
+    /// The same content.
+    Same,
+    /// Other content.
+    Different,
+    /// Equal sizes; only a look tells.
+    Unsure,
+}
+
+/// Compares a version of the source with one of the destination. `etags_tell` says that equal `ETag`s prove equal bytes
+/// on both sides.
+#[must_use]
+pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Likeness {
+    match (source.is_marker, destination.is_marker) {
+        (true, true) => Likeness::Same,
+        (false, false) if source.size == destination.size => {
+            let equal = etags_tell && source.etag.is_some() && source.etag == destination.etag;
+            if equal { Likeness::Same } else { Likeness::Unsure }
+        }
+        _ => Likeness::Different,
+    }
+}
+
+/// How many of the source's oldest versions may be the destination's newest ones: all numbers that no pair of versions
+/// contradicts, the largest first. Pairs that are [`Likeness::Unsure`] must still be looked at.
+pub fn overlaps<'v>(
+    source: &'v [Version],
+    destination: &'v [Version],
+    etags_tell: bool,
+) -> impl Iterator<Item = usize> + 'v {
+    let most = source.len().min(destination.len());
+    (1..=most).rev().filter(move |overlap| {
+        let end = &destination[destination.len() - overlap..];
+        // From the new end: there histories differ that have grown apart.
+        let mut pairs = source[..*overlap].iter().zip(end).rev();
+        pairs.all(|(source, destination)| liken(source, destination, etags_tell) != Likeness::Different)
+    })
+}
+
+/// Whether two objects have the same bytes, as far as HEAD tells; `None` when nothing that it tells can be compared.
+#[must_use]
+pub fn same_content(source: &Head, destination: &Head, etags_tell: bool) -> Option<bool> {
+    if source.size != destination.size {
+        return Some(false);
+    }
+    if let (Some(source), Some(destination)) = (&source.checksum, &destination.checksum)
+        && (source.algorithm, source.kind) == (destination.algorithm, destination.kind)
+    {
+        // Composite checksums differ for equal bytes in other parts.
+        let decides = source.kind == ChecksumKind::FullObject;
+        let equal = source.value == destination.value;
+        if equal || decides {
+            return Some(equal);
+        }
+    }
+    if !etags_tell || source.kms || destination.kms {
+        return None;
+    }
+    match source.etag == destination.etag {
+        true => Some(true),
+        false if looks_like_md5(&source.etag) && looks_like_md5(&destination.etag) => Some(false),
+        false => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::s3::{ArchiveState, Checksum, ChecksumAlgorithm};
+
+    /// `M` is a marker, any other letter an object with that content.
+    fn version(content: char) -> Version {
+        let is_marker = content == 'M';
+        Version {
+            id: "v".into(),
+            etag: (!is_marker).then(|| content.to_string().into()),
+            storage_class: None,
+            // The size tells capital letters from small ones, and no more.
+            size: u64::from(content.is_ascii_uppercase()),
+            modified: None,
+            is_marker,
+            archive: ArchiveState::Readable,
+        }
+    }
+
+    fn history(contents: &str) -> Vec<Version> {
+        contents.chars().map(version).collect()
+    }
+
+    /// What is appended when unsure pairs turn out to be as their contents are.
+    fn missing<'s>(source: &'s str, destination: &str) -> Option<&'s str> {
+        let (from, to) = (history(source), history(destination));
+        if to.is_empty() {
+            return Some(source);
+        }
+        overlaps(&from, &to, true)
+            .find(|overlap| source[..*overlap] == destination[destination.len() - overlap..])
+            .map(|overlap| &source[overlap..])
+    }
+
+    #[test]
+    fn only_what_is_missing_at_the_end_is_appended() {
+        for (source, destination, appended) in [
+            ("abc", "", Some("abc")),
+            ("abc", "a", Some("bc")),
+            ("abc", "abc", Some("")),
+            ("aaa", "aa", Some("a")),
+            ("aMbM", "aM", Some("bM")),
+            ("M", "", Some("M")),
+            // The source has lost its oldest versions, the destination keeps them.
+            ("bcd", "abc", Some("d")),
+            // Somebody else wrote on top, or before, or the destination was filled from the current version alone.
+            ("abc", "abx", None),
+            ("abc", "c", None),
+            ("abc", "abcd", None),
+            ("abc", "x", None),
+            ("cd", "ab", None),
+        ] {
+            assert_eq!(missing(source, destination), appended, "{source} to {destination}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_markers_contradict_and_etags_confirm() {
+        for (source, destination, etags_tell, likeness) in [
+            ('a', 'a', true, Likeness::Same),
+            ('a', 'a', false, Likeness::Unsure),
+            ('a', 'b', true, Likeness::Unsure),
+            ('a', 'B', true, Likeness::Different),
+            ('A', 'M', true, Likeness::Different),
+            ('M', 'M', false, Likeness::Same),
+        ] {
+            assert_eq!(liken(&version(source), &version(destination), etags_tell), likeness);
+        }
+    }
+
+    fn head(etag: &str, sum: Option<(ChecksumAlgorithm, ChecksumKind, &str)>) -> Head {
+        let checksum = sum.map(|(algorithm, kind, value)| Checksum { algorithm, kind, value: value.into() });
+        Head { size: 1, etag: etag.into(), checksum, ..Head::default() }
+    }
+
+    #[test]
+    fn the_strongest_evidence_of_both_heads_decides() {
+        use ChecksumAlgorithm::{Crc32, Crc64Nvme};
+        use ChecksumKind::{Composite, FullObject};
+        let (one, other) = ("d41d8cd98f00b204e9800998ecf8427e", "900150983cd24fb0d6963f7d28e17f72");
+        let sum = |algorithm, kind, value| Some((algorithm, kind, value));
+        for (source, destination, same) in [
+            (head(one, sum(Crc32, FullObject, "x")), head("y-2", sum(Crc32, FullObject, "x")), Some(true)),
+            (head(one, sum(Crc32, FullObject, "x")), head(one, sum(Crc32, FullObject, "z")), Some(false)),
+            (head("a-2", sum(Crc32, Composite, "x")), head("b-3", sum(Crc32, Composite, "z")), None),
+            (head("a-2", sum(Crc32, Composite, "x")), head("b-2", sum(Crc32, Composite, "x")), Some(true)),
+            (head("a-2", sum(Crc32, FullObject, "x")), head("b-2", sum(Crc64Nvme, FullObject, "x")), None),
+            (head(one, None), head(other, None), Some(false)),
+            (head(one, None), head(one, None), Some(true)),
+            (head(one, None), head("b-2", None), None),
+            (Head { kms: true, ..head(one, None) }, head(other, None), None),
+            (Head { size: 2, ..head(one, None) }, head(one, None), Some(false)),
+        ] {
+            assert_eq!(same_content(&source, &destination, true), same, "{source:?} {destination:?}");
+        }
+        assert_eq!(same_content(&head(one, None), &head(one, None), false), None);
+    }
+
+    proptest! {
+        /// Whatever the histories are: what is appended makes the source's history the end of the destination's, and a
+        /// second run appends nothing.
+        #[test]
+        fn appending_makes_the_histories_end_alike(source in "[abM]{0,7}", destination in "[abM]{0,7}") {
+            let Some(appended) = missing(&source, &destination) else { return Ok(()) };
+            let after = format!("{destination}{appended}");
+            prop_assert!(after.ends_with(&source), "{} {} {}", source, destination, appended);
+            if !source.is_empty() {
+                prop_assert_eq!(missing(&source, &after), Some(""));
+            }
+        }
+
+        /// A run that is interrupted anywhere goes on there.
+        #[test]
+        fn an_interrupted_run_goes_on(source in "[abM]{1,8}", done in 0..8_usize, old in "[abM]{0,3}") {
+            let done = &source[..done.min(source.len())];
+            prop_assert_eq!(missing(&source, done), Some(&source[done.len()..]));
+            // With versions from before that the source has lost, no more than what is missing is appended.
+            let appended = missing(&source, &format!("{old}{done}"));
+            if !done.is_empty() {
+                prop_assert!(appended.is_some_and(|appended| appended.len() <= source.len() - done.len()));
+            }
+        }
+
+        /// The source grows between runs: each version is appended once.
+        #[test]
+        fn a_history_that_grows_is_followed(versions in "[abM]{1,10}", runs in proptest::collection::vec(0..10_usize, 1..5)) {
+            let mut destination = String::new();
+            let mut runs: Vec<_> = runs.into_iter().map(|at| at.min(versions.len())).collect();
+            runs.sort_unstable();
+            for at in runs.into_iter().chain([versions.len()]) {
+                let appended = missing(&versions[..at], &destination).map(str::to_owned);
+                destination.push_str(&appended.unwrap_or_default());
+            }
+            prop_assert_eq!(destination, versions);
+        }
+    }
+}

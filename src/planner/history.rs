@@ -1,0 +1,379 @@
+//! Planning whole histories: every version of a key, in order.
+//!
+//! Keys are planned side by side, but a key's versions are one chain: a [`Step`] for the oldest version that is missing, with
+//! the ones that follow attached to it ([`Following`]). The executor begins a version when the one before it is done, so
+//! the destination never has them in another order, whatever fails. What is already there is found by
+//! [`plan::history`](crate::plan::history).
+//!
+//! A version that can not be copied holds up the newer ones behind it: they could never be put in order afterwards. How many versions wait for the executor is bounded; a single key may have more than that, and then is held
+//! alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::stream::{self, FuturesOrdered, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{HEADS_AT_ONCE, Planned, Sides, Step};
+use crate::bucket::Bucket;
+use crate::bucket::history::Tip;
+use crate::listing::Entry;
+use crate::listing::filter::Filter;
+use crate::listing::versions::{self, History, Scope, Told, Version, Walk};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Archived, Source, When};
+use crate::plan::condition::Seen;
+use crate::plan::decide::{Reason, Route, Skip};
+use crate::plan::history::{Likeness, liken, overlaps, same_content};
+use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
+
+/// Versions of all keys that are planned and not begun; about 40 MB.
+const VERSIONS_AHEAD: u32 = 200_000;
+/// Pairs of versions that are looked at at once, of one key.
+const LOOKS_AT_ONCE: usize = 16;
+
+/// What a step that is part of a history knows besides its object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// What was the key's newest version at the destination before this step.
+    pub tip: Tip,
+    /// The newer versions.
+    pub then: Option<Box<Following>>,
+}
+
+/// Versions of one key that wait for their turn, oldest first.
+#[derive(Clone, Debug)]
+pub struct Following {
+    key: ObjectKey,
+    relative_at: usize,
+    to: ObjectKey,
+    versions: VecDeque<Version>,
+    /// Their share of what may wait.
+    _held: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl PartialEq for Following {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, &self.to, &self.versions) == (&other.key, &other.to, &other.versions)
+    }
+}
+
+impl Eq for Following {}
+
+impl Following {
+    /// The versions that wait.
+    pub fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter()
+    }
+
+    /// The step of the oldest version, with the others behind it.
+    #[must_use]
+    pub fn next(mut self: Box<Self>, sides: &Sides, tip: Tip) -> Option<Step> {
+        let version = self.versions.pop_front()?;
+        let (key, to) = (self.key.clone(), self.to.clone());
+        let route = match version.archive {
+            _ if version.is_marker => Route::DeleteMarker,
+            // What is too large is told by the copy, with the size that HEAD tells.
+            ArchiveState::Readable => sides.route(version.size, &key, &to).unwrap_or(Route::Copy),
+            ArchiveState::Archived | ArchiveState::Restoring => Route::Restore,
+        };
+        let entry = entry(&key, self.relative_at, version);
+        let then = (!self.versions.is_empty()).then_some(self);
+        let turn = Some(Box::new(Turn { tip, then }));
+        Some(Step { entry, key: to, reason: Reason::Missing, route, seen: Seen::Unknown, turn })
+    }
+}
+
+/// A version as an entry. Markers have neither bytes nor an `ETag`.
+fn entry(key: &ObjectKey, relative_at: usize, version: Version) -> Entry {
+    Entry {
+        key: key.clone(),
+        relative_at,
+        size: version.size,
+        etag: version.etag.map(Into::into),
+        version: Some(version.id.into()),
+        modified: version.modified,
+        storage_class: version.storage_class.map(|class| class.to_string()),
+        archive: version.archive,
+    }
+}
+
+/// A key whose place at the destination is known.
+struct Aligned {
+    history: History,
+    to: ObjectKey,
+    /// So many of the oldest versions are there.
+    there: usize,
+    tip: Tip,
+    held: OwnedSemaphorePermit,
+}
+
+/// Everything about a key that is known after looking at the destination.
+type Looked = Result<Aligned, Box<Planned>>;
+
+impl Sides {
+    /// Plans the histories of all keys.
+    pub(super) async fn run_histories(
+        &self,
+        planned: &mpsc::Sender<Planned>,
+    ) -> Result<(), mpsc::error::SendError<Planned>> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let filter = Filter::new(&self.transfer.select);
+        let mut told = match (&self.transfer.chosen, &self.transfer.from) {
+            (Some(chosen), Source::Prefix { location, .. }) => {
+                let keys = chosen.iter().map(|chosen| chosen.key.clone()).collect();
+                versions::histories_of(source.clone(), &location.key, keys)
+            }
+            _ => versions::histories(source.clone(), self.scope()),
+        };
+        let mut walk = self.walk();
+        let room = Arc::new(Semaphore::new(VERSIONS_AHEAD as usize));
+        let mut asked = FuturesOrdered::new();
+        let at_once = HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize);
+        while let Some(told) = told.next().await {
+            let history = match told {
+                Told::History(history) => history,
+                Told::Ignored(place, why) => {
+                    planned.send(Planned::Ignored(place, why)).await?;
+                    continue;
+                }
+                Told::Failed(place, failure) => {
+                    planned.send(Planned::Failed(place, failure)).await?;
+                    continue;
+                }
+            };
+            let Some((history, to)) = self.sift_history(history, &filter, planned).await? else { continue };
+            let share = u32::try_from(history.versions.len()).unwrap_or(u32::MAX).min(VERSIONS_AHEAD);
+            // Those that were asked before hold their share until they are handed on.
+            while !asked.is_empty() && (asked.len() >= at_once || room.available_permits() < share as usize) {
+                if let Some(looked) = asked.next().await {
+                    self.hand_on(looked, planned).await?;
+                }
+            }
+            let Ok(held) = Arc::clone(&room).acquire_many_owned(share).await else { break };
+            let found = match &mut walk {
+                None => None,
+                Some(walk) => match walk.find(to.as_str()).await {
+                    Ok(versions) => Some(versions),
+                    Err(failure) => {
+                        let place = self.transfer.to.location.to_string();
+                        planned.send(Planned::Failed(place, failure)).await?;
+                        break;
+                    }
+                },
+            };
+            asked.push_back(self.look(source, history, to, found, held));
+        }
+        while let Some(looked) = asked.next().await {
+            self.hand_on(looked, planned).await?;
+        }
+        Ok(())
+    }
+
+    /// What of the source is listed.
+    pub(super) fn scope(&self) -> Scope {
+        match &self.transfer.from {
+            Source::Object { location, .. } => Scope::one(&location.key),
+            Source::Prefix { location, .. } => Scope::below(&location.key),
+            // Neither has versions; the rules for jobs see to that.
+            Source::Files { .. } | Source::Stdin => Scope::below(&self.transfer.to.location.key),
+        }
+    }
+
+    /// The destination's histories, where they can be walked along with the source's.
+    fn walk(&self) -> Option<Walk> {
+        let to = &self.transfer.to.location.key;
+        let usable = self.transfer.chosen.is_none()
+            && matches!(self.transfer.from, Source::Prefix { .. })
+            && to.is_prefix()
+            && self.transfer.keys.preserves_order()
+            && self.lists_in_order();
+        usable.then(|| Walk::along(versions::histories(self.destination.clone(), Scope::below(to))))
+    }
+
+    /// Applies the selection to each version, and the key map to the key.
+    async fn sift_history(
+        &self,
+        mut history: History,
+        filter: &Filter,
+        planned: &mpsc::Sender<Planned>,
+    ) -> Result<Option<(History, ObjectKey)>, mpsc::error::SendError<Planned>> {
+        if history.relative().is_empty() {
+            planned.send(Planned::Ignored(history.key.to_string(), "the prefix itself")).await?;
+            return Ok(None);
+        }
+        let all = history.versions.len();
+        let relative = history.key.as_str().get(history.relative_at..).unwrap_or_default();
+        history.versions.retain(|version| {
+            let class = version.storage_class.as_deref();
+            if version.is_marker {
+                filter.admits_marker(relative, version.modified).is_ok()
+            } else {
+                filter.admits(relative, version.size, version.modified, class).is_ok()
+            }
+        });
+        for _ in history.versions.len()..all {
+            planned.send(Planned::Excluded).await?;
+        }
+        if history.versions.is_empty() {
+            return Ok(None);
+        }
+        match self.transfer.keys.destination_key(&self.transfer.to.location.key, history.relative(), 0) {
+            Ok(to) => Ok(Some((history, to))),
+            Err(error) => {
+                let place = history.key.to_string();
+                let failure = Failure::new(
+                    FailureKind::Invalid,
+                    Operation::ListObjectVersions,
+                    &*place,
+                    error.to_string(),
+                );
+                planned.send(Planned::Failed(place, failure)).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Finds out what of a history is there.
+    async fn look(
+        &self,
+        source: &Bucket,
+        history: History,
+        to: ObjectKey,
+        found: Option<Vec<Version>>,
+        held: OwnedSemaphorePermit,
+    ) -> Looked {
+        let place = format!("s3://{}/{}", source.name(), history.key);
+        let there = match found {
+            Some(there) => there,
+            None => match versions::of_key(&self.destination, &to).await {
+                Ok(there) => there,
+                Err(failure) => return Err(Box::new(Planned::Failed(place, failure))),
+            },
+        };
+        let tip = there.last().map_or(Tip::Nothing, |newest| Tip::Version(newest.id.clone().into()));
+        if there.is_empty() || self.transfer.when == When::Always {
+            return Ok(Aligned { history, to, there: 0, tip, held });
+        }
+        match self.overlap(source, &history, &to, &there).await {
+            Ok(Some(there)) => Ok(Aligned { history, to, there, tip, held }),
+            Ok(None) if self.transfer.when == When::Missing => {
+                // What is there stays as it is, all of it.
+                let newest = history.versions.into_iter().next_back();
+                let entry = newest.map(|newest| entry(&history.key, history.relative_at, newest));
+                Err(Box::new(match entry {
+                    Some(entry) => Planned::Skip(Box::new(entry), to, Skip::Present),
+                    None => Planned::Excluded,
+                }))
+            }
+            Ok(None) => {
+                let message = format!(
+                    "the destination has {} versions of {to}, and they are not the oldest of the source's {}",
+                    there.len(),
+                    history.versions.len()
+                );
+                let operation = Operation::ListObjectVersions;
+                let failure =
+                    Failure::new(FailureKind::Diverged, operation, self.destination.place(&to), message);
+                Err(Box::new(Planned::Failed(place, failure)))
+            }
+            Err(failure) => Err(Box::new(Planned::Failed(place, failure))),
+        }
+    }
+
+    /// How many of the source's oldest versions are the destination's newest ones; `None` when the two have diverged.
+    async fn overlap(
+        &self,
+        source: &Bucket,
+        history: &History,
+        to: &ObjectKey,
+        there: &[Version],
+    ) -> Result<Option<usize>, Failure> {
+        let etags_tell = self.etags_follow_from_bytes();
+        let mut looked: HashMap<(usize, usize), bool> = HashMap::new();
+        'candidates: for overlap in overlaps(&history.versions, there, etags_tell) {
+            let first = there.len() - overlap;
+            let unsure: Vec<_> = (0..overlap)
+                .map(|at| (at, first + at))
+                .filter(|(a, b)| liken(&history.versions[*a], &there[*b], etags_tell) == Likeness::Unsure)
+                .filter(|pair| looked.get(pair) != Some(&true))
+                .collect();
+            if unsure.iter().any(|pair| looked.get(pair) == Some(&false)) {
+                continue;
+            }
+            let mut looks = stream::iter(unsure)
+                .map(|(a, b)| async move {
+                    let (source_id, id) = (&*history.versions[a].id, &*there[b].id);
+                    let (from, copy) = tokio::join!(
+                        source.head(&history.key, Some(source_id)),
+                        self.destination.head(to, Some(id))
+                    );
+                    // Where nothing can be compared, size and order must do.
+                    Ok(((a, b), same_content(&from?, &copy?, etags_tell).unwrap_or(true)))
+                })
+                .buffered(LOOKS_AT_ONCE);
+            while let Some(look) = looks.next().await {
+                let (pair, same) = look?;
+                looked.insert(pair, same);
+                if !same {
+                    continue 'candidates;
+                }
+            }
+            return Ok(Some(overlap));
+        }
+        Ok(None)
+    }
+
+    /// Sends what a look at a key came to.
+    async fn hand_on(
+        &self,
+        looked: Looked,
+        planned: &mpsc::Sender<Planned>,
+    ) -> Result<(), mpsc::error::SendError<Planned>> {
+        let Aligned { history, to, there, tip, held } = match looked {
+            Ok(aligned) => aligned,
+            Err(other) => return planned.send(*other).await,
+        };
+        let History { key, relative_at, versions } = history;
+        let mut versions = VecDeque::from(versions);
+        for version in versions.drain(..there) {
+            let entry = Box::new(entry(&key, relative_at, version));
+            planned.send(Planned::Skip(entry, to.clone(), Skip::Equal)).await?;
+        }
+        // Restores take hours, so all are asked for now and not one after the other.
+        let unreadable = versions.iter().position(|version| version.archive != ArchiveState::Readable);
+        let behind = match unreadable {
+            Some(at) if self.transfer.archived == Archived::Restore => versions.split_off(at),
+            _ => VecDeque::new(),
+        };
+        let following = Following {
+            key: key.clone(),
+            relative_at,
+            to: to.clone(),
+            versions,
+            _held: Some(Arc::new(held)),
+        };
+        if let Some(step) = Box::new(following).next(self, tip) {
+            planned.send(Planned::Step(Box::new(step))).await?;
+        }
+        for version in behind {
+            let mut entry = entry(&key, relative_at, version);
+            // A readable one behind waits for the restore of another: nothing is asked for.
+            if entry.archive == ArchiveState::Readable {
+                entry.archive = ArchiveState::Restoring;
+            }
+            let (key, reason, route) = (to.clone(), Reason::Missing, Route::Restore);
+            planned
+                .send(Planned::Step(Box::new(Step {
+                    entry,
+                    key,
+                    reason,
+                    route,
+                    seen: Seen::Unknown,
+                    turn: None,
+                })))
+                .await?;
+        }
+        Ok(())
+    }
+}

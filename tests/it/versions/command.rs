@@ -1,0 +1,127 @@
+//! Versions and archives on the command line.
+
+use std::fs;
+
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use serde_json::Value;
+
+use super::{at, ids, there, world, write, writes};
+use crate::cli::{at as command_at, run};
+use crate::world::{SOURCE, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_versions_are_planned_and_copied() {
+    let world = world().await;
+    write(&world, SOURCE, "a/k", "xMy");
+    write(&world, SOURCE, "a/l", "xy");
+    let arguments = ["copy", "s3://source/a/", "s3://destination/", "--versions", "all", "--provider", "aws"];
+    let (exit, stdout, stderr) = run(command_at(&world), &[&arguments[..], &["--dry-run"]].concat()).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("to copy   4 objects"), "{stdout}");
+    assert!(stdout.contains("1 keys get a delete marker"), "{stdout}");
+    assert!(stdout.contains("(HeadObject 4, CopyObject 4, DeleteObject 1)"), "{stdout}");
+    assert_eq!(writes(&world), 0);
+    let (exit, stdout, stderr) = run(command_at(&world), &arguments).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("4 objects copied and proven"), "{stdout}");
+    assert!(stdout.contains("1 delete markers written"), "{stdout}");
+    assert_eq!((there(&world, "k").as_str(), there(&world, "l").as_str()), ("xMy", "xy"));
+    let (exit, stdout, _) =
+        run(command_at(&world), &[&arguments[..], &["--dry-run", "--json"]].concat()).await;
+    let totals: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((exit, &totals["totals"]["skipped_objects"]), (0, &5.into()), "{stdout}");
+}
+
+/// A key that failed in the middle is gone on with, and no other key is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_goes_on_with_the_keys_that_failed() {
+    let world = world().await;
+    for key in ["a", "b", "c"] {
+        write(&world, SOURCE, key, "xMyz");
+    }
+    let denied = Fault::on(Operation::CopyObject).key("b").nth(2).then(Effect::Error(403, "AccessDenied"));
+    world.sandbox.faults().add(denied);
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("night.jsonl");
+    let report = report.to_str().unwrap();
+    let copy = ["copy", "s3://source/", "s3://destination/", "--versions", "all", "--provider", "aws"];
+    let (exit, stdout, _) = run(command_at(&world), &[&copy[..], &["--report", report]].concat()).await;
+    assert_eq!((exit, there(&world, "b").as_str()), (1, "xM"), "{stdout}");
+    world.sandbox.calls().clear();
+    let (exit, stdout, stderr) = run(command_at(&world), &["retry", report]).await;
+    assert_eq!((exit, there(&world, "b").as_str()), (0, "xMyz"), "{stdout} {stderr}");
+    assert_eq!(world.calls(Operation::CopyObject), 2);
+    let listed = world.sandbox.calls().of(Operation::ListObjectVersions);
+    assert!(listed.len() == 2 && listed.iter().all(|call| call.key == "b"), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_and_a_time_are_flags_and_exclude_each_other() {
+    let world = world().await;
+    write(&world, SOURCE, "k", "abc");
+    let old = ids(&world, SOURCE, "k").remove(0);
+    let to = ["copy", "s3://source/k", "s3://destination/", "--provider", "aws"];
+    let (exit, _, stderr) = run(command_at(&world), &[&to[..], &["--version-id", &old]].concat()).await;
+    assert_eq!((exit, there(&world, "k").as_str()), (0, "a"), "{stderr}");
+    let time = jiff::Timestamp::try_from(at(1)).unwrap().to_string();
+    let (exit, _, stderr) = run(command_at(&world), &[&to[..], &["--as-of", &time]].concat()).await;
+    assert_eq!((exit, there(&world, "k").as_str()), (0, "ab"), "{stderr}");
+    for wrong in [
+        &["--version-id", "x", "--as-of", "2026-01-01T00:00:00Z"][..],
+        &["--versions", "all", "--as-of", "2026-01-01T00:00:00Z"],
+        &["--restore-days", "3"],
+        &["--archived", "skip", "--restore-tier", "bulk"],
+        &["--as-of", "yesterday"],
+    ] {
+        let (exit, _, stderr) = run(command_at(&world), &[&to[..], wrong].concat()).await;
+        assert_eq!(exit, 2, "{wrong:?}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_without_versions_is_refused_by_all_commands() {
+    let world = World::new().await;
+    write(&world, SOURCE, "k", "a");
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let manifest = "\
+version: 1
+endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
+transfers:
+  - {from: {s3: s3://source/, versions: all}, to: {s3: s3://destination/}}
+";
+    fs::write(job.path(), manifest).unwrap();
+    for command in ["check", "plan", "run"] {
+        let (exit, _, stderr) = run(command_at(&world), &[command, job.path().to_str().unwrap()]).await;
+        assert_eq!(exit, 3, "{command}: {stderr}");
+        assert!(stderr.contains("turn on the bucket's versioning"), "{command}: {stderr}");
+    }
+    assert_eq!(writes(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restores_are_announced_and_waited_for() {
+    let world = world().await;
+    for (key, class) in [("cold", "GLACIER"), ("deep", "DEEP_ARCHIVE"), ("warm", "STANDARD")] {
+        let spec = ObjectSpec::default().storage_class(class).last_modified(at(0)).metadata("name", "a");
+        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 1 << 20), &spec);
+    }
+    let arguments = ["copy", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let with = |more: &[&'static str]| [&arguments[..], more].concat();
+    let (exit, stdout, _) = run(command_at(&world), &with(&["--dry-run"])).await;
+    assert_eq!(exit, 1, "they would fail: {stdout}");
+    assert!(stdout.contains("archived  2 objects, 2MiB (DEEP_ARCHIVE 1, GLACIER 1); they fail"), "{stdout}");
+    let restore = with(&["--archived", "restore", "--restore-tier", "bulk", "--restore-days", "2"]);
+    let (exit, stdout, _) = run(command_at(&world), &[&restore[..], &["--dry-run"]].concat()).await;
+    assert_eq!(exit, 0);
+    assert!(stdout.contains("restored by tier bulk for 2 days, less than $0.01"), "{stdout}");
+    assert!(stdout.contains("RestoreObject 2"), "{stdout}");
+    for _ in 0..2 {
+        let (exit, stdout, stderr) = run(command_at(&world), &restore).await;
+        assert_eq!(exit, 5, "not done, and nothing failed: {stderr}");
+        assert!(stdout.contains("waiting for restores"), "{stdout}");
+        assert!(stdout.contains("2 being restored"), "{stdout}");
+    }
+    world.sandbox.store().finish_restores(SOURCE);
+    let (exit, stdout, stderr) = run(command_at(&world), &restore).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+}
