@@ -43,6 +43,10 @@ impl RunJob {
     }
 
     /// True when the job is run on an S3 in this process.
+    #[cfg_attr(
+        not(feature = "sandbox"),
+        expect(clippy::unused_self, reason = "only with the sandbox there is a flag for it")
+    )]
     pub(super) fn is_sandboxed(&self) -> bool {
         #[cfg(feature = "sandbox")]
         return self.job.sandbox;
