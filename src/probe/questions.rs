@@ -332,7 +332,7 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told<bool> {
     };
     match copied.await {
         Ok(found) => Ok(found),
-        Err(failure) if is_missing(&failure) => Ok(false),
+        Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(false),
         Err::<_, Failure>(failure) => Err(reason(&failure)),
     }
 }

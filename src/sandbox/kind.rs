@@ -3,13 +3,47 @@
 //! A bucket whose name ends in `--x-s3` is a directory bucket, as on AWS: it lists without order and by prefixes that
 //! end in a slash, its `ETag`s are random, and it knows neither versions nor tags nor annotations. [`Quirks`] make the
 //! sandbox a look-alike that lacks things.
+//!
+//! Requests to directory buckets are signed for the service `s3express`, which the `s3s` crate does not know. Their
+//! signature is not verified; that they name the right key is.
 
-use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Request};
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::{Body, S3Result, s3_error};
 
 use super::bucket::Bucket;
 use super::operation::{Call, Operation};
 use super::refusal::Refusal;
 use super::store::Quirks;
+
+/// Marks a request whose signature was not verified.
+#[derive(Clone, Copy)]
+struct Express;
+
+/// Takes a signature for `s3express` off a request that names the key.
+pub(super) fn waive_signature(request: &mut Request<Body>, access_key: &str) {
+    let named = format!("Credential={access_key}/");
+    let is_express = header(request.headers(), AUTHORIZATION.as_str())
+        .is_some_and(|value| value.contains("/s3express/aws4_request") && value.contains(&named));
+    if is_express {
+        request.headers_mut().remove(AUTHORIZATION);
+        request.extensions_mut().insert(Express);
+    }
+}
+
+/// Lets through what is signed, and what [`waive_signature`] has seen.
+pub(super) struct Signed;
+
+#[async_trait::async_trait]
+impl S3Access for Signed {
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if context.credentials().is_some() || context.extensions_mut().get::<Express>().is_some() {
+            return Ok(());
+        }
+        Err(s3_error!(AccessDenied, "Signature is required"))
+    }
+}
 
 /// Refuses what this server or this bucket does not have.
 pub(super) fn check(
@@ -50,8 +84,8 @@ fn check_directory(call: &Call, query: &str, headers: &HeaderMap) -> Result<(), 
         ListObjectsV2 if query.split('&').any(|pair| pair.starts_with("start-after=")) => {
             Err(not_implemented("start-after"))
         }
-        CopyObject if header(headers, "x-amz-annotation-directive") != Some("EXCLUDE") => {
-            Err(not_implemented("x-amz-annotation-directive"))
+        CopyObject if header(headers, "x-amz-object-annotation-directive") != Some("EXCLUDE") => {
+            Err(not_implemented("x-amz-object-annotation-directive"))
         }
         _ => Ok(()),
     }

@@ -19,6 +19,7 @@ mod attributes;
 mod copies;
 mod lists;
 mod multipart;
+mod probe;
 mod profile;
 mod uploads;
 
@@ -137,6 +138,18 @@ impl Server {
         server
     }
 
+    /// The same server with the same buckets, to be described in another way.
+    fn again(&self) -> Self {
+        Self {
+            endpoint: self.endpoint.clone(),
+            credentials: self.credentials.clone(),
+            sdk: self.sdk.clone(),
+            source: self.source.clone(),
+            destination: self.destination.clone(),
+            sandbox: None,
+        }
+    }
+
     /// What the product relies on here.
     fn capabilities(&self) -> Capabilities {
         Capabilities::of(&self.endpoint)
@@ -233,7 +246,8 @@ impl Server {
         let Capabilities { content_etags, checksums, .. } = self.capabilities();
         match proof {
             Proof::Etag | Proof::PartEtags => content_etags || !is_copy,
-            Proof::Size => !content_etags && !checksums,
+            // A source may be without a checksum whatever the server can do.
+            Proof::Size => !content_etags && (is_copy || !checksums),
             // What a server computes and tells unasked is good everywhere.
             _ => true,
         }

@@ -6,7 +6,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
 mod archived;
+mod access;
+mod capabilities;
 mod cli;
+mod conditions;
 mod conformance;
 mod copy;
 mod deploy;

@@ -1,18 +1,19 @@
 //! Whether the server keeps what its profile in [`Capabilities`](s3haul::s3::Capabilities) promises. What the profile
 //! does not promise may be there nevertheless; then relying on it is a choice that nobody has made yet.
 
-use aws_sdk_s3::types::{ChecksumMode, CompletedMultipartUpload, CompletedPart, EncodingType};
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use s3haul::checksum::{md5_etag, multipart_etag};
 use s3haul::location::ObjectKey;
 use s3haul::multipart::MultipartUpload;
-use s3haul::s3::{Attributes, FailureKind, SourcePin, WriteCondition};
+use s3haul::s3::{Attributes, Capabilities, CompleteSpec, FailureKind, SourcePin, WriteCondition};
 
 use super::{PART, bytes, on_server};
 
 #[tokio::test]
 async fn a_source_that_is_not_the_pinned_one_is_refused() {
     on_server(async |server| {
-        if !server.capabilities().copy_conditions {
+        let Capabilities { copy_conditions, part_conditions, part_copy, .. } = server.capabilities();
+        if !copy_conditions && !part_conditions {
             return eprintln!("{:?} is not said to check the source", server.endpoint.provider);
         }
         server.put("from", &bytes(1, PART)).await;
@@ -22,9 +23,11 @@ async fn a_source_that_is_not_the_pinned_one_is_refused() {
         server.put("from", &bytes(2, PART)).await;
         let pin = SourcePin { bucket: from.name().clone(), key: key.clone(), version: None, etag: old.etag };
         let attributes = Attributes::default();
-        let copy = to.copy_object(&pin, PART, &key, &attributes, WriteCondition::None).await;
-        assert_eq!(copy.unwrap_err().kind(), &FailureKind::PreconditionFailed);
-        if server.capabilities().part_copy {
+        if copy_conditions {
+            let copy = to.copy_object(&pin, PART, &key, &attributes, WriteCondition::None).await;
+            assert_eq!(copy.unwrap_err().kind(), &FailureKind::PreconditionFailed);
+        }
+        if part_copy && part_conditions {
             let upload = MultipartUpload::initiate(&to, &key, &attributes).await.unwrap();
             let part = upload.copy_part(1, &pin, Some(0..=99), 100).await;
             assert_eq!(part.unwrap_err().kind(), &FailureKind::PreconditionFailed);
@@ -77,27 +80,42 @@ async fn checksums_are_stored_and_told() {
 }
 
 #[tokio::test]
-async fn a_write_that_demands_an_absent_key_overwrites_nothing() {
+async fn a_write_that_demands_something_of_its_key_overwrites_nothing_else() {
     on_server(async |server| {
-        let if_none_match = server.capabilities().if_none_match;
-        if !if_none_match.put || !if_none_match.complete {
-            return eprintln!("{:?} is not said to know conditional writes", server.endpoint.provider);
-        }
+        server.put("from", b"from").await;
         server.put("key", b"mine").await;
-        let put = server.sdk.put_object().bucket(&server.source).key("key").if_none_match("*");
-        let refused = put.body(b"other".to_vec().into()).send().await.unwrap_err();
-        assert_eq!(refused.raw_response().unwrap().status().as_u16(), 412);
-        let upload =
-            server.sdk.create_multipart_upload().bucket(&server.source).key("key").send().await.unwrap();
-        let part = server.sdk.upload_part().bucket(&server.source).key("key").part_number(1);
-        let part = part.set_upload_id(upload.upload_id.clone()).body(b"other".to_vec().into());
-        let part =
-            CompletedPart::builder().part_number(1).set_e_tag(part.send().await.unwrap().e_tag).build();
-        let complete = server.sdk.complete_multipart_upload().bucket(&server.source).key("key");
-        let complete = complete.set_upload_id(upload.upload_id).if_none_match("*");
-        let parts = CompletedMultipartUpload::builder().parts(part).build();
-        let refused = complete.multipart_upload(parts).send().await.unwrap_err();
-        assert_eq!(refused.raw_response().unwrap().status().as_u16(), 412);
+        let bucket = server.bucket(&server.source).await;
+        let (from, key): (ObjectKey, ObjectKey) = ("from".parse().unwrap(), "key".parse().unwrap());
+        let etag = bucket.head(&from, None).await.unwrap().etag;
+        let pin = SourcePin { bucket: bucket.name().clone(), key: from, version: None, etag };
+        let attributes = Attributes::default();
+        let Capabilities { if_none_match, if_match, .. } = server.capabilities();
+        for (on, condition) in [
+            (if_none_match, WriteCondition::Absent),
+            (if_match, WriteCondition::Matches("0123456789abcdef0123456789abcdef".to_owned())),
+        ] {
+            let mut refused = Vec::new();
+            if on.put {
+                let body = b"other"[..].into();
+                refused.push(
+                    bucket.put_object(&key, body, &attributes, None, condition.clone()).await.unwrap_err(),
+                );
+            }
+            if on.copy {
+                let copy = bucket.copy_object(&pin, 4, &key, &attributes, condition.clone());
+                refused.push(copy.await.unwrap_err());
+            }
+            if on.complete {
+                let upload = MultipartUpload::initiate(&bucket, &key, &attributes).await.unwrap();
+                let part = upload.upload_part(1, &b"other"[..]).await.unwrap();
+                let spec = CompleteSpec { size: 5, condition, ..CompleteSpec::default() };
+                refused.push(upload.complete(&[part], &spec).await.unwrap_err());
+                upload.cancel().await.unwrap();
+            }
+            for failure in refused {
+                assert_eq!(failure.kind(), &FailureKind::PreconditionFailed, "{failure}");
+            }
+        }
         assert_eq!(server.get(&server.source, "key").await, b"mine");
     })
     .await;

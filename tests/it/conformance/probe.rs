@@ -1,0 +1,67 @@
+//! The probe on a server of which we know what it is: what is found is what the profile says.
+
+use s3haul::manifest::job::{Provider, Transfer, When};
+use s3haul::probe::{self, Verdict};
+use s3haul::s3::Capabilities;
+
+use super::{PART, a_second_later, bytes, on_server};
+
+/// Its releases differ, and the profile is for old ones too.
+const CAN_DO_MORE: [Provider; 1] = [Provider::Seaweedfs];
+
+#[tokio::test]
+async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
+    on_server(async |server| {
+        let bucket = server.bucket(&server.destination).await;
+        let found = probe::probe(&bucket, &probe::scratch_prefix()).await.unwrap();
+        for finding in &found.findings {
+            let verdict = finding.verdict();
+            let more = verdict == Verdict::CanDoMore && CAN_DO_MORE.contains(&server.endpoint.provider);
+            assert!(verdict == Verdict::Agrees || more, "{finding:?}");
+        }
+        assert_eq!(found.left, [""; 0]);
+        assert_eq!(server.keys(&server.destination).await, [""; 0]);
+        server.assert_no_upload_is_left().await;
+    })
+    .await;
+}
+
+/// With all that the server can do stated in the manifest, the same promises hold.
+#[tokio::test]
+async fn what_a_probe_found_can_be_stated_and_relied_on() {
+    on_server(async |server| {
+        let bucket = server.bucket(&server.destination).await;
+        let found = probe::probe(&bucket, &probe::scratch_prefix()).await.unwrap();
+        let Some(statement) = found.statement() else { return eprintln!("there is nothing to state") };
+        let manifest = format!(
+            "version: 1\nendpoints: {{default: {{url: {}, capabilities: {statement}}}}}\n\
+             transfers: [{{from: {{s3: s3://source/}}, to: {{s3: s3://destination/}}}}]\n",
+            server.endpoint.url.as_deref().unwrap()
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("job.yaml");
+        std::fs::write(&path, manifest).unwrap();
+        let stated =
+            s3haul::manifest::load(&path, &|_| None).unwrap().endpoints["default"].capabilities.clone();
+        let mut server = server.again();
+        server.endpoint.capabilities = stated;
+        let server = &server;
+        assert_ne!(server.capabilities(), Capabilities::profile(server.endpoint.provider));
+        for (seed, size) in [(1, 0), (2, 100), (3, PART + 1)] {
+            server.put(&size.to_string(), &bytes(seed, size)).await;
+        }
+        a_second_later().await;
+        for (when, done) in [(When::Missing, 3), (When::Missing, 0), (When::Changed, 0), (When::Always, 3)] {
+            let run = server.run(Transfer { when, ..server.copy_all() }).await;
+            assert_eq!(run.outcome.done_objects, done, "{when:?}: {:?}", run.receipts);
+        }
+        server.put("100", &bytes(9, 100)).await;
+        server.put(&(PART + 1).to_string(), &bytes(9, PART + 1)).await;
+        let run = server.run(server.copy_all()).await;
+        assert_eq!(run.outcome.done_objects, 2, "what was compared is what is replaced: {:?}", run.receipts);
+        for key in server.keys(&server.source).await {
+            server.assert_equal(&key, &key).await;
+        }
+    })
+    .await;
+}
