@@ -10,6 +10,7 @@ pub mod capabilities;
 pub mod client;
 mod convert;
 pub mod failure;
+mod identity;
 mod verbs;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,8 @@ mod layering;
 mod library;
 mod limits;
 mod manifest;
+mod outage;
+mod retry;
 mod sandbox;
 mod stop;
 mod upload;
