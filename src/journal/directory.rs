@@ -358,9 +358,19 @@ impl Holder {
     fn of(path: &Path) -> Self {
         let name = path.join(LOCK);
         let writer = holder(&name);
-        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == Writer::host());
+        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == host());
         let alive = same_machine.then(|| is_locked(&name)).flatten();
         Self { writer, alive }
+    }
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    match name.trim() {
+        "" => "unknown".to_owned(),
+        name => name.to_owned(),
     }
 }
 

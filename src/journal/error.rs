@@ -128,7 +128,9 @@ impl JournalError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Fenced { .. } | Self::Full { .. } | Self::Io { .. } | Self::Closed => true,
+            Self::Held { .. } | Self::Fenced { .. } | Self::Full { .. } | Self::Io { .. } | Self::Closed => {
+                true
+            }
             Self::Store { failure, .. } => {
                 failure.kind().is_retryable() || *failure.kind() == FailureKind::Stopped
             }

@@ -68,7 +68,7 @@ impl Fingerprint {
 
     // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
-        let Transfer { name, from, to, when, select, keys, parts, preserve } = transfer;
+        let Transfer { name, from, to, when, select, keys, parts, preserve, chosen } = transfer;
         let of = |field: &str| format!("{name}.{field}");
         self.set(of("from"), source(job, from));
         let Destination { endpoint, location, storage_class, encryption } = to;
@@ -77,6 +77,11 @@ impl Fingerprint {
         self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
         self.set(of("when"), format!("{when:?}").to_lowercase());
         self.selection(name, select);
+        // May be millions.
+        let chosen = chosen
+            .as_ref()
+            .map(|chosen| format!("{} objects, {}", chosen.len(), digest(&format!("{chosen:?}"))));
+        self.set(of("from.chosen"), text(chosen.as_ref()));
         let KeyMap { strip_prefix, add_prefix, rename } = keys;
         self.set(of("keys.strip_prefix"), text(strip_prefix.as_ref()));
         self.set(of("keys.add_prefix"), text(add_prefix.as_ref()));

@@ -211,7 +211,7 @@ async fn a_run_that_is_over_makes_room_for_the_next() {
     let world = World::new().await;
     for round in 0..3 {
         let opened = Opened::open(location(&world).await).await.unwrap();
-        assert_eq!(opened.state().is_unfinished(), false);
+        assert!(!opened.state().is_unfinished(), "round {round}");
         let fingerprint = Fingerprint::default();
         decide(opened.state(), &fingerprint, Intent::Resume).unwrap();
         let journal = opened.begin(run(), None).await.unwrap();
