@@ -5,7 +5,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use jiff::Timestamp;
 use s3haul::checksum;
+use s3haul::journal::event::{Ended, Event, PlannedObject};
+use s3haul::journal::state::RunState;
 use s3haul::listing::filter::Filter;
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{Selection, When};
@@ -41,6 +44,30 @@ fn pure(criterion: &mut Criterion) {
         let (bucket, key) =
             (BucketName::new("lake").unwrap(), ObjectKey::new("dir/ümlaut + space.bin").unwrap());
         bench.iter(|| copy_source(black_box(&bucket), black_box(&key), Some("v1")));
+    });
+    criterion.bench_function("an object through a run's state, in a window of 4,096", |bench| {
+        let event = |object| {
+            let key = ObjectKey::new(&format!("year=2026/month=11/part-{object:012}.parquet")).unwrap();
+            let etag = Some("0123456789abcdef0123456789abcdef".to_owned());
+            let entry = PlannedObject { key, size: 1, etag, version: None, modified: None, class: None };
+            Event::ObjectPlanned { range: 0, object, entry }
+        };
+        let ended = |object| Event::ObjectEnded {
+            range: 0,
+            object: Some(object),
+            ended: Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: false },
+            receipt: None,
+        };
+        let mut state = RunState::default();
+        state.apply(Timestamp::UNIX_EPOCH, &Event::RangeBegan { range: 0, transfer: 0, ordered: true });
+        let mut object = 0;
+        bench.iter(|| {
+            state.apply(Timestamp::UNIX_EPOCH, black_box(&event(object)));
+            if object >= 4096 {
+                state.apply(Timestamp::UNIX_EPOCH, black_box(&ended(object - 4096)));
+            }
+            object += 1;
+        });
     });
     criterion.bench_function("crc64nvme of 16 MiB", |bench| {
         let bytes = vec![7; 16 * usize::try_from(MIB).unwrap()];

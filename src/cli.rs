@@ -15,6 +15,7 @@ mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
+mod status;
 mod uploads;
 
 use std::io::{self, Write};
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::journal::JournalError;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
 use crate::manifest::{self, ManifestError};
 use crate::report::ReportError;
@@ -66,6 +68,8 @@ enum CliError {
     #[error("{0}")]
     Report(#[from] ReportError),
     #[error("{0}")]
+    Journal(#[from] JournalError),
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 
@@ -73,7 +77,8 @@ impl CliError {
     fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
-            Self::Refused(_) | Self::Report(ReportError::Create { .. }) => Exit::Refused,
+            Self::Journal(error) if error.is_passing() => Exit::Interrupted,
+            Self::Refused(_) | Self::Report(ReportError::Create { .. }) | Self::Journal(_) => Exit::Refused,
             Self::Report(ReportError::Incomplete { .. }) | Self::Io(_) => Exit::Failures,
         }
     }
@@ -134,6 +139,8 @@ enum Command {
     Plan(plan::PlanJob),
     /// Check a job: the manifest, that each bucket answers, and with --probe what its server can do.
     Check(check::CheckJob),
+    /// How far a run is that is at work, stopped or dead, from its journal.
+    Status(status::Status),
     /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.
@@ -240,6 +247,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Retry(retry) => Box::pin(retry.execute(output)).await,
         Command::Plan(plan) => plan.execute(output).await,
         Command::Check(check) => check.execute(output).await,
+        Command::Status(status) => status.execute(output).await,
         Command::Uploads(uploads) => uploads.execute(output).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;

@@ -120,7 +120,7 @@ impl Opened {
     pub async fn open(location: Location) -> Result<Self, JournalError> {
         let writer = Writer {
             id: format!("{:016x}", fastrand::u64(..)),
-            host: Writer::host(),
+            host: directory::host(),
             pid: std::process::id(),
             since: Timestamp::now(),
         };

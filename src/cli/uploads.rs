@@ -111,7 +111,7 @@ impl Uploads {
 }
 
 /// The bucket, reached as the flags say.
-async fn connect(location: &S3Uri, endpoint: &EndpointFlags) -> Result<Bucket, CliError> {
+pub(super) async fn connect(location: &S3Uri, endpoint: &EndpointFlags) -> Result<Bucket, CliError> {
     let to = Destination {
         endpoint: DEFAULT_ENDPOINT.to_owned(),
         location: location.clone(),

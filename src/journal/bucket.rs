@@ -202,7 +202,7 @@ impl Place {
             let missing = due.into_iter().zip(&tail).find(|(due, number)| due != *number);
             let missing = missing.map_or(first, |(due, _)| due);
             if self.names().await? == names {
-                return Err(JournalError::missing(format!("{self}{}", segment_name(missing))));
+                return Err(JournalError::missing(&format!("{self}{}", segment_name(missing))));
             }
             return Ok(None);
         }

@@ -51,7 +51,7 @@ pub(super) struct Directory {
 impl Directory {
     /// Takes the lock, reads what is there, repairs a torn end and begins a segment.
     pub(super) fn open(path: &Path, writer: Writer) -> Result<(Self, Replay), JournalError> {
-        let failed = |error: io::Error| JournalError::io(path.display(), &error);
+        let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         fs::create_dir_all(path).map_err(failed)?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_names(parent).map_err(failed)?;
@@ -72,7 +72,7 @@ impl Directory {
                     file.sync_all()
                 })
             };
-            repaired.map_err(|error| JournalError::io(torn.display(), &error))?;
+            repaired.map_err(|error| JournalError::io(&torn.display(), &error))?;
         }
         for name in found.stale {
             fs::remove_file(path.join(name)).map_err(failed)?;
@@ -99,7 +99,7 @@ impl Directory {
             let found = match Found::look(path) {
                 Ok(found) => found,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(JournalError::io(path.display(), &error)),
+                Err(error) => return Err(JournalError::io(&path.display(), &error)),
             };
             if found.snapshot.is_none() && found.segments.is_empty() {
                 return Ok(None);
@@ -114,7 +114,7 @@ impl Directory {
     }
 
     fn failed(&self, error: &io::Error) -> JournalError {
-        JournalError::io(self.path.display(), error)
+        JournalError::io(&self.path.display(), error)
     }
 
     /// File work off the runtime's threads.
@@ -207,7 +207,7 @@ impl Found {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.ends_with(".tmp") {
+            if name.ends_with(HALF) {
                 found.stale.push(name);
             } else if let Some(parsed) = Name::parse(&name) {
                 names.push((parsed, name, entry));
@@ -239,7 +239,7 @@ impl Found {
             let place = file.display().to_string();
             fs::read(&file)
                 .map(|bytes| (bytes, place.clone()))
-                .map_err(|error| JournalError::io(place, &error))
+                .map_err(|error| JournalError::io(&place, &error))
         };
         let mut replay = match self.snapshot {
             Some(number) => {
@@ -251,7 +251,7 @@ impl Found {
         let mut torn = None;
         for (due, number) in (replay.snapshot.max(1)..).zip(&self.segments) {
             if *number != due {
-                return Err(JournalError::missing(path.join(segment_name(due)).display()));
+                return Err(JournalError::missing(&path.join(segment_name(due)).display()));
             }
             let (bytes, place) = read(segment_name(*number))?;
             let good = replay.segment(&place, *number, &bytes, self.segments.last() == Some(number))?;
@@ -278,7 +278,7 @@ fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(Fi
 /// Puts a snapshot under its name, whole or not at all.
 fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     let name = path.join(snapshot_name(number));
-    let beside = name.with_extension("tmp");
+    let beside = path.join(format!("snapshot-{number:010}{HALF}"));
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -304,11 +304,13 @@ fn sync_names(path: &Path) -> io::Result<()> {
 }
 
 const LOCK: &str = "lock";
+/// The end of a snapshot's name until it is whole.
+const HALF: &str = ".log.half";
 
 /// Takes the lock and writes down who has it.
 fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
     let name = path.join(LOCK);
-    let failed = |error: &io::Error| JournalError::io(name.display(), error);
+    let failed = |error: &io::Error| JournalError::io(&name.display(), error);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -356,9 +358,19 @@ impl Holder {
     fn of(path: &Path) -> Self {
         let name = path.join(LOCK);
         let writer = holder(&name);
-        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == Writer::host());
+        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == host());
         let alive = same_machine.then(|| is_locked(&name)).flatten();
         Self { writer, alive }
+    }
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    match name.trim() {
+        "" => "unknown".to_owned(),
+        name => name.to_owned(),
     }
 }
 

@@ -103,7 +103,7 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    pub(super) fn io(place: impl ToString, error: &io::Error) -> Self {
+    pub(super) fn io(place: &(impl ToString + ?Sized), error: &io::Error) -> Self {
         let place = place.to_string();
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { place },
@@ -112,7 +112,7 @@ impl JournalError {
     }
 
     /// A file or object that must be there and is not.
-    pub(super) fn missing(place: impl ToString) -> Self {
+    pub(super) fn missing(place: &(impl ToString + ?Sized)) -> Self {
         Self::Corrupt {
             place: place.to_string(),
             line: 1,
@@ -120,7 +120,7 @@ impl JournalError {
         }
     }
 
-    pub(super) fn store(place: impl ToString, failure: Failure) -> Self {
+    pub(super) fn store(place: &(impl ToString + ?Sized), failure: Failure) -> Self {
         Self::Store { place: place.to_string(), failure }
     }
 
@@ -128,7 +128,9 @@ impl JournalError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Fenced { .. } | Self::Full { .. } | Self::Io { .. } | Self::Closed => true,
+            Self::Held { .. } | Self::Fenced { .. } | Self::Full { .. } | Self::Io { .. } | Self::Closed => {
+                true
+            }
             Self::Store { failure, .. } => {
                 failure.kind().is_retryable() || *failure.kind() == FailureKind::Stopped
             }

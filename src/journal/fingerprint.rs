@@ -78,9 +78,11 @@ impl Fingerprint {
         self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
         self.set(of("when"), format!("{when:?}").to_lowercase());
         self.selection(name, select);
-        if let Some(chosen) = chosen {
-            self.set(of("chosen"), chosen.iter().map(|chosen| &*chosen.key).collect::<Vec<_>>().join(" "));
-        }
+        // May be millions.
+        let chosen = chosen
+            .as_ref()
+            .map(|chosen| format!("{} objects, {}", chosen.len(), digest(&format!("{chosen:?}"))));
+        self.set(of("from.chosen"), text(chosen.as_ref()));
         let KeyMap { strip_prefix, add_prefix, rename } = keys;
         self.set(of("keys.strip_prefix"), text(strip_prefix.as_ref()));
         self.set(of("keys.add_prefix"), text(add_prefix.as_ref()));

@@ -33,16 +33,6 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// This machine's name.
-    pub(super) fn host() -> String {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
-        match name.trim() {
-            "" => "unknown".to_owned(),
-            name => name.to_owned(),
-        }
-    }
-
     /// A writer that could not be found out.
     pub(super) fn unknown() -> Self {
         let (id, host) = (String::new(), "an unknown machine".to_owned());

@@ -76,7 +76,8 @@ impl Teller {
     }
 
     fn pick(&self, choice: u64) -> Option<(u64, (u64, Option<u32>))> {
-        let (upload, about) = self.uploads.iter().nth(choice as usize % self.uploads.len().max(1))?;
+        let (upload, about) =
+            self.uploads.iter().nth(usize::try_from(choice).unwrap() % self.uploads.len().max(1))?;
         Some((*upload, *about))
     }
 
@@ -90,13 +91,16 @@ impl Teller {
                     to: Some(self.key().parse().unwrap()),
                     skipped_objects: 3,
                     skipped_bytes: rest,
-                    receipts: vec![ReceiptLine::of(&"skipped \u{fc}\n").unwrap(); (rest % 3) as usize],
+                    receipts: vec![
+                        ReceiptLine::of(&"skipped \u{fc}\n").unwrap();
+                        usize::from(rest.is_multiple_of(3))
+                    ],
                     ..Passed::default()
                 };
                 Event::KeysPassed(passed)
             }
             4..=7 if !self.pending.is_empty() => {
-                let object = self.pending.swap_remove(rest as usize % self.pending.len());
+                let object = self.pending.swap_remove(usize::try_from(rest).unwrap() % self.pending.len());
                 match rest % 3 {
                     0 => {
                         let failed = FailedObject {
@@ -146,7 +150,7 @@ impl Teller {
                 _ => range(),
             },
             14 => match self.pick(rest) {
-                Some((upload, (_, Some(_)))) if rest % 2 == 0 => {
+                Some((upload, (_, Some(_)))) if rest.is_multiple_of(2) => {
                     Event::CompleteIntended { upload, etag: Some("x-5".into()) }
                 }
                 Some((upload, _)) => {

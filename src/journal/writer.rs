@@ -380,7 +380,9 @@ impl<S: Store> WriterTask<S> {
                 // What stands before belongs to the report of an earlier run.
                 rewound = ledger.rewind(0);
             }
-            receipts(&event).iter().for_each(|receipt| ledger.add(receipt.as_str()));
+            for receipt in receipts(&event) {
+                ledger.add(receipt.as_str());
+            }
         };
         let read = self.store.tail(&mut add).await;
         self.start.ledger = Some(ledger);

@@ -129,15 +129,12 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     drop(directory);
     // The crash came before the old segments were removed, and left half a snapshot behind.
     fs::copy(before.path().join(segment_name(1)), &old).unwrap();
-    fs::write(dir.path().join("snapshot-0000000009.tmp"), b"half").unwrap();
+    fs::write(dir.path().join("snapshot-0000000009.log.half"), b"half").unwrap();
     after.apply(at(5), &ended(2));
     let (_, replay) = open(dir.path());
     assert_eq!((&replay.state, replay.report), (&after, 77));
     let names = files(dir.path());
-    assert!(
-        !names.iter().any(|name| name.ends_with(".tmp") || name == "segment-0000000001.log"),
-        "{names:?}"
-    );
+    assert!(!names.iter().any(|name| name.ends_with(HALF) || name == "segment-0000000001.log"), "{names:?}");
 }
 
 #[tokio::test]

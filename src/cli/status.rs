@@ -1,0 +1,301 @@
+//! `status`: what a journal says about a run that is at work, stopped, or dead. It is only looked at.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{CliError, EndpointFlags, Exit, Output, say};
+use crate::journal::event::FailedObject;
+use crate::journal::state::Totals;
+use crate::journal::uploads::OpenUpload;
+use crate::journal::{Glance, Life, Location, Writer, look};
+use crate::location::S3Uri;
+use crate::size::{ByteSize, display_count, display_duration};
+
+/// Where journals are kept when nothing else is said.
+const JOURNALS: &str = ".s3haul";
+
+/// Shows how far a run is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul status                              the journals in ./.s3haul
+  s3haul status .s3haul/nightly
+  s3haul status s3://ops/s3haul/nightly/ --json")]
+pub(super) struct Status {
+    /// A journal: a directory, or s3://bucket/prefix/; all journals below ./.s3haul when it is not given.
+    #[arg(value_name = "JOURNAL")]
+    journal: Option<String>,
+    #[command(flatten)]
+    endpoint: EndpointFlags,
+}
+
+impl Status {
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let mut found = 0;
+        for (place, location) in self.locations().await? {
+            let Some(glance) = look(location).await? else { continue };
+            found += 1;
+            let view = View::of(place, &glance, Timestamp::now());
+            if output.json {
+                say(&serde_json::to_string(&view).map_err(io::Error::from)?)?;
+            } else {
+                say(view.text().trim_end())?;
+            }
+        }
+        match (found, &self.journal) {
+            (0, Some(journal)) => Err(CliError::Usage(format!("there is no journal at {journal}"))),
+            (0, None) => Err(CliError::Usage(format!(
+                "there is no journal in ./{JOURNALS}; name one, a directory or s3://bucket/prefix/"
+            ))),
+            _ => Ok(Exit::Done),
+        }
+    }
+
+    async fn locations(&self) -> Result<Vec<(String, Location)>, CliError> {
+        let Some(journal) = &self.journal else {
+            let Ok(entries) = std::fs::read_dir(JOURNALS) else { return Ok(Vec::new()) };
+            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            paths.retain(|path| path.is_dir());
+            paths.sort();
+            return Ok(paths
+                .into_iter()
+                .map(|path| (path.display().to_string(), Location::Directory(path)))
+                .collect());
+        };
+        if !journal.starts_with("s3://") {
+            return Ok(vec![(journal.clone(), Location::Directory(PathBuf::from(journal)))]);
+        }
+        let uri: S3Uri = journal.parse().map_err(|error| CliError::Usage(format!("{error}")))?;
+        if !uri.key.is_prefix() {
+            return Err(CliError::Usage(format!("{journal}: a journal is a prefix; put a slash at its end")));
+        }
+        let bucket = super::uploads::connect(&uri, &self.endpoint).await?;
+        Ok(vec![(journal.clone(), Location::Bucket(bucket, uri.key))])
+    }
+}
+
+/// What is shown of a journal.
+#[derive(Debug, Serialize)]
+struct View<'a> {
+    journal: String,
+    job: Option<&'a str>,
+    run: Option<&'a str>,
+    life: Life,
+    writer: Option<&'a Writer>,
+    began: Option<Timestamp>,
+    last: Option<Timestamp>,
+    resumed: u32,
+    transfers: u64,
+    ended_transfers: u64,
+    #[serde(flatten)]
+    totals: &'a Totals,
+    pending_objects: u64,
+    open_uploads: Vec<UploadView<'a>>,
+    latest_failures: Vec<&'a FailedObject>,
+    #[serde(skip)]
+    now: Timestamp,
+}
+
+/// An open upload. One without an id was about to be begun when the journal ended.
+#[derive(Debug, Serialize)]
+struct UploadView<'a> {
+    destination: String,
+    upload_id: Option<&'a str>,
+    size: u64,
+    parts: u32,
+    stored_parts: u32,
+    stored_bytes: u64,
+    begun: Timestamp,
+}
+
+impl<'a> From<&'a OpenUpload> for UploadView<'a> {
+    fn from(open: &'a OpenUpload) -> Self {
+        let begun = open.begun.as_ref();
+        Self {
+            destination: open.place.to_string(),
+            upload_id: begun.map(|begun| begun.id.as_str()),
+            size: begun.map_or(0, |begun| begun.parts.bytes()),
+            parts: begun.map_or(0, |begun| begun.parts.count()),
+            stored_parts: begun.map_or(0, |begun| begun.stored.count()),
+            stored_bytes: begun.map_or(0, |begun| begun.stored_bytes),
+            begun: open.intended,
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    fn of(journal: String, glance: &'a Glance, now: Timestamp) -> Self {
+        let state = &glance.state;
+        let run = state.run.as_ref();
+        Self {
+            journal,
+            job: run.map(|run| run.job.as_str()),
+            run: run.map(|run| run.run.as_str()),
+            life: glance.life,
+            writer: glance.writer.as_ref(),
+            began: state.began,
+            last: state.last,
+            resumed: state.resumed,
+            transfers: run.map_or(0, |run| run.transfers.len() as u64),
+            ended_transfers: state.ended_transfers.len() as u64,
+            totals: &state.totals,
+            pending_objects: state.pending_objects() as u64,
+            open_uploads: state.uploads.values().map(UploadView::from).collect(),
+            latest_failures: state.failures.iter().collect(),
+            now,
+        }
+    }
+
+    fn ago(&self, time: Timestamp) -> String {
+        let since: Duration = self.now.duration_since(time).try_into().unwrap_or_default();
+        display_duration(since)
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let count = display_count;
+        let life = match self.life {
+            Life::Running => "running",
+            Life::Dead => "dead: run the same command again to go on",
+            Life::Stopped => "stopped: run the same command again to go on",
+            Life::Ended => "ended",
+        };
+        let _ = writeln!(text, "{} ({}): {life}", self.job.unwrap_or("no run yet"), self.journal);
+        if let (Some(began), Some(last)) = (self.began, self.last) {
+            let _ = write!(text, "  began {} ago, last event {} ago", self.ago(began), self.ago(last));
+            text.push_str(&match self.resumed {
+                0 => "\n".to_owned(),
+                1 => ", resumed once\n".to_owned(),
+                times => format!(", resumed {times} times\n"),
+            });
+        }
+        if let Some(writer) = self.writer {
+            let _ = writeln!(text, "  written by {writer}");
+        }
+        let totals = self.totals;
+        let _ = writeln!(
+            text,
+            "  {} objects done ({}), {} left as they are, {} failed, {} known and not done; {} of {} transfers over",
+            count(totals.done_objects),
+            ByteSize(totals.done_bytes),
+            count(totals.skipped_objects),
+            count(totals.failed_objects),
+            count(self.pending_objects),
+            self.ended_transfers,
+            self.transfers,
+        );
+        for open in &self.open_uploads {
+            let age = self.ago(open.begun);
+            let Some(id) = open.upload_id else {
+                let _ = writeln!(text, "  upload   {}  about to be begun {age} ago", open.destination);
+                continue;
+            };
+            let _ = writeln!(
+                text,
+                "  upload   {}  {} of {} parts, {} of {}, begun {age} ago  {id}",
+                open.destination,
+                count(open.stored_parts.into()),
+                count(open.parts.into()),
+                ByteSize(open.stored_bytes),
+                ByteSize(open.size),
+            );
+        }
+        for failed in &self.latest_failures {
+            let _ = writeln!(text, "  failed   {}  {}: {}", failed.source, failed.kind, failed.message);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::event::{Ended, Event, PlannedObject, RunInfo, SourceVersion, UploadPlace};
+    use crate::journal::fingerprint::Fingerprint;
+    use crate::journal::state::RunState;
+
+    fn glance() -> Glance {
+        let object = |object, key: &str| {
+            let key = key.parse().unwrap();
+            let entry =
+                PlannedObject { key, size: 50 << 30, etag: None, version: None, modified: None, class: None };
+            Event::ObjectPlanned { range: 0, object, entry }
+        };
+        let run = RunInfo {
+            run: "r1".into(),
+            job: "lake".into(),
+            transfers: vec!["events".into(), "logs".into()],
+            fingerprint: Fingerprint::default(),
+            tool: "0.1.0".into(),
+        };
+        let (bucket, key) = ("lake-dr".parse().unwrap(), "big.bin".parse().unwrap());
+        let failed =
+            FailedObject { source: "s3://lake/c".into(), kind: "denied".into(), message: "no rights".into() };
+        let mut state = RunState::default();
+        for (second, event) in [
+            Event::RunBegan(run),
+            Event::RangeBegan { range: 0, transfer: 0, ordered: true },
+            object(1, "big.bin"),
+            object(2, "b"),
+            object(3, "c"),
+            Event::UploadIntended {
+                upload: 4,
+                object: 1,
+                place: UploadPlace { endpoint: "default".into(), bucket, key },
+            },
+            Event::UploadBegan {
+                upload: 4,
+                id: "upload-1".into(),
+                source: SourceVersion { size: 50 << 30, version: None, etag: None, modified: None },
+                parts: [64 << 20; 800].into_iter().collect(),
+                attributes: String::new(),
+            },
+            Event::PartStored { upload: 4, number: 1, size: 64 << 20, etag: "e".into() },
+            Event::ObjectEnded {
+                range: 0,
+                object: Some(2),
+                ended: Ended::Done { bytes: 1 << 20, parts: 0, proof: "etag".into(), losses: false },
+                receipt: None,
+            },
+            Event::ObjectEnded { range: 0, object: Some(3), ended: Ended::Failed(failed), receipt: None },
+            Event::RunResumed,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            state.apply(Timestamp::from_second(second.try_into().unwrap()).unwrap(), &event);
+        }
+        let writer =
+            Some(Writer { id: "w".into(), host: "node-1".into(), pid: 42, since: Timestamp::UNIX_EPOCH });
+        Glance { state, writer, life: Life::Dead }
+    }
+
+    #[test]
+    fn a_dead_run_is_told_with_what_it_left_open() {
+        let glance = glance();
+        let now = Timestamp::from_second(70).unwrap();
+        insta::assert_snapshot!(View::of(".s3haul/lake".into(), &glance, now).text());
+    }
+
+    #[test]
+    fn programs_get_the_same_in_json() {
+        let glance = glance();
+        let view = serde_json::to_value(View::of("j".into(), &glance, Timestamp::UNIX_EPOCH)).unwrap();
+        assert_eq!(
+            (&view["life"], &view["done_objects"], &view["pending_objects"]),
+            (&"dead".into(), &1.into(), &1.into())
+        );
+        let upload = &view["open_uploads"][0];
+        assert_eq!(
+            (&upload["destination"], &upload["stored_parts"]),
+            (&"s3://lake-dr/big.bin".into(), &1.into())
+        );
+        assert_eq!(view["latest_failures"][0]["kind"], "denied");
+    }
+}
