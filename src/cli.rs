@@ -159,7 +159,7 @@ struct EndpointFlags {
     #[arg(long)]
     profile: Option<String>,
     /// What kind of server it is: decides what may be relied on.
-    #[arg(long, value_name = "NAME", value_parser = provider)]
+    #[arg(long, value_name = "NAME", value_parser = word::<Provider>)]
     provider: Option<Provider>,
 }
 
@@ -176,8 +176,8 @@ impl EndpointFlags {
     }
 }
 
-/// The manifest's own names of providers.
-fn provider(name: &str) -> Result<Provider, String> {
+/// One of the manifest's own words.
+fn word<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(name.to_owned())).map_err(|error| error.to_string())
 }
 

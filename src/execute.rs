@@ -8,10 +8,13 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod layout;
+mod mismatch;
 pub mod monitor;
 mod object;
 mod part;
-mod prove;
+pub(crate) mod prove;
+pub(crate) mod read;
 pub mod receipt;
 mod upload;
 
@@ -108,6 +111,8 @@ impl Outcome {
 enum Trouble {
     /// The source is another one by now: plan it again.
     SourceChanged,
+    /// The source's parts do not end where they were believed to: plan it again and ask for each.
+    OtherBoundaries,
     /// The run stops.
     Stopped,
     /// A request failed for good.
@@ -211,7 +216,7 @@ impl Work {
         let ending = match outcome {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::SourceChanged) => {
+            Err(Trouble::SourceChanged | Trouble::OtherBoundaries) => {
                 let message = "another writer was at work on the source or the destination";
                 let operation = Operation::CompleteMultipartUpload;
                 let failure = Failure::new(

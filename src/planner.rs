@@ -17,8 +17,9 @@ use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, local};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Transfer, When};
-use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
+use crate::manifest::job::{LayoutChoice, Source, Transfer, When};
+use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
+use crate::plan::replay;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Steps that wait for the executor.
@@ -118,7 +119,7 @@ impl Sides {
             };
             let there = match (&mut counterparts, self.transfer.when) {
                 (_, When::Always) => {
-                    planned.send(self.decide(entry, key, None)).await?;
+                    planned.send(self.planned(entry, key, Decision::Copy(Reason::Always))).await?;
                     continue;
                 }
                 (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
@@ -131,11 +132,18 @@ impl Sides {
                 },
                 (None, _) => None,
             };
-            if there.is_some() || absence_is_certain {
-                planned.send(self.decide(entry, key, there)).await?;
-                continue;
-            }
-            asked.push_back(self.ask(entry, key));
+            let question = if there.is_some() || absence_is_certain {
+                match self.decide(&entry, there) {
+                    Decision::Ask => Question::Both,
+                    decision => {
+                        planned.send(self.planned(entry, key, decision)).await?;
+                        continue;
+                    }
+                }
+            } else {
+                Question::Destination
+            };
+            asked.push_back(self.ask(entry, key, question));
             if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
             {
@@ -237,36 +245,70 @@ impl Sides {
         }
     }
 
-    async fn ask(&self, entry: Entry, key: ObjectKey) -> Planned {
-        match self.destination.head(&key, None).await {
-            Ok(head) => {
-                let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
-                self.decide(entry, key, Some(there))
-            }
+    /// Asks about one key, at the destination and, where times do not tell, at the source.
+    async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
+        let head = match self.destination.head(&key, None).await {
+            Ok(head) => head,
             // Without the right to list, S3 answers 403 for keys that do not exist.
             Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {
-                self.decide(entry, key, None)
+                let decision = self.decide(&entry, None);
+                return self.planned(entry, key, decision);
             }
-            Err(failure) => Planned::Failed(self.destination.place(&key), failure),
+            Err(failure) => return Planned::Failed(self.destination.place(&key), failure),
+        };
+        let mut decision = Decision::Ask;
+        if question == Question::Destination {
+            let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
+            decision = self.decide(&entry, Some(there));
         }
+        if let (Decision::Ask, Some(source)) = (decision, &self.source) {
+            decision = match source.head(&entry.key, entry.version.as_deref()).await {
+                Ok(source) => by_heads(&source, &head),
+                Err(failure) => return Planned::Failed(source.place(&entry.key), failure),
+            };
+        }
+        self.planned(entry, key, decision)
     }
 
-    fn decide(&self, entry: Entry, key: ObjectKey, there: Option<Side<'_>>) -> Planned {
-        let mut source = side(&entry);
+    fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
+        let mut source = side(entry);
         // Elsewhere equal ETags may stand for different bytes of one size.
         source.etag = source.etag.filter(|_| self.etags_follow_from_bytes());
-        let decision = match self.transfer.when {
-            When::Always => Decision::Copy(Reason::Always),
-            when => decide(when, source, there),
-        };
+        decide(self.transfer.when, source, there)
+    }
+
+    fn planned(&self, entry: Entry, key: ObjectKey, decision: Decision) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            Decision::Copy(reason) => match self.route(entry.size, &key) {
+            // Only a bucket's objects are dated at the beginning of their upload; files are never asked for.
+            Decision::Ask => Planned::Skip(Box::new(entry), key, Skip::Equal),
+            Decision::Copy(reason) => match self.listed_route(&entry, &key) {
                 Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
                 Err(failure) => Planned::Failed(entry.key.to_string(), failure),
             },
         }
     }
+
+    /// How an object is copied, as far as a list tells: with `layout: source`, the `ETag` shows the number of parts.
+    fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
+        let usual = self.route(entry.size, key)?;
+        let (Some(etag), Some(source), LayoutChoice::Source) =
+            (&entry.etag, &self.source, self.transfer.parts.layout)
+        else {
+            return Ok(usual);
+        };
+        let destination = self.destination.capabilities();
+        Ok(replay::by_etag(entry.size, etag, source.capabilities(), destination).unwrap_or(usual))
+    }
+}
+
+/// Which sides are asked about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// Whether the destination has it.
+    Destination,
+    /// Whether what both sides have is equal.
+    Both,
 }
 
 fn side(entry: &Entry) -> Side<'_> {

@@ -9,6 +9,7 @@ pub mod capabilities;
 pub mod client;
 mod convert;
 pub mod failure;
+mod read;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ pub use crate::manifest::job::Encryption;
 pub use capabilities::Capabilities;
 pub use client::{Client, Connect};
 pub use failure::{Failure, FailureKind};
+pub use read::Body;
 
 /// The requests that this crate sends, by S3's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,9 +33,11 @@ pub enum Operation {
     HeadBucket,
     ListObjects,
     HeadObject,
+    GetObject,
     GetObjectTagging,
     CopyObject,
     PutObject,
+    DeleteObject,
     CreateMultipartUpload,
     UploadPart,
     UploadPartCopy,
@@ -62,12 +66,14 @@ impl Operation {
             Self::HeadBucket
             | Self::ListObjects
             | Self::HeadObject
+            | Self::GetObject
             | Self::GetObjectTagging
             | Self::ListParts
             | Self::ListMultipartUploads
             | Self::ReadFile => Class::Read,
             Self::CopyObject
             | Self::PutObject
+            | Self::DeleteObject
             | Self::CreateMultipartUpload
             | Self::UploadPart
             | Self::UploadPartCopy
@@ -84,9 +90,11 @@ impl fmt::Display for Operation {
             Self::HeadBucket => "HeadBucket",
             Self::ListObjects => "ListObjectsV2",
             Self::HeadObject => "HeadObject",
+            Self::GetObject => "GetObject",
             Self::GetObjectTagging => "GetObjectTagging",
             Self::CopyObject => "CopyObject",
             Self::PutObject => "PutObject",
+            Self::DeleteObject => "DeleteObject",
             Self::CreateMultipartUpload => "CreateMultipartUpload",
             Self::UploadPart => "UploadPart",
             Self::UploadPartCopy => "UploadPartCopy",
@@ -262,6 +270,35 @@ pub struct PartDone {
     pub etag: String,
     /// Base64, in the algorithm that the upload declared.
     pub checksum: Option<String>,
+}
+
+/// An upload that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The upload id.
+    pub id: String,
+    /// True when the object will be encrypted with a KMS key, so that no `ETag` of it or its parts follows from bytes.
+    pub kms: bool,
+}
+
+/// One page of the parts that an upload has, and the checksum that it declared when it was begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartsPage {
+    /// By ascending number.
+    pub items: Vec<PartDone>,
+    /// Where the next page starts; `None` on the last one.
+    pub next: Option<String>,
+    /// What Create declared; without it the upload can not be completed as it was meant.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+}
+
+/// One part of a finished multipart object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartHead {
+    /// Bytes of the part.
+    pub size: u64,
+    /// How many parts the object has, where the server tells.
+    pub count: Option<u32>,
 }
 
 /// One line of a listing.

@@ -6,10 +6,11 @@ use clap::Args;
 
 use super::place::Place;
 use super::run::run;
-use super::{CliError, EndpointFlags, Exit, Output, plan};
+use super::{CliError, EndpointFlags, Exit, Output, plan, word};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Selection, Source, Symlinks, Transfer, When, check,
+    DEFAULT_ENDPOINT, Destination, Job, LayoutChoice, OnMismatch, PartSize, Parts, ProofPolicy, Prove,
+    Selection, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::size::{ByteRate, ByteSize};
@@ -61,6 +62,18 @@ pub(super) struct Copy {
     /// Objects larger than this go in parts.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
+    /// Whose part boundaries a copy has: `source` keeps multipart ETags and composite checksums equal.
+    #[arg(long, value_name = "WHOSE", value_parser = word::<LayoutChoice>, default_value = "auto")]
+    layout: LayoutChoice,
+    /// What counts as proven: require-checksum, best, or size.
+    #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>, default_value = "best")]
+    verify: Verify,
+    /// What may be done to prove it: answers, or read (downloads what no checksum proves).
+    #[arg(long, value_name = "HOW", value_parser = word::<Prove>, default_value = "answers")]
+    prove: Prove,
+    /// What becomes of a copy that was published and is not equal: keep, or remove.
+    #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>, default_value = "keep")]
+    on_mismatch: OnMismatch,
     /// At most this many requests a second.
     #[arg(long, value_name = "N")]
     requests_per_second: Option<u32>,
@@ -133,7 +146,10 @@ impl Copy {
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
                 threshold: self.threshold.unwrap_or(Parts::default().threshold),
+                layout: self.layout,
             };
+            transfer.proof =
+                ProofPolicy { verify: self.verify, prove: self.prove, on_mismatch: self.on_mismatch };
             transfers.push(transfer);
         }
         let Some(first) = transfers.first().cloned() else {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::job::{Keep, Provider, Symlinks, When};
+use super::job::{Keep, LayoutChoice, OnMismatch, Prove, Provider, Symlinks, Verify, When};
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
 /// literal ${.
@@ -105,6 +105,15 @@ pub struct DefaultsSection {
     /// How objects are cut into parts.
     #[schemars(extend("examples" = [{"size": "64MiB"}]))]
     pub parts: Option<PartsSection>,
+    /// What counts as proven equal.
+    #[schemars(extend("default" = "best"))]
+    pub verify: Option<Verify>,
+    /// What may be done to prove it. `read` costs a download of what no checksum proves.
+    #[schemars(extend("default" = "answers"))]
+    pub prove: Option<Prove>,
+    /// What becomes of a copy that was published and is not equal to its source.
+    #[schemars(extend("default" = "keep"))]
+    pub on_mismatch: Option<OnMismatch>,
 }
 
 /// One from → to.
@@ -133,6 +142,15 @@ pub struct TransferSection {
     /// What of a source object goes along with its bytes.
     #[schemars(extend("examples" = [{"tags": "skip"}]))]
     pub preserve: Option<PreserveSection>,
+    /// What counts as proven equal.
+    #[schemars(extend("default" = "best"))]
+    pub verify: Option<Verify>,
+    /// What may be done to prove it. `read` costs a download of what no checksum proves.
+    #[schemars(extend("default" = "answers"))]
+    pub prove: Option<Prove>,
+    /// What becomes of a copy that was published and is not equal to its source.
+    #[schemars(extend("default" = "keep"))]
+    pub on_mismatch: Option<OnMismatch>,
 }
 
 /// What is read: exactly one of `s3` and `files`. The conditions below choose among the objects below a prefix or
@@ -267,6 +285,9 @@ pub struct PartsSection {
     /// Larger objects are copied in parts; 5MiB to 5GiB.
     #[schemars(extend("default" = "256MiB", "examples" = ["256MiB"]))]
     pub threshold: Option<String>,
+    /// Whose part boundaries a copy has: `source` keeps multipart ETags and composite checksums equal.
+    #[schemars(extend("default" = "auto", "examples" = ["source"]))]
+    pub layout: Option<LayoutChoice>,
 }
 
 /// What of a source object goes along with its bytes.

@@ -52,6 +52,7 @@ impl From<Reason> for ReasonName {
             Reason::Missing => "missing",
             Reason::SizeDiffers => "size differs",
             Reason::Newer => "newer",
+            Reason::ChecksumDiffers => "checksum differs",
             Reason::Always => "always",
         })
     }
@@ -88,8 +89,10 @@ impl Totals {
                 self.request(Operation::HeadObject, heads);
                 self.request(Operation::CopyObject, 1);
             }
-            Route::MultipartCopy(_) => {
-                self.request(Operation::HeadObject, heads);
+            Route::MultipartCopy(layout) => {
+                // The first part tells where the others end.
+                let first = u64::from(layout.is_replay() && layout.count > 1);
+                self.request(Operation::HeadObject, heads + first);
                 if tags && capabilities.tags {
                     self.request(Operation::GetObjectTagging, 1);
                 }

@@ -55,6 +55,8 @@ pub struct Capabilities {
     pub encoded_lists: bool,
     /// `If-None-Match: *` is honoured on `CompleteMultipartUpload` and `PutObject`.
     pub conditional_writes: bool,
+    /// `If-Match` is honoured on `DeleteObject`: only then an object without versions may be taken back.
+    pub conditional_deletes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
 }
@@ -71,6 +73,7 @@ impl Capabilities {
         ordered_lists: true,
         encoded_lists: true,
         conditional_writes: true,
+        conditional_deletes: true,
         tags: true,
     };
 
@@ -81,6 +84,7 @@ impl Capabilities {
         checksums: false,
         ordered_lists: false,
         conditional_writes: false,
+        conditional_deletes: false,
         ..Self::AWS
     };
 

@@ -55,6 +55,8 @@ pub enum FailureKind {
     SourceChanged,
     /// The copy is there, but it is not equal to the source.
     NotEqual,
+    /// The job demands a stronger proof than both sides can give.
+    Unprovable,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -114,6 +116,7 @@ impl FailureKind {
             Self::Corrupted => "corrupted",
             Self::SourceChanged => "source-changed",
             Self::NotEqual => "not-equal",
+            Self::Unprovable => "unprovable",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -147,6 +150,9 @@ impl FailureKind {
             Self::Invalid => "see the server's message".into(),
             Self::Corrupted | Self::NotEqual => {
                 "run the job again; if it stays, the network or disk is faulty".into()
+            }
+            Self::Unprovable => {
+                "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
             }
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),

@@ -10,13 +10,13 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    absent, checksum, completed_part, decode, head, next_marker, part_number, quoted, tagging_header,
-    timestamp, unquote,
+    absent, checksum, completed_part, declared, decode, head, is_kms, next_marker, part_number, quoted,
+    tagging_header, timestamp, unquote,
 };
 use super::{
-    Attributes, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags, UploadMarker, WriteCondition,
-    Written,
+    Attributes, Begun, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure, FailureKind,
+    Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tag, Tags, UploadMarker,
+    WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
@@ -281,13 +281,13 @@ impl Client {
         })
     }
 
-    /// Begins a multipart upload; returns its id.
+    /// Begins a multipart upload.
     pub async fn create_upload(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<String, Failure> {
+    ) -> Result<Begun, Failure> {
         let request = self
             .sdk
             .create_multipart_upload()
@@ -298,9 +298,11 @@ impl Client {
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
-        output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
+        let kms = is_kms(output.server_side_encryption.as_ref());
+        let id = output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
             unreadable(Operation::CreateMultipartUpload, bucket, key, "the answer holds no upload id")
-        })
+        })?;
+        Ok(Begun { id, kms })
     }
 
     /// Copies `first..=last` of the source as one part; the whole source when no range is given.
@@ -415,7 +417,7 @@ impl Client {
         key: &ObjectKey,
         upload_id: &str,
         after: Option<&str>,
-    ) -> Result<Page<PartDone>, Failure> {
+    ) -> Result<PartsPage, Failure> {
         let output = self
             .sdk
             .list_parts()
@@ -428,13 +430,14 @@ impl Client {
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
         let next = next_marker(output.is_truncated, output.next_part_number_marker, after)
             .map_err(|_| endless(Operation::ListParts, place(bucket, Some(key))))?;
+        let checksum = declared(output.checksum_algorithm.as_ref(), output.checksum_type.as_ref());
         let parts = output.parts.unwrap_or_default().into_iter().map(|part| PartDone {
             number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
             size: part.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
             etag: part.e_tag.map(unquote).unwrap_or_default(),
             checksum: any_checksum!(part),
         });
-        Ok(Page { items: parts.collect(), next })
+        Ok(PartsPage { items: parts.collect(), next, checksum })
     }
 
     /// One page of the bucket's open uploads, by key and then by age.
@@ -474,7 +477,7 @@ impl Client {
     }
 }
 
-fn failure<E>(
+pub(super) fn failure<E>(
     operation: Operation,
     bucket: &BucketName,
     key: Option<&ObjectKey>,
@@ -487,7 +490,7 @@ where
     Failure::from_sdk(operation, place(bucket, key), error)
 }
 
-fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
+pub(super) fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
 }
 

@@ -20,7 +20,7 @@ use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
 use super::faults::{Effect, Faults};
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Service, SuccessStatus};
+use super::protocol::{CopiedBytes, Corrupted, Service, SuccessStatus};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
@@ -107,7 +107,7 @@ impl Front {
 
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         call: &Call,
         id: &str,
         outcome: &mut Outcome,
@@ -130,6 +130,9 @@ impl Front {
             Some(Effect::StallBefore(time)) => stall(*time).await,
             Some(Effect::Delay(time)) => tokio::time::sleep(*time).await,
             Some(Effect::Hook(run)) => run(&self.store),
+            Some(Effect::Corrupt) => {
+                request.extensions_mut().insert(Corrupted);
+            }
             _ => {}
         }
         let latency = self.latency.base(call.operation);

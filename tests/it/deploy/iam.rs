@@ -15,7 +15,9 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     const WRITE: &[&str] = &["s3:PutObject", "s3:PutObjectTagging"];
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
-        Operation::HeadObject => (READ, READ),
+        Operation::HeadObject | Operation::GetObject => (READ, READ),
+        // Sent only by jobs that say `on_mismatch: remove`; who writes that grants it too. The policies delete nothing.
+        Operation::DeleteObject => (&[], &[]),
         Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
