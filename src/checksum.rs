@@ -121,6 +121,23 @@ fn decode(value: &str, width: usize) -> Option<u64> {
     (bytes.len() == width).then(|| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
 }
 
+/// The `ETag` of bytes that come piece by piece.
+#[derive(Clone, Debug, Default)]
+pub struct RunningMd5(Md5);
+
+impl RunningMd5 {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The `ETag` of what was added.
+    #[must_use]
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
 /// The `ETag` of one request's bytes where no KMS key is in play.
 #[must_use]
 pub fn md5_etag(bytes: &[u8]) -> String {

@@ -14,6 +14,7 @@ mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod uploads;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -93,6 +94,7 @@ Examples:
   s3haul copy ./exports s3://lake/exports/               a directory
   s3haul plan nightly.yaml                               what a job would do, without doing it
   s3haul run nightly.yaml                                do it
+  s3haul verify nightly.yaml                             is everything there, and equal
   s3haul uploads list s3://lake/                         multipart uploads that were never finished
 
 Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
@@ -128,6 +130,8 @@ enum Command {
     Plan(plan::PlanJob),
     /// Check a job: the manifest, and that each bucket answers. Sends no write.
     Check(check::CheckJob),
+    /// Compare both sides of a job, of SRC and DST, or of a run's report. Sends no write.
+    Verify(verify::Verify),
     /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.
@@ -233,6 +237,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Run(run) => Box::pin(run.execute(output)).await,
         Command::Plan(plan) => plan.execute(output).await,
         Command::Check(check) => check.execute(output).await,
+        Command::Verify(verify) => Box::pin(verify.execute(output)).await,
         Command::Uploads(uploads) => uploads.execute(output).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;

@@ -31,7 +31,9 @@
 //! | [`connections`] | the buckets of a job, asked once before any work |
 //! | [`planner`] | listings in, steps out |
 //! | [`execute`] | the conductor, copies, uploads, proofs, receipts |
-//! | [`report`], [`telemetry`] | receipts and summaries; logs |
+//! | [`report`] | receipts and summaries |
+//! | [`verify`] | are two sides equal |
+//! | [`telemetry`] | logs |
 #![cfg_attr(feature = "sandbox", doc = "| [`sandbox`] | an S3 in this process |")]
 //! | [`cli`] | the command line |
 
@@ -53,3 +55,4 @@ pub mod s3;
 pub mod sandbox;
 pub mod size;
 pub mod telemetry;
+pub mod verify;

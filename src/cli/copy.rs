@@ -166,8 +166,6 @@ impl Copy {
 
     /// A source as typed, and the glob that its wildcards stand for.
     fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
-        let endpoint = DEFAULT_ENDPOINT.to_owned();
-        let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{text}: {error}"));
         if text == "-" {
             return Ok((Source::Stdin, None));
         }
@@ -179,27 +177,11 @@ impl Copy {
             };
             return Ok((Source::Files { path: LocalPath(text.into()), symlinks }, None));
         }
-        let mut location: S3Uri = text.parse().map_err(|error| usage(&error))?;
-        if let Some(wildcard) = location.key.as_str().find(['*', '?']) {
-            let key = location.key.as_str().to_owned();
-            let (prefix, pattern) = key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
-            let glob = pattern.parse().map_err(|error| usage(&error))?;
-            location.key = ObjectKey::new(prefix).map_err(|error| usage(&error))?;
-            return Ok((Source::Prefix { endpoint, location }, Some(glob)));
-        }
-        if self.recursive && !location.key.is_prefix() {
-            location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
-        }
-        let from = if location.key.is_prefix() {
-            Source::Prefix { endpoint, location }
-        } else {
-            Source::Object { endpoint, location, version: self.version_id.clone() }
-        };
-        Ok((from, None))
+        in_s3(text, self.recursive, self.version_id.clone())
     }
 
     /// A destination for many objects is a prefix, whether or not the slash was typed.
-    fn destination_of(location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
+    pub(super) fn destination_of(location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
         let many = match from {
             Source::Prefix { .. } => true,
             Source::Files { path, .. } => several || path.as_path().is_dir(),
@@ -219,4 +201,31 @@ impl Copy {
             .map_err(|error| CliError::Usage(error.to_string()))?;
         Ok(S3Uri { bucket: location.bucket.clone(), key })
     }
+}
+
+/// A source in S3 as typed, and the glob that its wildcards stand for.
+pub(super) fn in_s3(
+    text: &str,
+    recursive: bool,
+    version: Option<String>,
+) -> Result<(Source, Option<KeyGlob>), CliError> {
+    let endpoint = DEFAULT_ENDPOINT.to_owned();
+    let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{text}: {error}"));
+    let mut location: S3Uri = text.parse().map_err(|error| usage(&error))?;
+    if let Some(wildcard) = location.key.as_str().find(['*', '?']) {
+        let key = location.key.as_str().to_owned();
+        let (prefix, pattern) = key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
+        let glob = pattern.parse().map_err(|error| usage(&error))?;
+        location.key = ObjectKey::new(prefix).map_err(|error| usage(&error))?;
+        return Ok((Source::Prefix { endpoint, location }, Some(glob)));
+    }
+    if recursive && !location.key.is_prefix() {
+        location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
+    }
+    let from = if location.key.is_prefix() {
+        Source::Prefix { endpoint, location }
+    } else {
+        Source::Object { endpoint, location, version }
+    };
+    Ok((from, None))
 }

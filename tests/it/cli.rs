@@ -30,7 +30,7 @@ fn command() -> Command {
     command
 }
 
-fn at(world: &World) -> Command {
+pub(crate) fn at(world: &World) -> Command {
     let options = SandboxOptions::default();
     let mut command = command();
     command
@@ -41,7 +41,7 @@ fn at(world: &World) -> Command {
 }
 
 /// Runs it without blocking the sandbox, which is in this process.
-async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
     command.args(arguments);
     let Output { status, stdout, stderr } =
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -381,7 +381,9 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_has_help_and_the_schema_is_json() {
-    for name in ["copy", "run", "plan", "check", "uploads", "sandbox", "schema", "completions", "man"] {
+    for name in
+        ["copy", "run", "plan", "check", "verify", "uploads", "sandbox", "schema", "completions", "man"]
+    {
         let (exit, stdout, _) = run(command(), &[name, "--help"]).await;
         assert!(exit == 0 && stdout.contains("Usage:"), "{name}");
     }

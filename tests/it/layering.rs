@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right: data flows this way, and a module may use what stands left of it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "size",
     "location",
     "manifest",
@@ -19,6 +19,7 @@ const ORDER: [&str; 18] = [
     "planner",
     "execute",
     "report",
+    "verify",
     "telemetry",
     "sandbox",
     "cli",

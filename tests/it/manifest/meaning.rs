@@ -63,6 +63,7 @@ const SERVERS: &str = "endpoints:
 #[case("⟦from: {s3: s3://src/, files: ./x}", "from", "both `s3` and `files`", "two transfers")]
 #[case("⟦from: {include: [x]}", "from", "neither `s3` nor `files`", "files:")]
 #[case("from: {files: x, endpoint: ⟦default}", "from.endpoint", "only with `s3`", "remove")]
+#[case("from: {files: x}, parts: {layout: ⟦source}", "parts.layout", "no part boundaries", "remove")]
 #[case("from: {files: x, version: ⟦v}", "from.version", "only with `s3`", "remove")]
 #[case("from: {files: ⟦\"-\"}", "from.files", "standard input", "s3haul copy - s3://bucket/key")]
 #[case("from: {files: ⟦s3://a/}", "from.files", "not a local path", "`s3:`")]
