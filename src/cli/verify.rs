@@ -1,5 +1,6 @@
 //! `verify`: are both sides equal, told without copying anything.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -278,7 +279,7 @@ fn summary(counts: &Counts, took: Duration) -> String {
     if !counts.proofs.is_empty() {
         let proofs: Vec<_> =
             counts.proofs.iter().map(|(proof, count)| format!("{proof} {}", display_count(*count))).collect();
-        text.push_str(&format!(" ({})", proofs.join(", ")));
+        let _ = write!(text, " ({})", proofs.join(", "));
     }
     for (count, what) in [
         (counts.different, "different"),
@@ -289,7 +290,7 @@ fn summary(counts: &Counts, took: Duration) -> String {
         (counts.excluded, "left out"),
     ] {
         if count > 0 {
-            text.push_str(&format!(", {} {what}", display_count(count)));
+            let _ = write!(text, ", {} {what}", display_count(count));
         }
     }
     if !counts.looked_for_extra {

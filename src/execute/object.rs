@@ -399,18 +399,17 @@ impl Copy<'_> {
             expected.checksum = Some(self.sum(source, pin, head.size, algorithm).await?);
         }
         expected.read = true;
-        let stored = match stored {
-            Some(stored) => stored,
-            None => {
-                let destination = &work.sides.destination;
-                let copy = SourcePin {
-                    bucket: destination.name().clone(),
-                    key: step.key.clone(),
-                    version: written.version.clone(),
-                    etag: written.etag.clone(),
-                };
-                self.sum(destination, &copy, head.size, algorithm).await?
-            }
+        let stored = if let Some(stored) = stored {
+            stored
+        } else {
+            let destination = &work.sides.destination;
+            let copy = SourcePin {
+                bucket: destination.name().clone(),
+                key: step.key.clone(),
+                version: written.version.clone(),
+                etag: written.etag.clone(),
+            };
+            self.sum(destination, &copy, head.size, algorithm).await?
         };
         Ok(super::prove::by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }

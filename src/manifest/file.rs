@@ -285,7 +285,7 @@ pub struct PartsSection {
     /// Larger objects are copied in parts; 5MiB to 5GiB.
     #[schemars(extend("default" = "256MiB", "examples" = ["256MiB"]))]
     pub threshold: Option<String>,
-    /// Whose part boundaries a copy has: `source` keeps multipart ETags and composite checksums equal.
+    /// Whose part boundaries a copy has: `source` keeps multipart `ETags` and composite checksums equal.
     #[schemars(extend("default" = "auto", "examples" = ["source"]))]
     pub layout: Option<LayoutChoice>,
 }

@@ -168,7 +168,7 @@ pub enum OnMismatch {
     /// It stays; the object fails and the report says where it is.
     #[default]
     Keep,
-    /// Exactly what this run wrote is removed: its version, or the object if it still has the ETag of the copy.
+    /// Exactly what this run wrote is removed: its version, or the object if it still has the `ETag` of the copy.
     Remove,
 }
 
@@ -295,7 +295,7 @@ pub enum LayoutChoice {
     /// Boundaries that make the copy fast.
     #[default]
     Auto,
-    /// Those of the source object, so that its ETag and its composite checksum stay what they are.
+    /// Those of the source object, so that its `ETag` and its composite checksum stay what they are.
     Source,
 }
 

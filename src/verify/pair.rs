@@ -139,8 +139,9 @@ impl Pair {
         }
         let shown = by_heads(source, here, &self.destination, there);
         match (shown, deep) {
-            (Some(verdict), Deep::No | Deep::Unproven) => return Ok(verdict),
-            (Some(verdict @ Verdict::Different { .. }), Deep::All) => return Ok(verdict),
+            // What a checksum contradicts is different, however deep one looks.
+            (Some(verdict), Deep::No | Deep::Unproven)
+            | (Some(verdict @ Verdict::Different { .. }), Deep::All) => return Ok(verdict),
             (None, Deep::No) => {
                 let why = format!("the source has {}, the destination {}", has(here), has(there));
                 return Ok(Verdict::Unprovable { why });
@@ -157,8 +158,8 @@ impl Pair {
             let size = head.size;
             async move { read::sum(&bucket, &pin, size, algorithm).await }
         };
-        let (read_here, read_there) = tokio::try_join!(sum(source, here), sum(&self.destination, there))?;
-        Ok(judged(&read_here, &read_there))
+        let (ours, theirs) = tokio::try_join!(sum(source, here), sum(&self.destination, there))?;
+        Ok(judged(&ours, &theirs))
     }
 
     async fn file(&self, path: &Path, there: &Head, deep: Deep) -> Result<Verdict, Failure> {

@@ -16,8 +16,6 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
-        // Sent only by jobs that say `on_mismatch: remove`; who writes that grants it too. The policies delete nothing.
-        Operation::DeleteObject => (&[], &[]),
         Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
@@ -30,7 +28,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        Operation::ReadFile => (&[], &[]),
+        // Objects are deleted only by jobs that say `on_mismatch: remove`; who writes that grants it too.
+        Operation::DeleteObject | Operation::ReadFile => (&[], &[]),
     }
 }
 
