@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use crate::bucket::Bucket;
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
-use crate::listing::{Entry, Found, Listing, bucket, local};
-use crate::location::ObjectKey;
+use crate::listing::{Entry, Found, Listing, bucket, chosen, local};
+use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{LayoutChoice, Source, Transfer, When};
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::replay;
@@ -71,6 +71,18 @@ impl Sides {
     #[must_use]
     pub fn origin(&self) -> Origin {
         if self.source.is_some() { Origin::Bucket } else { Origin::Local }
+    }
+
+    /// An object of the source as reports name it: `s3://bucket/key`, a path, or `-` for standard input.
+    #[must_use]
+    pub fn name_of(&self, entry: &Entry) -> String {
+        match &self.transfer.from {
+            Source::Object { location, .. } | Source::Prefix { location, .. } => {
+                S3Uri { bucket: location.bucket.clone(), key: entry.key.clone() }.to_string()
+            }
+            Source::Files { path, .. } => local::path_of(path, entry).display().to_string(),
+            Source::Stdin => "-".to_owned(),
+        }
     }
 
     /// How an object of this size is copied.
@@ -159,6 +171,9 @@ impl Sides {
     /// The source's entries, in order.
     async fn entries(&self, filter: &Filter) -> Result<Listing, (String, Failure)> {
         match (&self.transfer.from, &self.source) {
+            (Source::Prefix { location, .. }, Some(source)) if let Some(chosen) = &self.transfer.chosen => {
+                Ok(chosen::objects(source, &location.key, chosen))
+            }
             (Source::Prefix { location, .. }, Some(source)) => {
                 Ok(bucket::objects(source.clone(), &location.key, None))
             }
@@ -208,6 +223,7 @@ impl Sides {
     /// The destination's listing, where it can be walked along with the source's.
     fn counterparts(&self) -> Option<Counterparts> {
         let usable = self.transfer.when != When::Always
+            && self.transfer.chosen.is_none()
             && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && self.transfer.to.location.key.is_prefix()
             && self.transfer.keys.preserves_order();
@@ -227,6 +243,12 @@ impl Sides {
         if entry.relative().is_empty() {
             return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
         }
+        let is_local = self.source.is_none();
+        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| is_local)
+            && !chosen.iter().any(|chosen| chosen.key == entry.relative())
+        {
+            return Err(Planned::Excluded);
+        }
         if filter
             .admits(entry.relative(), entry.size, entry.modified, entry.storage_class.as_deref())
             .is_err()
@@ -237,7 +259,7 @@ impl Sides {
         match self.transfer.keys.destination_key(to, entry.relative(), entry.size) {
             Ok(key) => Ok((entry, key)),
             Err(error) => {
-                let place = entry.key.to_string();
+                let place = self.name_of(&entry);
                 let failure =
                     Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, error.to_string());
                 Err(Planned::Failed(place, failure))
@@ -254,7 +276,7 @@ impl Sides {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision);
             }
-            Err(failure) => return Planned::Failed(self.destination.place(&key), failure),
+            Err(failure) => return Planned::Failed(self.name_of(&entry), failure),
         };
         let mut decision = Decision::Ask;
         if question == Question::Destination {
@@ -264,7 +286,7 @@ impl Sides {
         if let (Decision::Ask, Some(source)) = (decision, &self.source) {
             decision = match source.head(&entry.key, entry.version.as_deref()).await {
                 Ok(source) => by_heads(&source, &head),
-                Err(failure) => return Planned::Failed(source.place(&entry.key), failure),
+                Err(failure) => return Planned::Failed(self.name_of(&entry), failure),
             };
         }
         self.planned(entry, key, decision)
@@ -284,7 +306,7 @@ impl Sides {
             Decision::Ask => Planned::Skip(Box::new(entry), key, Skip::Equal),
             Decision::Copy(reason) => match self.listed_route(&entry, &key) {
                 Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
-                Err(failure) => Planned::Failed(entry.key.to_string(), failure),
+                Err(failure) => Planned::Failed(self.name_of(&entry), failure),
             },
         }
     }

@@ -9,6 +9,7 @@ pub mod capabilities;
 pub mod client;
 mod convert;
 pub mod failure;
+mod identity;
 mod read;
 mod verbs;
 

@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::copy::{Copy, in_s3};
 use super::place::Place as Surroundings;
+use super::retry::job_of;
 use super::{CliError, EndpointFlags, Exit, JobFile, Output, say};
 use crate::connections::Connections;
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, check};
 use crate::manifest::keys::KeyGlob;
 use crate::planner::Sides;
+use crate::report::Origin;
 use crate::size::{display_count, display_duration};
 use crate::verify::{self, Counts, Deep, Finding, Place, Verdict};
 
@@ -112,13 +114,16 @@ impl Verify {
         }
     }
 
+    /// A job, or the command that wrote a report, says itself what takes part and where.
     fn no_selection(&self) -> Result<(), CliError> {
-        if self.include.is_empty() && self.exclude.is_empty() && !self.recursive {
-            return Ok(());
+        let selects = !self.include.is_empty() || !self.exclude.is_empty() || self.recursive;
+        let endpoint = &self.endpoint;
+        if selects || endpoint.region.is_some() || endpoint.profile.is_some() || endpoint.provider.is_some() {
+            let message = "--include, --exclude, --recursive and the endpoint's options go with SRC DST; \
+                           a job says itself what takes part and where";
+            return Err(CliError::Usage(message.to_owned()));
         }
-        let message =
-            "--include, --exclude and --recursive go with SRC DST; a job says itself what takes part";
-        Err(CliError::Usage(message.to_owned()))
+        Ok(())
     }
 
     /// The job of a source and a destination.
@@ -168,25 +173,30 @@ impl Verify {
     /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not skipped.
     async fn receipts(&self, path: &Path, console: &mut Console) -> Result<Counts, CliError> {
         self.no_selection()?;
-        let file = File::open(path)
-            .map_err(|error| CliError::Usage(format!("can't read the report {}: {error}", path.display())))?;
-        let to = Destination {
-            endpoint: DEFAULT_ENDPOINT.to_owned(),
-            location: "s3://report/".parse().map_err(|error| CliError::Usage(format!("{error}")))?,
-            storage_class: None,
-            encryption: None,
-        };
-        let job = Job::single(Transfer::new("verify", Source::Stdin, to), [self.endpoint.endpoint()]);
+        let usage = |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        let file = File::open(path).map_err(|error| usage(error.to_string()))?;
+        let mut lines = BufReader::new(file).lines();
+        let first = lines.next().transpose()?.unwrap_or_default();
+        let origin: Origin = serde_json::from_str(&first)
+            .map_err(|error| usage(format!("its first line does not say which command wrote it: {error}")))?;
+        // The command is read again for its endpoints.
+        let job = job_of(&origin)?;
         let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
         let mut counts = Counts { looked_for_extra: false, ..Counts::default() };
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
-        for (index, line) in BufReader::new(file).lines().enumerate() {
+        for (number, line) in (2_u64..).zip(lines) {
             let line = line?;
-            let receipt: Line = serde_json::from_str(&line).map_err(|error| {
-                CliError::Usage(format!("{}:{}: this is no receipt: {error}", path.display(), index + 1))
+            let receipt: Line = serde_json::from_str(&line)
+                .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
+            let transfer = job.transfers.iter().find(|transfer| transfer.name == receipt.transfer);
+            let transfer = transfer.ok_or_else(|| {
+                usage(format!(
+                    "line {number} is about a transfer `{}` that the job has no more",
+                    receipt.transfer
+                ))
             })?;
-            match places(&mut connections, receipt).await? {
+            match places(&mut connections, transfer, receipt).await? {
                 Some((source, destination)) => running.push(verify::objects(source, destination, deep)),
                 None => counts.excluded += 1,
             }
@@ -208,6 +218,7 @@ impl Verify {
 /// What `verify` reads of a receipt.
 #[derive(Debug, Deserialize)]
 struct Line {
+    transfer: String,
     status: String,
     reason: Option<String>,
     source: String,
@@ -217,22 +228,24 @@ struct Line {
 }
 
 /// The two objects of a receipt; `None` for files and for what the run neither copied nor found equal.
-async fn places(connections: &mut Connections, line: Line) -> Result<Option<(Place, Place)>, CliError> {
-    let (Ok(source), Ok(destination)) = (line.source.parse::<S3Uri>(), line.destination.parse::<S3Uri>())
-    else {
-        return Ok(None);
-    };
+async fn places(
+    connections: &mut Connections,
+    transfer: &Transfer,
+    line: Line,
+) -> Result<Option<(Place, Place)>, CliError> {
     // What was left alone because the key was taken need not be equal.
-    if !matches!((line.status.as_str(), line.reason.as_deref()), ("done", _) | ("skipped", Some("equal"))) {
-        return Ok(None);
-    }
+    let is_equal =
+        matches!((line.status.as_str(), line.reason.as_deref()), ("done", _) | ("skipped", Some("equal")));
+    let Some((endpoint, _)) = transfer.from.s3().filter(|_| is_equal) else { return Ok(None) };
+    let location = |text: &str| text.parse::<S3Uri>().map_err(|error| CliError::Usage(error.to_string()));
+    let (source, destination) = (location(&line.source)?, location(&line.destination)?);
     let source = Place {
-        bucket: connections.bucket(DEFAULT_ENDPOINT, &source.bucket).await?,
+        bucket: connections.bucket(endpoint, &source.bucket).await?,
         key: source.key,
         version: line.source_version,
     };
     let destination = Place {
-        bucket: connections.bucket(DEFAULT_ENDPOINT, &destination.bucket).await?,
+        bucket: connections.bucket(&transfer.to.endpoint, &destination.bucket).await?,
         key: destination.key,
         version: line.destination_version,
     };

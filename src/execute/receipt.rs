@@ -147,6 +147,12 @@ pub struct ErrorRecord {
     pub request_id: Option<String>,
     /// What the user can do.
     pub remedy: String,
+    /// True when no other object will fare better now: the run ends with this one.
+    #[serde(skip)]
+    pub ends_run: bool,
+    /// True when the same run may succeed later without anything being mended.
+    #[serde(skip)]
+    pub may_pass_later: bool,
 }
 
 impl From<&Failure> for ErrorRecord {
@@ -159,6 +165,8 @@ impl From<&Failure> for ErrorRecord {
             message: details.message.clone(),
             request_id: details.request_id.clone(),
             remedy: details.kind.remedy(),
+            ends_run: failure.ends_run(),
+            may_pass_later: details.kind.may_pass_later(),
         }
     }
 }

@@ -78,6 +78,8 @@ impl Walk {
         };
         let walks = matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && transfer.to.location.key.is_prefix()
+            // Of a choice of objects, all the others are not extra.
+            && transfer.chosen.is_none()
             && transfer.keys.preserves_order()
             && in_order(&sides.destination)
             && sides.source.as_ref().is_none_or(in_order);

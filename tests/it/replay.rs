@@ -2,6 +2,8 @@
 
 use rstest::rstest;
 use s3haul::manifest::job::{LayoutChoice, Parts, ProofPolicy, Transfer, Verify};
+use s3haul::plan::totals::Totals;
+use s3haul::planner::{Planned, Sides};
 use s3haul::sandbox::{
     Algorithm, BucketOptions, ChecksumKind, Content, Effect, Encryption, Fault, ObjectSpec, Operation,
 };
@@ -167,4 +169,24 @@ async fn a_sync_of_replayed_objects_asks_for_nothing() {
     world.sandbox.calls().clear();
     assert_eq!(world.run(replayed()).await.outcome.skipped_objects, 1);
     assert_eq!(world.calls(Operation::HeadObject), 0, "the lists show equal ETags");
+}
+
+#[tokio::test]
+async fn the_plan_counts_the_question_for_the_first_part() {
+    let world = World::new().await;
+    put(&world, 24 * MIB, &ObjectSpec::default().part_sizes([8 * MIB, 8 * MIB]));
+    let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
+    let sides = Sides { transfer: replayed().into(), source: Some(source), destination };
+    let Some(Planned::Step(step)) = sides.plan().recv().await else { panic!("nothing is planned") };
+    let mut totals = Totals::default();
+    let capabilities = sides.destination.capabilities();
+    totals.copy(step.entry.size, &step.route, step.reason, capabilities, true);
+    world.sandbox.calls().clear();
+    world.run(replayed()).await;
+    for (planned, sent) in [
+        (s3haul::s3::Operation::HeadObject, Operation::HeadObject),
+        (s3haul::s3::Operation::UploadPartCopy, Operation::UploadPartCopy),
+    ] {
+        assert_eq!(totals.requests[&planned], world.calls(sent), "{planned}");
+    }
 }

@@ -269,22 +269,27 @@ transfers:
     assert!(exit == 1 && stdout.contains("2 missing"), "{exit} {stdout}");
     let (exit, ..) = run(at(&world), &["run", &job, "--report", &report]).await;
     assert_eq!(exit, 0);
-    for what in [vec![job.as_str()], vec!["--report", report.as_str(), "--provider", "aws"]] {
+    for what in [vec![job.as_str()], vec!["--report", report.as_str()]] {
         let (exit, stdout, stderr) = run(at(&world), &[&["verify"], what.as_slice()].concat()).await;
         assert!(exit == 0 && stdout.contains("2 equal"), "{exit} {stdout} {stderr}");
     }
     put(&world, DESTINATION, "b", 2, 10, &ObjectSpec::default());
-    let (exit, stdout, _) = run(at(&world), &["verify", "--report", &report, "--provider", "aws"]).await;
+    let (exit, stdout, _) = run(at(&world), &["verify", "--report", &report]).await;
     assert!(exit == 1 && stdout.contains("different   s3://source/b -> s3://destination/b"), "{stdout}");
-    fs::write(&report, "no receipt\n").unwrap();
+    let origin = fs::read_to_string(&report).unwrap().lines().next().unwrap().to_owned();
+    let (torn, other) = (file("torn.jsonl"), file("other.jsonl"));
+    fs::write(&torn, format!("{origin}\nno receipt\n")).unwrap();
+    fs::write(&other, "{}\n").unwrap();
     for (arguments, said) in [
-        (vec!["--report", report.as_str()], "report.jsonl:1: this is no receipt"),
+        (vec!["--report", torn.as_str()], "line 2 is no receipt"),
+        (vec!["--report", other.as_str()], "does not say which command wrote it"),
+        (vec!["--report", report.as_str(), "--provider", "minio"], "and where"),
         (vec![], "give a job"),
         (vec![job.as_str(), "--include", "*"], "a job says itself"),
         (vec!["s3://source/", "./dir"], "must be in S3"),
     ] {
         let (exit, _, stderr) = run(at(&world), &[&["verify"], arguments.as_slice()].concat()).await;
-        assert!(exit == 2 && stderr.contains(said), "{exit} {stderr}");
+        assert!(exit == 2 && stderr.contains(said), "{arguments:?}: {exit} {stderr}");
     }
 }
 
