@@ -14,14 +14,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::outage::Outlasted;
 use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
-    Access, Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind,
-    Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
-    Written,
+    Access, Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Class, Client, CompleteSpec,
+    Connect, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartHead,
+    PartsPage, SourcePin, Tag, UploadMarker, WriteCondition, Written,
 };
 use crate::size::display_duration;
 
@@ -285,6 +286,57 @@ impl Bucket {
             .await
     }
 
+    /// See [`Client::head_part`].
+    pub async fn head_part(&self, pin: &SourcePin, number: u32) -> Result<PartHead, Failure> {
+        self.read(Operation::HeadObject, Some(&pin.key), || self.client.head_part(pin, number)).await
+    }
+
+    /// Reads `first..=last` of one version and sums the bytes as they come: none is kept, and one that breaks off is
+    /// read again. The checksum is one that combines.
+    pub async fn sum_range(
+        &self,
+        pin: &SourcePin,
+        (first, last): (u64, u64),
+        algorithm: ChecksumAlgorithm,
+    ) -> Result<Checksum, Failure> {
+        let length = last - first + 1;
+        let answer = self.call(Operation::GetObject, Some(&pin.key), length, Repeat::Always, || async {
+            let refused =
+                |kind, message| Failure::new(kind, Operation::GetObject, self.place(&pin.key), message);
+            let mut sum = Running::new(algorithm)
+                .ok_or_else(|| refused(FailureKind::Bug, format!("{algorithm} does not combine")))?;
+            let mut body = self.client.get_object(pin, first, last).await?;
+            while let Some(bytes) = body.next().await? {
+                sum.update(&bytes);
+            }
+            if sum.bytes() != length {
+                let message = format!("{} bytes arrived of the {length} that were asked for", sum.bytes());
+                return Err(refused(FailureKind::Unreadable, message));
+            }
+            Ok(sum.finish())
+        });
+        answer.await.map(|answer| answer.value)
+    }
+
+    /// See [`Client::delete_object`]. What is gone already is no failure.
+    pub async fn delete_object(
+        &self,
+        key: &ObjectKey,
+        version: Option<&str>,
+        only: Option<&str>,
+    ) -> Result<(), Failure> {
+        let answer = self
+            .call(Operation::DeleteObject, Some(key), 0, Repeat::Always, || {
+                self.client.delete_object(&self.name, key, version, only)
+            })
+            .await;
+        match answer {
+            Ok(_) => Ok(()),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// See [`Client::get_tags`]. Where there are no tags, nobody is asked.
     pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
         if !self.capabilities().tags {
@@ -324,12 +376,12 @@ impl Bucket {
         .await
     }
 
-    /// Begins a multipart upload; returns its id. Each attempt that took effect begins one.
+    /// Begins a multipart upload. Each attempt that took effect begins one.
     pub async fn create_upload(
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<Answer<String>, Failure> {
+    ) -> Result<Answer<Begun>, Failure> {
         self.call(Operation::CreateMultipartUpload, Some(key), 0, Repeat::Always, || {
             self.client.create_upload(&self.name, key, attributes)
         })
@@ -412,22 +464,13 @@ impl Bucket {
         }
     }
 
-    /// Deletes an object, or one version of it for good. No object of a job is: only what a probe or a journal made.
-    pub async fn delete_object(&self, key: &ObjectKey, version: Option<&str>) -> Result<(), Failure> {
-        self.call(Operation::DeleteObject, Some(key), 0, Repeat::Always, || {
-            self.client.delete_object(&self.name, key, version)
-        })
-        .await
-        .map(|_| ())
-    }
-
     /// See [`Client::list_parts`].
     pub async fn list_parts(
         &self,
         key: &ObjectKey,
         upload_id: &str,
         after: Option<&str>,
-    ) -> Result<Page<PartDone>, Failure> {
+    ) -> Result<PartsPage, Failure> {
         self.read(Operation::ListParts, Some(key), || {
             self.client.list_parts(&self.name, key, upload_id, after)
         })

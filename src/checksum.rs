@@ -2,7 +2,8 @@
 //!
 //! CRCs of parts combine into the CRC of the whole without reading a byte again, which is what makes a multipart
 //! upload provable: the parts are summed while they are read, and the combined value is what S3 must come to.
-//! An MD5 multipart `ETag` can be predicted from the parts' `ETag`s in the same way.
+//! An MD5 multipart `ETag` can be predicted from the parts' `ETag`s in the same way, and so can a composite checksum,
+//! which is the checksum of the parts' checksums.
 
 use std::fmt::Write as _;
 
@@ -10,6 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm;
 use md5::{Digest as _, Md5};
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
 
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind};
 
@@ -23,12 +26,15 @@ const fn crc(algorithm: ChecksumAlgorithm) -> Option<(CrcAlgorithm, usize)> {
     }
 }
 
-/// The full-object checksum of `bytes`; `None` for SHA, which this crate never computes.
+/// The checksum over all of `bytes`.
 #[must_use]
-pub fn compute(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Option<Checksum> {
-    let (crc, width) = crc(algorithm)?;
-    let value = encode(crc_fast::checksum(crc, bytes), width);
-    Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value })
+pub fn compute(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Checksum {
+    let value = match crc(algorithm) {
+        Some((crc, width)) => encode(crc_fast::checksum(crc, bytes), width),
+        None if algorithm == ChecksumAlgorithm::Sha1 => STANDARD.encode(Sha1::digest(bytes)),
+        None => STANDARD.encode(Sha256::digest(bytes)),
+    };
+    Checksum { algorithm, kind: ChecksumKind::FullObject, value }
 }
 
 /// Joins the CRCs of adjacent pieces; each piece is its base64 value and its length in bytes.
@@ -51,6 +57,61 @@ pub fn combine<'a>(
     Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value: encode(whole?, width) })
 }
 
+/// The composite checksum of parts with these base64 values: S3's own formula, the checksum of the checksums.
+///
+/// `None` for values that are not base64 and for no parts at all.
+#[must_use]
+pub fn composite<'a>(
+    algorithm: ChecksumAlgorithm,
+    parts: impl IntoIterator<Item = &'a str>,
+) -> Option<Checksum> {
+    let mut sums = Vec::new();
+    for part in parts {
+        sums.extend(STANDARD.decode(part).ok()?);
+    }
+    if sums.is_empty() {
+        return None;
+    }
+    Some(Checksum { kind: ChecksumKind::Composite, ..compute(algorithm, &sums) })
+}
+
+/// A full-object CRC of bytes that come piece by piece.
+#[derive(Clone, Debug)]
+pub struct Running {
+    algorithm: ChecksumAlgorithm,
+    digest: crc_fast::Digest,
+    width: usize,
+    bytes: u64,
+}
+
+impl Running {
+    /// Begins a sum; `None` for SHA.
+    #[must_use]
+    pub fn new(algorithm: ChecksumAlgorithm) -> Option<Self> {
+        let (crc, width) = crc(algorithm)?;
+        Some(Self { algorithm, digest: crc_fast::Digest::new(crc), width, bytes: 0 })
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// How many bytes were added.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The sum of what was added.
+    #[must_use]
+    pub fn finish(&self) -> Checksum {
+        let value = encode(self.digest.finalize(), self.width);
+        Checksum { algorithm: self.algorithm, kind: ChecksumKind::FullObject, value }
+    }
+}
+
 fn encode(sum: u64, width: usize) -> String {
     STANDARD.encode(&sum.to_be_bytes()[8 - width..])
 }
@@ -58,6 +119,23 @@ fn encode(sum: u64, width: usize) -> String {
 fn decode(value: &str, width: usize) -> Option<u64> {
     let bytes = STANDARD.decode(value).ok()?;
     (bytes.len() == width).then(|| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+}
+
+/// The `ETag` of bytes that come piece by piece.
+#[derive(Clone, Debug, Default)]
+pub struct RunningMd5(Md5);
+
+impl RunningMd5 {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The `ETag` of what was added.
+    #[must_use]
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
 }
 
 /// The `ETag` of one request's bytes where no KMS key is in play.
@@ -77,6 +155,14 @@ pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<St
         count += 1;
     }
     (count > 0).then(|| format!("{}-{count}", hex(&digest.finalize())))
+}
+
+/// The number of parts that a multipart `ETag` (`…-N`) tells; `None` for any other.
+#[must_use]
+pub fn part_count(etag: &str) -> Option<u32> {
+    let (digest, count) = etag.split_once('-')?;
+    let is_number = !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
+    count.parse().ok().filter(|count| is_number && looks_like_md5(digest) && *count > 0)
 }
 
 /// True for 32 hexadecimal digits: the `ETag` of one request, and perhaps an MD5.
@@ -118,11 +204,7 @@ mod tests {
             (ChecksumAlgorithm::Crc32, 0xCBF4_3926_u32.to_be_bytes().to_vec()),
             (ChecksumAlgorithm::Crc32c, 0xE306_9283_u32.to_be_bytes().to_vec()),
         ] {
-            assert_eq!(
-                compute(algorithm, b"123456789").unwrap().value,
-                STANDARD.encode(bytes),
-                "{algorithm}"
-            );
+            assert_eq!(compute(algorithm, b"123456789").value, STANDARD.encode(bytes), "{algorithm}");
         }
         assert_eq!(md5_etag(b""), "d41d8cd98f00b204e9800998ecf8427e");
     }
@@ -136,6 +218,27 @@ mod tests {
         assert_eq!(multipart_etag(["opaque"]), None);
         assert_eq!(multipart_etag([]), None);
         assert!(!looks_like_md5(&whole));
+        assert_eq!(part_count(&whole), Some(2));
+        for other in
+            [part.as_str(), "opaque-2", &format!("{part}-"), &format!("{part}-0"), &format!("{part}-+1")]
+        {
+            assert_eq!(part_count(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_composite_is_the_checksum_of_the_checksums() {
+        // What S3 answered for a one-part upload of "123456789" with CRC32: CBF43926, and the CRC of those four bytes.
+        let part = compute(ChecksumAlgorithm::Crc32, b"123456789").value;
+        let whole = composite(ChecksumAlgorithm::Crc32, [part.as_str()]).unwrap();
+        assert_eq!(whole.value, compute(ChecksumAlgorithm::Crc32, &[0xCB, 0xF4, 0x39, 0x26]).value);
+        assert_eq!(whole.kind, ChecksumKind::Composite);
+        let sha = STANDARD.encode(Sha256::digest(b"part"));
+        let sums = Sha256::digest(b"part").repeat(2);
+        let two = composite(ChecksumAlgorithm::Sha256, [sha.as_str(), sha.as_str()]).unwrap();
+        assert_eq!(two.value, STANDARD.encode(Sha256::digest(&sums)));
+        assert_eq!(composite(ChecksumAlgorithm::Sha1, []), None);
+        assert_eq!(composite(ChecksumAlgorithm::Sha1, ["no base64"]), None);
     }
 
     proptest! {
@@ -147,10 +250,13 @@ mod tests {
             for algorithm in [ChecksumAlgorithm::Crc64Nvme, ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc32c] {
                 let pieces: Vec<_> = cuts
                     .windows(2)
-                    .map(|cut| (compute(algorithm, &bytes[cut[0]..cut[1]]).unwrap().value, (cut[1] - cut[0]) as u64))
+                    .map(|cut| (compute(algorithm, &bytes[cut[0]..cut[1]]).value, (cut[1] - cut[0]) as u64))
                     .collect();
                 let combined = combine(algorithm, pieces.iter().map(|(value, length)| (value.as_str(), *length)));
-                prop_assert_eq!(combined, compute(algorithm, &bytes));
+                prop_assert_eq!(combined.as_ref(), Some(&compute(algorithm, &bytes)));
+                let mut running = Running::new(algorithm).unwrap();
+                cuts.windows(2).for_each(|cut| running.update(&bytes[cut[0]..cut[1]]));
+                prop_assert_eq!((running.bytes(), Some(running.finish())), (bytes.len() as u64, combined));
             }
         }
     }

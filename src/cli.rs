@@ -17,6 +17,7 @@ mod run;
 mod sandbox;
 mod status;
 mod uploads;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -102,6 +103,7 @@ Examples:
   s3haul copy ./exports s3://lake/exports/               a directory
   s3haul plan nightly.yaml                               what a job would do, without doing it
   s3haul run nightly.yaml                                do it
+  s3haul verify nightly.yaml                             is everything there, and equal
   s3haul uploads list s3://lake/                         multipart uploads that were never finished
 
 Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
@@ -141,6 +143,8 @@ enum Command {
     Check(check::CheckJob),
     /// How far a run is that is at work, stopped or dead, from its journal.
     Status(status::Status),
+    /// Compare both sides of a job, of SRC and DST, or of a run's report. Sends no write.
+    Verify(verify::Verify),
     /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.
@@ -172,7 +176,7 @@ struct EndpointFlags {
     #[arg(long)]
     profile: Option<String>,
     /// What kind of server it is: decides what may be relied on.
-    #[arg(long, value_name = "NAME", value_parser = provider)]
+    #[arg(long, value_name = "NAME", value_parser = word::<Provider>)]
     provider: Option<Provider>,
 }
 
@@ -189,8 +193,8 @@ impl EndpointFlags {
     }
 }
 
-/// The manifest's own names of providers.
-fn provider(name: &str) -> Result<Provider, String> {
+/// One of the manifest's own words.
+fn word<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(name.to_owned())).map_err(|error| error.to_string())
 }
 
@@ -248,6 +252,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Plan(plan) => plan.execute(output).await,
         Command::Check(check) => check.execute(output).await,
         Command::Status(status) => status.execute(output).await,
+        Command::Verify(verify) => Box::pin(verify.execute(output)).await,
         Command::Uploads(uploads) => uploads.execute(output).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;

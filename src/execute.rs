@@ -11,11 +11,14 @@
 mod archive;
 mod condition;
 mod history;
+mod layout;
+mod mismatch;
 pub mod monitor;
 mod object;
 mod outcome;
 mod part;
-mod prove;
+pub(crate) mod prove;
+pub(crate) mod read;
 pub mod receipt;
 mod upload;
 
@@ -60,6 +63,8 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 enum Trouble {
     /// The source is another one by now: plan it again.
     SourceChanged,
+    /// The source's parts do not end where they were believed to: plan it again and ask for each.
+    OtherBoundaries,
     /// The run stops.
     Stopped,
     /// A request failed for good.
@@ -144,7 +149,7 @@ impl Work {
         let ending = match outcome {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::SourceChanged) => {
+            Err(Trouble::SourceChanged | Trouble::OtherBoundaries) => {
                 let message = "another writer was at work on the source or the destination";
                 let operation = Operation::CompleteMultipartUpload;
                 let failure = Failure::new(

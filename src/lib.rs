@@ -33,7 +33,9 @@
 //! | [`planner`] | listings in, steps out |
 //! | [`journal`] | what a run has done, so that one that is killed goes on |
 //! | [`execute`] | the conductor, copies, uploads, proofs, receipts |
-//! | [`report`], [`telemetry`] | receipts and summaries; logs |
+//! | [`report`] | receipts and summaries |
+//! | [`verify`] | are two sides equal |
+//! | [`telemetry`] | logs |
 #![cfg_attr(feature = "sandbox", doc = "| [`sandbox`] | an S3 in this process |")]
 //! | [`cli`] | the command line |
 
@@ -57,3 +59,4 @@ pub mod s3;
 pub mod sandbox;
 pub mod size;
 pub mod telemetry;
+pub mod verify;

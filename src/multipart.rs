@@ -53,6 +53,7 @@
 //! ```
 
 use std::ops::RangeInclusive;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::stream::{self, Stream, TryStreamExt};
@@ -66,8 +67,11 @@ use crate::checksum;
 use crate::location::ObjectKey;
 use crate::s3::{
     Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, OpenUpload,
-    Operation, PartDone, SourcePin, Written,
+    Operation, PartDone, PartsPage, SourcePin, Written,
 };
+
+/// The checksum that an upload declared when it was begun, if any.
+type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 
 /// The longest pause between two looks at a Complete of unknown outcome.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -82,7 +86,9 @@ pub struct MultipartUpload {
     bucket: Bucket,
     key: ObjectKey,
     id: String,
-    checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    /// Known from the start, or from the first list of parts. Shared by all clones.
+    declared: Arc<OnceLock<Declared>>,
+    kms: bool,
     initiated: Option<Timestamp>,
 }
 
@@ -99,8 +105,9 @@ impl MultipartUpload {
     ) -> Result<Self, Failure> {
         let initiated = Some(Timestamp::now());
         let answer = bucket.create_upload(key, attributes).await?;
-        let (bucket, key, id) = (bucket.clone(), key.clone(), answer.value);
-        let upload = Self { bucket, key, id, checksum: attributes.checksum, initiated };
+        let (bucket, key, begun) = (bucket.clone(), key.clone(), answer.value);
+        let declared = Arc::new(OnceLock::from(attributes.checksum));
+        let upload = Self { bucket, key, id: begun.id, declared, kms: begun.kms, initiated };
         if answer.maybe_twice {
             upload.abort_twins().await;
         }
@@ -143,10 +150,12 @@ impl MultipartUpload {
         }
     }
 
-    /// Takes up an upload that was begun elsewhere, by its id.
+    /// Takes up an upload that was begun elsewhere, by its id. What checksum it declared is learned from the list of its
+    /// parts, as soon as it is needed.
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
-        Self { bucket: bucket.clone(), key: key.clone(), id: id.into(), checksum: None, initiated: None }
+        let (bucket, key, id) = (bucket.clone(), key.clone(), id.into());
+        Self { bucket, key, id, declared: Arc::default(), kms: false, initiated: None }
     }
 
     /// The same upload, whose requests go on when the run that began it is halted: for cleaning up after it.
@@ -161,10 +170,40 @@ impl MultipartUpload {
         &self.id
     }
 
-    /// The checksum algorithm that the upload declared, when it was begun here.
+    /// The checksum algorithm that the upload declared, as far as it is known here.
     #[must_use]
     pub fn algorithm(&self) -> Option<ChecksumAlgorithm> {
-        self.checksum.map(|(algorithm, _)| algorithm)
+        self.known().map(|(algorithm, _)| algorithm)
+    }
+
+    /// True when S3 said at the beginning that the object will be encrypted with a KMS key: its `ETag` and those of its
+    /// parts then follow from no bytes.
+    #[must_use]
+    pub fn is_kms(&self) -> bool {
+        self.kms
+    }
+
+    fn known(&self) -> Declared {
+        self.declared.get().copied().flatten()
+    }
+
+    /// The checksum that the upload declared when it was begun, here or elsewhere. It decides which checksums its parts
+    /// must have and what Complete must say; S3 refuses anything else.
+    ///
+    /// # Errors
+    /// What S3 says to the question, which is asked once, of uploads that were begun elsewhere.
+    pub async fn declared(&self) -> Result<Option<(ChecksumAlgorithm, ChecksumKind)>, Failure> {
+        if let Some(declared) = self.declared.get() {
+            return Ok(*declared);
+        }
+        self.page(None).await?;
+        Ok(self.known())
+    }
+
+    async fn page(&self, after: Option<&str>) -> Result<PartsPage, Failure> {
+        let page = self.bucket.list_parts(&self.key, &self.id, after).await?;
+        let _ = self.declared.set(page.checksum);
+        Ok(page)
     }
 
     /// The key that the upload will write.
@@ -188,7 +227,8 @@ impl MultipartUpload {
             let place = self.bucket.place(&self.key);
             Failure::new(FailureKind::Local, Operation::ReadFile, place, format!("part {number}: {error}"))
         })?;
-        let sum = self.checksum.and_then(|(algorithm, _)| checksum::compute(algorithm, &body));
+        let declared = self.declared().await?;
+        let sum = declared.map(|(algorithm, _)| checksum::compute(algorithm, &body));
         self.send_part(number, body.into(), sum.as_ref()).await.map(|answer| answer.value)
     }
 
@@ -232,7 +272,7 @@ impl MultipartUpload {
     pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
         let pages = stream::try_unfold(Some(None::<String>), move |marker| async move {
             let Some(after) = marker else { return Ok(None) };
-            let page = self.bucket.list_parts(&self.key, &self.id, after.as_deref()).await?;
+            let page = self.page(after.as_deref()).await?;
             let next = page.next.map(Some);
             Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
         });
@@ -250,7 +290,19 @@ impl MultipartUpload {
     pub async fn complete(&self, parts: &[PartDone], spec: &CompleteSpec) -> Result<Written, Failure> {
         let mut parts = parts.to_vec();
         parts.sort_unstable_by_key(|part| part.number);
-        let spec = CompleteSpec { checksum: spec.checksum.or(self.checksum), ..spec.clone() };
+        let checksum = match spec.checksum {
+            Some(declared) => Some(declared),
+            None => match self.declared().await {
+                // Gone: it may have been completed before, which is looked into below.
+                Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => None,
+                declared => declared?,
+            },
+        };
+        let is_composite = matches!(checksum, Some((_, ChecksumKind::Composite)));
+        if is_composite && parts.iter().any(|part| part.checksum.is_none()) {
+            self.fill_in_checksums(&mut parts).await?;
+        }
+        let spec = CompleteSpec { checksum, ..spec.clone() };
         let began = Instant::now();
         let mut round = 1;
         loop {
@@ -274,9 +326,23 @@ impl MultipartUpload {
         }
     }
 
+    /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name all of them.
+    async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
+        let mut held = std::pin::pin!(self.parts());
+        while let Some(part) = held.try_next().await? {
+            if let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number)
+                && parts[at].etag == part.etag
+                && parts[at].checksum.is_none()
+            {
+                parts[at].checksum = part.checksum;
+            }
+        }
+        Ok(())
+    }
+
     /// True when the server knows the upload no more.
     async fn is_gone(&self) -> Result<bool, Failure> {
-        match self.bucket.list_parts(&self.key, &self.id, None).await {
+        match self.page(None).await {
             Ok(_) => Ok(false),
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(true),
             Err(failure) => Err(failure),

@@ -4,7 +4,8 @@
 //! route by size, [`detour`] goes round what a server does not do safely, [`condition`] says what the write demands of
 //! its key, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
 //! missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
-//! [`totals`] adds up what a run would send before anything is sent, and [`cost`] what that costs.
+//! [`replay`] how a multipart `ETag` stays what it is, [`totals`] adds up what a run would send before anything is sent, and
+//! [`cost`] what that costs.
 
 pub mod archive;
 pub mod attributes;
@@ -15,4 +16,5 @@ pub mod detour;
 pub mod history;
 pub mod parts;
 pub mod remap;
+pub mod replay;
 pub mod totals;

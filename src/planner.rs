@@ -19,12 +19,13 @@ use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Archived, Source, Transfer, Versions, When};
+use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
 use crate::plan::condition::Seen;
-use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
+use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::detour::detour;
 use crate::plan::history::same_content;
-use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
+use crate::plan::replay;
+use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
 pub use history::{Following, Turn};
 
@@ -147,7 +148,8 @@ impl Sides {
             };
             let there = match (&mut counterparts, self.transfer.when) {
                 (_, When::Always) => {
-                    planned.send(self.decide(entry, key, None)).await?;
+                    let always = Decision::Copy(Reason::Always);
+                    planned.send(self.planned(entry, key, always, Seen::Unknown)).await?;
                     continue;
                 }
                 (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
@@ -160,12 +162,21 @@ impl Sides {
                 },
                 (None, _) => None,
             };
-            let unsure = there.is_some_and(|there| self.is_unsure(&entry, there));
-            if (there.is_some() || absence_is_certain) && !unsure {
-                planned.send(self.decide(entry, key, there)).await?;
-                continue;
-            }
-            asked.push_back(self.ask(entry, key));
+            let question = if there.is_some() || absence_is_certain {
+                match self.decide(&entry, there) {
+                    Decision::Ask => Question::Both,
+                    decision => {
+                        let seen = there.map_or(Seen::Absent, |there| {
+                            there.etag.map_or(Seen::Unknown, |etag| Seen::Object(etag.to_owned()))
+                        });
+                        planned.send(self.planned(entry, key, decision, seen)).await?;
+                        continue;
+                    }
+                }
+            } else {
+                Question::Destination
+            };
+            asked.push_back(self.ask(entry, key, question));
             if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
             {
@@ -283,10 +294,71 @@ impl Sides {
         }
     }
 
+    /// Asks about one key, at the destination and, where lists do not tell, at the source.
+    async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
+        let head = match self.destination.head(&key, None).await {
+            Ok(head) => head,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                let decision = self.decide(&entry, None);
+                return self.planned(entry, key, decision, Seen::Absent);
+            }
+            // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
+            Err(failure) if *failure.kind() == FailureKind::Denied => {
+                let decision = self.decide(&entry, None);
+                return self.planned(entry, key, decision, Seen::Unknown);
+            }
+            Err(failure) => return Planned::Failed(self.name_of(&entry), failure),
+        };
+        let mut decision = Decision::Ask;
+        if question == Question::Destination {
+            let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
+            decision = self.decide(&entry, Some(there));
+        }
+        if let (Decision::Ask, Some(source)) = (decision, &self.source) {
+            decision = match source.head(&entry.key, entry.version.as_deref()).await {
+                Ok(ours) if entry.version.is_some() => {
+                    match same_content(&ours, &head, self.etags_follow_from_bytes()) {
+                        Some(true) => Decision::Skip(Skip::Equal),
+                        _ => Decision::Copy(Reason::Differs),
+                    }
+                }
+                Ok(ours) => by_heads(&ours, &head),
+                Err(failure) => return Planned::Failed(self.name_of(&entry), failure),
+            };
+        }
+        self.planned(entry, key, decision, Seen::Object(head.etag))
+    }
+
+    /// What the lists say. A version from the past beside other bytes of its size is asked for: that the destination is
+    /// newer says nothing about a version that was followed by others.
+    fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
+        let mut source = side(entry);
+        // Elsewhere equal ETags may stand for different bytes of one size.
+        source.etag = source.etag.filter(|_| self.etags_follow_from_bytes());
+        let is_past = entry.version.is_some() && self.transfer.when == When::Changed;
+        match (decide(self.transfer.when, source, there), there) {
+            (Decision::Skip(_) | Decision::Copy(Reason::Newer), Some(there))
+                if is_past && (source.etag.is_none() || source.etag != there.etag) =>
+            {
+                Decision::Ask
+            }
+            (decision, _) => decision,
+        }
+    }
+
+    fn planned(&self, entry: Entry, key: ObjectKey, decision: Decision, seen: Seen) -> Planned {
+        match decision {
+            Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
+            // Only a bucket's objects are dated at the beginning of their upload; files are never asked for.
+            Decision::Ask => Planned::Skip(Box::new(entry), key, Skip::Equal),
+            Decision::Copy(reason) => self.step(entry, key, reason, seen),
+        }
+    }
+
     /// What is done with an entry that is to be copied.
     fn step(&self, entry: Entry, key: ObjectKey, reason: Reason, seen: Seen) -> Planned {
         let route = match (entry.archive, self.transfer.archived) {
-            (ArchiveState::Readable, _) => self.route(entry.size, &entry.key, &key),
+            (ArchiveState::Readable, _) => self.listed_route(&entry, &key),
             (_, Archived::Fail) => return Planned::Archived(Box::new(entry), key),
             (_, Archived::Skip) => return Planned::Skip(Box::new(entry), key, Skip::Archived),
             (_, Archived::Restore) => Ok(Route::Restore),
@@ -297,63 +369,26 @@ impl Sides {
         }
     }
 
-    async fn ask(&self, entry: Entry, key: ObjectKey) -> Planned {
-        match self.destination.head(&key, None).await {
-            Ok(head) => {
-                let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
-                match &self.source {
-                    Some(source) if self.is_unsure(&entry, there) => {
-                        self.compare(source, entry, key, &head).await
-                    }
-                    _ => self.decide(entry, key, Some(there)),
-                }
-            }
-            Err(failure) if *failure.kind() == FailureKind::NotFound => self.decide(entry, key, None),
-            // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
-            Err(failure) if *failure.kind() == FailureKind::Denied => match self.decide(entry, key, None) {
-                Planned::Step(step) => Planned::Step(Box::new(Step { seen: Seen::Unknown, ..*step })),
-                other => other,
-            },
-            Err(failure) => Planned::Failed(self.name_of(&entry), failure),
-        }
-    }
-
-    /// True for a version from the past beside other bytes of its size, where only a look at both tells whether they are
-    /// equal: that the destination is newer says nothing about a version that was followed by others.
-    fn is_unsure(&self, entry: &Entry, there: Side<'_>) -> bool {
-        let equal = self.etags_follow_from_bytes() && entry.etag.as_deref() == there.etag;
-        let is_past = entry.version.is_some() && self.transfer.when == When::Changed;
-        is_past && entry.size == there.size && !equal
-    }
-
-    async fn compare(&self, source: &Bucket, entry: Entry, key: ObjectKey, there: &Head) -> Planned {
-        match source.head(&entry.key, entry.version.as_deref()).await {
-            Ok(head) if same_content(&head, there, self.etags_follow_from_bytes()) == Some(true) => {
-                Planned::Skip(Box::new(entry), key, Skip::Equal)
-            }
-            Ok(_) => self.step(entry, key, Reason::Differs, Seen::Object(there.etag.clone())),
-            Err(failure) => Planned::Failed(self.name_of(&entry), failure),
-        }
-    }
-
-    fn decide(&self, entry: Entry, key: ObjectKey, there: Option<Side<'_>>) -> Planned {
-        let seen = match (self.transfer.when, &there) {
-            (When::Always, _) => Seen::Unknown,
-            (_, None) => Seen::Absent,
-            (_, Some(there)) => there.etag.map_or(Seen::Unknown, |etag| Seen::Object(etag.to_owned())),
+    /// How an object is copied, as far as a list tells: with `layout: source`, the `ETag` shows the number of parts.
+    fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
+        let usual = self.route(entry.size, &entry.key, key)?;
+        let (Some(etag), Some(source), LayoutChoice::Source) =
+            (&entry.etag, &self.source, self.transfer.parts.layout)
+        else {
+            return Ok(usual);
         };
-        let mut source = side(&entry);
-        // Elsewhere equal ETags may stand for different bytes of one size.
-        source.etag = source.etag.filter(|_| self.etags_follow_from_bytes());
-        let decision = match self.transfer.when {
-            When::Always => Decision::Copy(Reason::Always),
-            when => decide(when, source, there),
-        };
-        match decision {
-            Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            Decision::Copy(reason) => self.step(entry, key, reason, seen),
-        }
+        let destination = self.destination.capabilities();
+        Ok(replay::by_etag(entry.size, etag, source.capabilities(), destination).unwrap_or(usual))
     }
+}
+
+/// Which sides are asked about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// Whether the destination has it.
+    Destination,
+    /// Whether what both sides have is equal.
+    Both,
 }
 
 fn side(entry: &Entry) -> Side<'_> {

@@ -235,7 +235,7 @@ impl Scratch {
             }
         }
         for (key, version) in &self.objects {
-            if let Err(failure) = self.bucket.delete_object(key, version.as_deref()).await {
+            if let Err(failure) = self.bucket.delete_object(key, version.as_deref(), None).await {
                 left.push(format!("object {key}: {failure}"));
             }
         }

@@ -13,6 +13,7 @@ mod convert;
 pub mod failure;
 pub mod history;
 mod identity;
+mod read;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use failure::{Failure, FailureKind};
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
+pub use read::Body;
 
 /// The requests that this crate sends, by S3's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -285,6 +287,35 @@ pub struct PartDone {
     pub etag: String,
     /// Base64, in the algorithm that the upload declared.
     pub checksum: Option<String>,
+}
+
+/// An upload that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The upload id.
+    pub id: String,
+    /// True when the object will be encrypted with a KMS key, so that no `ETag` of it or its parts follows from bytes.
+    pub kms: bool,
+}
+
+/// One page of the parts that an upload has, and the checksum that it declared when it was begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartsPage {
+    /// By ascending number.
+    pub items: Vec<PartDone>,
+    /// Where the next page starts; `None` on the last one.
+    pub next: Option<String>,
+    /// What Create declared; without it the upload can not be completed as it was meant.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+}
+
+/// One part of a finished multipart object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartHead {
+    /// Bytes of the part.
+    pub size: u64,
+    /// How many parts the object has, where the server tells.
+    pub count: Option<u32>,
 }
 
 /// One line of a listing.

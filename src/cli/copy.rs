@@ -8,11 +8,11 @@ use clap::Args;
 use super::history::HistoryFlags;
 use super::place::Place;
 use super::run::run;
-use super::{CliError, EndpointFlags, Exit, Output, plan};
+use super::{CliError, EndpointFlags, Exit, Output, plan, word};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, FailureLimit, Job, PartSize, Parts, Selection, Source, Symlinks, Transfer,
-    When, check,
+    DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartSize, Parts, ProofPolicy,
+    Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;
@@ -62,6 +62,18 @@ pub(super) struct Copy {
     /// Objects larger than this go in parts.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
+    /// Whose part boundaries a copy has: `source` keeps multipart ETags and composite checksums equal.
+    #[arg(long, value_name = "WHOSE", value_parser = word::<LayoutChoice>, default_value = "auto")]
+    layout: LayoutChoice,
+    /// What counts as proven: require-checksum, best, or size.
+    #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>, default_value = "best")]
+    verify: Verify,
+    /// What may be done to prove it: answers, or read (downloads what no checksum proves).
+    #[arg(long, value_name = "HOW", value_parser = word::<Prove>, default_value = "answers")]
+    prove: Prove,
+    /// What becomes of a copy that was published and is not equal: keep, or remove.
+    #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>, default_value = "keep")]
+    on_mismatch: OnMismatch,
     /// At most this many requests a second.
     #[arg(long, value_name = "N")]
     requests_per_second: Option<u32>,
@@ -145,8 +157,11 @@ impl Copy {
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
                 threshold: self.threshold.unwrap_or(Parts::default().threshold),
+                layout: self.layout,
             };
             self.history.apply(&mut transfer);
+            transfer.proof =
+                ProofPolicy { verify: self.verify, prove: self.prove, on_mismatch: self.on_mismatch };
             transfers.push(transfer);
         }
         let Some(first) = transfers.first().cloned() else {
@@ -165,8 +180,6 @@ impl Copy {
 
     /// A source as typed, and the glob that its wildcards stand for.
     fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
-        let endpoint = DEFAULT_ENDPOINT.to_owned();
-        let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{text}: {error}"));
         if text == "-" {
             return Ok((Source::Stdin, None));
         }
@@ -178,27 +191,11 @@ impl Copy {
             };
             return Ok((Source::Files { path: LocalPath(text.into()), symlinks }, None));
         }
-        let mut location: S3Uri = text.parse().map_err(|error| usage(&error))?;
-        if let Some(wildcard) = location.key.as_str().find(['*', '?']) {
-            let key = location.key.as_str().to_owned();
-            let (prefix, pattern) = key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
-            let glob = pattern.parse().map_err(|error| usage(&error))?;
-            location.key = ObjectKey::new(prefix).map_err(|error| usage(&error))?;
-            return Ok((Source::Prefix { endpoint, location }, Some(glob)));
-        }
-        if self.recursive && !location.key.is_prefix() {
-            location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
-        }
-        let from = if location.key.is_prefix() {
-            Source::Prefix { endpoint, location }
-        } else {
-            Source::Object { endpoint, location, version: self.history.version_id.clone() }
-        };
-        Ok((from, None))
+        in_s3(text, self.recursive, self.history.version_id.clone())
     }
 
     /// A destination for many objects is a prefix, whether or not the slash was typed.
-    fn destination_of(location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
+    pub(super) fn destination_of(location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
         let many = match from {
             Source::Prefix { .. } => true,
             Source::Files { path, .. } => several || path.as_path().is_dir(),
@@ -218,4 +215,31 @@ impl Copy {
             .map_err(|error| CliError::Usage(error.to_string()))?;
         Ok(S3Uri { bucket: location.bucket.clone(), key })
     }
+}
+
+/// A source in S3 as typed, and the glob that its wildcards stand for.
+pub(super) fn in_s3(
+    text: &str,
+    recursive: bool,
+    version: Option<String>,
+) -> Result<(Source, Option<KeyGlob>), CliError> {
+    let endpoint = DEFAULT_ENDPOINT.to_owned();
+    let usage = |error: &dyn std::fmt::Display| CliError::Usage(format!("{text}: {error}"));
+    let mut location: S3Uri = text.parse().map_err(|error| usage(&error))?;
+    if let Some(wildcard) = location.key.as_str().find(['*', '?']) {
+        let key = location.key.as_str().to_owned();
+        let (prefix, pattern) = key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
+        let glob = pattern.parse().map_err(|error| usage(&error))?;
+        location.key = ObjectKey::new(prefix).map_err(|error| usage(&error))?;
+        return Ok((Source::Prefix { endpoint, location }, Some(glob)));
+    }
+    if recursive && !location.key.is_prefix() {
+        location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
+    }
+    let from = if location.key.is_prefix() {
+        Source::Prefix { endpoint, location }
+    } else {
+        Source::Object { endpoint, location, version }
+    };
+    Ok((from, None))
 }

@@ -70,7 +70,7 @@ impl<'a> Line<'a> {
             Some(bucket) => location(bucket.name(), &step.entry.key),
             None => step.entry.key.to_string(),
         };
-        let part_size = match step.route {
+        let part_size = match &step.route {
             Route::MultipartCopy(layout) | Route::MultipartUpload(layout) => Some(layout.part_size),
             Route::Copy | Route::Put | Route::Restore | Route::DeleteMarker => None,
         };

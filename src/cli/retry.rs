@@ -13,6 +13,7 @@ use super::run::run;
 use super::{Cli, CliError, Command, Exit, Output, plan, say};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Job, Source, Transfer};
+use crate::report::Origin;
 use crate::report::read::{FailedObject, Report, read};
 
 /// Runs the failed objects of a report again.
@@ -42,12 +43,7 @@ impl Retry {
         if failed.is_empty() {
             return say("no object of this report failed: nothing to do");
         }
-        // Paths in the command and in its manifest are relative to where it was given.
-        std::env::set_current_dir(&origin.directory).map_err(|error| {
-            let directory = origin.directory.display();
-            CliError::Usage(format!("the run worked in {directory}, which can't be entered: {error}"))
-        })?;
-        let mut job = job(&origin.command)?;
+        let mut job = job_of(&origin)?;
         narrow(&mut job, &failed)?;
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         let place = Place::ambient();
@@ -58,6 +54,16 @@ impl Retry {
             run(&job, &place, &origin, output).await
         }
     }
+}
+
+/// The job of the run that wrote a report. The process goes to where that run was started, because paths in the command and
+/// in its manifest are relative to there.
+pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
+    std::env::set_current_dir(&origin.directory).map_err(|error| {
+        let directory = origin.directory.display();
+        CliError::Usage(format!("the run worked in {directory}, which can't be entered: {error}"))
+    })?;
+    job(&origin.command)
 }
 
 /// The job that a command line stands for.

@@ -3,7 +3,8 @@
 //! HEAD first: it pins the version and `ETag` that every following request names, gives the attributes to set and the
 //! checksum to compare with. The size from HEAD, not the one from the listing, chooses the route. When the source
 //! turns out to have changed meanwhile, everything made so far is thrown away and the object is planned again, a few
-//! times; a copy is of one version or it is not published.
+//! times; a copy is of one version or it is not published. What can be proven is known from HEAD too: a job that demands
+//! more is told before a byte is copied, and parts that do not make the source are told before they become an object.
 
 use std::sync::Arc;
 
@@ -11,12 +12,12 @@ use super::archive::{self, Cold};
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
-use super::prove::{Expected, Verdict, by_answer, by_look};
+use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast};
 use super::receipt::{Ending, Proof};
-use super::{Draft, Trouble, Work};
+use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
 use crate::manifest::capabilities::ConditionalWrite;
-use crate::manifest::job::Keep;
+use crate::manifest::job::{Keep, Prove, Verify};
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
@@ -26,8 +27,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Attributes, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, Tags,
-    WriteCondition, Written,
+    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
+    Operation, SourcePin, Tags, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -44,12 +45,15 @@ pub(super) async fn copy(
     step: &Step,
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
-    // What stands at the destination's key, as far as we know: what the plan saw, then what a round of ours wrote.
-    let mut seen = step.seen.clone();
+    let mut copy = Copy { work, source, step, ask_each: false, seen: step.seen.clone() };
     for _ in 0..ROUNDS {
-        match (Copy { work, source, step }).round(draft, &mut seen).await {
+        match copy.round(draft).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(key = %step.entry.key, "the source changed: planning it again");
+            }
+            Err(Trouble::OtherBoundaries) => {
+                tracing::info!(key = %step.entry.key, "its parts are not uniform: asking for each");
+                copy.ask_each = true;
             }
             Err(Trouble::Failed(failure)) if told_late(&failure) => {
                 return archive::meet(work, source, step, &Cold::refused(step, &failure)).await;
@@ -66,11 +70,15 @@ struct Copy<'a> {
     work: &'a Work,
     source: &'a Bucket,
     step: &'a Step,
+    /// A guess of the source's part boundaries has failed.
+    ask_each: bool,
+    /// What stands at the destination's key, as far as we know: what the plan saw, then what a round of ours wrote.
+    seen: Seen,
 }
 
 impl Copy<'_> {
-    async fn round(&self, draft: &mut Draft, seen: &mut Seen) -> Result<Ending, Trouble> {
-        let Self { work, source, step } = self;
+    async fn round(&mut self, draft: &mut Draft) -> Result<Ending, Trouble> {
+        let (work, source, step) = (self.work, self.source, self.step);
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
@@ -78,26 +86,40 @@ impl Copy<'_> {
         if head.archive != ArchiveState::Readable {
             return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
-        let route = work.sides.route(head.size, &step.entry.key, &step.key)?;
         let pin = SourcePin {
             bucket: source.name().clone(),
             key: step.entry.key.clone(),
             version: step.entry.version.clone().or_else(|| head.version.clone()),
             etag: head.etag.clone(),
         };
+        let place = (slot, self.ask_each);
+        let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
         draft.pinned(&head, &route, pin.version.clone());
-        let condition = self.condition(seen, route.publishes_by());
-        if step.turn.is_none() && work.is_taken(&step.key, seen, &condition).await? {
+        let condition = self.condition(route.publishes_by());
+        if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
         self.note_lost_tags(&head, draft);
         let attributes = attributes::of_copy(&head, &work.sides.transfer, destination.capabilities(), &route);
+        let policy = work.sides.transfer.proof;
+        let expected = Expected::of(&head, source.capabilities());
+        if (policy.verify, policy.prove) == (Verify::RequireChecksum, Prove::Answers)
+            && !expected.is_comparable(attributes.checksum)
+        {
+            let why = match &head.checksum {
+                None => "the source has no checksum",
+                Some(_) => {
+                    "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"
+                }
+            };
+            return Err(work.unprovable(&step.key, why).into());
+        }
         match route {
             Route::MultipartCopy(layout) => {
-                self.multipart(slot, &head, &pin, attributes, layout, draft, seen).await
+                self.multipart(slot, &head, &pin, attributes, layout, draft).await
             }
-            Route::Copy => self.single(&head, &pin, &attributes, draft, seen).await,
+            Route::Copy => self.single(slot, &head, &pin, &attributes, draft).await,
             Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
@@ -124,15 +146,15 @@ impl Copy<'_> {
     }
 
     async fn single(
-        &self,
+        &mut self,
+        place: Slot,
         head: &Head,
         pin: &SourcePin,
         attributes: &Attributes,
         draft: &mut Draft,
-        seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
-        let (key, condition) = (&self.step.key, self.condition(seen, ConditionalWrite::Copy));
+        let (key, condition) = (&self.step.key, self.condition(ConditionalWrite::Copy));
         let answer = match &self.step.turn {
             Some(turn) => destination.append_copy(pin, head.size, key, attributes, &turn.tip).await,
             None => destination.copy_object(pin, head.size, key, attributes, condition.clone()).await,
@@ -144,26 +166,27 @@ impl Copy<'_> {
             }
             Err(failure) => {
                 draft.attempts += failure.details().attempts;
-                return self.refused(head, pin, &condition, failure, seen).await;
+                return self.refused(head, pin, &condition, failure).await;
             }
         };
-        *seen = Seen::Object(written.etag.clone());
+        self.seen = Seen::Object(written.etag.clone());
         if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
-        let proof = self.prove(head, pin, &written, &[]).await?;
+        drop(place);
+        let expected = Expected::of(head, self.source.capabilities());
+        let proof = self.prove(expected, head, pin, &written, &Made::default(), draft).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
 
     /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about the destination.
     async fn refused(
-        &self,
+        &mut self,
         head: &Head,
         pin: &SourcePin,
         condition: &WriteCondition,
         failure: Failure,
-        seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
         match self.work.refused(condition, &failure) {
             None if *failure.kind() == FailureKind::PreconditionFailed => Err(Trouble::SourceChanged),
@@ -171,7 +194,7 @@ impl Copy<'_> {
             Some(Refused::Raced) => Err(Trouble::SourceChanged),
             Some(_) if !self.is_unchanged(head, pin).await? => Err(Trouble::SourceChanged),
             Some(Refused::Deleted) => {
-                *seen = Seen::Absent;
+                self.seen = Seen::Absent;
                 Err(Trouble::SourceChanged)
             }
             // Taken by someone else, or by an earlier attempt of ours whose answer was lost.
@@ -181,16 +204,16 @@ impl Copy<'_> {
     }
 
     /// The key of a history is there from its second version on, whatever `when` says.
-    fn condition(&self, seen: &Seen, by: ConditionalWrite) -> WriteCondition {
-        if self.step.turn.is_some() { WriteCondition::None } else { self.work.condition(seen, by) }
+    fn condition(&self, by: ConditionalWrite) -> WriteCondition {
+        if self.step.turn.is_some() { WriteCondition::None } else { self.work.condition(&self.seen, by) }
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
     async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
-        let expected = Expected::of(head, destination.capabilities());
-        match by_look(&expected, &found, &[], destination.capabilities().content_etags) {
+        let expected = Expected::of(head, self.source.capabilities());
+        match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
             Verdict::Proven(proof) if proof != Proof::Size => {
                 Ok(Ending::Done { proof, etag: found.etag, destination_version: found.version })
             }
@@ -198,18 +221,16 @@ impl Copy<'_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a round has found out so far")]
     async fn multipart(
-        &self,
+        &mut self,
         place: Slot,
         head: &Head,
         pin: &SourcePin,
         mut attributes: Attributes,
         layout: PartLayout,
         draft: &mut Draft,
-        seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
-        let Self { work, source, step } = self;
+        let (work, source, step) = (self.work, self.source, self.step);
         if attributes.tags == Tags::AsSource {
             attributes.tags =
                 Tags::Exactly(match source.tags(&step.entry.key, pin.version.as_deref()).await {
@@ -231,7 +252,7 @@ impl Copy<'_> {
             parts: layout.count,
         });
         let mut progress = Progress::default();
-        let outcome = self.parts_to_object(head, pin, &upload, layout, id, &mut progress, seen).await;
+        let outcome = self.parts_to_object(head, pin, &upload, layout, (id, &mut progress), draft).await;
         draft.attempts += progress.attempts;
         if !matches!(outcome, Ok(Ending::Done { .. })) {
             work.abandon(&upload, draft).await;
@@ -241,22 +262,20 @@ impl Copy<'_> {
         outcome
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a round has found out so far")]
     async fn parts_to_object(
-        &self,
+        &mut self,
         head: &Head,
         pin: &SourcePin,
         upload: &MultipartUpload,
         layout: PartLayout,
-        id: u64,
-        progress: &mut Progress,
-        seen: &mut Seen,
+        (id, progress): (u64, &mut Progress),
+        draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
-        let Self { work, step, .. } = self;
+        let (work, source, step) = (self.work, self.source, self.step);
         let destination = &work.sides.destination;
-        let (shared, pin) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        part::all(work, id, layout, progress, |part| {
-            let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pin));
+        let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
+        part::all(work, id, layout.clone(), progress, |part| {
+            let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
             // A part that is the whole object is named without a range: tiny sources refuse ranges.
             let range = (layout.count > 1).then(|| part.first_last());
             async move { upload.copy_range(part.number, &pin, range, part.length).await }
@@ -268,21 +287,37 @@ impl Copy<'_> {
             }
             other => other,
         })?;
-        let _place = work.place().await;
-        if !destination.capabilities().part_conditions && !self.is_unchanged(head, &pin).await? {
+        progress.done.sort_unstable_by_key(|part| part.number);
+        let declared = upload.declared().await?;
+        let made = Made::of(&progress.done, declared);
+        let mut expected = Expected::of(head, source.capabilities());
+        if upload.is_kms() {
+            expected.etag = None;
+            if layout.is_replay() {
+                layout::lose(draft, "a KMS key at the destination makes an ETag of its own");
+            }
+        }
+        self.read_source(&mut expected, head, pin, declared, &made).await?;
+        match forecast(&expected, &made, &layout.boundaries, destination.capabilities().content_etags) {
+            Forecast::Publish => {}
+            Forecast::Unkept(why) => layout::lose(draft, &why),
+            Forecast::OtherBoundaries => return Err(Trouble::OtherBoundaries),
+            Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
+        }
+        let place = work.place().await;
+        if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
-        let condition = self.condition(seen, ConditionalWrite::Complete);
-        if step.turn.is_none() && work.is_taken(&step.key, seen, &condition).await? {
+        let condition = self.condition(ConditionalWrite::Complete);
+        if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
-        let expected = Expected::of(head, destination.capabilities());
         let mut spec = CompleteSpec {
             size: head.size,
             checksum: None,
-            // S3 itself then refuses to publish anything that differs from the source. Only the algorithm that the upload
-            // declared may be named: a SHA-256 of a source in one piece has no counterpart in parts.
-            full_checksum: expected.checksum.clone().filter(|sum| Some(sum.algorithm) == upload.algorithm()),
+            // S3 itself then refuses to publish anything that differs from what its parts' checksums make, which the
+            // source's was compared with.
+            full_checksum: made.checksum.clone().filter(|sum| sum.kind == ChecksumKind::FullObject),
             condition,
         };
         let mut completed = upload.complete(&progress.done, &spec).await;
@@ -290,8 +325,8 @@ impl Copy<'_> {
             && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
         {
             // The upload stays, so its parts need not be copied again.
-            *seen = Seen::Absent;
-            spec.condition = work.condition(seen, ConditionalWrite::Complete);
+            self.seen = Seen::Absent;
+            spec.condition = work.condition(&self.seen, ConditionalWrite::Complete);
             completed = upload.complete(&progress.done, &spec).await;
         }
         let written = match completed {
@@ -301,54 +336,153 @@ impl Copy<'_> {
                 // 409: the upload is void for its condition, and all parts must be sent again.
                 Some(Refused::Raced | Refused::Deleted) => return Err(Trouble::SourceChanged),
                 None if *failure.kind() == FailureKind::Corrupted => {
-                    return Err(self
-                        .differs(
-                            head,
-                            &pin,
-                            "S3 refused to publish parts that do not make the source's checksum",
-                        )
-                        .await);
+                    let what = "S3 refused to publish parts that do not make the source's checksum";
+                    return Err(self.differs(head, pin, what, None).await);
                 }
                 None => return Err(work.explained(&spec.condition, failure).into()),
             },
         };
-        *seen = Seen::Object(written.etag.clone());
-        progress.done.sort_unstable_by_key(|part| part.number);
-        let proof = self.prove(head, &pin, &written, &progress.done).await?;
+        self.seen = Seen::Object(written.etag.clone());
+        drop(place);
+        let proof = self.prove(expected, head, pin, &written, &made, draft).await?;
         tracing::debug!(key = %step.key, %proof, "published");
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
 
+    /// Sums the source by reading it, where the job allows that and no checksum of it can be compared with what the parts
+    /// make. So an upload that went wrong is found out before it is published.
+    async fn read_source(
+        &self,
+        expected: &mut Expected,
+        head: &Head,
+        pin: &SourcePin,
+        declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
+        made: &Made,
+    ) -> Result<(), Trouble> {
+        let wanted = self.work.sides.transfer.proof.prove == Prove::Read;
+        let Some(sum) = made.checksum.as_ref().filter(|sum| sum.kind == ChecksumKind::FullObject) else {
+            return Ok(());
+        };
+        if wanted && !expected.is_comparable(declared) {
+            expected.checksum = Some(self.sum(self.source, pin, head.size, sum.algorithm).await?);
+            expected.read = true;
+        }
+        Ok(())
+    }
+
+    async fn sum(
+        &self,
+        bucket: &Bucket,
+        pin: &SourcePin,
+        size: u64,
+        algorithm: ChecksumAlgorithm,
+    ) -> Result<crate::s3::Checksum, Trouble> {
+        read::sum(bucket, pin, size, algorithm).await.map_err(|failure| match failure.kind() {
+            FailureKind::PreconditionFailed => Trouble::SourceChanged,
+            _ => failure.into(),
+        })
+    }
+
+    /// What the published object rests on. An object that is not equal, or less proven than the job demands, fails.
     async fn prove(
         &self,
+        mut expected: Expected,
         head: &Head,
         pin: &SourcePin,
         written: &Written,
-        parts: &[PartDone],
+        made: &Made,
+        draft: &mut Draft,
     ) -> Result<Proof, Trouble> {
-        let destination = &self.work.sides.destination;
+        let Self { work, step, .. } = self;
+        let destination = &work.sides.destination;
+        let policy = work.sides.transfer.proof;
         let content_etags = destination.capabilities().content_etags;
-        let expected = Expected::of(head, self.source.capabilities());
-        let mut verdict = by_answer(&expected, written, parts, content_etags);
-        if verdict == Verdict::Unknown {
-            let found = destination.head(&self.step.key, written.version.as_deref()).await?;
-            verdict = by_look(&expected, &found, parts, content_etags);
+        let mut verdict = by_answer(&expected, written, made, content_etags);
+        let mut checksum = written.checksum.clone();
+        // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
+        let size_is_seen = made.checksum.is_some() && destination.capabilities().checksums;
+        if verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen) {
+            let found = destination.head(&step.key, written.version.as_deref()).await?;
+            verdict = by_look(&expected, &found, made, content_etags);
+            checksum = found.checksum;
         }
-        match verdict {
-            Verdict::Proven(proof) => Ok(proof),
-            Verdict::Contradicted(what) => Err(self.differs(head, pin, &what).await),
-            Verdict::Unknown => Ok(Proof::Size),
+        let weak = |verdict: &Verdict| match verdict {
+            Verdict::Proven(proof) => !proof.is_checksum(),
+            Verdict::Unknown => true,
+            Verdict::Contradicted(_) => false,
+        };
+        if policy.prove == Prove::Read && weak(&verdict) {
+            match self.compare_by_reading(&mut expected, head, pin, written, checksum).await {
+                Ok(compared) => verdict = compared,
+                // The copy is there and holds what was proven so far.
+                Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
+                    draft.losses.push("proof: the run was stopped before the bytes were read".to_owned());
+                }
+                Err(trouble) => return Err(trouble),
+            }
         }
+        let proof = match verdict {
+            Verdict::Proven(proof) => proof,
+            Verdict::Contradicted(what) => return Err(self.differs(head, pin, &what, Some(written)).await),
+            Verdict::Unknown => Proof::Size,
+        };
+        if policy.verify == Verify::RequireChecksum && !proof.is_checksum() {
+            let why = format!("the copy is there, but no checksum proves it (only: {proof})");
+            return Err(work.unprovable(&step.key, &why).into());
+        }
+        Ok(proof)
+    }
+
+    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored` is none.
+    async fn compare_by_reading(
+        &self,
+        expected: &mut Expected,
+        head: &Head,
+        pin: &SourcePin,
+        written: &Written,
+        stored: Option<crate::s3::Checksum>,
+    ) -> Result<Verdict, Trouble> {
+        let Self { work, source, step, .. } = self;
+        let is_usable =
+            |sum: &crate::s3::Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
+        let known = expected.checksum.clone().filter(is_usable);
+        let stored = stored.filter(is_usable);
+        let algorithm =
+            stored.as_ref().or(known.as_ref()).map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
+        if known.is_none_or(|known| known.algorithm != algorithm) {
+            expected.checksum = Some(self.sum(source, pin, head.size, algorithm).await?);
+        }
+        expected.read = true;
+        let stored = if let Some(stored) = stored {
+            stored
+        } else {
+            let destination = &work.sides.destination;
+            let copy = SourcePin {
+                bucket: destination.name().clone(),
+                key: step.key.clone(),
+                version: written.version.clone(),
+                etag: written.etag.clone(),
+            };
+            self.sum(destination, &copy, head.size, algorithm).await?
+        };
+        Ok(super::prove::by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
 
     /// What an unequal copy means: the source changed under a server that ignores conditions, or something is wrong.
-    async fn differs(&self, head: &Head, pin: &SourcePin, what: &str) -> Trouble {
+    async fn differs(
+        &self,
+        head: &Head,
+        pin: &SourcePin,
+        what: &str,
+        published: Option<&Written>,
+    ) -> Trouble {
+        let (work, key) = (self.work, &self.step.key);
         match self.is_unchanged(head, pin).await {
             Ok(false) => Trouble::SourceChanged,
-            Ok(true) => {
-                let place = self.work.sides.destination.place(&self.step.key);
-                Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what).into()
-            }
+            Ok(true) => match published {
+                Some(written) => work.unequal(key, written, what).await.into(),
+                None => work.not_equal(key, what).into(),
+            },
             Err(trouble) => trouble,
         }
     }

@@ -49,8 +49,8 @@ pub(super) async fn all<F>(
 where
     F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
 {
-    let mut parts = layout.parts().peekable();
     let mut left = layout.size;
+    let mut parts = layout.parts().peekable();
     let mut place = None;
     let mut running = Running::default();
     loop {

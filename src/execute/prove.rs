@@ -1,36 +1,129 @@
 //! Is the copy equal? Decided from what S3 computed, without reading a byte.
 //!
-//! The strongest evidence that is at hand decides; evidence that *contradicts* always decides. What the write's own answer
-//! holds is used first. Only when that says nothing is the destination looked at once more, and what the endpoint
-//! does not derive from the bytes is never taken for evidence.
+//! The strongest evidence that is at hand decides; evidence that *contradicts* always decides. What the parts of an upload
+//! make is computed from their answers *before* the upload is completed ([`forecast`]), so that a part that went wrong
+//! publishes nothing. After that, what the write's own answer holds is used first. Only when that says nothing is the
+//! destination looked at once more, and what the endpoint does not derive from the bytes is never taken for evidence.
 
 use super::receipt::Proof;
-use crate::checksum::{looks_like_md5, multipart_etag};
-use crate::s3::{Capabilities, Checksum, ChecksumKind, Head, PartDone, Written};
+use crate::checksum::{combine, composite, looks_like_md5, multipart_etag};
+use crate::plan::parts::Boundaries;
+use crate::s3::{Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Head, PartDone, Written};
 
 /// What is known of the source, for the comparison.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     /// Bytes.
-    pub(super) size: u64,
-    /// Of the whole object, where there is one.
-    pub(super) checksum: Option<Checksum>,
+    pub(crate) size: u64,
+    /// Where there is one.
+    pub(crate) checksum: Option<Checksum>,
+    /// True when the checksum was computed by reading the source, and not by S3.
+    pub(crate) read: bool,
     /// Where it follows from the bytes.
-    pub(super) etag: Option<String>,
+    pub(crate) etag: Option<String>,
 }
 
 impl Expected {
     /// What the source's HEAD promises.
-    pub(super) fn of(head: &Head, capabilities: &Capabilities) -> Self {
-        let full = head.checksum.clone().filter(|checksum| checksum.kind == ChecksumKind::FullObject);
+    pub(crate) fn of(head: &Head, capabilities: &Capabilities) -> Self {
         let etag = (capabilities.content_etags && !head.kms).then(|| head.etag.clone());
-        Self { size: head.size, checksum: full, etag }
+        Self { size: head.size, checksum: head.checksum.clone(), read: false, etag }
+    }
+
+    /// Whether a copy can come to a checksum of the same algorithm and kind. `declared` is what the upload declares;
+    /// `CopyObject` keeps the algorithm and computes it over the whole object, and a server to which nothing may be declared
+    /// may still do so.
+    pub(super) fn is_comparable(&self, declared: Option<(ChecksumAlgorithm, ChecksumKind)>) -> bool {
+        self.checksum.as_ref().is_some_and(|sum| match declared {
+            Some(declared) => declared == (sum.algorithm, sum.kind),
+            None => sum.kind == ChecksumKind::FullObject,
+        })
+    }
+}
+
+/// What the parts of an upload make, computed from what S3 answered to each of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Made {
+    /// In the algorithm and kind that the upload declared, when all parts have one.
+    pub(super) checksum: Option<Checksum>,
+    /// When all parts' `ETag`s are MD5s.
+    etag: Option<String>,
+}
+
+impl Made {
+    /// `parts` ascend by number.
+    pub(super) fn of(parts: &[PartDone], declared: Option<(ChecksumAlgorithm, ChecksumKind)>) -> Self {
+        let sums: Option<Vec<_>> =
+            parts.iter().map(|part| Some((part.checksum.as_deref()?, part.size))).collect();
+        let checksum = declared.zip(sums).and_then(|((algorithm, kind), sums)| match kind {
+            ChecksumKind::FullObject => combine(algorithm, sums),
+            ChecksumKind::Composite => composite(algorithm, sums.into_iter().map(|(sum, _)| sum)),
+        });
+        Self { checksum, etag: multipart_etag(parts.iter().map(|part| part.etag.as_str())) }
+    }
+
+    fn is(&self, etag: &str) -> bool {
+        self.etag.as_deref() == Some(etag)
+    }
+}
+
+/// What is to be expected of an upload whose parts are all there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Forecast {
+    /// It may be published.
+    Publish,
+    /// It may be published, but the source's `ETag` is not kept, and why.
+    Unkept(String),
+    /// The parts do not end where those of the source end; they must be asked for one by one.
+    OtherBoundaries,
+    /// It would not be equal, and what differs. It must not be published.
+    Contradicted(String),
+}
+
+/// Judges an upload before it is completed.
+pub(super) fn forecast(
+    expected: &Expected,
+    made: &Made,
+    boundaries: &Boundaries,
+    content_etags: bool,
+) -> Forecast {
+    let sums = expected.checksum.as_ref().zip(made.checksum.as_ref());
+    let sums = sums.filter(|(a, b)| (a.algorithm, a.kind) == (b.algorithm, b.kind));
+    let are_equal = sums.map(|(expected, made)| expected.value == made.value);
+    let differ = |what: &Checksum, made: &str, source: &str| {
+        Forecast::Contradicted(format!(
+            "the parts make the {} {made}, the source's is {source}",
+            what.algorithm
+        ))
+    };
+    match (sums, are_equal, boundaries) {
+        (Some((source, made)), Some(false), _) if source.kind == ChecksumKind::FullObject => {
+            return differ(source, &made.value, &source.value);
+        }
+        (Some(_), Some(false), Boundaries::Guessed) => return Forecast::OtherBoundaries,
+        (Some((source, made)), Some(false), _) => return differ(source, &made.value, &source.value),
+        _ => {}
+    }
+    let (Some(etag), Some(made), true) = (&expected.etag, &made.etag, content_etags) else {
+        return Forecast::Publish;
+    };
+    match boundaries {
+        Boundaries::Chosen => Forecast::Publish,
+        _ if made == etag => Forecast::Publish,
+        Boundaries::Guessed => Forecast::OtherBoundaries,
+        // An object whose encryption was changed in place keeps the ETag of its first writing: a checksum knows better.
+        Boundaries::Replayed(_) if are_equal == Some(true) => {
+            Forecast::Unkept(format!("the source's own parts make {made}, and not its ETag {etag}"))
+        }
+        Boundaries::Replayed(_) => {
+            Forecast::Contradicted(format!("the parts make the ETag {made}, the source's is {etag}"))
+        }
     }
 }
 
 /// What the evidence so far says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Equal, and why.
     Proven(Proof),
     /// Not equal, and what differs.
@@ -39,13 +132,8 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// Judges by the answer of the write alone. `parts` are empty for single requests.
-pub(super) fn by_answer(
-    expected: &Expected,
-    written: &Written,
-    parts: &[PartDone],
-    content_etags: bool,
-) -> Verdict {
+/// Judges by the answer of the write alone. Nothing was `made` of parts by single requests.
+pub(super) fn by_answer(expected: &Expected, written: &Written, made: &Made, content_etags: bool) -> Verdict {
     if let Some(verdict) = by_checksum(expected, written.checksum.as_ref()) {
         return verdict;
     }
@@ -53,102 +141,185 @@ pub(super) fn by_answer(
         return Verdict::Proven(Proof::Etag);
     }
     // The source has a checksum that the answer does not hold (KMS): it is worth a look.
-    if expected.checksum.is_none() && content_etags && predicted(parts).as_ref() == Some(&written.etag) {
+    if expected.checksum.is_some() && written.checksum.is_none() {
+        return Verdict::Unknown;
+    }
+    if content_etags && made.is(&written.etag) {
         return Verdict::Proven(Proof::PartEtags);
     }
-    Verdict::Unknown
+    by_parts(made, written.checksum.as_ref()).unwrap_or(Verdict::Unknown)
 }
 
 /// Judges by a HEAD of the destination, which is the last word.
-pub(super) fn by_look(expected: &Expected, found: &Head, parts: &[PartDone], content_etags: bool) -> Verdict {
+pub(super) fn by_look(expected: &Expected, found: &Head, made: &Made, content_etags: bool) -> Verdict {
     if found.size != expected.size {
         return Verdict::Contradicted(format!("{} bytes arrived of {}", found.size, expected.size));
     }
     if let Some(verdict) = by_checksum(expected, found.checksum.as_ref()) {
         return verdict;
     }
-    if !content_etags || found.kms {
-        return Verdict::Proven(Proof::Size);
-    }
-    match (&expected.etag, predicted(parts)) {
-        (Some(etag), _) if *etag == found.etag => Verdict::Proven(Proof::Etag),
-        (_, Some(predicted)) if predicted == found.etag => Verdict::Proven(Proof::PartEtags),
-        (_, Some(predicted)) => {
-            Verdict::Contradicted(format!("the ETag is {}, but its parts make {predicted}", found.etag))
+    if content_etags && !found.kms {
+        match (&expected.etag, &made.etag) {
+            (Some(etag), _) if *etag == found.etag => return Verdict::Proven(Proof::Etag),
+            (_, Some(made)) if *made == found.etag => return Verdict::Proven(Proof::PartEtags),
+            (_, Some(made)) => {
+                let what = format!("the ETag is {}, but its parts make {made}", found.etag);
+                return Verdict::Contradicted(what);
+            }
+            (Some(etag), None) if looks_like_md5(etag) && looks_like_md5(&found.etag) => {
+                return Verdict::Contradicted(format!("the ETag is {}, the source's {etag}", found.etag));
+            }
+            _ => {}
         }
-        (Some(etag), None) if looks_like_md5(etag) && looks_like_md5(&found.etag) => {
-            Verdict::Contradicted(format!("the ETag is {}, the source's {etag}", found.etag))
-        }
-        _ => Verdict::Proven(Proof::Size),
     }
+    by_parts(made, found.checksum.as_ref()).unwrap_or(Verdict::Proven(Proof::Size))
 }
 
-fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
-    let (expected, found) = (expected.checksum.as_ref()?, found?);
-    let comparable = expected.algorithm == found.algorithm && found.kind == ChecksumKind::FullObject;
-    comparable.then(|| {
-        if expected.value == found.value {
-            Verdict::Proven(found.algorithm.into())
-        } else {
-            Verdict::Contradicted(format!(
-                "{} is {}, the source's {}",
-                found.algorithm, found.value, expected.value
-            ))
-        }
+/// `None` when the two say nothing about each other. Unequal composite checksums may come of other boundaries.
+pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
+    let (sum, found) = (expected.checksum.as_ref()?, found?);
+    if (sum.algorithm, sum.kind) != (found.algorithm, found.kind) {
+        return None;
+    }
+    if sum.value == found.value {
+        return Some(Verdict::Proven(if expected.read { Proof::Read } else { Proof::by(found) }));
+    }
+    (sum.kind == ChecksumKind::FullObject).then(|| {
+        Verdict::Contradicted(format!("{} is {}, the source's {}", found.algorithm, found.value, sum.value))
     })
 }
 
-fn predicted(parts: &[PartDone]) -> Option<String> {
-    multipart_etag(parts.iter().map(|part| part.etag.as_str()))
+/// Is what was published what the parts make?
+fn by_parts(made: &Made, found: Option<&Checksum>) -> Option<Verdict> {
+    let (made, found) = (made.checksum.as_ref()?, found?);
+    ((made.algorithm, made.kind) == (found.algorithm, found.kind)).then(|| {
+        if made.value == found.value {
+            return Verdict::Proven(Proof::PartChecksums);
+        }
+        Verdict::Contradicted(format!(
+            "{} is {}, but its parts make {}",
+            found.algorithm, found.value, made.value
+        ))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checksum::md5_etag;
-    use crate::s3::ChecksumAlgorithm;
+    use crate::checksum::{compute, md5_etag};
+
+    const CRC: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
     fn crc(value: &str) -> Checksum {
-        let algorithm = ChecksumAlgorithm::Crc64Nvme;
-        Checksum { algorithm, kind: ChecksumKind::FullObject, value: value.into() }
+        Checksum { algorithm: CRC, kind: ChecksumKind::FullObject, value: value.into() }
     }
 
     fn written(etag: &str, checksum: Option<Checksum>) -> Written {
         Written { etag: etag.into(), version: None, checksum }
     }
 
+    fn part(number: u32, bytes: &[u8], algorithm: ChecksumAlgorithm) -> PartDone {
+        let checksum = Some(compute(algorithm, bytes).value);
+        PartDone { number, size: bytes.len() as u64, etag: md5_etag(bytes), checksum }
+    }
+
+    fn expected(checksum: Option<Checksum>, etag: Option<&str>) -> Expected {
+        Expected { size: 2, checksum, read: false, etag: etag.map(str::to_owned) }
+    }
+
     #[test]
     fn the_strongest_evidence_decides_and_a_contradiction_always_does() {
         let md5 = md5_etag(b"x");
-        let source = Expected { size: 1, checksum: Some(crc("A")), etag: Some(md5.clone()) };
+        let (source, nothing) = (expected(Some(crc("A")), Some(&md5)), Made::default());
         assert_eq!(
-            by_answer(&source, &written(&md5, Some(crc("A"))), &[], true),
+            by_answer(&source, &written(&md5, Some(crc("A"))), &nothing, true),
             Verdict::Proven(Proof::Crc64nvme)
         );
-        let torn = by_answer(&source, &written(&md5, Some(crc("B"))), &[], true);
+        let torn = by_answer(&source, &written(&md5, Some(crc("B"))), &nothing, true);
         assert!(matches!(torn, Verdict::Contradicted(_)), "an equal ETag does not heal a wrong checksum");
-        assert_eq!(by_answer(&source, &written(&md5, None), &[], true), Verdict::Proven(Proof::Etag));
-        assert_eq!(by_answer(&source, &written(&md5, None), &[], false), Verdict::Unknown);
-        assert_eq!(by_answer(&source, &written("other", None), &[], true), Verdict::Unknown);
+        assert_eq!(by_answer(&source, &written(&md5, None), &nothing, true), Verdict::Proven(Proof::Etag));
+        assert_eq!(by_answer(&source, &written(&md5, None), &nothing, false), Verdict::Unknown);
+        assert_eq!(by_answer(&source, &written("other", None), &nothing, true), Verdict::Unknown);
+        let read = Expected { read: true, ..source };
+        assert_eq!(
+            by_answer(&read, &written("other", Some(crc("A"))), &nothing, true),
+            Verdict::Proven(Proof::Read)
+        );
     }
 
     #[test]
     fn parts_prove_what_they_make_where_etags_follow_from_bytes() {
-        let part = PartDone { number: 1, size: 1, etag: md5_etag(b"x"), checksum: None };
-        let etag = multipart_etag([part.etag.as_str()]).unwrap();
-        let source = Expected { size: 1, checksum: None, etag: Some("0123-2".into()) };
-        let parts = [part];
-        assert_eq!(
-            by_answer(&source, &written(&etag, None), &parts, true),
-            Verdict::Proven(Proof::PartEtags)
-        );
-        assert_eq!(by_answer(&source, &written(&etag, None), &parts, false), Verdict::Unknown);
-        let head = |etag: &str| Head { size: 1, etag: etag.into(), ..Head::default() };
-        assert_eq!(by_look(&source, &head(&etag), &parts, true), Verdict::Proven(Proof::PartEtags));
-        assert!(matches!(by_look(&source, &head("ffff-1"), &parts, true), Verdict::Contradicted(_)));
+        let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], None);
+        let etag = made.etag.clone().unwrap();
+        let source = expected(None, Some("0123-2"));
+        assert_eq!(by_answer(&source, &written(&etag, None), &made, true), Verdict::Proven(Proof::PartEtags));
+        assert_eq!(by_answer(&source, &written(&etag, None), &made, false), Verdict::Unknown);
+        let head = |etag: &str| Head { size: 2, etag: etag.into(), ..Head::default() };
+        assert_eq!(by_look(&source, &head(&etag), &made, true), Verdict::Proven(Proof::PartEtags));
+        assert!(matches!(by_look(&source, &head("ffff-1"), &made, true), Verdict::Contradicted(_)));
         let kms = Head { kms: true, ..head("ffff-1") };
-        assert_eq!(by_look(&source, &kms, &parts, true), Verdict::Proven(Proof::Size));
+        assert_eq!(by_look(&source, &kms, &made, true), Verdict::Proven(Proof::Size));
         let short = Head { size: 0, ..head(&etag) };
-        assert!(matches!(by_look(&source, &short, &parts, true), Verdict::Contradicted(_)));
+        assert!(matches!(by_look(&source, &short, &made, true), Verdict::Contradicted(_)));
+    }
+
+    #[test]
+    fn parts_prove_what_they_make_by_their_checksums_where_a_key_hides_the_etags() {
+        let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], Some((CRC, ChecksumKind::FullObject)));
+        assert_eq!(made.checksum, Some(compute(CRC, b"xy")));
+        let kms =
+            |sum| Head { size: 2, etag: "f-2".into(), kms: true, checksum: Some(sum), ..Head::default() };
+        let source = expected(None, None);
+        assert_eq!(
+            by_look(&source, &kms(compute(CRC, b"xy")), &made, true),
+            Verdict::Proven(Proof::PartChecksums)
+        );
+        assert!(matches!(by_look(&source, &kms(crc("B")), &made, true), Verdict::Contradicted(_)));
+    }
+
+    #[test]
+    fn what_contradicts_the_source_is_not_published() {
+        let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], Some((CRC, ChecksumKind::FullObject)));
+        let etag = made.etag.clone().unwrap();
+        let replayed = Boundaries::Replayed([1, 2].into());
+        let (equal, other) = (Some(compute(CRC, b"xy")), Some(crc("B")));
+        for (checksum, tag, boundaries, outcome) in [
+            (equal.clone(), None, &Boundaries::Chosen, "publish"),
+            (None, Some("0123-9"), &Boundaries::Chosen, "publish"),
+            (other.clone(), Some(&*etag), &Boundaries::Guessed, "contradicted"),
+            (equal.clone(), Some(&*etag), &Boundaries::Guessed, "publish"),
+            (equal.clone(), Some("0123-2"), &Boundaries::Guessed, "other boundaries"),
+            (None, Some("0123-2"), &Boundaries::Guessed, "other boundaries"),
+            (equal, Some("0123-2"), &replayed, "unkept"),
+            (None, Some("0123-2"), &replayed, "contradicted"),
+            (None, None, &replayed, "publish"),
+        ] {
+            let name = match forecast(&expected(checksum.clone(), tag), &made, boundaries, true) {
+                Forecast::Publish => "publish",
+                Forecast::Unkept(_) => "unkept",
+                Forecast::OtherBoundaries => "other boundaries",
+                Forecast::Contradicted(_) => "contradicted",
+            };
+            assert_eq!(name, outcome, "{checksum:?} {tag:?} {boundaries:?}");
+        }
+    }
+
+    #[test]
+    fn composite_checksums_prove_equality_and_never_the_contrary() {
+        let algorithm = ChecksumAlgorithm::Sha256;
+        let parts = [part(1, b"x", algorithm), part(2, b"y", algorithm)];
+        let made = Made::of(&parts, Some((algorithm, ChecksumKind::Composite)));
+        let sum = made.checksum.clone().unwrap();
+        let source = expected(Some(sum.clone()), None);
+        assert_eq!(
+            by_answer(&source, &written("k-2", Some(sum.clone())), &made, true),
+            Verdict::Proven(Proof::CompositeSha256)
+        );
+        let other = Checksum { value: "other".into(), ..sum };
+        assert_eq!(by_checksum(&source, Some(&other)), None);
+        let source = expected(Some(other), None);
+        let judged = |boundaries| forecast(&source, &made, &boundaries, true);
+        assert_eq!(judged(Boundaries::Guessed), Forecast::OtherBoundaries);
+        assert!(matches!(judged(Boundaries::Replayed([1, 2].into())), Forecast::Contradicted(_)));
     }
 }

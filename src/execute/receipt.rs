@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::RestoreTier;
 use crate::plan::decide::Skip;
-use crate::s3::{ChecksumAlgorithm, Failure};
+use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure};
 
 /// On what it rests that the destination equals the source. From strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,15 +26,51 @@ pub enum Proof {
     Sha1,
     /// The same with SHA-256.
     Sha256,
+    /// Checksums over all bytes are equal, at least one of which was computed by reading them for the purpose.
+    Read,
+    /// Both sides have the same part boundaries, and the CRC32C of their parts' CRC32Cs is equal.
+    CompositeCrc32c,
+    /// The same with CRC32.
+    CompositeCrc32,
+    /// The same with SHA-1.
+    CompositeSha1,
+    /// The same with SHA-256.
+    CompositeSha256,
     /// The `ETag`s are equal, and both are derived from the bytes.
     Etag,
     /// The object's `ETag` is the one that follows from the `ETag`s of its parts: what S3 copied part by part is what it
     /// published.
     PartEtags,
+    /// The same by the checksums of the parts, where `ETag`s do not follow from bytes.
+    PartChecksums,
     /// The sizes are equal; the endpoint gives nothing better.
     Size,
     /// S3 says that it made a delete marker, and its version.
     DeleteMarker,
+}
+
+impl Proof {
+    /// The proof that an equal checksum of this kind is.
+    #[must_use]
+    pub fn by(checksum: &Checksum) -> Self {
+        match (checksum.kind, checksum.algorithm) {
+            (ChecksumKind::FullObject, algorithm) => algorithm.into(),
+            (ChecksumKind::Composite, ChecksumAlgorithm::Crc32) => Self::CompositeCrc32,
+            (ChecksumKind::Composite, ChecksumAlgorithm::Sha1) => Self::CompositeSha1,
+            (ChecksumKind::Composite, ChecksumAlgorithm::Sha256) => Self::CompositeSha256,
+            // S3 has no composite CRC64NVME.
+            (ChecksumKind::Composite, ChecksumAlgorithm::Crc32c | ChecksumAlgorithm::Crc64Nvme) => {
+                Self::CompositeCrc32c
+            }
+        }
+    }
+
+    /// True when a checksum of all bytes was compared between source and destination: what `verify: require-checksum`
+    /// demands. An `ETag` is none, because S3 does not promise of what it is the MD5.
+    #[must_use]
+    pub const fn is_checksum(self) -> bool {
+        !matches!(self, Self::Etag | Self::PartEtags | Self::PartChecksums | Self::Size)
+    }
 }
 
 impl From<ChecksumAlgorithm> for Proof {
@@ -57,8 +93,14 @@ impl std::fmt::Display for Proof {
             Self::Crc32 => "crc32",
             Self::Sha1 => "sha1",
             Self::Sha256 => "sha256",
+            Self::Read => "read",
+            Self::CompositeCrc32c => "composite-crc32c",
+            Self::CompositeCrc32 => "composite-crc32",
+            Self::CompositeSha1 => "composite-sha1",
+            Self::CompositeSha256 => "composite-sha256",
             Self::Etag => "etag",
             Self::PartEtags => "part-etags",
+            Self::PartChecksums => "part-checksums",
             Self::Size => "size",
             Self::DeleteMarker => "delete-marker",
         })

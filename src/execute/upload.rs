@@ -22,25 +22,28 @@ use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
 use super::receipt::{Ending, Proof};
-use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
+use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work, read};
 use crate::bucket::Answer;
 use crate::checksum;
 use crate::listing::{Entry, local};
 use crate::location::{LocalPath, ObjectKey};
 use crate::manifest::capabilities::ConditionalWrite;
-use crate::manifest::job::PartSize;
+use crate::manifest::job::{PartSize, Prove, Verify};
 use crate::multipart::MultipartUpload;
-use crate::pace::slots::Want;
+use crate::pace::{Slot, slots::Want};
 use crate::plan::attributes;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone, Written,
+    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone,
+    SourcePin, Written,
 };
 use crate::size::MIB;
 
+/// What is summed for comparison with what is read back.
+const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 /// How often a file that keeps changing is begun again.
 const ROUNDS: u32 = 4;
 /// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any size.
@@ -146,13 +149,14 @@ async fn file_round(
         if still().await? != stamp {
             return Err(Trouble::SourceChanged);
         }
-        put(work, &step.key, body, &attributes, draft, seen).await
+        put(work, slot, &step.key, body, &attributes, draft, seen).await
     }
 }
 
 /// Sends a small object in one request and proves it.
 async fn put(
     work: &Work,
+    place: Slot,
     key: &ObjectKey,
     body: Bytes,
     attributes: &Attributes,
@@ -160,7 +164,10 @@ async fn put(
     seen: &mut Seen,
 ) -> Result<Ending, Trouble> {
     let destination = &work.sides.destination;
-    let sum = attributes.checksum.and_then(|(algorithm, _)| checksum::compute(algorithm, &body));
+    demand(work, key, attributes)?;
+    let sum = attributes.checksum.map(|(algorithm, _)| checksum::compute(algorithm, &body));
+    let reads = work.sides.transfer.proof.prove == Prove::Read;
+    let local = sum.clone().or_else(|| reads.then(|| checksum::compute(READ_SUM, &body)));
     let size = body.len() as u64;
     let mut round = 1;
     let written = loop {
@@ -195,9 +202,11 @@ async fn put(
     };
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => proof,
-        Some(Err(message)) => return Err(not_equal(work, key, message)),
-        None => by_size(work, key, &written, size).await?,
+        Some(Err(message)) => return Err(work.unequal(key, &written, &message).await.into()),
+        None => by_size(work, key, &written, size, true).await?,
     };
+    drop(place);
+    let proof = settle(work, key, proof, local, &written, size).await?;
     work.monitor.observe(&Event::BytesCopied { id: None, bytes: size });
     Ok(done(proof, written))
 }
@@ -219,7 +228,10 @@ fn strong_proof(body: &Bytes, sent: Option<&Checksum>, written: &Written) -> Opt
 struct Upload {
     open: Arc<MultipartUpload>,
     id: u64,
+    /// Declared to the server, which checks each part against it.
     algorithm: Option<ChecksumAlgorithm>,
+    /// The destination will be read where the server knows no checksums, and compared with a sum of ours.
+    reads: bool,
 }
 
 impl Upload {
@@ -230,25 +242,30 @@ impl Upload {
         bytes: u64,
         parts: u32,
     ) -> Result<Self, Trouble> {
+        demand(work, key, attributes)?;
+        let algorithm = attributes.checksum.map(|(algorithm, _)| algorithm);
+        let reads = algorithm.is_none() && work.sides.transfer.proof.prove == Prove::Read;
         let upload = Arc::new(MultipartUpload::initiate(&work.sides.destination, key, attributes).await?);
         let id = work.next_id();
         work.monitor.observe(&Event::UploadBegan { id, key: key.as_str(), bytes, parts });
-        Ok(Self { open: upload, id, algorithm: attributes.checksum.map(|(algorithm, _)| algorithm) })
+        Ok(Self { open: upload, id, algorithm, reads })
     }
 
     /// Sums and sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of what was sent, or
     /// the server's `ETag`s are of its own making.
     async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
-        let (algorithm, sum_of) = (self.algorithm, body.clone());
+        let (algorithm, reads, sum_of) = (self.algorithm, self.reads, body.clone());
         let sums = spawn_blocking(move || match algorithm {
-            Some(algorithm) => (checksum::compute(algorithm, &sum_of), None),
+            Some(algorithm) => (Some(checksum::compute(algorithm, &sum_of)), None),
+            None if reads => (None, Some(checksum::compute(READ_SUM, &sum_of).value)),
             None => (None, Some(checksum::md5_etag(&sum_of))),
         });
-        let (sum, md5) = sums.await.map_err(|error| {
+        let (sum, ours) = sums.await.map_err(|error| {
             Failure::new(FailureKind::Bug, Operation::UploadPart, self.open.key().as_str(), error.to_string())
         })?;
         let mut answer = self.open.send_part(number, body, sum.as_ref()).await?;
-        answer.value.checksum = sum.map(|sum| sum.value).or(md5.filter(|md5| *md5 == answer.value.etag));
+        answer.value.checksum =
+            sum.map(|sum| sum.value).or(ours.filter(|ours| reads || *ours == answer.value.etag));
         Ok(answer)
     }
 
@@ -258,7 +275,7 @@ impl Upload {
         progress: &mut Progress,
         seen: &mut Seen,
     ) -> Result<Ending, Trouble> {
-        let _place = work.place().await;
+        let place = work.place().await;
         let condition = work.condition(seen, ConditionalWrite::Complete);
         if work.is_taken(self.open.key(), seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
@@ -266,13 +283,15 @@ impl Upload {
         progress.done.sort_unstable_by_key(|part| part.number);
         let parts = &progress.done;
         let size = parts.iter().map(|part| part.size).sum();
-        let whole = self.algorithm.and_then(|algorithm| {
+        let summed_with = self.algorithm.or(self.reads.then_some(READ_SUM));
+        let local = summed_with.and_then(|algorithm| {
             let pieces: Option<Vec<_>> =
                 parts.iter().map(|part| Some((part.checksum.as_deref()?, part.size))).collect();
             checksum::combine(algorithm, pieces?)
         });
+        let whole = local.clone().filter(|_| self.algorithm.is_some());
         let mut spec = CompleteSpec { size, checksum: None, full_checksum: whole.clone(), condition };
-        // Without an algorithm the parts' checksums are MD5s of ours; the server must not see them.
+        // Without an algorithm the parts' checksums are sums of ours; the server must not see them.
         let sent: Vec<PartDone> = match self.algorithm {
             Some(_) => parts.clone(),
             None => parts.iter().map(|part| PartDone { checksum: None, ..part.clone() }).collect(),
@@ -295,25 +314,28 @@ impl Upload {
                 None => return Err(work.explained(&spec.condition, failure).into()),
             },
         };
-        let all_md5 = self.algorithm.is_none() && parts.iter().all(|part| part.checksum.is_some());
+        let all_md5 = summed_with.is_none() && parts.iter().all(|part| part.checksum.is_some());
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
+        let size_will_do = work.sides.transfer.proof.verify == Verify::Size;
         let proof = match (&whole, &written.checksum) {
-            (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => {
-                equal(sent, stored).map_err(|message| not_equal(work, key, message))?
-            }
+            (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
             // KMS uploads answer without it; the object shows it.
-            (Some(sent), None) => {
+            (Some(sent), None) if !size_will_do => {
                 let found = work.sides.destination.head(key, written.version.as_deref()).await?;
                 match found.checksum {
-                    Some(stored) if sent.algorithm == stored.algorithm => {
-                        equal(sent, &stored).map_err(|message| not_equal(work, key, message))?
-                    }
-                    _ => by_size(work, key, &written, size).await?,
+                    Some(stored) if sent.algorithm == stored.algorithm => equal(sent, &stored),
+                    _ => Ok(by_size(work, key, &written, size, false).await?),
                 }
             }
-            _ if all_md5 && predicted.as_ref() == Some(&written.etag) => Proof::PartEtags,
-            _ => by_size(work, key, &written, size).await?,
+            _ if all_md5 && predicted.as_ref() == Some(&written.etag) => Ok(Proof::PartEtags),
+            _ => Ok(by_size(work, key, &written, size, whole.is_some()).await?),
         };
+        let proof = match proof {
+            Ok(proof) => proof,
+            Err(what) => return Err(work.unequal(key, &written, &what).await.into()),
+        };
+        drop(place);
+        let proof = settle(work, key, proof, local, &written, size).await?;
         Ok(done(proof, written))
     }
 
@@ -342,18 +364,66 @@ fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
     Err(format!("{} of what was sent is {}, S3 stored {}", sent.algorithm, sent.value, stored.value))
 }
 
-fn not_equal(work: &Work, key: &ObjectKey, message: String) -> Trouble {
-    let place = work.sides.destination.place(key);
-    Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, message).into()
-}
-
-async fn by_size(work: &Work, key: &ObjectKey, written: &Written, size: u64) -> Result<Proof, Trouble> {
-    let destination = &work.sides.destination;
-    let found = destination.head(key, written.version.as_deref()).await?;
+/// Looks whether so many bytes arrived. `size_is_seen` tells that the server itself has seen to it, so that a job that asks
+/// for no more need not.
+async fn by_size(
+    work: &Work,
+    key: &ObjectKey,
+    written: &Written,
+    size: u64,
+    size_is_seen: bool,
+) -> Result<Proof, Trouble> {
+    if size_is_seen && work.sides.transfer.proof.verify == Verify::Size {
+        return Ok(Proof::Size);
+    }
+    let found = work.sides.destination.head(key, written.version.as_deref()).await?;
     if found.size == size {
         return Ok(Proof::Size);
     }
-    Err(not_equal(work, key, format!("{} bytes arrived of {size}", found.size)))
+    let what = format!("{} bytes arrived of {size}", found.size);
+    Err(work.unequal(key, written, &what).await.into())
+}
+
+/// A job that demands a checksum is told before anything is sent that there will be none.
+fn demand(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<(), Trouble> {
+    let policy = work.sides.transfer.proof;
+    if (policy.verify, policy.prove) == (Verify::RequireChecksum, Prove::Answers)
+        && attributes.checksum.is_none()
+    {
+        return Err(work.unprovable(key, "no checksum can be declared to this server").into());
+    }
+    Ok(())
+}
+
+/// Goes beyond what the server's answers prove, where the job allows it, and fails what falls short of its demand.
+async fn settle(
+    work: &Work,
+    key: &ObjectKey,
+    mut proof: Proof,
+    local: Option<Checksum>,
+    written: &Written,
+    size: u64,
+) -> Result<Proof, Trouble> {
+    let destination = &work.sides.destination;
+    let policy = work.sides.transfer.proof;
+    if let (false, Prove::Read, Some(sent)) = (proof.is_checksum(), policy.prove, local) {
+        let pin = SourcePin {
+            bucket: destination.name().clone(),
+            key: key.clone(),
+            version: written.version.clone(),
+            etag: written.etag.clone(),
+        };
+        let stored = read::sum(destination, &pin, size, sent.algorithm).await?;
+        if let Err(what) = equal(&sent, &stored) {
+            return Err(work.unequal(key, written, &what).await.into());
+        }
+        proof = Proof::Read;
+    }
+    if policy.verify == Verify::RequireChecksum && !proof.is_checksum() {
+        let why = format!("the object is there, but no checksum proves it (only: {proof})");
+        return Err(work.unprovable(key, &why).into());
+    }
+    Ok(proof)
 }
 
 /// Memory for `bytes`, at most all that there is.
@@ -402,7 +472,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
         storage_class: None,
         archive: crate::s3::ArchiveState::Readable,
     };
-    let layout = PartLayout { size: 0, part_size: UPLOAD_PART, count: 1 };
+    let layout = PartLayout::uniform(0, UPLOAD_PART, 1);
     let route = Route::MultipartUpload(layout);
     Planned::Step(Box::new(Step {
         entry,
@@ -440,9 +510,9 @@ async fn stream(
     let first_permit = reserve(Arc::clone(&work.memory), part_size(1)).await;
     let first = read_part(work, &mut reader, part_size(1)).await?;
     if (first.len() as u64) < part_size(1) {
-        let _place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+        let place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
-        return put(work, &step.key, first, &attributes, draft, &mut step.seen.clone()).await;
+        return put(work, place, &step.key, first, &attributes, draft, &mut step.seen.clone()).await;
     }
     let upload = Upload::begin(work, &step.key, &attributes, 0, 0).await?;
     let mut progress = Progress::default();

@@ -145,7 +145,10 @@ impl Place {
     async fn remove(&self, names: impl IntoIterator<Item = Name, IntoIter: Send>) {
         let remove = |name: Name| async move {
             let key = self.key(&name.to_string())?;
-            self.bucket.delete_object(&key, None).await.map_err(|failure| JournalError::store(self, failure))
+            self.bucket
+                .delete_object(&key, None, None)
+                .await
+                .map_err(|failure| JournalError::store(self, failure))
         };
         let done: Result<(), JournalError> =
             stream::iter(names).map(remove).buffer_unordered(AT_ONCE).try_collect().await;

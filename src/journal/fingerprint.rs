@@ -90,7 +90,8 @@ impl Fingerprint {
             of("keys.rename"),
             rename.as_ref().map(|rename| rename.as_str().to_owned()).unwrap_or_default(),
         );
-        let Parts { size, threshold } = parts;
+        let Parts { size, threshold, layout } = parts;
+        self.set(of("parts.layout"), format!("{layout:?}").to_lowercase());
         self.set(
             of("parts.size"),
             match size {

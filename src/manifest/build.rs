@@ -18,8 +18,8 @@ use super::file::{
 };
 use super::job::{
     Access, Archived, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit,
-    FailureLimitError, Job, Limits, PartSize, Parts, Preserve, ReportPaths, Restore, Selection, Source,
-    Transfer, Versions,
+    FailureLimitError, Job, LayoutChoice, Limits, PartSize, Parts, Preserve, ProofPolicy, ReportPaths,
+    Restore, Selection, Source, Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -173,7 +173,17 @@ impl Reader<'_> {
                 remedy,
             );
         }
+        let replays = section.parts.as_ref().is_some_and(|parts| parts.layout == Some(LayoutChoice::Source));
+        if replays && matches!(from, Some(Source::Files { .. })) {
+            let message = "local files have no part boundaries to replay";
+            self.refuse(&format!("{path}.parts.layout"), message, "remove it");
+        }
         Some(Transfer {
+            proof: ProofPolicy {
+                verify: section.verify.or(defaults.verify).unwrap_or_default(),
+                prove: section.prove.or(defaults.prove).unwrap_or_default(),
+                on_mismatch: section.on_mismatch.or(defaults.on_mismatch).unwrap_or_default(),
+            },
             name: section.name.unwrap_or_else(|| format!("transfer-{}", index + 1)),
             from: from?,
             to: to?,
@@ -333,7 +343,9 @@ impl Reader<'_> {
             }
             self.read::<ByteSize>(&path, Some(text))
         };
+        let layout = own.and_then(|parts| parts.layout).or_else(|| shared.and_then(|parts| parts.layout));
         Parts {
+            layout: layout.unwrap_or_default(),
             size: text("size", |parts| &parts.size).map_or(PartSize::Auto, PartSize::Exactly),
             threshold: text("threshold", |parts| &parts.threshold).unwrap_or(Parts::default().threshold),
         }

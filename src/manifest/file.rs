@@ -14,7 +14,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capabilities::Overrides;
-use super::job::{Archived, Keep, Provider, RestoreTier, Symlinks, When};
+use super::job::{
+    Archived, Keep, LayoutChoice, OnMismatch, Prove, Provider, RestoreTier, Symlinks, Verify, When,
+};
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
 /// literal ${.
@@ -115,6 +117,15 @@ pub struct DefaultsSection {
     /// How archived objects are restored, with `archived: restore`.
     #[schemars(extend("examples" = [{"tier": "bulk", "days": 7}]))]
     pub restore: Option<RestoreSection>,
+    /// What counts as proven equal.
+    #[schemars(extend("default" = "best"))]
+    pub verify: Option<Verify>,
+    /// What may be done to prove it. `read` costs a download of what no checksum proves.
+    #[schemars(extend("default" = "answers"))]
+    pub prove: Option<Prove>,
+    /// What becomes of a copy that was published and is not equal to its source.
+    #[schemars(extend("default" = "keep"))]
+    pub on_mismatch: Option<OnMismatch>,
 }
 
 /// One from → to.
@@ -149,6 +160,15 @@ pub struct TransferSection {
     /// How archived objects are restored, with `archived: restore`.
     #[schemars(extend("examples" = [{"tier": "bulk", "days": 7}]))]
     pub restore: Option<RestoreSection>,
+    /// What counts as proven equal.
+    #[schemars(extend("default" = "best"))]
+    pub verify: Option<Verify>,
+    /// What may be done to prove it. `read` costs a download of what no checksum proves.
+    #[schemars(extend("default" = "answers"))]
+    pub prove: Option<Prove>,
+    /// What becomes of a copy that was published and is not equal to its source.
+    #[schemars(extend("default" = "keep"))]
+    pub on_mismatch: Option<OnMismatch>,
 }
 
 /// What is read: exactly one of `s3` and `files`. The conditions below choose among the objects below a prefix or
@@ -302,6 +322,9 @@ pub struct PartsSection {
     /// Larger objects are copied in parts; 5MiB to 5GiB.
     #[schemars(extend("default" = "256MiB", "examples" = ["256MiB"]))]
     pub threshold: Option<String>,
+    /// Whose part boundaries a copy has: `source` keeps multipart `ETags` and composite checksums equal.
+    #[schemars(extend("default" = "auto", "examples" = ["source"]))]
+    pub layout: Option<LayoutChoice>,
 }
 
 /// What of a source object goes along with its bytes.

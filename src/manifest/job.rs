@@ -172,6 +172,8 @@ pub struct Transfer {
     pub archived: Archived,
     /// How they are restored, where `archived` says so.
     pub restore: Restore,
+    /// How strongly copies must be proven equal.
+    pub proof: ProofPolicy,
     /// These objects instead of all that the source has; for running the failed ones of a report again.
     pub chosen: Option<Vec<Chosen>>,
 }
@@ -257,6 +259,53 @@ pub struct Chosen {
     pub key: String,
     /// This version instead of the current one.
     pub version: Option<String>,
+}
+
+/// How strongly copies must be proven equal, and what happens to one that is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProofPolicy {
+    /// What counts as proven.
+    pub verify: Verify,
+    /// What may be done to prove it.
+    pub prove: Prove,
+    /// What becomes of a copy that was published and is not equal.
+    pub on_mismatch: OnMismatch,
+}
+
+/// What counts as proven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verify {
+    /// A checksum over the bytes must be equal on both sides; an object that can't have that fails, before it is
+    /// published wherever that is known before.
+    RequireChecksum,
+    /// The strongest proof that both sides can give; the receipt names it.
+    #[default]
+    Best,
+    /// What the server's answers hold, and no request beyond them where they show the size.
+    Size,
+}
+
+/// What may be done to prove a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Prove {
+    /// Only what S3 computed by itself is compared; no byte is read.
+    #[default]
+    Answers,
+    /// Where no checksum can be compared, the bytes are read and summed in memory.
+    Read,
+}
+
+/// What becomes of a copy that was published and is not equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMismatch {
+    /// It stays; the object fails and the report says where it is.
+    #[default]
+    Keep,
+    /// Exactly what this run wrote is removed: its version, or the object if it still has the `ETag` of the copy.
+    Remove,
 }
 
 /// What a transfer reads.
@@ -371,6 +420,19 @@ pub struct Parts {
     pub size: PartSize,
     /// Larger objects are copied in parts; [`MIN_PART`] to [`MAX_PART`].
     pub threshold: ByteSize,
+    /// Whose part boundaries a copy has.
+    pub layout: LayoutChoice,
+}
+
+/// Whose part boundaries a copy has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LayoutChoice {
+    /// Boundaries that make the copy fast.
+    #[default]
+    Auto,
+    /// Those of the source object, so that its `ETag` and its composite checksum stay what they are.
+    Source,
 }
 
 /// How large a part is.
@@ -385,7 +447,7 @@ pub enum PartSize {
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { size: PartSize::Auto, threshold: ByteSize(256 * MIB) }
+        Self { size: PartSize::Auto, threshold: ByteSize(256 * MIB), layout: LayoutChoice::Auto }
     }
 }
 
@@ -570,6 +632,7 @@ impl Transfer {
             versions: Versions::default(),
             archived: Archived::default(),
             restore: Restore::default(),
+            proof: ProofPolicy::default(),
             chosen: None,
         }
     }

@@ -44,7 +44,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Uploads share this machine's line with as many others as fit into memory; copies have S3's to themselves.
+/// Uploads and downloads share this machine's line with as many others as fit into memory; copies have S3's to themselves.
 const SHARERS: u64 = 32;
 
 /// The first delay and the largest one, per kind.
@@ -65,7 +65,7 @@ impl RetryPolicy {
     pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
         let base = if operation == Operation::CompleteMultipartUpload { self.complete } else { self.silence };
         let slowest = match operation {
-            Operation::UploadPart | Operation::PutObject => self.slowest / SHARERS,
+            Operation::UploadPart | Operation::PutObject | Operation::GetObject => self.slowest / SHARERS,
             _ => self.slowest,
         };
         base + Duration::from_secs(bytes / slowest.max(1))

@@ -67,11 +67,15 @@ pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -
 
 /// The checksum to declare: the source's algorithm where it comes out comparable, else S3's default.
 fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKind)> {
-    let source = head.checksum.as_ref().map(|checksum| checksum.algorithm);
+    let source = head.checksum.as_ref().map(|checksum| (checksum.algorithm, checksum.kind));
     match (route, source) {
         // CopyObject keeps the source's algorithm by itself and computes it over the whole object.
         (Route::Copy | Route::Put, _) => None,
-        (_, Some(algorithm)) if algorithm.combines() => Some((algorithm, ChecksumKind::FullObject)),
+        // The checksum of the parts' checksums comes out the same where the parts do.
+        (Route::MultipartCopy(layout), Some((algorithm, ChecksumKind::Composite))) if layout.is_replay() => {
+            Some((algorithm, ChecksumKind::Composite))
+        }
+        (_, Some((algorithm, _))) if algorithm.combines() => Some((algorithm, ChecksumKind::FullObject)),
         _ => Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
     }
 }
@@ -103,7 +107,7 @@ mod tests {
         }
     }
 
-    const MULTIPART: Route = Route::MultipartCopy(PartLayout { size: 7, part_size: 7, count: 1 });
+    const MULTIPART: Route = Route::MultipartCopy(PartLayout::uniform(7, 7, 1));
 
     #[test]
     fn both_routes_get_the_same_attributes_but_for_the_declared_checksum() {

@@ -60,7 +60,7 @@ pub fn demanded(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::parts::PartLayout;
+    use crate::plan::parts::{Boundaries, PartLayout};
     use crate::s3::OnWrites;
 
     fn honouring(on: OnWrites) -> Capabilities {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn each_route_asks_for_its_own_write() {
-        let layout = PartLayout { size: 7, part_size: 7, count: 1 };
+        let layout = PartLayout { size: 7, part_size: 7, count: 1, boundaries: Boundaries::Chosen };
         for (route, on) in [
             (Route::Copy, OnWrites { copy: true, ..OnWrites::NONE }),
             (Route::Put, OnWrites { put: true, ..OnWrites::NONE }),

@@ -4,13 +4,23 @@
 //! another `ETag` for the same bytes, and a tool that compares only those copies the same objects every night. So
 //! equal sizes with a destination that is *newer* than the source count as equal too. The comparison is strict,
 //! because S3's times have one-second resolution, and a source rewritten in the second of its copy must be seen.
+//!
+//! One time lies: a multipart object is dated at the *beginning* of its upload. A source that was rewritten by an upload
+//! that began before the last copy and ended after it looks older than its copy. So where the source was made in parts and
+//! the copy is younger than the source by less than an upload of that size may take ([`longest_upload`]), times
+//! decide nothing, and both sides are asked for their checksums: two HEADs, for objects that were copied
+//! shortly after they were written. Beyond that span times decide, or every sync would ask for every multipart object for
+//! ever; `s3haul verify` and `when: always` take no time for an answer.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::parts::{Goal, LayoutError, PartLayout, UPLOAD_PART, layout};
+use crate::checksum::part_count;
 use crate::manifest::job::{PartSize, Parts, When};
-use crate::s3::Capabilities;
+use crate::s3::{Capabilities, ChecksumKind, Head};
 
 /// What a listing says about one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +45,8 @@ pub enum Reason {
     Newer,
     /// The source is a version from the past, and the destination has other bytes of its size.
     Differs,
+    /// The checksums of both sides differ.
+    ChecksumDiffers,
     /// The job says `when: always`.
     Always,
 }
@@ -60,6 +72,8 @@ pub enum Decision {
     Copy(Reason),
     /// Leave it.
     Skip(Skip),
+    /// The lists do not tell; [`by_heads`] does.
+    Ask,
 }
 
 /// Compares the two sides as the job's `when` says.
@@ -74,9 +88,45 @@ pub fn decide(when: When, source: Side<'_>, destination: Option<Side<'_>>) -> De
             Decision::Skip(Skip::Equal)
         }
         When::Changed => match (source.modified, destination.modified) {
-            (Some(source), Some(destination)) if destination > source => Decision::Skip(Skip::Equal),
+            (Some(began), Some(copied)) if copied > began => {
+                let in_parts = source.etag.and_then(part_count).is_some();
+                let since = copied.duration_since(began).unsigned_abs();
+                if in_parts && since <= longest_upload(source.size) {
+                    Decision::Ask
+                } else {
+                    Decision::Skip(Skip::Equal)
+                }
+            }
             _ => Decision::Copy(Reason::Newer),
         },
+    }
+}
+
+/// How long the upload of so many bytes is believed to take at most: at 128 KiB/s (a slow line), and a quarter of an hour
+/// for its tools to think; no longer than the seven days after which lifecycle rules commonly abort uploads.
+#[must_use]
+pub fn longest_upload(size: u64) -> Duration {
+    const SLOWEST: u64 = 128 << 10;
+    let pause = Duration::from_mins(15);
+    (pause + Duration::from_secs(size / SLOWEST)).min(Duration::from_hours(7 * 24))
+}
+
+/// Decides what [`decide`] could not, from a HEAD of each side. Where the checksums do not compare, nothing shows a change,
+/// and to copy on suspicion would be to copy the same objects every night.
+#[must_use]
+pub fn by_heads(source: &Head, destination: &Head) -> Decision {
+    if source.size != destination.size {
+        return Decision::Copy(Reason::SizeDiffers);
+    }
+    match (&source.checksum, &destination.checksum) {
+        (Some(a), Some(b))
+            if (a.algorithm, a.kind, b.kind)
+                == (b.algorithm, ChecksumKind::FullObject, ChecksumKind::FullObject)
+                && a.value != b.value =>
+        {
+            Decision::Copy(Reason::ChecksumDiffers)
+        }
+        _ => Decision::Skip(Skip::Equal),
     }
 }
 
@@ -90,7 +140,7 @@ pub enum Origin {
 }
 
 /// Which requests carry an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// One `CopyObject`.
     Copy,
@@ -175,6 +225,7 @@ pub fn route(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::{Checksum, ChecksumAlgorithm};
     use crate::size::{ByteSize, GIB, MIB};
 
     fn at(second: i64) -> Option<Timestamp> {
@@ -205,8 +256,46 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_source_in_parts_is_asked_for_while_its_upload_may_still_have_run() {
+        let in_parts = format!("{}-3", crate::checksum::md5_etag(b""));
+        let source = Side { size: 100 * MIB, etag: Some(&in_parts), modified: at(1000) };
+        let hours = longest_upload(100 * MIB).as_secs().cast_signed();
+        assert_eq!(hours, 15 * 60 + 800);
+        for (modified, size, decision) in [
+            (1001, 100 * MIB, Decision::Ask),
+            (1000 + hours, 100 * MIB, Decision::Ask),
+            (1000 + hours + 1, 100 * MIB, Decision::Skip(Skip::Equal)),
+            (1000, 100 * MIB, Decision::Copy(Reason::Newer)),
+            (1001, 99 * MIB, Decision::Copy(Reason::SizeDiffers)),
+        ] {
+            let there = Side { size, etag: Some("other"), modified: at(modified) };
+            assert_eq!(decide(When::Changed, source, Some(there)), decision, "{modified}");
+        }
+        let equal = Side { modified: at(1001), ..source };
+        assert_eq!(decide(When::Changed, source, Some(equal)), Decision::Skip(Skip::Equal));
+        assert_eq!(longest_upload(u64::MAX), Duration::from_hours(168));
+    }
+
+    #[test]
+    fn heads_decide_by_comparable_checksums_and_nothing_else() {
+        let head = |algorithm, value: &str| Head {
+            checksum: Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value: value.into() }),
+            ..Head::default()
+        };
+        let (crc, sha) = (ChecksumAlgorithm::Crc64Nvme, ChecksumAlgorithm::Sha256);
+        let differs = Decision::Copy(Reason::ChecksumDiffers);
+        let equal = Decision::Skip(Skip::Equal);
+        assert_eq!(by_heads(&head(crc, "a"), &head(crc, "b")), differs);
+        assert_eq!(by_heads(&head(crc, "a"), &head(crc, "a")), equal);
+        assert_eq!(by_heads(&head(sha, "a"), &head(crc, "b")), equal);
+        assert_eq!(by_heads(&Head::default(), &head(crc, "b")), equal);
+        let longer = Head { size: 1, ..Head::default() };
+        assert_eq!(by_heads(&longer, &Head::default()), Decision::Copy(Reason::SizeDiffers));
+    }
+
     fn routed(size: u64, origin: Origin, threshold: u64, capabilities: &Capabilities) -> &'static str {
-        let parts = Parts { size: PartSize::Auto, threshold: ByteSize(threshold) };
+        let parts = Parts { threshold: ByteSize(threshold), ..Parts::default() };
         route(size, origin, &parts, capabilities, 512).map_or("too large", |route| route.name())
     }
 

@@ -6,7 +6,7 @@
 //! `CopyObject` does.
 
 use super::decide::Route;
-use super::parts::{LayoutError, PartLayout};
+use super::parts::{Boundaries, LayoutError, PartLayout};
 use crate::location::ObjectKey;
 use crate::manifest::job::When;
 use crate::s3::Capabilities;
@@ -26,7 +26,7 @@ pub fn detour(
     match route {
         Route::Copy if finds_source && size > 0 && closes_the_race(when, capabilities) => {
             let fits = size <= capabilities.parts.max_part;
-            let layout = PartLayout { size, part_size: size, count: 1 };
+            let layout = PartLayout { size, part_size: size, count: 1, boundaries: Boundaries::Chosen };
             Ok(if fits { Route::MultipartCopy(layout) } else { route })
         }
         Route::MultipartCopy(_) if finds_source => Ok(route),
@@ -79,7 +79,14 @@ mod tests {
     #[test]
     fn a_source_that_part_copies_do_not_find_is_copied_at_once_or_not_at_all() {
         let ceph = Capabilities { odd_part_sources: false, ..Capabilities::AWS };
-        let parts = |size| Route::MultipartCopy(PartLayout { size, part_size: GIB, count: 6 });
+        let parts = |size| {
+            Route::MultipartCopy(PartLayout {
+                size,
+                part_size: GIB,
+                count: 6,
+                boundaries: Boundaries::Chosen,
+            })
+        };
         let route = |size, source, capabilities: &Capabilities| {
             detour(parts(size), size, &key(source), When::Changed, capabilities).map(|route| route.name())
         };

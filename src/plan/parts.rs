@@ -4,7 +4,10 @@
 //! from many parts in flight, and the request price is the brake. Automatic parts are about 64 to 128 MiB, larger
 //! where 10,000 parts force it, and their number is a multiple of what can be in flight where that is possible: a
 //! last wave of three parts takes as long as a full one. A layout is three numbers; ranges are made when they are
-//! needed, so that the plan of a 48.8 TiB object takes no more room than that of a small one.
+//! needed, so that the plan of a 48.8 TiB object takes no more room than that of a small one. Only where the boundaries
+//! of a source are replayed that are not uniform, a layout holds one number per part.
+
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -37,15 +40,28 @@ impl PartRange {
     }
 }
 
-/// Parts that tile an object: all of `part_size` bytes but for the last one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Parts that tile an object: all of `part_size` bytes but for the last one, unless they are those of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartLayout {
     /// The object's bytes.
     pub size: u64,
-    /// Bytes of every part but the last.
+    /// Bytes of every part but the last; of the largest part where the boundaries are given one by one.
     pub part_size: u64,
     /// How many parts.
     pub count: u32,
+    /// Whose boundaries these are.
+    pub boundaries: Boundaries,
+}
+
+/// Whose part boundaries a layout has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boundaries {
+    /// Ours, uniform.
+    Chosen,
+    /// Uniform, and believed to be those of the source: its size, its first part and its number of parts fit.
+    Guessed,
+    /// Those of the source: where each part ends, ascending.
+    Replayed(Arc<[u64]>),
 }
 
 /// What the layout is chosen for.
@@ -122,7 +138,7 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     let forced = forced.next_multiple_of(MIB).min(limits.max_part);
     let part_size = wanted.max(forced).clamp(limits.min_part, limits.max_part);
     let count = u32::try_from(size.div_ceil(part_size)).unwrap_or(limits.max_parts);
-    Ok(PartLayout { size, part_size, count })
+    Ok(PartLayout::uniform(size, part_size, count))
 }
 
 /// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size allows.
@@ -133,26 +149,48 @@ fn full_waves(size: u64, in_flight: u64) -> u64 {
 }
 
 impl PartLayout {
+    /// Equal parts of our choice. `count` parts of `part_size` must tile `size`.
+    #[must_use]
+    pub const fn uniform(size: u64, part_size: u64, count: u32) -> Self {
+        Self { size, part_size, count, boundaries: Boundaries::Chosen }
+    }
+
     /// The part with this number, when the layout has it.
     #[must_use]
     pub fn part(&self, number: u32) -> Option<PartRange> {
-        let index = u64::from(number.checked_sub(1)?);
+        let index = number.checked_sub(1)?;
         if number > self.count {
             return None;
         }
-        let offset = index * self.part_size;
-        Some(PartRange { number, offset, length: self.part_size.min(self.size - offset) })
+        let (offset, end) = match &self.boundaries {
+            Boundaries::Replayed(ends) => {
+                let at = usize::try_from(index).ok()?;
+                (at.checked_sub(1).map_or(Some(0), |before| ends.get(before).copied())?, *ends.get(at)?)
+            }
+            Boundaries::Chosen | Boundaries::Guessed => {
+                let offset = u64::from(index) * self.part_size;
+                (offset, offset.saturating_add(self.part_size).min(self.size))
+            }
+        };
+        Some(PartRange { number, offset, length: end.checked_sub(offset)? })
     }
 
     /// All parts, in the order of their numbers.
-    pub fn parts(self) -> impl Iterator<Item = PartRange> + Send {
+    pub fn parts(&self) -> impl Iterator<Item = PartRange> + Send + '_ {
         (1..=self.count).filter_map(move |number| self.part(number))
+    }
+
+    /// True when the parts are meant to be those of the source.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.boundaries != Boundaries::Chosen
     }
 }
 
 impl std::fmt::Display for PartLayout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} x {}", self.count, ByteSize(self.part_size))
+        let up_to = if matches!(self.boundaries, Boundaries::Replayed(_)) { "up to " } else { "" };
+        write!(f, "{} x {up_to}{}", self.count, ByteSize(self.part_size))
     }
 }
 

@@ -65,6 +65,20 @@ impl KeyMap {
         Ok(ObjectKey::new(&key)?)
     }
 
+    /// The relative key whose object would go to `key`, where the map can be turned round: the inverse of
+    /// [`KeyMap::destination_key`] for maps that keep the order of keys. `None` for keys that no object would go to.
+    #[must_use]
+    pub fn relative_of(&self, to: &ObjectKey, key: &str) -> Option<String> {
+        let rest = key.strip_prefix(to.as_str()).filter(|_| to.is_prefix())?;
+        let rest = rest.strip_prefix(self.add_prefix.as_deref().unwrap_or_default())?;
+        let rest = match self.rename.as_ref().map(Template::pieces) {
+            None | Some([Piece::Key]) => rest,
+            Some([Piece::Literal(text), Piece::Key]) => rest.strip_prefix(text.as_str())?,
+            Some(_) => return None,
+        };
+        Some(format!("{}{rest}", self.strip_prefix.as_deref().unwrap_or_default()))
+    }
+
     /// True when destination keys sort as source keys do. Taking the same bytes off every key, or putting the
     /// same bytes in front of it, keeps the order; a template does only if it is fixed text and then `{key}`.
     #[must_use]
@@ -177,7 +191,11 @@ mod tests {
             let keys: Vec<_> = relatives.iter().map(|relative| mapped(&map, "to/", relative)).collect();
             if map.preserves_order() {
                 prop_assert!(keys.is_sorted(), "{keys:?}");
+                for (relative, mapped) in relatives.iter().zip(&keys) {
+                    prop_assert_eq!(map.relative_of(&key("to/"), mapped), Some(relative.clone()));
+                }
             }
+            prop_assert_eq!(map.relative_of(&key("to/"), "elsewhere"), None);
             let fixed = format!("to/{}", map.fixed_prefix());
             prop_assert!(keys.iter().all(|key| key.starts_with(&fixed)), "{:?} {}", keys, fixed);
         }

@@ -75,6 +75,7 @@ impl From<Reason> for ReasonName {
             Reason::SizeDiffers => "size differs",
             Reason::Newer => "newer",
             Reason::Differs => "differs",
+            Reason::ChecksumDiffers => "checksum differs",
             Reason::Always => "always",
         })
     }
@@ -115,8 +116,10 @@ impl Totals {
                 self.request(Operation::HeadObject, heads);
                 self.request(Operation::CopyObject, 1);
             }
-            Route::MultipartCopy(_) => {
-                self.request(Operation::HeadObject, heads);
+            Route::MultipartCopy(layout) => {
+                // The first part tells where the others end.
+                let first = u64::from(layout.is_replay() && layout.count > 1);
+                self.request(Operation::HeadObject, heads + first);
                 if tags && capabilities.tags {
                     self.request(Operation::GetObjectTagging, 1);
                 }

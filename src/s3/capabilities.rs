@@ -134,6 +134,8 @@ pub struct Capabilities {
     pub encoded_lists: bool,
     /// And in those of open uploads.
     pub encoded_uploads: bool,
+    /// `If-Match` is honoured on `DeleteObject`: only then an object without versions may be taken back.
+    pub conditional_deletes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
     /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with `x-amz-tagging`) give tags to
@@ -169,6 +171,7 @@ impl Capabilities {
         ordered_lists: true,
         encoded_lists: true,
         encoded_uploads: true,
+        conditional_deletes: true,
         tags: true,
         tag_headers: true,
         tag_sets: true,
@@ -202,6 +205,7 @@ impl Capabilities {
         tag_sets: false,
         odd_part_sources: false,
         archive_lists: false,
+        conditional_deletes: false,
         ..Self::AWS
     };
 
@@ -352,6 +356,7 @@ impl Capabilities {
             checksums: stated.checksums.unwrap_or(self.checksums),
             object_size: stated.object_size.unwrap_or(self.object_size),
             archive_lists: self.archive_lists,
+            conditional_deletes: self.conditional_deletes,
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
             encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),

@@ -41,11 +41,7 @@ pub(super) fn head(output: HeadObjectOutput) -> Head {
         metadata: output.metadata.unwrap_or_default().into_iter().collect(),
         tag_count: output.tag_count.and_then(|count| count.try_into().ok()),
         checksum,
-        kms: output.sse_customer_algorithm.is_some()
-            || matches!(
-                output.server_side_encryption,
-                Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse)
-            ),
+        kms: output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref()),
         archive,
         archive_tier: output.archive_status.map(|tier| tier.as_str().to_owned()),
     }
@@ -183,6 +179,33 @@ impl From<ChecksumAlgorithm> for sdk::ChecksumAlgorithm {
             ChecksumAlgorithm::Sha256 => Self::Sha256,
         }
     }
+}
+
+/// What an upload declared. An algorithm that this crate does not know is none: the server will say what it lacks.
+pub(super) fn declared(
+    algorithm: Option<&sdk::ChecksumAlgorithm>,
+    kind: Option<&sdk::ChecksumType>,
+) -> Option<(ChecksumAlgorithm, ChecksumKind)> {
+    let algorithm = match algorithm? {
+        sdk::ChecksumAlgorithm::Crc64Nvme => ChecksumAlgorithm::Crc64Nvme,
+        sdk::ChecksumAlgorithm::Crc32 => ChecksumAlgorithm::Crc32,
+        sdk::ChecksumAlgorithm::Crc32C => ChecksumAlgorithm::Crc32c,
+        sdk::ChecksumAlgorithm::Sha1 => ChecksumAlgorithm::Sha1,
+        sdk::ChecksumAlgorithm::Sha256 => ChecksumAlgorithm::Sha256,
+        _ => return None,
+    };
+    let kind = match kind {
+        Some(sdk::ChecksumType::FullObject) => ChecksumKind::FullObject,
+        Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
+        // S3's own default where no type was named; servers from before the types know only this one.
+        _ if algorithm == ChecksumAlgorithm::Crc64Nvme => ChecksumKind::FullObject,
+        _ => ChecksumKind::Composite,
+    };
+    Some((algorithm, kind))
+}
+
+pub(super) const fn is_kms(encryption: Option<&sdk::ServerSideEncryption>) -> bool {
+    matches!(encryption, Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse))
 }
 
 impl From<ChecksumKind> for sdk::ChecksumType {

@@ -61,6 +61,8 @@ pub enum FailureKind {
     NoVersions,
     /// The destination's versions of a key are not the source's, so that nothing can be appended to them.
     Diverged,
+    /// The job demands a stronger proof than both sides can give.
+    Unprovable,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -130,6 +132,7 @@ impl FailureKind {
             Self::NotEqual => "not-equal",
             Self::NoVersions => "no-versions",
             Self::Diverged => "diverged",
+            Self::Unprovable => "unprovable",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -167,6 +170,9 @@ impl FailureKind {
             Self::NoVersions => "turn on the bucket's versioning, or leave `versions` and `as_of` out".into(),
             Self::Diverged => {
                 "write to another prefix, or append the whole history all the same with `when: always`".into()
+            }
+            Self::Unprovable => {
+                "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
             }
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),

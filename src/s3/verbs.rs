@@ -10,12 +10,12 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    checksum, completed_part, decode, head, if_match, if_none_match, next_marker, part_number, quoted,
-    tagging_header, timestamp, unquote,
+    checksum, completed_part, declared, decode, head, if_match, if_none_match, is_kms, next_marker,
+    part_number, quoted, tagging_header, timestamp, unquote,
 };
 use super::{
-    Attributes, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure,
-    FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags,
+    Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure,
+    FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tag, Tags,
     UploadMarker, WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
@@ -294,13 +294,13 @@ impl Client {
         })
     }
 
-    /// Begins a multipart upload; returns its id.
+    /// Begins a multipart upload.
     pub async fn create_upload(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<String, Failure> {
+    ) -> Result<Begun, Failure> {
         let request = self
             .sdk
             .create_multipart_upload()
@@ -311,9 +311,11 @@ impl Client {
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
-        output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
+        let kms = is_kms(output.server_side_encryption.as_ref());
+        let id = output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
             unreadable(Operation::CreateMultipartUpload, bucket, key, "the answer holds no upload id")
-        })
+        })?;
+        Ok(Begun { id, kms })
     }
 
     /// Copies `first..=last` of the source as one part; the whole source when no range is given.
@@ -429,19 +431,6 @@ impl Client {
         Ok(())
     }
 
-    /// Deletes an object; with a version that version for good. One that is gone already is no failure of S3's.
-    pub async fn delete_object(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        version: Option<&str>,
-    ) -> Result<(), Failure> {
-        let request = self.sdk.delete_object().bucket(bucket.as_str()).key(key.as_str());
-        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
-        answer.map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
-        Ok(())
-    }
-
     /// One page of the parts that an upload has so far, by ascending number.
     pub async fn list_parts(
         &self,
@@ -449,7 +438,7 @@ impl Client {
         key: &ObjectKey,
         upload_id: &str,
         after: Option<&str>,
-    ) -> Result<Page<PartDone>, Failure> {
+    ) -> Result<PartsPage, Failure> {
         let output = self
             .sdk
             .list_parts()
@@ -462,13 +451,14 @@ impl Client {
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
         let next = next_marker(output.is_truncated, output.next_part_number_marker, after)
             .map_err(|_| endless(Operation::ListParts, place(bucket, Some(key))))?;
+        let checksum = declared(output.checksum_algorithm.as_ref(), output.checksum_type.as_ref());
         let parts = output.parts.unwrap_or_default().into_iter().map(|part| PartDone {
             number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
             size: part.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
             etag: part.e_tag.map(unquote).unwrap_or_default(),
             checksum: any_checksum!(part),
         });
-        Ok(Page { items: parts.collect(), next })
+        Ok(PartsPage { items: parts.collect(), next, checksum })
     }
 
     /// One page of the bucket's open uploads, by key and then by age.

@@ -123,6 +123,15 @@ impl Content {
         Self::bytes(Bytes::new())
     }
 
+    /// The same with one bit of its first byte turned over; an empty content stays empty.
+    pub(super) fn corrupted(&self) -> Self {
+        if self.len == 0 {
+            return self.clone();
+        }
+        let first: Vec<u8> = self.slice(0..1).to_bytes().iter().map(|byte| byte ^ 1).collect();
+        Self::concat([&Self::bytes(first), &self.slice(1..self.len)])
+    }
+
     /// The first `len` bytes of the pseudo-random pattern `seed`, none of them in memory.
     #[must_use]
     pub fn pattern(seed: u64, len: u64) -> Self {

@@ -80,6 +80,9 @@ pub enum Effect {
     EmptyBody,
     /// The answer is late.
     Delay(Duration),
+    /// The operation takes effect with other bytes than it should: one byte of what is stored is wrong, and everything that
+    /// the server computes from it (`ETag`, checksums) is that of the wrong bytes. For writes that carry or copy bytes.
+    Corrupt,
     /// A closure runs when the call arrives, then the operation: to change the store behind the client's back.
     Hook(Arc<dyn Fn(&Store) + Send + Sync>),
 }
@@ -103,6 +106,7 @@ impl fmt::Debug for Effect {
             Self::TruncateBody => f.write_str("TruncateBody"),
             Self::EmptyBody => f.write_str("EmptyBody"),
             Self::Delay(time) => write!(f, "Delay({time:?})"),
+            Self::Corrupt => f.write_str("Corrupt"),
             Self::Hook(_) => f.write_str("Hook"),
         }
     }

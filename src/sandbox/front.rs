@@ -21,7 +21,7 @@ use super::faults::{Effect, Faults};
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Interleaved, Service, SuccessStatus};
+use super::protocol::{CopiedBytes, Corrupted, Interleaved, Service, SuccessStatus};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
@@ -111,7 +111,7 @@ impl Front {
 
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         call: &Call,
         id: &str,
         outcome: &mut Outcome,
@@ -134,6 +134,9 @@ impl Front {
             Some(Effect::StallBefore(time)) => stall(*time).await,
             Some(Effect::Delay(time)) => tokio::time::sleep(*time).await,
             Some(Effect::Hook(run)) => run(&self.store),
+            Some(Effect::Corrupt) => {
+                request.extensions_mut().insert(Corrupted);
+            }
             _ => {}
         }
         let latency = self.latency.base(call.operation);

@@ -41,6 +41,9 @@ use s3s::dto::{
 };
 use s3s::{S3, S3Request, S3Response, S3Result};
 
+use hyper::http::Extensions;
+
+use super::content::Content;
 use super::model::LatencyModel;
 use super::store::Store;
 
@@ -56,6 +59,15 @@ pub(super) struct Interleaved(pub(super) Vec<bool>);
 /// Goes the same way: a success status other than 200, which `s3s` does not take over from an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SuccessStatus(pub(super) StatusCode);
+
+/// Goes the other way, in the request's extensions: what is stored shall be wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Corrupted;
+
+/// The content as it is stored: as it came, or wrong where a fault says so.
+fn stored(content: Content, extensions: &Extensions) -> Content {
+    if extensions.get::<Corrupted>().is_some() { content.corrupted() } else { content }
+}
 
 /// The operations on a store, as `s3s` calls them.
 #[derive(Debug)]

@@ -105,7 +105,7 @@ async fn copies_name_the_owner_of_their_source() {
         let bucket = bucket.reading_from(owned_by(owner));
         let copied = bucket.copy_object(&pin, 10, &key, &attributes, WriteCondition::None).await;
         let upload = bucket.create_upload(&key, &attributes).await.unwrap().value;
-        let part = bucket.copy_part(&pin, None, 10, &key, &upload, 1).await;
+        let part = bucket.copy_part(&pin, None, 10, &key, &upload.id, 1).await;
         for failure in [copied.err(), part.err()] {
             let kind = failure.map(|failure| failure.kind().clone());
             assert_eq!(kind, (!allowed).then_some(FailureKind::Denied), "{owner}");

@@ -382,7 +382,9 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_has_help_and_the_schema_is_json() {
-    for name in ["copy", "run", "plan", "check", "uploads", "sandbox", "schema", "completions", "man"] {
+    for name in
+        ["copy", "run", "plan", "check", "verify", "uploads", "sandbox", "schema", "completions", "man"]
+    {
         let (exit, stdout, _) = run(command(), &[name, "--help"]).await;
         assert!(exit == 0 && stdout.contains("Usage:"), "{name}");
     }

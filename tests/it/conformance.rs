@@ -265,7 +265,8 @@ impl Server {
             storage_class: None,
             encryption: None,
         };
-        let parts = Parts { size: PartSize::Exactly(ByteSize(PART)), threshold: ByteSize(PART) };
+        let parts =
+            Parts { size: PartSize::Exactly(ByteSize(PART)), threshold: ByteSize(PART), ..Parts::default() };
         Transfer { parts, ..Transfer::new("conformance", from, to) }
     }
 

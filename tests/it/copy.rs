@@ -88,7 +88,11 @@ async fn parts_are_as_the_job_says() {
     let world = World::new().await;
     world.sandbox.store().put_object(SOURCE, "o", Content::pattern(3, 100 * MIB + 1), &ObjectSpec::default());
     let mut transfer = copy_all();
-    transfer.parts = Parts { size: PartSize::Exactly(ByteSize(25 * MIB)), threshold: ByteSize(5 * MIB) };
+    transfer.parts = Parts {
+        size: PartSize::Exactly(ByteSize(25 * MIB)),
+        threshold: ByteSize(5 * MIB),
+        ..Parts::default()
+    };
     let run = world.run(transfer).await;
     assert_eq!((run.receipts[0].parts, run.receipts[0].route), (5, Some("multipart-copy")));
     let parts = world.sandbox.store().object(DESTINATION, "o").unwrap().parts;

@@ -67,13 +67,18 @@ async fn a_passing_fault_costs_a_retry_and_nothing_else(
         Effect::ResetAfter,
         Effect::TruncateBody,
         Effect::EmptyBody,
+        Effect::Blanks { count: 2000, before_declaration: false },
         Effect::Delay(Duration::from_millis(300))
     )]
     effect: Effect,
 ) {
     // HEAD answers have no body, so nothing in one can be an error, cut short or missing.
     let bodiless = operation == Operation::HeadObject;
-    if bodiless && matches!(effect, Effect::ErrorIn200 { .. } | Effect::TruncateBody | Effect::EmptyBody) {
+    let needs_a_body = matches!(
+        effect,
+        Effect::ErrorIn200 { .. } | Effect::Blanks { .. } | Effect::TruncateBody | Effect::EmptyBody
+    );
+    if bodiless && needs_a_body {
         return;
     }
     let world = world().await;

@@ -79,7 +79,7 @@ async fn g2_losses_are_reported() {
 #[tokio::test]
 async fn g3_proven_not_assumed() {
     for (key, size, write) in
-        [("small", 10, Operation::CopyObject), ("large", 300 * MIB, Operation::CompleteMultipartUpload)]
+        [("small", 10, Operation::CopyObject), ("large", 300 * MIB, Operation::CreateMultipartUpload)]
     {
         let world = World::new().await;
         put(&world, key, 1, size);
@@ -92,6 +92,10 @@ async fn g3_proven_not_assumed() {
         let run = world.run(copy_all()).await;
         assert_eq!(run.proof(), "crc64nvme");
         assert_eq!(world.calls(write), 2, "{key}: the first copy was of other bytes than its HEAD promised");
+        assert!(
+            world.calls(Operation::CompleteMultipartUpload) < 2,
+            "{key}: what parts make is known before"
+        );
         assert_eq!(
             world.sandbox.store().object(DESTINATION, key).unwrap().content,
             Content::pattern(2, size)

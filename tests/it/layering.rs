@@ -21,6 +21,7 @@ const ORDER: &[&str] = &[
     "journal",
     "execute",
     "report",
+    "verify",
     "telemetry",
     "sandbox",
     "cli",

@@ -5,8 +5,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
-mod archived;
 mod access;
+mod archived;
 mod capabilities;
 mod cli;
 mod conditions;
@@ -21,9 +21,12 @@ mod library;
 mod limits;
 mod manifest;
 mod outage;
+mod proof;
+mod replay;
 mod retry;
 mod sandbox;
 mod stop;
 mod upload;
+mod verify;
 mod versions;
 mod world;

@@ -116,7 +116,11 @@ async fn parts_are_as_the_job_says() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), pattern(11 * MIB)).unwrap();
     let mut transfer = upload_all(dir.path());
-    transfer.parts = Parts { size: PartSize::Exactly(ByteSize(5 * MIB)), threshold: ByteSize(8 * MIB) };
+    transfer.parts = Parts {
+        size: PartSize::Exactly(ByteSize(5 * MIB)),
+        threshold: ByteSize(8 * MIB),
+        ..Parts::default()
+    };
     let run = world.run(transfer).await;
     assert_eq!((run.receipts[0].parts, run.receipts[0].route), (3, Some("multipart-upload")));
 }

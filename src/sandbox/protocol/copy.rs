@@ -12,7 +12,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption, timestamp};
-use super::{CopiedBytes, Service};
+use super::{CopiedBytes, Corrupted, Service, stored};
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::{Algorithm, Checksum, ChecksumKind};
 use crate::sandbox::condition::{self, ReadConditions, WriteCondition, now};
@@ -111,7 +111,16 @@ impl Service {
         let bucket = self.store.bucket(&input.bucket)?;
         let ignored = Quirks::on(&self.store.quirks().copies_overwrite);
         let condition = WriteCondition::unless(ignored, &request.headers)?;
-        let source = self.source(&input.copy_source, &request.headers, &source_conditions!(input))?;
+        let mut source = self.source(&input.copy_source, &request.headers, &source_conditions!(input))?;
+        if request.extensions.get::<Corrupted>().is_some() {
+            let content = source.object.content.corrupted();
+            source.object = Arc::new(Object {
+                etag: self.store.etag(&content, &source.object.attributes.encryption),
+                checksum: source.object.checksum.as_ref().map(|sum| Checksum::full(sum.algorithm, &content)),
+                content,
+                ..Object::clone(&source.object)
+            });
+        }
         let asked: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
         let replaces_metadata =
             input.metadata_directive.as_ref().is_some_and(|d| d.as_str() == MetadataDirective::REPLACE);
@@ -237,6 +246,7 @@ impl Service {
         }
         let copied = content.len();
         self.transfer(copied).await;
+        let content = stored(content, &request.extensions);
         let part = bucket.make_part(&self.store, content, declared, &attributes);
         let mut result = CopyPartResult {
             e_tag: etag(&part.etag),

@@ -9,11 +9,11 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result};
 
-use super::Service;
 use super::fields::{
     self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption, timestamp,
 };
 use super::write::{check_claim, check_md5};
+use super::{Service, stored};
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition::{WriteCondition, now};
 use crate::sandbox::content::Content;
@@ -87,6 +87,7 @@ impl Service {
         if let Some((algorithm, _)) = &claimed {
             check_claim(claimed.as_ref(), &algorithm.of(&content))?;
         }
+        let content = stored(content, &request.extensions);
         let part = bucket.make_part(&self.store, content, declared, &attributes);
         let mut output = UploadPartOutput { e_tag: etag(&part.etag), ..UploadPartOutput::default() };
         set_encryption!(output, &attributes.encryption);

@@ -8,8 +8,8 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result};
 
-use super::Service;
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption};
+use super::{Service, stored};
 use crate::sandbox::checksum::{self, Algorithm, Checksum};
 use crate::sandbox::condition::{WriteCondition, now};
 use crate::sandbox::content::Content;
@@ -38,7 +38,9 @@ impl Service {
         let algorithm = claimed.as_ref().map_or(Algorithm::Crc64Nvme, |(algorithm, _)| *algorithm);
         let checksum = Checksum::full(algorithm, &content);
         check_claim(claimed.as_ref(), &checksum.value)?;
-        let checksum = Some(checksum).filter(|_| fields::checksums_on(&self.store));
+        let content = stored(content, &request.extensions);
+        let checksum =
+            Some(Checksum::full(algorithm, &content)).filter(|_| fields::checksums_on(&self.store));
 
         let object = Object {
             etag: bucket.etag(&self.store, &content, &attributes.encryption),

@@ -15,7 +15,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     const WRITE: &[&str] = &["s3:PutObject", "s3:PutObjectTagging"];
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
-        Operation::HeadObject => (READ, READ),
+        Operation::HeadObject | Operation::GetObject => (READ, READ),
         Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
@@ -28,8 +28,7 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        // Whole objects are read for the journal only, which has a policy of its own.
-        Operation::GetObject | Operation::ReadFile => (&[], &[]),
+        Operation::ReadFile => (&[], &[]),
         Operation::ListObjectVersions => (&["s3:ListBucketVersions"], &["s3:ListBucketVersions"]),
         Operation::GetBucketVersioning => (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"]),
         Operation::RestoreObject => (&["s3:RestoreObject"], &[]),

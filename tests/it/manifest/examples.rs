@@ -123,7 +123,7 @@ fn a_short_manifest_gets_every_default() {
     let expected = Job { name: "job".to_owned(), ..Job::single(Transfer::new("transfer-1", from, to), []) };
     assert_eq!(job, expected);
     assert_eq!(job.endpoints["default"], Endpoint::default());
-    assert_eq!(job.transfers[0].parts, Parts { size: PartSize::Auto, threshold: ByteSize(256 * MIB) });
+    assert_eq!(job.transfers[0].parts, Parts::default());
     assert_eq!(job.transfers[0].when, When::Changed);
     assert_eq!(check(&job), []);
 }
@@ -182,7 +182,7 @@ report: {json: ./report.jsonl}
     let kms = Encryption::Kms { key: Some("arn:aws:kms:k".to_owned()), bucket_key: Some(true), dsse: false };
     assert_eq!(events.to.encryption, Some(kms));
     assert_eq!((events.when, one.when), (When::Always, When::Missing));
-    assert_eq!(events.parts, Parts { size: PartSize::Auto, threshold: ByteSize(64 * MIB) });
+    assert_eq!(events.parts, Parts { threshold: ByteSize(64 * MIB), ..Parts::default() });
     assert_eq!(one.parts.size, PartSize::Exactly(ByteSize(16 * MIB)));
     let kept = Preserve { metadata: Keep::Skip, tags: Keep::Keep, storage_class: Keep::Keep };
     assert_eq!(events.preserve, kept);

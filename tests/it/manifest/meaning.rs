@@ -2,7 +2,10 @@
 
 use rstest::rstest;
 use s3haul::location::S3Uri;
-use s3haul::manifest::job::{Destination, Endpoint, Job, PartSize, Source, Transfer, check};
+use s3haul::manifest::job::{
+    Destination, Endpoint, Job, LayoutChoice, OnMismatch, PartSize, ProofPolicy, Prove, Source, Transfer,
+    Verify, check,
+};
 use s3haul::size::ByteSize;
 
 use super::{job, parse, refused, transfer, with};
@@ -136,6 +139,10 @@ fn destinations(#[case] to: &str, #[case] path: &str, #[case] message: &str, #[c
 #[case("parts: {size: ⟦6GiB}", "parts.size", "5MiB to 5GiB", "write 5GiB")]
 #[case("parts: {size: ⟦64}", "parts.size", "no binary unit", "64MiB")]
 #[case("parts: {threshold: ⟦1B}", "parts.threshold", "5MiB to 5GiB", "write 5MiB")]
+#[case("parts: {layout: ⟦sauce}", "parts.layout", "can't be `sauce`", "auto or source")]
+#[case("verify: ⟦require_checksums", "verify", "can't be", "`require-checksum`?")]
+#[case("prove: ⟦bytes", "prove", "can't be `bytes`", "answers or read")]
+#[case("on_mismatch: ⟦delete", "on_mismatch", "can't be `delete`", "keep or remove")]
 #[case(
     "keys: {rename: ⟦\"{year}/{name}\"}",
     "keys.rename",
@@ -231,6 +238,8 @@ fn a_directory_of_files_needs_a_prefix() {
     job(&transfer("from: {files: ./x.bin}\nto: {s3: s3://dst/x}"));
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\n⟦preserve: {tags: keep}");
     refused(&text, &[("transfers[0].preserve", "local files have no", "remove")]);
+    let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\nparts: {layout: ⟦source}");
+    refused(&text, &[("transfers[0].parts.layout", "no part boundaries", "remove")]);
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/x}\n⟦keys: {add_prefix: a}");
     refused(&text, &[("transfers[0].keys", "exact key", "slash")]);
 }
@@ -361,4 +370,21 @@ fn one_mistake_is_not_reported_as_another() {
         ),
         &[("endpoints.ceph", "must hold fields", "")],
     );
+}
+
+#[test]
+fn proofs_are_demanded_per_transfer_and_by_default() {
+    let text = "\
+version: 1
+defaults: {verify: size, prove: read, on_mismatch: remove, parts: {layout: source}}
+transfers:
+  - {from: {s3: s3://src/}, to: {s3: s3://dst/a/}}
+  - {from: {s3: s3://src/}, to: {s3: s3://dst/b/}, verify: require-checksum, prove: answers, on_mismatch: keep, parts: {layout: auto}}
+";
+    let job = job(text);
+    let of = |index: usize| (job.transfers[index].proof, job.transfers[index].parts.layout);
+    let shared = ProofPolicy { verify: Verify::Size, prove: Prove::Read, on_mismatch: OnMismatch::Remove };
+    assert_eq!(of(0), (shared, LayoutChoice::Source));
+    let own = ProofPolicy { verify: Verify::RequireChecksum, ..ProofPolicy::default() };
+    assert_eq!(of(1), (own, LayoutChoice::Auto));
 }

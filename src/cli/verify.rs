@@ -1,0 +1,330 @@
+//! `verify`: are both sides equal, told without copying anything.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures::StreamExt;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use super::copy::{Copy, in_s3};
+use super::place::Place as Surroundings;
+use super::retry::job_of;
+use super::{CliError, EndpointFlags, Exit, JobFile, Output, say};
+use crate::connections::Connections;
+use crate::location::{LocalPath, S3Uri};
+use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, check};
+use crate::manifest::keys::KeyGlob;
+use crate::planner::Sides;
+use crate::report::Origin;
+use crate::size::{display_count, display_duration};
+use crate::verify::{self, Counts, Deep, Finding, Place, Verdict};
+
+/// Between lines that tell how far it is.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Lines of a report that are looked at side by side.
+const AT_ONCE: usize = 256;
+
+/// Compares two sides without copying anything, and without reading a byte unless --deep asks for it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul verify nightly.yaml                       everything that the job would copy
+  s3haul verify s3://lake/events/ s3://lake-dr/events/
+  s3haul verify --report report.jsonl              what a run has copied, object by object
+  s3haul verify nightly.yaml --deep                read what checksums and ETags do not settle
+  s3haul verify nightly.yaml --deep=all            read everything
+
+Exit codes: 0 all equal; 1 something is different, missing or could not be looked at, with --strict also extra or
+unprovable; 4 interrupted.")]
+pub(super) struct Verify {
+    /// A job manifest, or a source and a destination as for `copy`.
+    #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
+    what: Vec<String>,
+    /// The receipts of a run: each object that it copied or found equal is compared again.
+    #[arg(long, value_name = "FILE", conflicts_with = "what")]
+    report: Option<PathBuf>,
+    /// Read both sides and compare the bytes: of pairs that nothing else settles, or of all.
+    #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
+    deep: Option<String>,
+    /// Extra and unprovable objects fail the comparison too.
+    #[arg(long)]
+    strict: bool,
+    /// With SRC DST: only keys that match this glob, relative to SRC; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<KeyGlob>,
+    /// With SRC DST: not keys that match this glob; wins over --include.
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<KeyGlob>,
+    /// With SRC DST: treat SRC as a prefix although it does not end in a slash.
+    #[arg(short, long)]
+    recursive: bool,
+
+    #[command(flatten)]
+    endpoint: EndpointFlags,
+}
+
+impl Verify {
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        tokio::select! {
+            exit = self.compare(output) => exit,
+            () = interrupted() => Ok(Exit::Interrupted),
+        }
+    }
+
+    async fn compare(&self, output: Output) -> Result<Exit, CliError> {
+        let began = Instant::now();
+        let mut console = Console { output, shown: began, compared: 0 };
+        let counts = match (self.what.as_slice(), &self.report) {
+            ([], Some(report)) => self.receipts(report, &mut console).await?,
+            ([path], None) => {
+                let job = JobFile {
+                    path: path.into(),
+                    #[cfg(feature = "sandbox")]
+                    sandbox: false,
+                };
+                self.no_selection()?;
+                self.job(&job.load()?, &mut console).await?
+            }
+            ([source, destination], None) => self.job(&self.pair(source, destination)?, &mut console).await?,
+            _ => {
+                let message = "give a job, or a source and a destination, or --report with a run's receipts";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+        };
+        if output.json {
+            say(&serde_json::json!({ "summary": counts }).to_string())?;
+        } else {
+            say(&summary(&counts, began.elapsed()))?;
+        }
+        let bad = counts.different + counts.missing + counts.failed;
+        let doubtful = if self.strict { counts.extra + counts.unprovable } else { 0 };
+        Ok(if bad + doubtful > 0 { Exit::Failures } else { Exit::Done })
+    }
+
+    fn deep(&self) -> Deep {
+        match self.deep.as_deref() {
+            None => Deep::No,
+            Some("all") => Deep::All,
+            Some(_) => Deep::Unproven,
+        }
+    }
+
+    /// A job, or the command that wrote a report, says itself what takes part and where.
+    fn no_selection(&self) -> Result<(), CliError> {
+        let selects = !self.include.is_empty() || !self.exclude.is_empty() || self.recursive;
+        let endpoint = &self.endpoint;
+        if selects || endpoint.region.is_some() || endpoint.profile.is_some() || endpoint.provider.is_some() {
+            let message = "--include, --exclude, --recursive and the endpoint's options go with SRC DST; \
+                           a job says itself what takes part and where";
+            return Err(CliError::Usage(message.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The job of a source and a destination.
+    fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
+        let location: S3Uri = destination
+            .parse()
+            .map_err(|error| CliError::Usage(format!("the destination must be in S3: {error}")))?;
+        let (from, pattern) = if source.starts_with("s3://") {
+            in_s3(source, self.recursive, None)?
+        } else {
+            (Source::Files { path: LocalPath(source.into()), symlinks: Symlinks::Skip }, None)
+        };
+        let to = Destination {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location: Copy::destination_of(&location, &from, false)?,
+            storage_class: None,
+            encryption: None,
+        };
+        let mut transfer = Transfer::new("verify", from, to);
+        transfer.select.include = self.include.iter().cloned().chain(pattern).collect();
+        transfer.select.exclude.clone_from(&self.exclude);
+        let job = Job::single(transfer, [self.endpoint.endpoint()]);
+        let findings = check(&job);
+        if findings.is_empty() {
+            return Ok(job);
+        }
+        let lines: Vec<_> =
+            findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
+        Err(CliError::Usage(lines.join("\nerror: ")))
+    }
+
+    async fn job(&self, job: &Job, console: &mut Console) -> Result<Counts, CliError> {
+        let mut connections = Surroundings::ambient().connect(job, &CancellationToken::new());
+        let mut counts = Counts { looked_for_extra: true, ..Counts::default() };
+        for transfer in &job.transfers {
+            connections.of_transfer(transfer).await?;
+        }
+        for transfer in &job.transfers {
+            let (source, destination) = connections.of_transfer(transfer).await?;
+            let sides = Sides { transfer: transfer.clone().into(), source, destination };
+            let of_transfer = verify::transfer(&sides, self.deep(), |finding| console.tell(finding)).await;
+            counts.merge(&of_transfer);
+        }
+        Ok(counts)
+    }
+
+    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not skipped.
+    async fn receipts(&self, path: &Path, console: &mut Console) -> Result<Counts, CliError> {
+        self.no_selection()?;
+        let usage = |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        let file = File::open(path).map_err(|error| usage(error.to_string()))?;
+        let mut lines = BufReader::new(file).lines();
+        let first = lines.next().transpose()?.unwrap_or_default();
+        let origin: Origin = serde_json::from_str(&first)
+            .map_err(|error| usage(format!("its first line does not say which command wrote it: {error}")))?;
+        // The command is read again for its endpoints.
+        let job = job_of(&origin)?;
+        let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
+        let mut counts = Counts { looked_for_extra: false, ..Counts::default() };
+        let mut running = futures::stream::FuturesUnordered::new();
+        let deep = self.deep();
+        for (number, line) in (2_u64..).zip(lines) {
+            let line = line?;
+            let receipt: Line = serde_json::from_str(&line)
+                .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
+            let transfer = job.transfers.iter().find(|transfer| transfer.name == receipt.transfer);
+            let transfer = transfer.ok_or_else(|| {
+                usage(format!(
+                    "line {number} is about a transfer `{}` that the job has no more",
+                    receipt.transfer
+                ))
+            })?;
+            match places(&mut connections, transfer, receipt).await? {
+                Some((source, destination)) => running.push(verify::objects(source, destination, deep)),
+                None => counts.excluded += 1,
+            }
+            while running.len() >= AT_ONCE
+                && let Some(finding) = running.next().await
+            {
+                counts.add(&finding.verdict);
+                console.tell(&finding);
+            }
+        }
+        while let Some(finding) = running.next().await {
+            counts.add(&finding.verdict);
+            console.tell(&finding);
+        }
+        Ok(counts)
+    }
+}
+
+/// What `verify` reads of a receipt.
+#[derive(Debug, Deserialize)]
+struct Line {
+    transfer: String,
+    status: String,
+    reason: Option<String>,
+    source: String,
+    source_version: Option<String>,
+    destination: String,
+    destination_version: Option<String>,
+}
+
+/// The two objects of a receipt; `None` for files and for what the run neither copied nor found equal.
+async fn places(
+    connections: &mut Connections,
+    transfer: &Transfer,
+    line: Line,
+) -> Result<Option<(Place, Place)>, CliError> {
+    // What was left alone because the key was taken need not be equal.
+    let is_equal =
+        matches!((line.status.as_str(), line.reason.as_deref()), ("done", _) | ("skipped", Some("equal")));
+    let Some((endpoint, _)) = transfer.from.s3().filter(|_| is_equal) else { return Ok(None) };
+    let location = |text: &str| text.parse::<S3Uri>().map_err(|error| CliError::Usage(error.to_string()));
+    let (source, destination) = (location(&line.source)?, location(&line.destination)?);
+    let source = Place {
+        bucket: connections.bucket(endpoint, &source.bucket).await?,
+        key: source.key,
+        version: line.source_version,
+    };
+    let destination = Place {
+        bucket: connections.bucket(&transfer.to.endpoint, &destination.bucket).await?,
+        key: destination.key,
+        version: line.destination_version,
+    };
+    Ok(Some((source, destination)))
+}
+
+/// Prints what is not equal, and now and then how far it is.
+struct Console {
+    output: Output,
+    shown: Instant,
+    compared: u64,
+}
+
+impl Console {
+    fn tell(&mut self, finding: &Finding) {
+        self.compared += 1;
+        if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
+            self.shown = Instant::now();
+            let _ = writeln!(io::stderr().lock(), "{} compared", display_count(self.compared));
+        }
+        if matches!(finding.verdict, Verdict::Equal { .. }) {
+            return;
+        }
+        // A reader that has gone away is no failure: the exit code still tells.
+        let line = if self.output.json { serde_json::to_string(finding).ok() } else { Some(text(finding)) };
+        if let Some(line) = line {
+            let _ = say(&line);
+        }
+    }
+}
+
+fn text(finding: &Finding) -> String {
+    let why = match &finding.verdict {
+        Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
+        Verdict::Failed { error } => format!(": {}: {}; {}", error.code, error.message, error.remedy),
+        Verdict::Equal { .. } | Verdict::Missing | Verdict::Extra => String::new(),
+    };
+    let source = finding.source.as_ref().map(|source| format!("{source} -> ")).unwrap_or_default();
+    format!("{:<10}  {source}{}{why}", finding.verdict.name(), finding.destination)
+}
+
+fn summary(counts: &Counts, took: Duration) -> String {
+    let mut text = format!("compared in {}: {} equal", display_duration(took), display_count(counts.equal));
+    if !counts.proofs.is_empty() {
+        let proofs: Vec<_> =
+            counts.proofs.iter().map(|(proof, count)| format!("{proof} {}", display_count(*count))).collect();
+        let _ = write!(text, " ({})", proofs.join(", "));
+    }
+    for (count, what) in [
+        (counts.different, "different"),
+        (counts.missing, "missing"),
+        (counts.extra, "extra"),
+        (counts.unprovable, "unprovable"),
+        (counts.failed, "failed"),
+        (counts.excluded, "left out"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, ", {} {what}", display_count(count));
+        }
+    }
+    if !counts.looked_for_extra {
+        text.push_str("; extra objects were not looked for");
+    }
+    text
+}
+
+/// Nothing is written here, so a signal may end it at any point.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    if io::stderr().is_terminal() {
+        let _ = writeln!(io::stderr().lock(), "interrupted; nothing was written");
+    }
+}

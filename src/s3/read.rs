@@ -1,0 +1,109 @@
+//! Reading what is there, for proof, and taking back one version.
+//!
+//! A copy never needs these requests. They serve those who want bytes compared, part boundaries replayed, or a copy that
+//! is not equal removed.
+
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+
+use super::convert::{part_number, quoted, unquote};
+use super::verbs::{failure, place};
+use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
+use crate::location::{BucketName, ObjectKey};
+
+/// The bytes of an answer, as they arrive.
+#[derive(Debug)]
+pub struct Body {
+    stream: ByteStream,
+    place: String,
+}
+
+impl Body {
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`FailureKind::Transient`] when the connection breaks; what came until then is no whole.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        match self.stream.next().await {
+            None => Ok(None),
+            Some(Ok(bytes)) => Ok(Some(bytes)),
+            Some(Err(error)) => {
+                let (kind, operation) = (FailureKind::Transient, Operation::GetObject);
+                Err(Failure::new(kind, operation, &*self.place, error.to_string()))
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Begins to read `first..=last` of one version of an object.
+    pub async fn get_object(&self, pin: &SourcePin, first: u64, last: u64) -> Result<Body, Failure> {
+        let output = self
+            .sdk
+            .get_object()
+            .bucket(pin.bucket.as_str())
+            .key(pin.key.as_str())
+            .set_version_id(pin.version.clone())
+            .if_match(quoted(&pin.etag))
+            .range(format!("bytes={first}-{last}"))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::GetObject, &pin.bucket, Some(&pin.key), &error))?;
+        same_version(pin, output.e_tag, Operation::GetObject)?;
+        Ok(Body { stream: output.body, place: place(&pin.bucket, Some(&pin.key)) })
+    }
+
+    /// Looks at part `number` of one version of a multipart object.
+    pub async fn head_part(&self, pin: &SourcePin, number: u32) -> Result<PartHead, Failure> {
+        let output = self
+            .sdk
+            .head_object()
+            .bucket(pin.bucket.as_str())
+            .key(pin.key.as_str())
+            .set_version_id(pin.version.clone())
+            .if_match(quoted(&pin.etag))
+            .part_number(part_number(number))
+            .send()
+            .await
+            .map_err(|error| failure(Operation::HeadObject, &pin.bucket, Some(&pin.key), &error))?;
+        same_version(pin, output.e_tag, Operation::HeadObject)?;
+        Ok(PartHead {
+            size: output.content_length.and_then(|size| size.try_into().ok()).unwrap_or(0),
+            count: output.parts_count.and_then(|count| count.try_into().ok()),
+        })
+    }
+
+    /// Removes one version of an object for good; without a version, the object, `only` if it still has that `ETag`.
+    ///
+    /// No object of a job is removed but a bad copy that this very run wrote; else only what a probe or a journal made.
+    pub async fn delete_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+        only: Option<&str>,
+    ) -> Result<(), Failure> {
+        let request = self
+            .sdk
+            .delete_object()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .set_version_id(version.map(str::to_owned))
+            .set_if_match(only.filter(|_| version.is_none()).map(quoted));
+        let answer = request.send().await;
+        answer.map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
+        Ok(())
+    }
+}
+
+/// Servers that ignore `If-Match` answer with whatever is there; its `ETag` tells.
+fn same_version(pin: &SourcePin, etag: Option<String>, operation: Operation) -> Result<(), Failure> {
+    match etag.map(unquote) {
+        Some(etag) if etag != pin.etag => {
+            let message = format!("the object changed: its ETag is {etag}, not {}", pin.etag);
+            let place = place(&pin.bucket, Some(&pin.key));
+            Err(Failure::new(FailureKind::PreconditionFailed, operation, place, message))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,299 @@
+//! One pair: from what the lists say to what the bytes say, no further than it takes.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::walk::Found;
+use super::{Deep, Finding, Place, Verdict};
+use crate::bucket::Bucket;
+use crate::checksum::{Running, looks_like_md5};
+use crate::execute::prove::{Expected, Verdict as Evidence, by_checksum};
+use crate::execute::read;
+use crate::execute::receipt::Proof;
+use crate::listing::local::path_of;
+use crate::manifest::job::Source;
+use crate::pace::slots::Want;
+use crate::planner::{Sides, Step};
+use crate::s3::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
+};
+
+/// Bytes of a file that are in memory at once.
+const BUFFER: usize = 1 << 20;
+/// What both sides are read with, unless one has the sum of another algorithm at hand.
+const USUAL: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
+
+/// The two things to compare.
+#[derive(Debug)]
+pub(super) struct Pair {
+    origin: Origin,
+    destination: Place,
+    /// As listed.
+    size: Option<u64>,
+    etag: Option<String>,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Object(Place),
+    File(PathBuf),
+    /// Standard input: what was read once can not be compared again.
+    Gone,
+}
+
+impl Pair {
+    pub(super) fn of_step(sides: &Sides, step: &Step) -> Self {
+        let place = |bucket: &Bucket, key: &crate::location::ObjectKey, version: Option<String>| Place {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            version,
+        };
+        let origin = match (&sides.source, &sides.transfer.from) {
+            (Some(source), _) => Origin::Object(place(source, &step.entry.key, step.entry.version.clone())),
+            (None, Source::Files { path, .. }) => Origin::File(path_of(path, &step.entry)),
+            (None, _) => Origin::Gone,
+        };
+        Self {
+            origin,
+            destination: place(&sides.destination, &step.key, None),
+            size: Some(step.entry.size),
+            etag: step.entry.etag.clone(),
+        }
+    }
+
+    pub(super) fn of_places(source: Place, destination: Place) -> Self {
+        Self { origin: Origin::Object(source), destination, size: None, etag: None }
+    }
+
+    /// What it comes to. `found` is what the destination's listing says.
+    pub(super) async fn settle(&self, found: &Found, deep: Deep) -> Finding {
+        let mut size = self.size.unwrap_or(0);
+        let verdict = match self.by_lists(found, deep) {
+            Some(verdict) => verdict,
+            None => match self.by_looking(deep, &mut size).await {
+                Ok(verdict) => verdict,
+                Err(failure) => Verdict::failed(&failure),
+            },
+        };
+        let source = match &self.origin {
+            Origin::Object(place) => place.uri(),
+            Origin::File(path) => path.display().to_string(),
+            Origin::Gone => "-".to_owned(),
+        };
+        Finding { source: Some(source), destination: self.destination.uri(), size, verdict }
+    }
+
+    /// What the two lists tell by themselves.
+    fn by_lists(&self, found: &Found, deep: Deep) -> Option<Verdict> {
+        let entry = match found {
+            Found::Entry(entry) => entry,
+            Found::Absent => return Some(Verdict::Missing),
+            Found::Unknown => return None,
+        };
+        if let Some(size) = self.size.filter(|size| *size != entry.size) {
+            return Some(sizes_differ(size, entry.size));
+        }
+        let Origin::Object(source) = &self.origin else { return None };
+        let follow = source.bucket.capabilities().content_etags
+            && self.destination.bucket.capabilities().content_etags;
+        let equal = follow && self.etag.is_some() && self.etag == entry.etag && deep != Deep::All;
+        equal.then_some(Verdict::Equal { proof: Proof::Etag })
+    }
+
+    async fn by_looking(&self, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
+        let there = async {
+            match head(&self.destination).await {
+                Ok(head) => Ok(Some(head)),
+                Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(None),
+                Err(failure) => Err(failure),
+            }
+        };
+        match &self.origin {
+            Origin::Object(source) => {
+                let (here, there) = tokio::join!(head(source), there);
+                let (here, there) = (here?, there?);
+                *size = here.size;
+                let Some(there) = there else { return Ok(Verdict::Missing) };
+                self.objects(source, &here, &there, deep).await
+            }
+            Origin::File(path) => match there.await? {
+                None => Ok(Verdict::Missing),
+                Some(there) => self.file(path, &there, deep).await,
+            },
+            Origin::Gone => {
+                Ok(Verdict::Unprovable { why: "standard input can not be read again".to_owned() })
+            }
+        }
+    }
+
+    async fn objects(
+        &self,
+        source: &Place,
+        here: &Head,
+        there: &Head,
+        deep: Deep,
+    ) -> Result<Verdict, Failure> {
+        if here.size != there.size {
+            return Ok(sizes_differ(here.size, there.size));
+        }
+        let shown = by_heads(source, here, &self.destination, there);
+        match (shown, deep) {
+            // What a checksum contradicts is different, however deep one looks.
+            (Some(verdict), Deep::No | Deep::Unproven)
+            | (Some(verdict @ Verdict::Different { .. }), Deep::All) => return Ok(verdict),
+            (None, Deep::No) => {
+                let why = format!("the source has {}, the destination {}", has(here), has(there));
+                return Ok(Verdict::Unprovable { why });
+            }
+            _ => {}
+        }
+        let usable = |head: &Head| {
+            let sum = head.checksum.as_ref()?;
+            (sum.kind == ChecksumKind::FullObject && sum.algorithm.combines()).then_some(sum.algorithm)
+        };
+        let algorithm = usable(there).or_else(|| usable(here)).unwrap_or(USUAL);
+        let sum = |place: &Place, head: &Head| {
+            let (bucket, pin) = (place.bucket.clone(), pin(place, head));
+            let size = head.size;
+            async move { read::sum(&bucket, &pin, size, algorithm).await }
+        };
+        let (ours, theirs) = tokio::try_join!(sum(source, here), sum(&self.destination, there))?;
+        Ok(judged(&ours, &theirs))
+    }
+
+    async fn file(&self, path: &Path, there: &Head, deep: Deep) -> Result<Verdict, Failure> {
+        let stored = there
+            .checksum
+            .clone()
+            .filter(|sum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines());
+        let content = self.destination.bucket.capabilities().content_etags && !there.kms;
+        let md5 = content && looks_like_md5(&there.etag);
+        if stored.is_none() && !md5 && deep == Deep::No {
+            return Ok(Verdict::Unprovable { why: format!("the destination has {}", has(there)) });
+        }
+        let algorithm = stored.as_ref().map_or(USUAL, |sum| sum.algorithm);
+        let local = sum_file(path, algorithm).await?;
+        if local.bytes != there.size {
+            return Ok(sizes_differ(local.bytes, there.size));
+        }
+        match stored {
+            Some(stored) if deep != Deep::All => return Ok(judged(&local.sum, &stored).of_answers(&stored)),
+            None if md5 && deep != Deep::All => {
+                return Ok(if local.etag == there.etag {
+                    Verdict::Equal { proof: Proof::Etag }
+                } else {
+                    Verdict::Different { why: format!("MD5 is {}, the file's {}", there.etag, local.etag) }
+                });
+            }
+            _ => {}
+        }
+        let pin = pin(&self.destination, there);
+        let read = read::sum(&self.destination.bucket, &pin, there.size, algorithm).await?;
+        Ok(judged(&local.sum, &read))
+    }
+}
+
+impl Verdict {
+    /// The same, resting on a checksum that the server has stored.
+    fn of_answers(self, stored: &Checksum) -> Self {
+        match self {
+            Self::Equal { .. } => Self::Equal { proof: Proof::by(stored) },
+            other => other,
+        }
+    }
+}
+
+async fn head(place: &Place) -> Result<Head, Failure> {
+    let slots = place.bucket.pacer().slots();
+    let _place = slots.request(Want::Small).await;
+    place.bucket.head(&place.key, place.version.as_deref()).await
+}
+
+fn pin(place: &Place, head: &Head) -> SourcePin {
+    SourcePin {
+        bucket: place.bucket.name().clone(),
+        key: place.key.clone(),
+        version: place.version.clone().or_else(|| head.version.clone()),
+        etag: head.etag.clone(),
+    }
+}
+
+fn sizes_differ(here: u64, there: u64) -> Verdict {
+    Verdict::Different { why: format!("{there} bytes instead of {here}") }
+}
+
+/// What two sums of all bytes say, at least one of which was computed by reading.
+fn judged(here: &Checksum, there: &Checksum) -> Verdict {
+    if here.value == there.value {
+        return Verdict::Equal { proof: Proof::Read };
+    }
+    let why = format!("{} is {}, the source's {}", there.algorithm, there.value, here.value);
+    Verdict::Different { why }
+}
+
+/// What two HEADs of equal sizes tell; `None` when that is nothing.
+fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
+    let expected = Expected::of(here, source.bucket.capabilities());
+    match by_checksum(&expected, there.checksum.as_ref()) {
+        Some(Evidence::Proven(proof)) => return Some(Verdict::Equal { proof }),
+        Some(Evidence::Contradicted(why)) => return Some(Verdict::Different { why }),
+        Some(Evidence::Unknown) | None => {}
+    }
+    if here.size == 0 {
+        return Some(Verdict::Equal { proof: Proof::Size });
+    }
+    let there_etag = Expected::of(there, destination.bucket.capabilities()).etag?;
+    let here_etag = expected.etag?;
+    if here_etag == there_etag {
+        return Some(Verdict::Equal { proof: Proof::Etag });
+    }
+    (looks_like_md5(&here_etag) && looks_like_md5(&there_etag))
+        .then(|| Verdict::Different { why: format!("the ETag is {there_etag}, the source's {here_etag}") })
+}
+
+/// What an object has that could be compared, in words.
+fn has(head: &Head) -> String {
+    let sum = match &head.checksum {
+        Some(sum) if sum.kind == ChecksumKind::Composite => format!("a composite {}", sum.algorithm),
+        Some(sum) => sum.algorithm.to_string(),
+        None => "no checksum".to_owned(),
+    };
+    let etag = if head.kms { "a key's own ETag".to_owned() } else { format!("ETag {}", head.etag) };
+    format!("{sum} and {etag}")
+}
+
+/// The sums of a file.
+struct Local {
+    bytes: u64,
+    sum: Checksum,
+    etag: String,
+}
+
+async fn sum_file(path: &Path, algorithm: ChecksumAlgorithm) -> Result<Local, Failure> {
+    let place = path.display().to_string();
+    let path = path.to_owned();
+    let work = move || -> io::Result<Option<Local>> {
+        let mut file = File::open(&path)?;
+        let Some(mut sum) = Running::new(algorithm) else { return Ok(None) };
+        let mut md5 = crate::checksum::RunningMd5::default();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                read => {
+                    sum.update(&buffer[..read]);
+                    md5.update(&buffer[..read]);
+                }
+            }
+        }
+        Ok(Some(Local { bytes: sum.bytes(), sum: sum.finish(), etag: md5.finish() }))
+    };
+    let failed = |kind, message| Failure::new(kind, Operation::ReadFile, place.clone(), message);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(Some(local))) => Ok(local),
+        Ok(Ok(None)) => Err(failed(FailureKind::Bug, format!("{algorithm} does not combine"))),
+        Ok(Err(error)) => Err(failed(FailureKind::Local, error.to_string())),
+        Err(error) => Err(failed(FailureKind::Bug, error.to_string())),
+    }
+}

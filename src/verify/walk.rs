@@ -1,0 +1,217 @@
+//! Walking both listings side by side: which pairs there are, what one side lacks, what the other has besides.
+//!
+//! Both come in the order of their keys' bytes. Where a key map or a server does not keep that order, the destination is
+//! asked for each key instead, and nothing can be said about what it has besides.
+
+use tokio::sync::mpsc;
+
+use super::{Finding, Verdict};
+use crate::execute::receipt::ErrorRecord;
+use crate::listing::{Entry, Found as Listed, Listing, bucket};
+use crate::location::{ObjectKey, S3Uri};
+use crate::manifest::job::{Selection, Source, When};
+use crate::plan::condition::Seen;
+use crate::plan::decide::{Reason, Route};
+use crate::planner::{Planned, Sides, Step};
+use crate::s3::FailureKind;
+
+/// What the destination's listing says about a key.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    /// It is there.
+    Entry(Box<Entry>),
+    /// It is not there.
+    Absent,
+    /// The listing could not be walked along.
+    Unknown,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Compare an object with its counterpart.
+    Compare(Box<Step>, Found),
+    /// Only the destination has this, unless the source has this key after all and the selection leaves it out.
+    Surplus(Box<Entry>, Option<ObjectKey>),
+    /// Nothing: the result is known.
+    Known(Finding),
+    /// Nothing: the selection leaves it out.
+    Excluded,
+    /// Nothing: the destination has it for reasons of its own.
+    Foreign,
+}
+
+/// Both sides, in order.
+#[derive(Debug)]
+pub(super) struct Walk {
+    sides: Sides,
+    steps: mpsc::Receiver<Planned>,
+    waiting: Option<Box<Step>>,
+    there: Option<Front>,
+    /// False when a part of the source could not be listed, so that what it lacks is not known.
+    source_is_whole: bool,
+}
+
+/// A listing and the entry under the finger.
+#[derive(Debug)]
+struct Front {
+    listing: Listing,
+    current: Option<Listed>,
+}
+
+impl Front {
+    async fn peek(&mut self) -> Option<&Listed> {
+        while matches!(self.current, None | Some(Listed::Ignored(..))) {
+            self.current = Some(self.listing.next().await?);
+        }
+        self.current.as_ref()
+    }
+
+    fn take(&mut self) -> Option<Listed> {
+        self.current.take()
+    }
+}
+
+impl Walk {
+    pub(super) fn new(sides: &Sides) -> Self {
+        let transfer = &sides.transfer;
+        let in_order = |bucket: &crate::bucket::Bucket| {
+            bucket.capabilities().ordered_lists && !bucket.name().is_directory_bucket()
+        };
+        let walks = matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
+            && transfer.to.location.key.is_prefix()
+            // Of a choice of objects, all the others are not extra.
+            && transfer.chosen.is_none()
+            && transfer.keys.preserves_order()
+            && in_order(&sides.destination)
+            && sides.source.as_ref().is_none_or(in_order);
+        let there = walks.then(|| Front {
+            listing: bucket::objects(sides.destination.clone(), &transfer.to.location.key, None),
+            current: None,
+        });
+        // The plan of a job that copies everything is the list of all that takes part, with its keys.
+        let mut all = transfer.as_ref().clone();
+        all.when = When::Always;
+        let all = Sides { transfer: all.into(), ..sides.clone() };
+        Self { steps: all.plan(), sides: sides.clone(), waiting: None, there, source_is_whole: true }
+    }
+
+    pub(super) fn looks_for_extra(&self) -> bool {
+        self.there.is_some()
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Task> {
+        loop {
+            if let Some(step) = self.waiting.take() {
+                return Some(self.meet(step).await);
+            }
+            match self.steps.recv().await {
+                Some(Planned::Step(step)) => self.waiting = Some(step),
+                // What can not be read can be compared all the same.
+                Some(Planned::Archived(entry, key)) => {
+                    let (reason, route, seen) = (Reason::Always, Route::Copy, Seen::Unknown);
+                    self.waiting =
+                        Some(Box::new(Step { entry: *entry, key, reason, route, seen, turn: None }));
+                }
+                // A plan of everything skips nothing.
+                Some(Planned::Skip(..) | Planned::Ignored(..)) => {}
+                Some(Planned::Excluded) => return Some(Task::Excluded),
+                Some(Planned::Failed(place, failure)) => {
+                    self.source_is_whole = false;
+                    return Some(Task::Known(Finding {
+                        source: Some(place),
+                        destination: self.sides.transfer.to.location.to_string(),
+                        size: 0,
+                        verdict: Verdict::failed(&failure),
+                    }));
+                }
+                None => return self.rest().await,
+            }
+        }
+    }
+
+    /// Brings the destination's listing up to the step's key.
+    async fn meet(&mut self, step: Box<Step>) -> Task {
+        let Some(front) = &mut self.there else { return Task::Compare(step, Found::Unknown) };
+        let order = match front.peek().await {
+            Some(Listed::Entry(entry)) => entry.key.as_str().cmp(step.key.as_str()),
+            Some(Listed::Failed(..)) => return self.destination_ends(step),
+            _ => std::cmp::Ordering::Greater,
+        };
+        match (order, order.is_le().then(|| front.take()).flatten()) {
+            (std::cmp::Ordering::Less, Some(Listed::Entry(entry))) => {
+                self.waiting = Some(step);
+                self.surplus(entry)
+            }
+            (std::cmp::Ordering::Equal, Some(Listed::Entry(entry))) => {
+                Task::Compare(step, Found::Entry(Box::new(entry)))
+            }
+            _ => Task::Compare(step, Found::Absent),
+        }
+    }
+
+    /// The destination can not be listed any further: from here on each key is asked for.
+    fn destination_ends(&mut self, step: Box<Step>) -> Task {
+        self.waiting = Some(step);
+        let failed = self.there.take().and_then(|mut front| front.take());
+        match failed {
+            Some(Listed::Failed(place, failure)) => {
+                let error = ErrorRecord::from(&failure);
+                let verdict = Verdict::Failed { error };
+                Task::Known(Finding { source: None, destination: place, size: 0, verdict })
+            }
+            _ => Task::Foreign,
+        }
+    }
+
+    /// What the destination has behind the source's last key.
+    async fn rest(&mut self) -> Option<Task> {
+        let front = self.there.as_mut()?;
+        front.peek().await?;
+        match front.take()? {
+            Listed::Entry(entry) if self.source_is_whole => Some(self.surplus(entry)),
+            Listed::Failed(place, failure) => {
+                self.there = None;
+                let verdict = Verdict::failed(&failure);
+                Some(Task::Known(Finding { source: None, destination: place, size: 0, verdict }))
+            }
+            _ => None,
+        }
+    }
+
+    fn surplus(&self, entry: Entry) -> Task {
+        let transfer = &self.sides.transfer;
+        let relative = transfer.keys.relative_of(&transfer.to.location.key, entry.key.as_str());
+        let selected =
+            relative.filter(|relative| !relative.is_empty() && !transfer.select.rules_out(relative));
+        let Some(relative) = selected else { return Task::Foreign };
+        // With no rules but the names, every object of the source was in its listing.
+        let by_name = Selection {
+            include: transfer.select.include.clone(),
+            exclude: transfer.select.exclude.clone(),
+            ..Selection::default()
+        };
+        let source = match &transfer.from {
+            Source::Prefix { location, .. } if by_name != transfer.select => {
+                ObjectKey::new(&format!("{}{relative}", location.key)).ok()
+            }
+            _ => None,
+        };
+        Task::Surplus(Box::new(entry), source)
+    }
+}
+
+/// What only the destination has; `None` when the source has `source` after all, and the selection leaves it out.
+pub(super) async fn surplus(sides: &Sides, entry: &Entry, source: Option<ObjectKey>) -> Option<Finding> {
+    let mut verdict = Verdict::Extra;
+    if let (Some(key), Some(bucket)) = (source, &sides.source) {
+        match bucket.head(&key, None).await {
+            Ok(_) => return None,
+            // Without the right to list, S3 answers 403 for keys that do not exist.
+            Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {}
+            Err(failure) => verdict = Verdict::failed(&failure),
+        }
+    }
+    let place = S3Uri { bucket: sides.destination.name().clone(), key: entry.key.clone() };
+    Some(Finding { source: None, destination: place.to_string(), size: entry.size, verdict })
+}
