@@ -4,6 +4,8 @@
 //! teaches the controllers and is retried by the same policy. What is *not* repeated here is a write whose repetition
 //! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
 
+mod describe;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +17,9 @@ use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
-    Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, UploadMarker, WriteCondition,
-    Written,
+    Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, CustomerKey, Failure,
+    FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, UploadMarker,
+    WriteCondition, Written,
 };
 
 /// A bucket behind a pacer. Cheap to clone.
@@ -106,6 +108,12 @@ impl Bucket {
     #[must_use]
     pub fn first_contact(&self) -> Self {
         Self { retry: FIRST_CONTACT, ..self.clone() }
+    }
+
+    /// The same bucket, for objects that this customer key (SSE-C) encrypts, or none.
+    #[must_use]
+    pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
+        Self { client: self.client.with_customer_key(key), ..self.clone() }
     }
 
     /// The same bucket, whose requests end with `halt` and not with the run.
@@ -218,16 +226,21 @@ impl Bucket {
             .await
     }
 
-    /// See [`Client::head_object`].
+    /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found too: S3 refuses
+    /// to describe those when a key is named.
     pub async fn head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Head, Failure> {
-        self.read(Operation::HeadObject, Some(key), || self.client.head_object(&self.name, key, version))
-            .await
-    }
-
-    /// See [`Client::get_tags`].
-    pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
-        self.read(Operation::GetObjectTagging, Some(key), || self.client.get_tags(&self.name, key, version))
-            .await
+        let ask = async |client: &Client| {
+            let head = || client.head_object(&self.name, key, version);
+            self.read(Operation::HeadObject, Some(key), head).await
+        };
+        match ask(&self.client).await {
+            Err(failure)
+                if *failure.kind() == FailureKind::Invalid && self.client.customer_key().is_some() =>
+            {
+                ask(&self.client.with_customer_key(None)).await.map_err(|_| failure)
+            }
+            answer => answer,
+        }
     }
 
     /// Copies `source` of `size` bytes to `key` in one request. Repeating it is harmless: the source is pinned.

@@ -13,6 +13,7 @@ mod progress;
 mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
+mod set;
 mod uploads;
 
 use std::io::{self, Write};

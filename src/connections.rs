@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::location::BucketName;
-use crate::manifest::job::{Endpoint, Job, Transfer};
+use crate::manifest::job::{Endpoint, Job, KeySource, Transfer};
 use crate::pace::Pacer;
 use crate::s3::client::StaticCredentials;
-use crate::s3::{Client, Connect, Failure, FailureKind, Operation};
+use crate::s3::{Client, Connect, CustomerKey, Failure, FailureKind, Operation};
 
 /// The clients and buckets of a run.
 #[derive(Debug)]
@@ -47,20 +47,22 @@ impl Connections {
         &self.pacer
     }
 
-    /// Both sides of a transfer; no source for local files.
+    /// Both sides of a transfer, with the customer keys of their objects; no source for local files.
     ///
     /// # Errors
-    /// What makes one of the buckets unusable as a whole.
+    /// What makes one of the buckets unusable as a whole, and a customer key that is not there.
     pub async fn of_transfer(&mut self, transfer: &Transfer) -> Result<(Option<Bucket>, Bucket), Failure> {
         let source = match transfer.from.s3() {
             Some((endpoint, location)) => {
                 let (endpoint, bucket) = (endpoint.to_owned(), location.bucket.clone());
-                Some(self.bucket(&endpoint, &bucket).await?)
+                let key = customer_key(transfer.customer_keys.source.as_ref())?;
+                Some(self.bucket(&endpoint, &bucket).await?.with_customer_key(key))
             }
             None => None,
         };
+        let key = customer_key(transfer.customer_keys.destination.as_ref())?;
         let destination = self.bucket(&transfer.to.endpoint, &transfer.to.location.bucket).await?;
-        Ok((source, destination))
+        Ok((source, destination.with_customer_key(key)))
     }
 
     /// The bucket, once it has answered.
@@ -120,4 +122,20 @@ impl Connections {
         };
         Bucket::new(name.clone(), client, Arc::clone(&self.pacer), self.halt.clone())
     }
+}
+
+/// Reads a customer key. What stands there is never told, only that it is no key.
+fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
+    let Some(from) = from else { return Ok(None) };
+    let refuse = |message: String| {
+        Failure::new(FailureKind::Local, Operation::ReadFile, format!("customer key: {from}"), message)
+    };
+    let bytes = match from {
+        KeySource::Env(name) => match std::env::var_os(name) {
+            Some(value) => value.into_encoded_bytes(),
+            None => return Err(refuse("the variable is not set".to_owned())),
+        },
+        KeySource::File(path) => std::fs::read(path).map_err(|error| refuse(error.to_string()))?,
+    };
+    CustomerKey::read(&bytes).map(Some).map_err(|error| refuse(error.to_string()))
 }

@@ -8,6 +8,8 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod attributes;
+mod listed;
 pub mod monitor;
 mod object;
 mod part;
@@ -34,8 +36,10 @@ use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
 use crate::pace::{PaceCounts, Slot, Slots};
 use crate::plan::decide::Route;
+use crate::plan::loss::{Loss, LossCounts};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Head, Operation};
+use attributes::{Refusals, Wanted};
 use monitor::{Event, Monitor};
 use receipt::{Ending, Receipt, seconds};
 
@@ -71,8 +75,10 @@ pub struct Outcome {
     pub failed_objects: u64,
     /// Objects that a stop left undone, as far as they were known.
     pub stopped_objects: u64,
-    /// Objects of which something could not be kept.
+    /// Copied objects of which something could not be kept.
     pub objects_with_losses: u64,
+    /// What could not be kept, and of how many objects.
+    pub losses: LossCounts,
     /// True when the run was stopped before its end.
     pub stopped: bool,
     /// Objects by the proof that they rest on.
@@ -85,9 +91,10 @@ pub struct Outcome {
 
 impl Outcome {
     fn count(&mut self, receipt: &Receipt) {
-        self.objects_with_losses += u64::from(!receipt.losses.is_empty());
         match &receipt.ending {
             Ending::Done { proof, .. } => {
+                self.objects_with_losses += u64::from(!receipt.losses.is_empty());
+                receipt.losses.iter().for_each(|loss| self.losses.add(loss));
                 self.done_objects += 1;
                 self.done_bytes += receipt.size;
                 self.parts += u64::from(receipt.parts);
@@ -134,6 +141,8 @@ struct Work {
     halt: CancellationToken,
     /// MiB of memory for parts of local files.
     memory: Arc<Semaphore>,
+    /// What buckets refused so far.
+    refusals: Arc<Refusals>,
     ids: AtomicU64,
 }
 
@@ -163,7 +172,7 @@ impl Work {
         };
         let left = format!("the upload {} is still open: {why}", upload.id());
         tracing::warn!(key = %upload.key(), "{left}");
-        draft.losses.push(left);
+        draft.notes.push(left);
     }
 
     /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
@@ -208,6 +217,14 @@ impl Work {
             (None, Source::Files { path, .. }) => upload::file(self, path, &step, &mut draft).await,
             (None, _) => upload::stdin(self, &step, &mut draft).await,
         };
+        let outcome = match outcome {
+            // What no header carries follows an upload too.
+            Ok(ending) if self.sides.source.is_none() => {
+                let wanted = Wanted::of_upload(self, &step.key);
+                wanted.finish(None, &step.key, &ending, &mut draft).await.map(|()| ending)
+            }
+            outcome => outcome,
+        };
         let ending = match outcome {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
@@ -236,14 +253,27 @@ struct Draft {
     route: Option<&'static str>,
     parts: u32,
     attempts: u32,
-    losses: Vec<String>,
+    losses: Vec<Loss>,
+    notes: Vec<String>,
 }
 
 impl Draft {
     fn of(step: &Step) -> Self {
         let route = Some(step.route.name());
         let parts = step.route.parts();
-        Self { size: step.entry.size, version: None, route, parts, attempts: 0, losses: Vec::new() }
+        Self { route, parts, ..Self::of_size(step.entry.size) }
+    }
+
+    fn of_size(size: u64) -> Self {
+        Self {
+            size,
+            version: None,
+            route: None,
+            parts: 0,
+            attempts: 0,
+            losses: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// The source is known exactly now.
@@ -273,6 +303,7 @@ impl Draft {
             at: Timestamp::now(),
             ending,
             losses: self.losses,
+            notes: self.notes,
         }
     }
 }
@@ -308,6 +339,7 @@ pub async fn run(
         }
     });
     let mut outcome = Outcome::default();
+    let refusals = Arc::new(Refusals::default());
     for (index, transfer) in job.transfers.iter().enumerate() {
         if stop.is_cancelled() {
             break;
@@ -322,6 +354,7 @@ pub async fn run(
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
+            refusals: Arc::clone(&refusals),
             ids: AtomicU64::new((index as u64) << 48),
         };
         Conductor::new(Arc::new(work), stop.clone(), &mut outcome).run().await;
@@ -483,8 +516,7 @@ impl<'a> Conductor<'a> {
                 self.work.monitor.observe(&Event::Ignored { place: &place, why });
             }
             Planned::Failed(place, failure) => {
-                let draft =
-                    Draft { size: 0, version: None, route: None, parts: 0, attempts: 0, losses: vec![] };
+                let draft = Draft::of_size(0);
                 let destination = self.work.sides.transfer.to.location.to_string();
                 self.end(draft, place, destination, Ending::Failed { error: (&failure).into() });
             }
@@ -502,14 +534,7 @@ impl<'a> Conductor<'a> {
                 let message = format!("a task of ours panicked: {error}");
                 let failure =
                     Failure::new(FailureKind::Bug, Operation::CopyObject, &*open.destination, message);
-                let draft = Draft {
-                    size: open.size,
-                    version: None,
-                    route: None,
-                    parts: 0,
-                    attempts: 0,
-                    losses: vec![],
-                };
+                let draft = Draft::of_size(open.size);
                 self.end(draft, open.source, open.destination, Ending::Failed { error: (&failure).into() });
             }
         }

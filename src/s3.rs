@@ -8,7 +8,10 @@
 pub mod capabilities;
 pub mod client;
 mod convert;
+mod customer_key;
+mod describe;
 pub mod failure;
+mod headers;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use crate::location::{BucketName, ObjectKey};
 pub use crate::manifest::job::Encryption;
 pub use capabilities::Capabilities;
 pub use client::{Client, Connect};
+pub use customer_key::{CustomerKey, NoCustomerKey};
 pub use failure::{Failure, FailureKind};
 
 /// The requests that this crate sends, by S3's names.
@@ -32,6 +36,13 @@ pub enum Operation {
     ListObjects,
     HeadObject,
     GetObjectTagging,
+    PutObjectTagging,
+    GetObjectAcl,
+    GetObjectRetention,
+    GetObjectLegalHold,
+    ListObjectAnnotations,
+    GetObjectAnnotation,
+    PutObjectAnnotation,
     CopyObject,
     PutObject,
     CreateMultipartUpload,
@@ -63,11 +74,18 @@ impl Operation {
             | Self::ListObjects
             | Self::HeadObject
             | Self::GetObjectTagging
+            | Self::GetObjectAcl
+            | Self::GetObjectRetention
+            | Self::GetObjectLegalHold
+            | Self::ListObjectAnnotations
+            | Self::GetObjectAnnotation
             | Self::ListParts
             | Self::ListMultipartUploads
             | Self::ReadFile => Class::Read,
             Self::CopyObject
             | Self::PutObject
+            | Self::PutObjectTagging
+            | Self::PutObjectAnnotation
             | Self::CreateMultipartUpload
             | Self::UploadPart
             | Self::UploadPartCopy
@@ -85,6 +103,13 @@ impl fmt::Display for Operation {
             Self::ListObjects => "ListObjectsV2",
             Self::HeadObject => "HeadObject",
             Self::GetObjectTagging => "GetObjectTagging",
+            Self::PutObjectTagging => "PutObjectTagging",
+            Self::GetObjectAcl => "GetObjectAcl",
+            Self::GetObjectRetention => "GetObjectRetention",
+            Self::GetObjectLegalHold => "GetObjectLegalHold",
+            Self::ListObjectAnnotations => "ListObjectAnnotations",
+            Self::GetObjectAnnotation => "GetObjectAnnotation",
+            Self::PutObjectAnnotation => "PutObjectAnnotation",
             Self::CopyObject => "CopyObject",
             Self::PutObject => "PutObject",
             Self::CreateMultipartUpload => "CreateMultipartUpload",
@@ -182,6 +207,52 @@ pub struct Tag {
     pub value: String,
 }
 
+/// Until when a version may not be deleted, and how firmly that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `GOVERNANCE` or `COMPLIANCE`.
+    pub mode: String,
+    /// The end.
+    pub until: Timestamp,
+}
+
+/// Object Lock of one version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// None: not retained, or not visible to the caller.
+    pub retention: Option<Retention>,
+    /// Whether there is a legal hold; none: never set, or not visible to the caller.
+    pub legal_hold: Option<bool>,
+}
+
+/// One permission that an ACL gives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// What is permitted.
+    pub permission: Permission,
+    /// Whom, as a grant header names them: `id="…"` (an account's canonical id), `uri="…"` (a group).
+    pub grantee: String,
+}
+
+/// What an ACL can permit on an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is S3's own name")]
+pub enum Permission {
+    FullControl,
+    Read,
+    ReadAcp,
+    WriteAcp,
+}
+
+/// An annotation as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnotationEntry {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its text.
+    pub size: u64,
+}
+
 /// Everything about an object except its bytes. Built once per object and given to `CopyObject`, `PutObject` and
 /// `CreateMultipartUpload` alike, so that what is kept does not depend on the route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -198,6 +269,12 @@ pub struct Attributes {
     pub encryption: Option<Encryption>,
     /// The checksum that S3 shall compute and keep; none leaves the choice to the server.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    /// Retention and legal hold.
+    pub lock: Lock,
+    /// The ACL; none makes it private to the owner.
+    pub grants: Vec<Grant>,
+    /// Whether `CopyObject` carries the source's annotations along. Other requests write none.
+    pub annotations: bool,
 }
 
 /// What HEAD tells about an object.
@@ -221,10 +298,29 @@ pub struct Head {
     pub tag_count: Option<u32>,
     /// The stored checksum, when one was asked for and the caller may see it.
     pub checksum: Option<Checksum>,
+    /// User metadata that the server has and can not show as headers.
+    pub missing_metadata: u32,
+    /// How S3 encrypts the object, where it tells and no customer key is in play.
+    pub encryption: Option<Encryption>,
+    /// True when a customer key (SSE-C) encrypts the object.
+    pub customer_key: bool,
+    /// Object Lock, as far as the caller may see it: S3 leaves out what it does not show.
+    pub lock: Lock,
+    /// True when the object has an event hold, which no request of ours sets.
+    pub event_hold: bool,
     /// True when the `ETag` can not be an MD5 because a KMS or customer key encrypts the object.
     pub kms: bool,
     /// `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of `INTELLIGENT_TIERING`, unless restored: not readable.
     pub archived: bool,
+}
+
+impl Head {
+    /// What is there, as the answer to writing it would have told.
+    #[must_use]
+    pub fn written(self) -> Written {
+        let Self { etag, version, checksum, encryption, .. } = self;
+        Written { etag, version, checksum, encryption }
+    }
 }
 
 /// One version of a source object, named so that no other version can be read in its place.
@@ -238,6 +334,8 @@ pub struct SourcePin {
     pub version: Option<String>,
     /// Sent as `x-amz-copy-source-if-match` with every request that reads the source.
     pub etag: String,
+    /// The customer key (SSE-C) that it takes to read it.
+    pub customer_key: Option<CustomerKey>,
 }
 
 /// What S3 says about an object that it has just written.
@@ -249,6 +347,8 @@ pub struct Written {
     pub version: Option<String>,
     /// Computed by S3 over what it stored.
     pub checksum: Option<Checksum>,
+    /// How it is encrypted, where the answer tells and no customer key is in play.
+    pub encryption: Option<Encryption>,
 }
 
 /// What S3 says about one part.

@@ -15,6 +15,7 @@
 //! on `s3s` types) and `store` (`bucket`: versions), which use `multipart`, `listing`, `condition`, `object`. Contents
 //! are `content` over `pattern`; sums are `checksum` over `crc`.
 
+mod annotations;
 mod bucket;
 mod checksum;
 mod condition;
@@ -53,7 +54,7 @@ pub use self::faults::{Effect, Fault, Faults, When};
 pub use self::model::{LatencyModel, Model, Ramp, RateModel};
 pub use self::multipart::UploadInfo;
 pub use self::object::{
-    Attributes, Encryption, LARGEST_PIECE, LAST_PART_NUMBER, Lock, ObjectInfo, ObjectSpec, PartInfo,
+    Attributes, Encryption, Grant, LARGEST_PIECE, LAST_PART_NUMBER, Lock, ObjectInfo, ObjectSpec, PartInfo,
     SMALLEST_PART, VersionInfo,
 };
 pub use self::operation::Operation;

@@ -6,10 +6,12 @@ use clap::Args;
 
 use super::place::Place;
 use super::run::run;
+use super::set::SetFlags;
 use super::{CliError, EndpointFlags, Exit, Output, plan};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Selection, Source, Symlinks, Transfer, When, check,
+    CustomerKeys, DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Preserve, Selection, Source, Symlinks,
+    Transfer, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::size::{ByteRate, ByteSize};
@@ -55,6 +57,13 @@ pub(super) struct Copy {
     /// Storage class at the destination; that of the source when it is not given.
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
+    /// What goes along with the bytes: everything, default or content-only, then policies such as tags=require,acl=try.
+    #[arg(long, value_name = "WHAT", default_value = "default")]
+    preserve: Preserve,
+
+    #[command(flatten)]
+    set: SetFlags,
+
     /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
@@ -116,7 +125,7 @@ impl Copy {
                 endpoint: DEFAULT_ENDPOINT.to_owned(),
                 location: Self::destination_of(&location, &from, several)?,
                 storage_class: self.storage_class.clone(),
-                encryption: None,
+                encryption: self.set.encryption()?,
             };
             let name = if several { format!("copy-{}", index + 1) } else { "copy".to_owned() };
             let mut transfer = Transfer::new(name, from, to);
@@ -129,6 +138,12 @@ impl Copy {
                 include: self.include.iter().cloned().chain(pattern).collect(),
                 exclude: self.exclude.clone(),
                 ..Selection::default()
+            };
+            transfer.preserve = self.preserve;
+            transfer.set = self.set.overrides();
+            transfer.customer_keys = CustomerKeys {
+                source: self.set.source_customer_key.clone(),
+                destination: self.set.customer_key.clone(),
             };
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),

@@ -13,7 +13,8 @@ use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
 use crate::execute::describe;
 use crate::location::S3Uri;
-use crate::manifest::job::{Job, Keep};
+use crate::manifest::job::Job;
+use crate::plan::attributes::Reads;
 use crate::plan::decide::{Reason, Route};
 use crate::plan::totals::Totals;
 use crate::planner::{Planned, Sides, Step};
@@ -101,9 +102,9 @@ pub(super) async fn show(
         while let Some(planned) = planned.recv().await {
             match planned {
                 Planned::Step(step) => {
-                    let tags = transfer.preserve.tags == Keep::Keep;
                     let capabilities = sides.destination.capabilities();
-                    totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                    let reads = Reads::of(transfer, capabilities, &step.route);
+                    totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
                     let line = Line::of(&sides, &step);
                     if let Some(file) = &mut file {
                         serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;

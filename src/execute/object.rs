@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::attributes::{Wanted, compare_encryption};
 use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Verdict, by_answer, by_look};
@@ -17,13 +18,11 @@ use crate::manifest::job::When;
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
-use crate::plan::attributes;
 use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, Tags,
-    WriteCondition, Written,
+    CompleteSpec, Failure, FailureKind, Head, Operation, PartDone, SourcePin, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -51,10 +50,11 @@ pub(super) async fn copy(
     Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message)))
 }
 
-struct Copy<'a> {
-    work: &'a Work,
-    source: &'a Bucket,
-    step: &'a Step,
+/// One object on its way.
+pub(super) struct Copy<'a> {
+    pub(super) work: &'a Work,
+    pub(super) source: &'a Bucket,
+    pub(super) step: &'a Step,
 }
 
 impl Copy<'_> {
@@ -63,7 +63,10 @@ impl Copy<'_> {
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        let head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
+        if let Some(ending) = self.by_listing(draft).await? {
+            return Ok(ending);
+        }
+        let mut head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
         if head.archived {
             let class = head.storage_class.as_deref().unwrap_or("an archive tier");
             let message = format!("the object is in {class} and not restored");
@@ -76,18 +79,19 @@ impl Copy<'_> {
             key: step.entry.key.clone(),
             version: step.entry.version.clone().or_else(|| head.version.clone()),
             etag: head.etag.clone(),
+            customer_key: source.client().customer_key().filter(|_| head.customer_key).cloned(),
         };
         draft.pinned(&head, &route, pin.version.clone());
         if work.is_taken(&step.key).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
-        let attributes = attributes::of_copy(&head, &work.sides.transfer, destination.capabilities(), &route);
-        match route {
+        let mut wanted = Wanted::of_copy(work, source, &mut head, &pin, &route, draft).await?;
+        let ending = match route {
             Route::MultipartCopy(layout) => {
-                self.multipart(slot, &head, &pin, attributes, layout, draft).await
+                self.multipart(slot, &head, &pin, &mut wanted, layout, draft).await
             }
-            Route::Copy => self.single(&head, &pin, &attributes, draft).await,
+            Route::Copy => self.single(&head, &pin, &mut wanted, draft).await,
             Route::Put | Route::MultipartUpload(_) => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
@@ -98,19 +102,21 @@ impl Copy<'_> {
                 )
                 .into())
             }
-        }
+        }?;
+        wanted.finish(Some((*source, &pin)), &step.key, &ending, draft).await?;
+        Ok(ending)
     }
 
     async fn single(
         &self,
         head: &Head,
         pin: &SourcePin,
-        attributes: &Attributes,
+        wanted: &mut Wanted<'_>,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let condition = condition(self.work);
-        let answer = destination.copy_object(pin, head.size, &self.step.key, attributes, condition).await;
+        let answer = wanted.copy_object(self.source, pin, head.size, &self.step.key, condition, draft).await;
         let written = match answer {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
@@ -135,6 +141,7 @@ impl Copy<'_> {
         if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
+        compare_encryption(self.work, head, &written, draft);
         let proof = self.prove(head, pin, &written, &[]).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
@@ -158,23 +165,12 @@ impl Copy<'_> {
         place: Slot,
         head: &Head,
         pin: &SourcePin,
-        mut attributes: Attributes,
+        wanted: &mut Wanted<'_>,
         layout: PartLayout,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let Self { work, source, step } = self;
-        if attributes.tags == Tags::AsSource {
-            attributes.tags =
-                Tags::Exactly(match source.tags(&step.entry.key, pin.version.as_deref()).await {
-                    Ok(tags) => tags,
-                    Err(failure) if *failure.kind() == FailureKind::Denied => {
-                        draft.losses.push(format!("tags: {}", failure.details().message));
-                        Vec::new()
-                    }
-                    Err(failure) => return Err(failure.into()),
-                });
-        }
-        let upload = MultipartUpload::initiate(&work.sides.destination, &step.key, &attributes).await?;
+        let upload = wanted.initiate(source, pin, &step.key, draft).await?;
         drop(place);
         let id = work.next_id();
         work.monitor.observe(&Event::UploadBegan {
@@ -184,7 +180,7 @@ impl Copy<'_> {
             parts: layout.count,
         });
         let mut progress = Progress::default();
-        let outcome = self.parts_to_object(head, pin, &upload, layout, id, &mut progress).await;
+        let outcome = self.parts_to_object(head, pin, &upload, layout, id, &mut progress, draft).await;
         draft.attempts += progress.attempts;
         if !matches!(outcome, Ok(Ending::Done { .. })) {
             work.abandon(&upload, draft).await;
@@ -202,6 +198,7 @@ impl Copy<'_> {
         layout: PartLayout,
         id: u64,
         progress: &mut Progress,
+        draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let Self { work, step, .. } = self;
         let destination = &work.sides.destination;
@@ -249,13 +246,14 @@ impl Copy<'_> {
             }
             Err(failure) => return Err(failure.into()),
         };
+        compare_encryption(work, head, &written, draft);
         progress.done.sort_unstable_by_key(|part| part.number);
         let proof = self.prove(head, &pin, &written, &progress.done).await?;
         tracing::debug!(key = %step.key, %proof, "published");
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
 
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         head: &Head,
         pin: &SourcePin,

@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn written(etag: &str, checksum: Option<Checksum>) -> Written {
-        Written { etag: etag.into(), version: None, checksum }
+        Written { etag: etag.into(), checksum, ..Written::default() }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::decide::Skip;
+pub use crate::plan::loss::{Loss, Lost};
 use crate::s3::{ChecksumAlgorithm, Failure};
 
 /// On what it rests that the destination equals the source. From strong to weak.
@@ -149,9 +150,12 @@ pub struct Receipt {
     /// How it ended.
     #[serde(flatten)]
     pub ending: Ending,
-    /// What could not be kept, in words.
+    /// What could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub losses: Vec<String>,
+    pub losses: Vec<Loss>,
+    /// What else is worth to know, in words: an upload that could not be aborted, for instance.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Receipt {

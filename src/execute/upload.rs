@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::attributes::Wanted;
 use super::monitor::Event;
 use super::object::condition;
 use super::part::{self, Progress, Running};
@@ -30,7 +31,6 @@ use crate::location::{LocalPath, ObjectKey};
 use crate::manifest::job::PartSize;
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
-use crate::plan::attributes;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
@@ -96,9 +96,8 @@ async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) ->
     let (file, stamp) = opened.await?;
     let route = work.sides.route(stamp.size, &step.key)?;
     (draft.size, draft.route, draft.parts) = (stamp.size, Some(route.name()), route.parts());
-    let destination = &work.sides.destination;
-    let attributes =
-        attributes::of_upload(step.key.file_name(), &work.sides.transfer, destination.capabilities());
+    let wanted = Wanted::of_upload(work, &step.key);
+    let attributes = wanted.attributes();
     let still = || {
         blocking(path, {
             let file = Arc::clone(&file);
@@ -107,7 +106,7 @@ async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) ->
     };
     if let Route::MultipartUpload(layout) = route {
         drop(slot);
-        let upload = Upload::begin(work, &step.key, &attributes, layout.size, layout.count).await?;
+        let upload = Upload::begin(work, &step.key, attributes, layout.size, layout.count).await?;
         let mut progress = Progress::default();
         let outcome = async {
             part::all(work, upload.id, layout, &mut progress, |part| {
@@ -137,7 +136,7 @@ async fn file_round(work: &Work, path: &Path, step: &Step, draft: &mut Draft) ->
         if still().await? != stamp {
             return Err(Trouble::SourceChanged);
         }
-        put(work, &step.key, body, &attributes, draft).await
+        put(work, &step.key, body, attributes, draft).await
     }
 }
 
@@ -162,7 +161,7 @@ async fn put(
             draft.attempts += failure.details().attempts;
             // The key is taken: by someone else, or by an earlier attempt of ours whose answer was lost.
             let found = destination.head(key, None).await?;
-            let found = Written { etag: found.etag, version: found.version, checksum: found.checksum };
+            let found = found.written();
             return Ok(match strong_proof(&body, sum.as_ref(), &found) {
                 Some(Ok(proof)) if failure.details().attempts > 1 => done(proof, found),
                 _ => Ending::Skipped { reason: Skip::Present },
@@ -383,7 +382,8 @@ async fn stream(
     mut reader: impl AsyncRead + Unpin,
 ) -> Result<Ending, Trouble> {
     let capabilities = work.sides.destination.capabilities();
-    let attributes = attributes::of_upload(step.key.file_name(), &work.sides.transfer, capabilities);
+    let wanted = Wanted::of_upload(work, &step.key);
+    let attributes = wanted.attributes();
     let part_size = |number: u32| {
         let limits = capabilities.parts;
         let bytes = match work.sides.transfer.parts.size {
@@ -398,9 +398,9 @@ async fn stream(
     if (first.len() as u64) < part_size(1) {
         let _place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
-        return put(work, &step.key, first, &attributes, draft).await;
+        return put(work, &step.key, first, attributes, draft).await;
     }
-    let upload = Upload::begin(work, &step.key, &attributes, 0, 0).await?;
+    let upload = Upload::begin(work, &step.key, attributes, 0, 0).await?;
     let mut progress = Progress::default();
     let outcome = async {
         let mut running = Running::default();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::attributes;
 use super::diagnose::{Doubts, Finding};
 use super::job::{
     AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider, Selection,
@@ -163,6 +164,7 @@ impl<'j> Rules<'j> {
         self.destination(&format!("{path}.to"), transfer, aws(to));
         self.parts(&format!("{path}.parts"), transfer);
         self.keys(&format!("{path}.keys"), transfer);
+        self.findings.extend(attributes::check(path, transfer));
     }
 
     fn known(&mut self, path: &str, name: &str) -> Option<&'j Endpoint> {

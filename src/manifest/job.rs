@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
+pub use super::preserve::{
+    Attribute, CustomerKeys, KeySource, Overrides, Policy, Preserve, PreserveError, Preset,
+};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::{ByteRate, ByteSize, GIB, MIB};
 
@@ -121,6 +124,10 @@ pub struct Transfer {
     pub parts: Parts,
     /// What of a source object goes along with its bytes.
     pub preserve: Preserve,
+    /// What the new objects get besides, or in place of it.
+    pub set: Overrides,
+    /// Keys of the customer's own (SSE-C), by side.
+    pub customer_keys: CustomerKeys,
 }
 
 /// What a transfer reads.
@@ -253,28 +260,6 @@ impl Default for Parts {
     }
 }
 
-/// What of a source object goes along with its bytes. Means nothing for local files, which have none of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Preserve {
-    /// User metadata and the content headers.
-    pub metadata: Keep,
-    /// Object tags.
-    pub tags: Keep,
-    /// The storage class; skipped, objects get the destination's default.
-    pub storage_class: Keep,
-}
-
-/// Whether an attribute goes along.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Keep {
-    /// It comes out at the destination as it is at the source.
-    #[default]
-    Keep,
-    /// It is left behind.
-    Skip,
-}
-
 /// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -377,6 +362,8 @@ impl Transfer {
             keys: KeyMap::default(),
             parts: Parts::default(),
             preserve: Preserve::default(),
+            set: Overrides::default(),
+            customer_keys: CustomerKeys::default(),
         }
     }
 }

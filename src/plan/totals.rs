@@ -8,6 +8,7 @@ use std::ops::AddAssign;
 
 use serde::{Serialize, Serializer};
 
+use super::attributes::Reads;
 use super::decide::{Reason, Route};
 use crate::s3::{Capabilities, Operation};
 
@@ -65,14 +66,14 @@ fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
 }
 
 impl Totals {
-    /// Counts an object that would be copied by `route`. `tags` tells whether a multipart copy reads the source's tags.
+    /// Counts an object that would be copied by `route`, after `reads` that tell what it shall have.
     pub fn copy(
         &mut self,
         size: u64,
         route: &Route,
         reason: Reason,
         capabilities: &Capabilities,
-        tags: bool,
+        reads: Reads,
     ) {
         self.objects += 1;
         self.bytes += size;
@@ -80,19 +81,21 @@ impl Totals {
         *self.reasons.entry(reason.into()).or_default() += 1;
         let parts = u64::from(route.parts());
         // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
-        let heads = 1
-            + u64::from(!capabilities.copy_conditions)
+        let more_heads = u64::from(!capabilities.copy_conditions)
             + u64::from(!capabilities.checksums && !capabilities.content_etags);
+        let read = |totals: &mut Self| {
+            reads.operations().for_each(|operation| totals.request(operation, 1));
+            if more_heads > 0 {
+                totals.request(Operation::HeadObject, more_heads);
+            }
+        };
         match route {
             Route::Copy => {
-                self.request(Operation::HeadObject, heads);
+                read(self);
                 self.request(Operation::CopyObject, 1);
             }
             Route::MultipartCopy(_) => {
-                self.request(Operation::HeadObject, heads);
-                if tags && capabilities.tags {
-                    self.request(Operation::GetObjectTagging, 1);
-                }
+                read(self);
                 self.request(Operation::CreateMultipartUpload, 1);
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);

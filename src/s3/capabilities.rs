@@ -57,6 +57,8 @@ pub struct Capabilities {
     pub conditional_writes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
+    /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
+    pub annotations: bool,
 }
 
 impl Capabilities {
@@ -72,6 +74,7 @@ impl Capabilities {
         encoded_lists: true,
         conditional_writes: true,
         tags: true,
+        annotations: true,
     };
 
     /// A server that we know nothing about: nothing is proven by what it may ignore.
@@ -81,6 +84,7 @@ impl Capabilities {
         checksums: false,
         ordered_lists: false,
         conditional_writes: false,
+        annotations: false,
         ..Self::AWS
     };
 

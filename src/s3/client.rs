@@ -18,7 +18,7 @@ use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfi
 use aws_smithy_http_client::{Builder, tls};
 use aws_types::service_config::ServiceConfigKey;
 
-use super::Capabilities;
+use super::{Capabilities, CustomerKey};
 use crate::manifest::job::Endpoint;
 
 /// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
@@ -63,6 +63,8 @@ impl From<Endpoint> for Connect {
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
+    /// Goes with every request about an object.
+    pub(super) customer_key: Option<CustomerKey>,
     shared: Arc<Shared>,
 }
 
@@ -104,8 +106,21 @@ impl Client {
         let region = base.region().map_or_else(|| "us-east-1".to_owned(), ToString::to_string);
         Self {
             sdk: aws_sdk_s3::Client::from_conf(config.build()),
+            customer_key: None,
             shared: Arc::new(Shared { endpoint: endpoint.name, url, region, region_was_given, capabilities }),
         }
+    }
+
+    /// The same client for objects that this customer key (SSE-C) encrypts, or none.
+    #[must_use]
+    pub fn with_customer_key(&self, customer_key: Option<CustomerKey>) -> Self {
+        Self { customer_key, ..self.clone() }
+    }
+
+    /// The customer key that goes with its requests.
+    #[must_use]
+    pub fn customer_key(&self) -> Option<&CustomerKey> {
+        self.customer_key.as_ref()
     }
 
     /// What the endpoint can do.

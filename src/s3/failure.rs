@@ -55,6 +55,8 @@ pub enum FailureKind {
     SourceChanged,
     /// The copy is there, but it is not equal to the source.
     NotEqual,
+    /// The job requires an attribute of the source that the copy can not have.
+    NotKept,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -114,6 +116,7 @@ impl FailureKind {
             Self::Corrupted => "corrupted",
             Self::SourceChanged => "source-changed",
             Self::NotEqual => "not-equal",
+            Self::NotKept => "not-kept",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -148,6 +151,7 @@ impl FailureKind {
             Self::Corrupted | Self::NotEqual => {
                 "run the job again; if it stays, the network or disk is faulty".into()
             }
+            Self::NotKept => "write `try` or `replace` for it under `preserve`".into(),
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Bug => "please report it".into(),
@@ -273,6 +277,10 @@ impl Failure {
             (None, FailureKind::NotFound) => "Not Found".to_owned(),
             (None, FailureKind::NoSuchBucket) => "the bucket does not exist".to_owned(),
             (None, FailureKind::WrongRegion(_)) => "the bucket is in another region".to_owned(),
+            (None, FailureKind::Invalid) if operation == Operation::HeadObject => {
+                "Bad Request; an object that a customer key encrypts (SSE-C) needs that `customer_key`"
+                    .to_owned()
+            }
             (None, FailureKind::Credentials) => first_line(&innermost(error)),
             (None, _) => innermost(error),
         };

@@ -10,53 +10,15 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    absent, checksum, completed_part, decode, head, next_marker, part_number, quoted, tagging_header,
-    timestamp, unquote,
+    absent, checksum, completed_part, decode, encryption, head, next_marker, part_number, quoted, timestamp,
+    unquote,
 };
+use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::{
-    Attributes, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure, FailureKind, Head,
-    ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, Tag, Tags, UploadMarker, WriteCondition,
-    Written,
+    Attributes, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind, Head, ListedObject,
+    OpenUpload, Operation, Page, PartDone, SourcePin, Tags, UploadMarker, WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
-
-/// The attributes as headers, for each of the three requests that create an object. One text for all of them, so
-/// that none can forget an attribute that another one sends.
-macro_rules! with_attributes {
-    ($request:expr, $attributes:expr) => {{
-        let Attributes { headers, metadata, tags, storage_class, encryption, checksum: _ } = $attributes;
-        let mut request = $request
-            .set_content_type(headers.content_type.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_website_redirect_location(headers.website_redirect.clone())
-            .set_metadata((!metadata.is_empty()).then(|| metadata.clone().into_iter().collect()))
-            .set_storage_class(storage_class.as_deref().map(sdk::StorageClass::from));
-        if let Tags::Exactly(tags) = tags
-            && !tags.is_empty()
-        {
-            request = request.tagging(tagging_header(tags));
-        }
-        match encryption {
-            Some(Encryption::S3) => {
-                request = request.server_side_encryption(sdk::ServerSideEncryption::Aes256)
-            }
-            Some(Encryption::Kms { key, bucket_key, dsse }) => {
-                request = request
-                    .server_side_encryption(match dsse {
-                        true => sdk::ServerSideEncryption::AwsKmsDsse,
-                        false => sdk::ServerSideEncryption::AwsKms,
-                    })
-                    .set_ssekms_key_id(key.clone())
-                    .set_bucket_key_enabled(*bucket_key);
-            }
-            None => {}
-        }
-        request
-    }};
-}
 
 /// The checksum that a request declares for its bytes or for the whole object, in the field of its algorithm.
 macro_rules! with_checksum {
@@ -85,6 +47,17 @@ macro_rules! checksum_of {
 macro_rules! any_checksum {
     ($answer:expr) => {
         any_checksums!($answer).into_iter().flatten().next()
+    };
+}
+
+/// How what an answer is about is encrypted.
+macro_rules! encryption_of {
+    ($answer:expr) => {
+        encryption(
+            $answer.server_side_encryption.as_ref(),
+            $answer.ssekms_key_id.clone(),
+            $answer.bucket_key_enabled,
+        )
     };
 }
 
@@ -182,36 +155,18 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Head, Failure> {
-        let output = self
+        let request = self
             .sdk
             .head_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
-            .checksum_mode(sdk::ChecksumMode::Enabled)
+            .checksum_mode(sdk::ChecksumMode::Enabled);
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
         Ok(head(output))
-    }
-
-    /// The tags of one version of an object.
-    pub async fn get_tags(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        version: Option<&str>,
-    ) -> Result<Vec<Tag>, Failure> {
-        let output = self
-            .sdk
-            .get_object_tagging()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .set_version_id(version.map(str::to_owned))
-            .send()
-            .await
-            .map_err(|error| failure(Operation::GetObjectTagging, bucket, Some(key), &error))?;
-        Ok(output.tag_set.into_iter().map(|tag| Tag { key: tag.key, value: tag.value }).collect())
     }
 
     /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
@@ -228,6 +183,10 @@ impl Client {
             Tags::Exactly(_) if !self.capabilities().tags => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
         };
+        let annotations = match attributes.annotations {
+            true => sdk::AnnotationDirective::Copy,
+            false => sdk::AnnotationDirective::Exclude, // COPY is the default
+        };
         let request = self
             .sdk
             .copy_object()
@@ -237,11 +196,15 @@ impl Client {
             .copy_source_if_match(quoted(&source.etag))
             .metadata_directive(sdk::MetadataDirective::Replace)
             .set_tagging_directive(tagging)
+            .set_annotation_directive(self.capabilities().annotations.then_some(annotations))
             .set_if_none_match(absent(condition))
             .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()));
+        let request = with_source_key!(request, &source.customer_key);
+        let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
+        let encryption = encryption_of!(output);
         let result = output.copy_object_result;
         let etag = required_etag(
             result.as_ref().and_then(|result| result.e_tag.clone()),
@@ -250,7 +213,7 @@ impl Client {
             key,
         )?;
         let checksum = result.and_then(|result| checksum_of!(result));
-        Ok(Written { etag, version: output.version_id, checksum })
+        Ok(Written { etag, version: output.version_id, checksum, encryption })
     }
 
     /// Writes a small object from memory.
@@ -271,10 +234,13 @@ impl Client {
             .body(ByteStream::from(body))
             .set_if_none_match(absent(condition));
         request = with_checksum!(request, checksum_value);
+        let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
+        let encryption = encryption_of!(output);
         Ok(Written {
+            encryption,
             etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
             version: output.version_id,
             checksum: checksum_of!(output),
@@ -295,6 +261,7 @@ impl Client {
             .key(key.as_str())
             .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()))
             .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
+        let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
@@ -313,7 +280,7 @@ impl Client {
         upload_id: &str,
         number: u32,
     ) -> Result<(String, Option<String>), Failure> {
-        let output = self
+        let request = self
             .sdk
             .upload_part_copy()
             .bucket(bucket.as_str())
@@ -322,7 +289,9 @@ impl Client {
             .part_number(part_number(number))
             .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
             .copy_source_if_match(quoted(&source.etag))
-            .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
+            .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")));
+        let request = with_source_key!(request, &source.customer_key);
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::UploadPartCopy, bucket, Some(key), &error))?;
@@ -352,7 +321,7 @@ impl Client {
             .part_number(part_number(number))
             .body(ByteStream::from(body));
         request = with_checksum!(request, checksum);
-        let output = request
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::UploadPart, bucket, Some(key), &error))?;
@@ -383,11 +352,13 @@ impl Client {
             .set_checksum_type(spec.checksum.map(|(_, kind)| kind.into()))
             .multipart_upload(sdk::CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         request = with_checksum!(request, &spec.full_checksum);
-        let output = request
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::CompleteMultipartUpload, bucket, Some(key), &error))?;
+        let encryption = encryption_of!(output);
         Ok(Written {
+            encryption,
             etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
             version: output.version_id,
             checksum: checksum_of!(output),
@@ -416,13 +387,14 @@ impl Client {
         upload_id: &str,
         after: Option<&str>,
     ) -> Result<Page<PartDone>, Failure> {
-        let output = self
+        let request = self
             .sdk
             .list_parts()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .upload_id(upload_id)
-            .set_part_number_marker(after.map(str::to_owned))
+            .set_part_number_marker(after.map(str::to_owned));
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
@@ -474,7 +446,7 @@ impl Client {
     }
 }
 
-fn failure<E>(
+pub(super) fn failure<E>(
     operation: Operation,
     bucket: &BucketName,
     key: Option<&ObjectKey>,
@@ -487,12 +459,12 @@ where
     Failure::from_sdk(operation, place(bucket, key), error)
 }
 
-fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
+pub(super) fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
 }
 
 /// A page that says that it is not the last one and does not say how to go on: to end there would lose the rest.
-fn endless(operation: Operation, place: String) -> Failure {
+pub(super) fn endless(operation: Operation, place: String) -> Failure {
     Failure::new(
         FailureKind::Unreadable,
         operation,

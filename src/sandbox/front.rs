@@ -17,6 +17,7 @@ use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
 
+use super::annotations;
 use super::faults::{Effect, Faults};
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
@@ -27,6 +28,9 @@ use super::store::Store;
 
 /// Bodies of requests that are refused unread are read to this length, so that the client hears the answer.
 const DRAINED: usize = 64 * 1024 * 1024;
+
+/// All headers of a request together, in bytes.
+const MAX_HEADERS: usize = 8192;
 
 /// No answer: the connection closes.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +144,10 @@ impl Front {
             Err(refusal) => refuse(request, &refusal, id).await,
             Ok(charged) => {
                 let head = request.method() == Method::HEAD;
-                let mut response = self.serve(request, id, head).await;
+                let mut response = match annotations::is_about(call.operation) {
+                    true => annotations::answer(&self.store, request, call, id).await,
+                    false => self.serve(request, id, head).await,
+                };
                 if call.operation == Operation::GetObjectAttributes {
                     unquote_etag(&mut response);
                 }
@@ -180,6 +187,12 @@ impl Front {
 
     /// What S3 checks about the bucket before the operation. Whether the requester is charged.
     fn check(&self, call: &Call, headers: &HeaderMap) -> Result<bool, Refusal> {
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if size > MAX_HEADERS {
+            let message = "Your request header section exceeds the maximum allowed size.";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "RequestHeaderSectionTooLarge", message)
+                .with("MaxSizeAllowed", MAX_HEADERS));
+        }
         let Some(bucket) = self.store.find(&call.bucket) else {
             return Ok(false);
         };

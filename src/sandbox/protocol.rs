@@ -7,6 +7,7 @@
     reason = "all operations have one signature, and all fields of answers are optional"
 )]
 
+mod access;
 mod bucket;
 mod copy;
 mod fields;

@@ -20,7 +20,13 @@ async fn a_source_that_is_not_the_pinned_one_is_refused() {
         let key: ObjectKey = "from".parse().unwrap();
         let old = from.head(&key, None).await.unwrap();
         server.put("from", &bytes(2, PART)).await;
-        let pin = SourcePin { bucket: from.name().clone(), key: key.clone(), version: None, etag: old.etag };
+        let pin = SourcePin {
+            bucket: from.name().clone(),
+            key: key.clone(),
+            version: None,
+            etag: old.etag,
+            customer_key: None,
+        };
         let attributes = Attributes::default();
         let copy = to.copy_object(&pin, PART, &key, &attributes, WriteCondition::None).await;
         assert_eq!(copy.unwrap_err().kind(), &FailureKind::PreconditionFailed);

@@ -12,11 +12,21 @@ use super::{files, read};
 fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     const LIST: &[&str] = &["s3:ListBucket"];
     const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
-    const WRITE: &[&str] = &["s3:PutObject", "s3:PutObjectTagging"];
+    // A copy of a locked object has headers for it.
+    const WRITE: &[&str] =
+        &["s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectRetention", "s3:PutObjectLegalHold"];
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject => (READ, READ),
         Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
+        Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
+        Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
+        Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
+        // Asked for, and sent, only where the job says `acl:` or `annotations:`.
+        Operation::GetObjectAcl
+        | Operation::ListObjectAnnotations
+        | Operation::GetObjectAnnotation
+        | Operation::PutObjectAnnotation => (&[], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
             &["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging"],

@@ -1,0 +1,61 @@
+//! Copying an object that nobody has looked at: the listing's size and `ETag` are enough for the content alone.
+//!
+//! The `ETag` pins the source, and where it is the MD5 of the bytes it proves the copy too. Everything else (a server
+//! that says no, an `ETag` that comes out differently because a key of KMS is in play) ends in the ordinary way, with
+//! a HEAD.
+
+use super::attributes::Wanted;
+use super::monitor::Event;
+use super::object::{Copy, condition};
+use super::receipt::Ending;
+use super::{Draft, Trouble};
+use crate::checksum::looks_like_md5;
+use crate::plan::attributes::Reads;
+use crate::plan::decide::Route;
+use crate::s3::{Head, SourcePin};
+
+impl Copy<'_> {
+    /// Copies the object if that takes no more than the listing; `None` when it takes a HEAD.
+    pub(super) async fn by_listing(&self, draft: &mut Draft) -> Result<Option<Ending>, Trouble> {
+        let Self { work, source, step } = self;
+        let (entry, transfer) = (&step.entry, &work.sides.transfer);
+        let etag = entry.etag.as_deref().filter(|etag| looks_like_md5(etag));
+        let archived = matches!(entry.storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
+        let reads = Reads::of(transfer, source.capabilities(), &step.route);
+        let (Some(etag), Route::Copy, false, false) = (etag, step.route, reads.head, archived) else {
+            return Ok(None);
+        };
+        if work.is_taken(&step.key).await? {
+            return Ok(None);
+        }
+        let mut listed = Head { size: entry.size, etag: etag.to_owned(), ..Head::default() };
+        let pin = SourcePin {
+            bucket: source.name().clone(),
+            key: entry.key.clone(),
+            version: entry.version.clone(),
+            etag: etag.to_owned(),
+            customer_key: None,
+        };
+        draft.pinned(&listed, &step.route, pin.version.clone());
+        let mut wanted = Wanted::of_copy(work, source, &mut listed, &pin, &step.route, draft).await?;
+        let condition = condition(work);
+        let answer = wanted.copy_object(source, &pin, entry.size, &step.key, condition, draft).await;
+        let Ok(answer) = answer else { return Ok(None) };
+        draft.attempts += answer.attempts;
+        let written = answer.value;
+        let looked_at = if written.etag == etag {
+            listed
+        } else {
+            let head = source.head(&entry.key, entry.version.as_deref()).await?;
+            if head.etag != etag {
+                return Err(Trouble::SourceChanged);
+            }
+            head
+        };
+        let proof = self.prove(&looked_at, &pin, &written, &[]).await?;
+        work.monitor.observe(&Event::BytesCopied { id: None, bytes: entry.size });
+        let ending = Ending::Done { proof, etag: written.etag, destination_version: written.version };
+        wanted.finish(Some((*source, &pin)), &step.key, &ending, draft).await?;
+        Ok(Some(ending))
+    }
+}
