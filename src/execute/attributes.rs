@@ -171,8 +171,8 @@ impl Source<'_> {
                 let fits = held + size <= ANNOTATIONS_HELD;
                 let text = if fits {
                     let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry.name).await;
-                    let permission = self.permission("Annotation");
-                    let text = self.or_loss(Attribute::Annotations, &permission, answer, draft)?;
+                    let permission = "s3:GetObjectAnnotation";
+                    let text = self.or_loss(Attribute::Annotations, permission, answer, draft)?;
                     let Some(text) = text else { return Ok(Vec::new()) };
                     held += text.len();
                     Some(text)
@@ -192,7 +192,8 @@ impl Source<'_> {
     /// have locks. Where it is tried, each bucket is asked once whether what is not shown is not there; where it is
     /// required, so is each object.
     async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
-        if !self.transfer().preserve.lock.keeps() || head.version.is_none() {
+        let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
+        if !asks || head.version.is_none() {
             return Ok(());
         }
         let (key, version) = (&self.pin.key, self.version());
@@ -218,7 +219,7 @@ impl Source<'_> {
         let of = |answer: &Result<Option<T>, Failure>| match answer {
             Ok(_) => Some(Shown::All),
             Err(failure) => match failure.kind() {
-                FailureKind::Unsupported => Some(Shown::NoLocks),
+                FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
                 FailureKind::Denied => Some(Shown::Nothing),
                 _ => None,
             },

@@ -57,6 +57,9 @@ pub struct Capabilities {
     pub conditional_writes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
+    /// The endpoint knows the requests about Object Lock. Elsewhere what HEAD shows of a lock is all that is known:
+    /// servers that do not know them may answer with the object itself.
+    pub locks: bool,
     /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
     pub annotations: bool,
 }
@@ -74,6 +77,7 @@ impl Capabilities {
         encoded_lists: true,
         conditional_writes: true,
         tags: true,
+        locks: true,
         annotations: true,
     };
 
@@ -84,6 +88,7 @@ impl Capabilities {
         checksums: false,
         ordered_lists: false,
         conditional_writes: false,
+        locks: false,
         annotations: false,
         ..Self::AWS
     };
@@ -96,9 +101,9 @@ impl Capabilities {
             Provider::Aws => Self::AWS,
             Provider::Auto if endpoint.is_aws() => Self::AWS,
             Provider::Auto | Provider::Other => Self::CAUTIOUS,
-            Provider::Ceph => in_order,
+            Provider::Ceph => Self { locks: true, ..in_order },
             Provider::Minio => {
-                Self { copy_conditions: true, content_etags: true, checksums: true, ..in_order }
+                Self { copy_conditions: true, content_etags: true, checksums: true, locks: true, ..in_order }
             }
             // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so that different
             // ranges have equal ones. Lists go directory by directory ("a/b" before "a b"), and those of uploads
@@ -112,7 +117,7 @@ impl Capabilities {
                 ..in_order
             },
             Provider::B2 => Self { content_etags: true, tags: false, ..in_order },
-            Provider::Wasabi => Self { copy_conditions: true, content_etags: true, ..in_order },
+            Provider::Wasabi => Self { copy_conditions: true, content_etags: true, locks: true, ..in_order },
             // These two have no UploadPartCopy and copy objects of any size in one request.
             Provider::Gcs => Self { part_copy: false, max_copy: u64::MAX, tags: false, ..in_order },
             // Storj orders by encrypted keys.

@@ -211,7 +211,7 @@ fn unlocked<T>(failure: Failure) -> Result<Option<T>, Failure> {
     match details.code.as_str() {
         "NoSuchObjectLockConfiguration" => Ok(None),
         "ObjectLockConfigurationNotFoundError" => Err(failure.as_kind(FailureKind::Unsupported)),
-        "InvalidRequest" if details.message.contains("Object Lock") => {
+        "InvalidRequest" if details.message.to_ascii_lowercase().replace(' ', "").contains("objectlock") => {
             Err(failure.as_kind(FailureKind::Unsupported))
         }
         _ => Err(failure),

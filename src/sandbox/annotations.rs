@@ -148,7 +148,11 @@ impl Asked<'_> {
             attributes.annotations.insert(name.to_owned(), text.to_owned());
             Ok(())
         })?;
-        Ok(String::new())
+        let (key, name) = (escape(&call.key), escape(name));
+        Ok(format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<PutObjectAnnotationOutput><Key>{key}</Key>\
+             <AnnotationName>{name}</AnnotationName></PutObjectAnnotationOutput>"
+        ))
     }
 
     fn delete(&self, store: &Store, call: &Call) -> Result<String, Refusal> {

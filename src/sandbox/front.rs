@@ -10,18 +10,19 @@ use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderMap, HeaderName, HeaderValue, SERVER,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
+use s3s::{Body, HttpError, S3Error, S3ErrorCode, S3Result, StdError};
 
 use super::annotations;
 use super::faults::{Effect, Faults};
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Service, SuccessStatus};
+use super::protocol::{CopiedBytes, ODD_EXPIRES, Service, SuccessStatus};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
@@ -59,6 +60,8 @@ impl S3Auth for Keys {
 /// Answers requests.
 pub(super) struct Front {
     service: S3Service,
+    /// The same without signatures.
+    unsigned: S3Service,
     store: Store,
     faults: Arc<Faults>,
     record: Arc<CallRecord>,
@@ -81,6 +84,7 @@ impl Front {
         builder.set_auth(Keys { access_key, secret_key: secret_key.into() });
         Self {
             service: builder.build(),
+            unsigned: S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency))).build(),
             store,
             faults,
             record,
@@ -217,9 +221,27 @@ impl Front {
         Ok(bucket.requester_pays)
     }
 
+    /// `s3s` insists on a date in `Expires`, S3 takes any text. The request is shown to it as it is, so that its signature
+    /// is verified; what it objects to then is said to a service that verifies nothing, in a header of ours.
+    async fn call_with(&self, mut parts: Parts, expires: HeaderValue) -> Result<Response<Body>, HttpError> {
+        let signed = self.service.call(Request::from_parts(parts.clone(), Body::empty())).await?;
+        let text = signed.body().bytes().unwrap_or_default();
+        if !String::from_utf8_lossy(&text).contains("invalid header: expires") {
+            return Ok(signed);
+        }
+        parts.headers.remove(AUTHORIZATION);
+        parts.headers.remove(EXPIRES);
+        parts.headers.insert(ODD_EXPIRES, expires);
+        self.unsigned.call(Request::from_parts(parts, Body::empty())).await
+    }
+
     /// Lets the service answer and completes its answer.
     async fn serve(&self, request: Request<Incoming>, id: &str, head: bool) -> Response<Body> {
-        let answered = self.service.call(request.map(Body::from)).await;
+        let (parts, body) = request.into_parts();
+        let answered = match odd_expires(&parts, &body) {
+            None => self.service.call(Request::from_parts(parts, Body::from(body))).await,
+            Some(expires) => self.call_with(parts, expires).await,
+        };
         let mut response = match answered {
             Ok(response) => response,
             Err(error) => {
@@ -246,6 +268,13 @@ impl Front {
         }
         response
     }
+}
+
+/// The `Expires` of a request without a body, if it is no date.
+fn odd_expires(parts: &Parts, body: &Incoming) -> Option<HeaderValue> {
+    let expires = parts.headers.get(EXPIRES).filter(|_| hyper::body::Body::is_end_stream(body))?;
+    let date = jiff::fmt::rfc2822::parse(expires.to_str().ok()?);
+    date.is_err().then(|| expires.clone())
 }
 
 /// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them everywhere.

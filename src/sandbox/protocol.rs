@@ -21,6 +21,7 @@ mod write;
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use hyper::header::HeaderName;
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
     CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput, CreateBucketOutput,
@@ -49,7 +50,10 @@ use super::store::Store;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CopiedBytes(pub(super) u64);
 
-/// Goes the same way: a success status other than 200, which `s3s` does not take over from an operation.
+/// Goes from the HTTP layer to an operation: an `Expires` that is no date.
+pub(super) const ODD_EXPIRES: HeaderName = HeaderName::from_static("x-sandbox-expires");
+
+/// Goes the same way back as the bytes: a success status other than 200, which `s3s` does not take over from an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SuccessStatus(pub(super) StatusCode);
 

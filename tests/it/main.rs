@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
+mod attributes;
 mod cli;
 mod conformance;
 mod copy;
@@ -15,6 +16,7 @@ mod layering;
 mod library;
 mod limits;
 mod manifest;
+mod matrix;
 mod sandbox;
 mod stop;
 mod upload;

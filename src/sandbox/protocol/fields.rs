@@ -70,7 +70,8 @@ macro_rules! attributes_of {
             content_disposition: input.content_disposition.clone(),
             content_encoding: fields::content_encoding(input.content_encoding.as_deref()),
             content_language: input.content_language.clone(),
-            expires: fields::text($headers, "expires"),
+            expires: fields::text($headers, "expires")
+                .or_else(|| fields::text($headers, crate::sandbox::protocol::ODD_EXPIRES.as_str())),
             website_redirect: input.website_redirect_location.clone(),
             metadata: fields::sorted(input.metadata.as_ref()),
             tags: fields::parse_tags(input.tagging.as_deref().unwrap_or_default())?,

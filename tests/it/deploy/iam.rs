@@ -22,7 +22,6 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
-        // Asked for, and sent, only where the job says `acl:` or `annotations:`.
         Operation::GetObjectAcl
         | Operation::ListObjectAnnotations
         | Operation::GetObjectAnnotation
@@ -39,6 +38,18 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
         Operation::ReadFile => (&[], &[]),
+    }
+}
+
+/// What it takes besides where the job says `acl:` or `annotations:`. A write then has headers for the ACL.
+fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
+    match operation {
+        Operation::GetObjectAcl => (&["s3:GetObjectAcl", "s3:GetObjectVersionAcl"], &[]),
+        Operation::CopyObject | Operation::CreateMultipartUpload => (&[], &["s3:PutObjectAcl"]),
+        Operation::ListObjectAnnotations => (&["s3:ListObjectAnnotations"], &[]),
+        Operation::GetObjectAnnotation => (&["s3:GetObjectAnnotation"], &[]),
+        Operation::PutObjectAnnotation => (&[], &["s3:PutObjectAnnotation"]),
+        _ => (&[], &[]),
     }
 }
 
@@ -99,6 +110,21 @@ fn each_side_allows_exactly_what_is_sent_to_it() {
 }
 
 #[test]
+fn everything_takes_what_is_opted_in() {
+    let needed: BTreeSet<_> = operations()
+        .into_iter()
+        .flat_map(|operation| {
+            let (source, destination) = opted_in(operation);
+            let on = |bucket: &'static str, actions: &'static [&str]| {
+                actions.iter().map(move |action| ((*action).to_owned(), format!("arn:aws:s3:::{bucket}/*")))
+            };
+            on("lake-prod", source).chain(on("lake-replica", destination))
+        })
+        .collect();
+    assert_eq!(allowed(&policy("everything")), needed);
+}
+
+#[test]
 fn keys_are_used_as_s3_uses_them() {
     let policy = policy("kms");
     let [source, destination] = statements(&policy).as_slice() else { panic!("two statements") };
@@ -120,5 +146,5 @@ fn the_role_trusts_the_service_account_of_the_overlay() {
     let expected =
         format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
     assert_eq!(subject.as_str(), Some(expected.as_str()));
-    assert_eq!(files("deploy/iam", "json").len(), 4, "a policy that no test reads");
+    assert_eq!(files("deploy/iam", "json").len(), 5, "a policy that no test reads");
 }

@@ -31,8 +31,15 @@ fn examples() -> Vec<PathBuf> {
 fn every_example_is_read_and_says_for_whom_it_is() {
     let names: Vec<_> =
         examples().iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-    for needed in ["one-bucket", "cross-account", "upload-files", "nightly-replica", "on-prem", "quickstart"]
-    {
+    for needed in [
+        "one-bucket",
+        "cross-account",
+        "upload-files",
+        "nightly-replica",
+        "on-prem",
+        "quickstart",
+        "exact-replica",
+    ] {
         assert!(names.contains(&format!("{needed}.yaml")), "{needed} is not in {names:?}");
     }
     for path in examples() {
