@@ -38,8 +38,11 @@ const ANNOTATIONS_HELD: usize = 1 << 20;
 pub(super) struct Refusals {
     losses: Mutex<BTreeMap<(String, Attribute, Lost), Loss>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), Arc<OnceCell<Shown>>>>,
+    shown: Mutex<HashMap<(String, Operation), Asked>>,
 }
+
+/// What is asked once, and waited for by all who want to know.
+type Asked = Arc<OnceCell<Shown>>;
 
 impl Refusals {
     fn place(bucket: &Bucket) -> String {
@@ -58,7 +61,7 @@ impl Refusals {
         }
     }
 
-    fn shown(&self, bucket: &Bucket, operation: Operation) -> Arc<OnceCell<Shown>> {
+    fn shown(&self, bucket: &Bucket, operation: Operation) -> Asked {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(shown.entry((Self::place(bucket), operation)).or_default())
     }
@@ -199,11 +202,13 @@ impl Source<'_> {
         let (key, version) = (&self.pin.key, self.version());
         if head.lock.retention.is_none() {
             let get = self.bucket.retention(key, version);
-            head.lock.retention = self.unshown(Operation::GetObjectRetention, get, draft).await?;
+            let unshown = self.unshown(Operation::GetObjectRetention, get, draft);
+            head.lock.retention = Box::pin(unshown).await?;
         }
         if head.lock.legal_hold.is_none() {
             let get = self.bucket.legal_hold(key, version);
-            head.lock.legal_hold = self.unshown(Operation::GetObjectLegalHold, get, draft).await?;
+            let unshown = self.unshown(Operation::GetObjectLegalHold, get, draft);
+            head.lock.legal_hold = Box::pin(unshown).await?;
         }
         Ok(())
     }
@@ -297,7 +302,10 @@ impl<'w> Wanted<'w> {
         let capabilities = destination.capabilities();
         // An earlier round may have been of another version.
         draft.losses.clear();
-        source.lock(head, draft).await?;
+        // Each read is in a box of its own: most objects need none of them, and their tasks stay small.
+        if head.version.is_some() {
+            Box::pin(source.lock(head, draft)).await?;
+        }
         let spec = attributes::of_copy(head, transfer, capabilities, route, Timestamp::now())
             .map_err(|loss| source.not_kept(&loss, Operation::HeadObject))?;
         draft.losses.extend(spec.losses);
@@ -306,14 +314,15 @@ impl<'w> Wanted<'w> {
         // Tags that HEAD counts may be read.
         let carried = full.tags == Tags::AsSource && head.tag_count.is_none();
         if reads.tags {
-            source.tags(&mut full, draft).await?;
+            Box::pin(source.tags(&mut full, draft)).await?;
         } else if carried && source.is_known_unreadable(Attribute::Tags, draft) {
             full.tags = Tags::Exactly(set_tags(transfer));
         }
         if reads.acl {
-            source.acl(&mut full, draft).await?;
+            Box::pin(source.acl(&mut full, draft)).await?;
         }
-        let annotations = if reads.annotations { source.annotations(draft).await? } else { Vec::new() };
+        let annotations =
+            if reads.annotations { Box::pin(source.annotations(draft)).await? } else { Vec::new() };
         for attribute in optional(&full, transfer) {
             if let Some(loss) = work.refusals.get(destination, attribute, Lost::NotSet) {
                 full = without(&full, &[attribute], transfer);
@@ -451,22 +460,20 @@ impl<'w> Wanted<'w> {
         if !self.late_tags.is_empty() {
             let outcome = destination.put_tags(key, version, &self.late_tags).await;
             // Tags that the job sets are its wish, not the source's.
-            let policy = match self.work.sides.transfer.set.tags.is_empty() && source.is_some() {
-                true => self.work.sides.transfer.preserve.tags,
-                false => Policy::Require,
-            };
+            let transfer = &self.work.sides.transfer;
+            let kept = transfer.set.tags.is_empty() && source.is_some();
+            let policy = if kept { transfer.preserve.tags } else { Policy::Require };
             self.or_lost(Attribute::Tags, policy, outcome, draft)?;
         }
         let Some((bucket, pin)) = source else { return Ok(()) };
         let policy = self.work.sides.transfer.preserve.annotations;
         let mut read_late = false;
         for (name, text) in &self.annotations {
-            let text = match text {
-                Some(text) => Ok(text.clone()),
-                None => {
-                    read_late = true;
-                    bucket.annotation(&pin.key, pin.version.as_deref(), name).await
-                }
+            let text = if let Some(text) = text {
+                Ok(text.clone())
+            } else {
+                read_late = true;
+                bucket.annotation(&pin.key, pin.version.as_deref(), name).await
             };
             let outcome = match text {
                 Ok(text) => destination.put_annotation(key, version, etag, name, text).await,

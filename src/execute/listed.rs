@@ -15,16 +15,19 @@ use crate::plan::decide::Route;
 use crate::s3::{Head, SourcePin};
 
 impl Copy<'_> {
-    /// Copies the object if that takes no more than the listing; `None` when it takes a HEAD.
-    pub(super) async fn by_listing(&self, draft: &mut Draft) -> Result<Option<Ending>, Trouble> {
-        let Self { work, source, step } = self;
-        let (entry, transfer) = (&step.entry, &work.sides.transfer);
-        let etag = entry.etag.as_deref().filter(|etag| looks_like_md5(etag));
+    /// The listed `ETag`, if the listing tells all that the copy takes.
+    pub(super) fn needs_no_look(&self) -> Option<&str> {
+        let entry = &self.step.entry;
+        let reads = Reads::of(&self.work.sides.transfer, self.source.capabilities(), &self.step.route);
         let archived = matches!(entry.storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
-        let reads = Reads::of(transfer, source.capabilities(), &step.route);
-        let (Some(etag), Route::Copy, false, false) = (etag, step.route, reads.head, archived) else {
-            return Ok(None);
-        };
+        let enough = self.step.route == Route::Copy && !reads.head && !archived;
+        entry.etag.as_deref().filter(|etag| enough && looks_like_md5(etag))
+    }
+
+    /// Copies the object with this listed `ETag`; `None` when it takes a HEAD after all.
+    pub(super) async fn by_listing(&self, etag: &str, draft: &mut Draft) -> Result<Option<Ending>, Trouble> {
+        let Self { work, source, step } = self;
+        let entry = &step.entry;
         if work.is_taken(&step.key).await? {
             return Ok(None);
         }

@@ -63,7 +63,9 @@ impl Copy<'_> {
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        if let Some(ending) = self.by_listing(draft).await? {
+        if let Some(etag) = self.needs_no_look()
+            && let Some(ending) = Box::pin(self.by_listing(etag, draft)).await?
+        {
             return Ok(ending);
         }
         let mut head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
@@ -190,6 +192,7 @@ impl Copy<'_> {
         outcome
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one upload and all that it is to become")]
     async fn parts_to_object(
         &self,
         head: &Head,

@@ -217,17 +217,14 @@ impl FromStr for Preserve {
         let mut preserve = Self::default();
         for (position, item) in text.split(',').map(str::trim).enumerate() {
             let unknown = || PreserveError::Unknown(item.to_owned());
-            match item.split_once('=') {
-                Some((attribute, policy)) => {
-                    let attribute = word(&attribute.replace('-', "_")).ok_or_else(unknown)?;
-                    preserve.set(attribute, word(policy).ok_or_else(unknown)?);
-                }
-                None => {
-                    preserve = word::<Preset>(item).ok_or_else(unknown)?.into();
-                    if position > 0 {
-                        return Err(PreserveError::PresetNotFirst(item.to_owned()));
-                    }
-                }
+            if let Some((attribute, policy)) = item.split_once('=') {
+                let attribute = word(&attribute.replace('-', "_")).ok_or_else(unknown)?;
+                preserve.set(attribute, word(policy).ok_or_else(unknown)?);
+                continue;
+            }
+            preserve = word::<Preset>(item).ok_or_else(unknown)?.into();
+            if position > 0 {
+                return Err(PreserveError::PresetNotFirst(item.to_owned()));
             }
         }
         Ok(preserve)

@@ -107,9 +107,10 @@ pub fn of_copy(
 ) -> Result<Spec, Loss> {
     let mut losses = Losses { transfer, losses: Vec::new() };
     let keeps = |attribute| transfer.preserve.of(attribute).keeps();
-    let tags = match keeps(Attribute::Tags) && capabilities.tags {
-        true => Tags::AsSource,
-        false => Tags::Exactly(set_tags(transfer)),
+    let tags = if keeps(Attribute::Tags) && capabilities.tags {
+        Tags::AsSource
+    } else {
+        Tags::Exactly(set_tags(transfer))
     };
     let attributes = Attributes {
         headers: headers(
@@ -152,11 +153,11 @@ struct Losses<'t> {
 
 impl Losses<'_> {
     fn add(&mut self, attribute: Attribute, lost: Lost, reason: impl Into<String>) -> Result<(), Loss> {
-        let loss = Loss::new(attribute, lost, reason);
+        let told = Loss::new(attribute, lost, reason);
         if self.transfer.preserve.of(attribute) == Policy::Require {
-            return Err(loss);
+            return Err(told);
         }
-        self.losses.push(loss);
+        self.losses.push(told);
         Ok(())
     }
 }

@@ -102,8 +102,6 @@ pub(super) fn retained_until(lock: &Lock) -> Option<DateTime> {
 }
 
 pub(super) fn legal_hold(lock: &Lock) -> Option<sdk::ObjectLockLegalHoldStatus> {
-    lock.legal_hold.map(|on| match on {
-        true => sdk::ObjectLockLegalHoldStatus::On,
-        false => sdk::ObjectLockLegalHoldStatus::Off,
-    })
+    use sdk::ObjectLockLegalHoldStatus::{Off, On};
+    lock.legal_hold.map(|on| if on { On } else { Off })
 }

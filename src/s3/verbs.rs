@@ -183,9 +183,10 @@ impl Client {
             Tags::Exactly(_) if !self.capabilities().tags => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
         };
-        let annotations = match attributes.annotations {
-            true => sdk::AnnotationDirective::Copy,
-            false => sdk::AnnotationDirective::Exclude, // COPY is the default
+        let annotations = if attributes.annotations {
+            sdk::AnnotationDirective::Copy
+        } else {
+            sdk::AnnotationDirective::Exclude // COPY is the default
         };
         let request = self
             .sdk

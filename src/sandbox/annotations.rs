@@ -3,6 +3,7 @@
 //! The `s3s` crate has no such operations, so these requests are answered before it sees them. Their signatures are not
 //! verified; everything else that S3 checks is.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -48,9 +49,9 @@ pub(super) async fn answer(
     let query = Query(parts.uri.query().unwrap_or_default());
     let asked = Asked {
         name: query.get("annotationName").unwrap_or_default().into_owned(),
-        version: query.get("versionId").map(|version| version.into_owned()),
+        version: query.get("versionId").map(Cow::into_owned),
         prefix: query.get("annotation-prefix").unwrap_or_default().into_owned(),
-        after: query.get("continuation-token").map(|token| token.into_owned()),
+        after: query.get("continuation-token").map(Cow::into_owned),
         etag: parts.headers.get("x-amz-object-if-match").and_then(|etag| etag.to_str().ok()),
     };
     let answered = match call.operation {

@@ -148,9 +148,10 @@ impl Front {
             Err(refusal) => refuse(request, &refusal, id).await,
             Ok(charged) => {
                 let head = request.method() == Method::HEAD;
-                let mut response = match annotations::is_about(call.operation) {
-                    true => annotations::answer(&self.store, request, call, id).await,
-                    false => self.serve(request, id, head).await,
+                let mut response = if annotations::is_about(call.operation) {
+                    annotations::answer(&self.store, request, call, id).await
+                } else {
+                    self.serve(request, id, head).await
                 };
                 if call.operation == Operation::GetObjectAttributes {
                     unquote_etag(&mut response);

@@ -26,6 +26,7 @@ pub const OWNER: &str = "111122223333";
 
 /// How a bucket is set up.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one setting of a bucket")]
 pub struct BucketOptions {
     /// Whether versioning is enabled.
     pub versioning: bool,

@@ -82,10 +82,10 @@ pub(super) fn check_write(
         (Operation::PutObjectLegalHold, hold),
         (Operation::PutObjectAcl, !attributes.grants.is_empty()),
     ];
-    match needed.into_iter().any(|(right, needed)| needed && store.is_denied(&bucket.name, right, key)) {
-        true => Err(Refusal::access_denied()),
-        false => Ok(()),
+    if needed.into_iter().any(|(right, needed)| needed && store.is_denied(&bucket.name, right, key)) {
+        return Err(Refusal::access_denied());
     }
+    Ok(())
 }
 
 /// The grants of a write. Where ACLs are disabled, as in all new buckets, only what changes nothing is accepted.

@@ -22,10 +22,6 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
-        Operation::GetObjectAcl
-        | Operation::ListObjectAnnotations
-        | Operation::GetObjectAnnotation
-        | Operation::PutObjectAnnotation => (&[], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
             &["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
@@ -37,7 +33,11 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        Operation::ReadFile => (&[], &[]),
+        Operation::ReadFile
+        | Operation::GetObjectAcl
+        | Operation::ListObjectAnnotations
+        | Operation::GetObjectAnnotation
+        | Operation::PutObjectAnnotation => (&[], &[]),
     }
 }
 
