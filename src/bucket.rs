@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
+use crate::pace::outage::Outlasted;
 use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
     Attributes, Capabilities, Checksum, Class, Client, CompleteSpec, Connect, CustomerKey, Failure,
     FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, SourcePin, UploadMarker,
     WriteCondition, Written,
 };
+use crate::size::display_duration;
 
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ pub struct Bucket {
 const FIRST_CONTACT: RetryPolicy = RetryPolicy {
     attempts: 4,
     patience: Duration::from_secs(8),
+    probes: (Duration::from_millis(500), Duration::from_secs(2)),
     silence: Duration::from_secs(15),
     complete: Duration::from_secs(15),
     persistence: Duration::ZERO,
@@ -129,8 +132,11 @@ impl Bucket {
     }
 
     fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
-        Failure::new(FailureKind::Stopped, operation, place, "the run was stopped")
+        Failure::new(FailureKind::Stopped, operation, self.place_of(key), "the run was stopped")
+    }
+
+    fn place_of(&self, key: Option<&ObjectKey>) -> String {
+        key.map_or_else(|| self.name.to_string(), |key| self.place(key))
     }
 
     /// `bucket/key`, for messages.
@@ -155,26 +161,30 @@ impl Bucket {
             Class::Write => &self.writes,
         };
         let limit = self.retry.time_limit(operation, bytes);
-        // Patience is for the server: time at the user's own limits does not use it up.
-        let mut first_failure = None;
-        let (mut attempts, mut maybe_twice) = (0, false);
+        // Patience is for the server: time at the user's own limits does not use it up, nor does an outage, which has its
+        // own clock for all requests together.
+        let (mut first_failure, mut held) = (None, Duration::ZERO);
+        let (mut attempts, mut maybe_twice, mut renewed) = (0, false, false);
         loop {
-            tokio::select! {
-                () = self.pacer.admit(lane, bytes) => {}
+            let admitted = tokio::select! {
+                admitted = self.pacer.admit(lane, bytes, self.retry.patience) => admitted,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+            };
+            let pass = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
+            if first_failure.is_some() {
+                held += pass.held;
             }
             attempts += 1;
-            let sent = Instant::now();
+            let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
                 answer = timeout(limit, attempt()) => answer,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
             let outcome = answer.unwrap_or_else(|_| {
-                let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
                 let message = format!("no answer within {} s", limit.as_secs());
-                Err(Failure::new(FailureKind::TimedOut, operation, place, message))
+                Err(Failure::new(FailureKind::TimedOut, operation, self.place_of(key), message))
             });
-            self.pacer.learn(lane, outcome.as_ref().err().map(Failure::kind), bytes, sent.elapsed());
+            self.pacer.learn(lane, pass, outcome.as_ref().err(), bytes, sent.elapsed());
             let failure = match outcome {
                 Ok(value) => return Ok(Answer { value, attempts, maybe_twice }),
                 Err(failure) => failure.after(attempts),
@@ -183,12 +193,22 @@ impl Bucket {
             if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
-            let since = *first_failure.get_or_insert_with(Instant::now);
-            let Some(wait) = self.retry.wait(failure.kind(), attempts, since.elapsed(), fastrand::f64())
-            else {
-                return Err(failure);
-            };
             maybe_twice |= failure.kind().outcome_unknown();
+            if failure.is_about_expiry() && !renewed {
+                tracing::debug!(%failure, "asking for new credentials");
+                renewed = true;
+                self.client.forget_credentials(credentials);
+                self.pacer.retried();
+                continue;
+            }
+            let since = *first_failure.get_or_insert_with(Instant::now);
+            let waited = since.elapsed().saturating_sub(held);
+            let wait = match self.retry.wait(failure.kind(), attempts, waited, fastrand::f64()) {
+                Some(wait) => wait,
+                // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
+                None if failure.kind().speaks_of_an_outage() && lane.is_out() => Duration::ZERO,
+                None => return Err(failure),
+            };
             tracing::debug!(%failure, ?wait, "will be sent again");
             self.pacer.retried();
             tokio::select! {
@@ -196,6 +216,13 @@ impl Bucket {
                 () = self.halt.cancelled() => return Err(failure),
             }
         }
+    }
+
+    fn outlasted(&self, outlasted: &Outlasted, operation: Operation, key: Option<&ObjectKey>) -> Failure {
+        let Outlasted { down_for, reason } = outlasted;
+        let endpoint = self.client.url().unwrap_or("Amazon S3");
+        let message = format!("{endpoint} has not answered for {}: {reason}", display_duration(*down_for));
+        Failure::new(FailureKind::Unreachable, operation, self.place_of(key), message)
     }
 
     async fn read<T, F>(

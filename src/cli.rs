@@ -10,6 +10,7 @@ mod copy;
 mod place;
 mod plan;
 mod progress;
+mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
@@ -125,6 +126,8 @@ enum Command {
     Copy(Box<copy::Copy>),
     /// Run the transfers of a job manifest.
     Run(run::RunJob),
+    /// Run the failed objects of an earlier report again.
+    Retry(retry::Retry),
     /// Show what a job would do: objects, bytes, parts, requests. Sends no write.
     Plan(plan::PlanJob),
     /// Check a job: the manifest, and that each bucket answers. Sends no write.
@@ -232,6 +235,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
     match command {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,
         Command::Run(run) => Box::pin(run.execute(output)).await,
+        Command::Retry(retry) => Box::pin(retry.execute(output)).await,
         Command::Plan(plan) => plan.execute(output).await,
         Command::Check(check) => check.execute(output).await,
         Command::Uploads(uploads) => uploads.execute(output).await,

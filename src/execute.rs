@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinSet};
@@ -31,17 +30,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
-use crate::manifest::job::{Job, Source, Transfer, When};
+use crate::manifest::job::{FailureLimit, Job, Source, Transfer, When};
 use crate::multipart::MultipartUpload;
 use crate::pace::slots::Want;
 use crate::pace::{PaceCounts, Slot, Slots};
 use crate::plan::decide::Route;
-use crate::plan::loss::{Loss, LossCounts};
+use crate::plan::loss::LossCounts;
 use crate::planner::{Planned, Sides, Step};
-use crate::s3::{Failure, FailureKind, Head, Operation};
+use crate::s3::{Failure, FailureKind, Operation};
 use attributes::{Refusals, Wanted};
 use monitor::{Event, Monitor};
-use receipt::{Ending, Receipt, seconds};
+use receipt::{Draft, Ending, ErrorRecord, Receipt, seconds};
 
 /// Steps that the conductor looks ahead to find the largest.
 const WINDOW: usize = 4096;
@@ -81,6 +80,9 @@ pub struct Outcome {
     pub losses: LossCounts,
     /// True when the run was stopped before its end.
     pub stopped: bool,
+    /// Why the run ended itself before its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<GaveUp>,
     /// Objects by the proof that they rest on.
     pub proofs: std::collections::BTreeMap<String, u64>,
     /// Requests, throttles and retries.
@@ -89,7 +91,21 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
+/// Why a run ended itself: to go on would have been in vain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GaveUp {
+    /// A sentence for the summary.
+    pub reason: String,
+    /// True when nothing has to be mended, and the same run may succeed later.
+    pub may_pass_later: bool,
+}
+
 impl Outcome {
+    /// Objects that came to an end, good or bad.
+    fn ended_objects(&self) -> u64 {
+        self.done_objects + self.skipped_objects + self.failed_objects
+    }
+
     fn count(&mut self, receipt: &Receipt) {
         match &receipt.ending {
             Ending::Done { proof, .. } => {
@@ -194,18 +210,8 @@ impl Work {
     }
 
     fn location(&self, step: &Step) -> (String, String) {
-        let transfer = &self.sides.transfer;
-        let source = match &transfer.from {
-            Source::Object { location, .. } | Source::Prefix { location, .. } => {
-                S3Uri { bucket: location.bucket.clone(), key: step.entry.key.clone() }.to_string()
-            }
-            Source::Files { path, .. } => {
-                crate::listing::local::path_of(path, &step.entry).display().to_string()
-            }
-            Source::Stdin => "-".to_owned(),
-        };
-        let bucket = transfer.to.location.bucket.clone();
-        (source, S3Uri { bucket, key: step.key.clone() }.to_string())
+        let bucket = self.sides.transfer.to.location.bucket.clone();
+        (self.sides.name_of(&step.entry), S3Uri { bucket, key: step.key.clone() }.to_string())
     }
 
     /// Does one step from beginning to end.
@@ -243,68 +249,6 @@ impl Work {
         };
         let (source, destination) = self.location(&step);
         draft.receipt(self.sides.transfer.name.clone(), source, destination, began.elapsed(), ending)
-    }
-}
-
-/// A receipt in the making.
-struct Draft {
-    size: u64,
-    version: Option<String>,
-    route: Option<&'static str>,
-    parts: u32,
-    attempts: u32,
-    losses: Vec<Loss>,
-    notes: Vec<String>,
-}
-
-impl Draft {
-    fn of(step: &Step) -> Self {
-        let route = Some(step.route.name());
-        let parts = step.route.parts();
-        Self { route, parts, ..Self::of_size(step.entry.size) }
-    }
-
-    fn of_size(size: u64) -> Self {
-        Self {
-            size,
-            version: None,
-            route: None,
-            parts: 0,
-            attempts: 0,
-            losses: Vec::new(),
-            notes: Vec::new(),
-        }
-    }
-
-    /// The source is known exactly now.
-    fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
-        (self.size, self.version) = (head.size, version);
-        (self.route, self.parts) = (Some(route.name()), route.parts());
-    }
-
-    fn receipt(
-        self,
-        transfer: String,
-        source: String,
-        destination: String,
-        took: Duration,
-        ending: Ending,
-    ) -> Receipt {
-        Receipt {
-            transfer,
-            source,
-            source_version: self.version,
-            destination,
-            size: self.size,
-            route: self.route,
-            parts: self.parts,
-            attempts: self.attempts,
-            seconds: seconds(took),
-            at: Timestamp::now(),
-            ending,
-            losses: self.losses,
-            notes: self.notes,
-        }
     }
 }
 
@@ -357,7 +301,7 @@ pub async fn run(
             refusals: Arc::clone(&refusals),
             ids: AtomicU64::new((index as u64) << 48),
         };
-        Conductor::new(Arc::new(work), stop.clone(), &mut outcome).run().await;
+        Conductor::new(Arc::new(work), job.limits.max_failures, &mut outcome).run().await;
     }
     closer.abort();
     outcome.stopped = stop.is_cancelled();
@@ -393,6 +337,7 @@ impl Ord for BySize {
 struct Conductor<'a> {
     work: Arc<Work>,
     stop: CancellationToken,
+    max_failures: Option<FailureLimit>,
     outcome: &'a mut Outcome,
     large: BinaryHeap<BySize>,
     small: VecDeque<Box<Step>>,
@@ -410,10 +355,11 @@ struct Open {
 }
 
 impl<'a> Conductor<'a> {
-    fn new(work: Arc<Work>, stop: CancellationToken, outcome: &'a mut Outcome) -> Self {
+    fn new(work: Arc<Work>, max_failures: Option<FailureLimit>, outcome: &'a mut Outcome) -> Self {
         Self {
+            stop: work.stop.clone(),
             work,
-            stop,
+            max_failures,
             outcome,
             large: BinaryHeap::new(),
             small: VecDeque::new(),
@@ -565,6 +511,29 @@ impl<'a> Conductor<'a> {
     fn record(&mut self, receipt: &Receipt) {
         self.outcome.count(receipt);
         self.work.monitor.observe(&Event::ObjectEnded(receipt));
+        if let Ending::Failed { error } = &receipt.ending
+            && self.outcome.gave_up.is_none()
+            && let Some(gave_up) = self.is_hopeless(error)
+        {
+            tracing::warn!("giving up: {}", gave_up.reason);
+            self.outcome.gave_up = Some(gave_up);
+            self.stop.cancel();
+        }
+    }
+
+    /// Whether going on after this failure would be in vain.
+    fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
+        if error.ends_run {
+            let reason = format!("{}: {}", error.code, error.message);
+            return Some(GaveUp { reason, may_pass_later: error.may_pass_later });
+        }
+        let limit = self.max_failures?;
+        let (failed, ended) = (self.outcome.failed_objects, self.outcome.ended_objects());
+        limit.is_passed(failed, ended).then(|| {
+            let reason =
+                format!("{failed} of {ended} objects failed, more than `max_failures: {limit}` allows");
+            GaveUp { reason, may_pass_later: false }
+        })
     }
 }
 

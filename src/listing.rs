@@ -1,11 +1,12 @@
 //! What is there: entries of a bucket or directory, in key order, and which of them take part.
 //!
-//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`local`]), a few pages ahead of its reader and no
+//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`chosen`], [`local`]), a few pages ahead of its reader and no
 //! further, so that memory does not grow with the number of objects. Entries come in the order of their keys' bytes
 //! wherever the server keeps that order, which is what lets two listings be compared by walking them side by side
 //! ([`join`]).
 
 pub mod bucket;
+pub mod chosen;
 pub mod filter;
 pub mod join;
 pub mod local;

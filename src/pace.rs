@@ -4,14 +4,16 @@
 //! Every request of every object passes here, retries too. [`slots::Slots`] bounds how many are in flight and hands free
 //! places to parts of large objects first, so that no object has a pool of its own and the tail of a run is short.
 //! A [`Lane`] is the pair of bucket and request class, S3's own unit of throttling; its rate is learned by
-//! [`adaptive::RateController`] and enforced, like the user's limits, by a [`gate::Gate`].
+//! [`adaptive::RateController`] and enforced, like the user's limits, by a [`gate::Gate`]. An endpoint that does not answer
+//! is asked by one request at a time until it is back ([`outage::Outage`]).
 
 pub mod adaptive;
 pub mod gate;
+pub mod outage;
 pub mod retry;
 pub mod slots;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,9 +21,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::manifest::job::Limits;
-use crate::s3::{Class, FailureKind};
+use crate::s3::{Class, Failure, FailureKind};
 use adaptive::RateController;
 use gate::Gate;
+use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
 pub use slots::{Slot, Slots};
 
@@ -36,6 +39,7 @@ pub struct Pacer {
     bytes: Gate,
     slots: Slots,
     lanes: Mutex<HashMap<(String, Class), Arc<Lane>>>,
+    outages: Mutex<BTreeMap<String, Arc<Outage>>>,
     counters: Counters,
     /// How failed requests are repeated.
     pub retry: RetryPolicy,
@@ -65,12 +69,22 @@ pub struct PaceCounts {
 pub struct Lane {
     gate: Gate,
     rate: Mutex<RateController>,
+    outage: Arc<Outage>,
+}
+
+impl Lane {
+    /// True while the endpoint does not answer anyone.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.outage.is_out()
+    }
 }
 
 impl Pacer {
     /// A pacer under the job's limits. `ceiling` bounds the requests in flight (see [`slots::default_ceiling`]).
     #[must_use]
     pub fn new(limits: &Limits, ceiling: u32, retry: RetryPolicy) -> Self {
+        let retry = RetryPolicy { patience: limits.patience.unwrap_or(retry.patience), ..retry };
         let ceiling = limits.in_flight.map_or(ceiling, |wanted| wanted.min(ceiling)).max(1);
         Self {
             started: Instant::now(),
@@ -78,6 +92,7 @@ impl Pacer {
             bytes: Gate::limited(limits.bytes_per_second.map(|rate| to_cells(rate.0))),
             slots: Slots::new(ceiling),
             lanes: Mutex::default(),
+            outages: Mutex::default(),
             counters: Counters::default(),
             retry,
         }
@@ -92,26 +107,62 @@ impl Pacer {
     /// The lane of a bucket on an endpoint.
     #[must_use]
     pub fn lane(&self, endpoint: &str, bucket: &str, class: Class) -> Arc<Lane> {
+        let outage = {
+            let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+            let outage = outages.entry(endpoint.to_owned());
+            Arc::clone(outage.or_insert_with(|| Arc::new(Outage::new(self.retry.probes))))
+        };
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = lanes.entry((format!("{endpoint}/{bucket}"), class));
         Arc::clone(lane.or_insert_with(|| {
-            Arc::new(Lane { gate: Gate::limited(None), rate: Mutex::new(RateController::new()) })
+            Arc::new(Lane { gate: Gate::limited(None), rate: Mutex::new(RateController::new()), outage })
         }))
     }
 
-    /// Waits until a request that moves `bytes` may be sent on `lane`.
-    pub async fn admit(&self, lane: &Lane, bytes: u64) {
+    /// Endpoints that do not answer at the moment: name, for how long, and what they failed with.
+    #[must_use]
+    pub fn outages(&self) -> Vec<(String, Duration, String)> {
+        let now = self.elapsed();
+        let outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        let down = outages.iter().filter_map(|(endpoint, outage)| {
+            let (down_for, reason) = outage.state(now)?;
+            Some((endpoint.clone(), down_for, reason))
+        });
+        down.collect()
+    }
+
+    /// Waits until a request that moves `bytes` may be sent on `lane`. What comes of it is told to [`Pacer::learn`].
+    ///
+    /// # Errors
+    /// [`Outlasted`] when the endpoint has not answered anyone for `patience`.
+    pub async fn admit<'a>(
+        &self,
+        lane: &'a Lane,
+        bytes: u64,
+        patience: Duration,
+    ) -> Result<Pass<'a>, Outlasted> {
+        let pass = lane.outage.pass(patience, || self.started.elapsed()).await?;
         lane.gate.pass(1).await;
         self.requests.pass(1).await;
         if bytes > 0 {
             self.bytes.pass(bytes.div_ceil(BYTES_PER_CELL)).await;
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(pass)
     }
 
     /// Learns from an answer that came after `took`: a good one when there is no failure.
-    pub fn learn(&self, lane: &Lane, failure: Option<&FailureKind>, bytes: u64, took: Duration) {
+    pub fn learn(&self, lane: &Lane, pass: Pass<'_>, failure: Option<&Failure>, bytes: u64, took: Duration) {
         let now = self.started.elapsed();
+        match failure {
+            Some(failure) if failure.kind().speaks_of_an_outage() => {
+                pass.failed(now, &failure.details().message);
+            }
+            // Nothing was sent.
+            Some(failure) if *failure.kind() == FailureKind::NoCredentials => drop(pass),
+            _ => pass.answered(),
+        }
+        let failure = failure.map(Failure::kind);
         let throttled = failure == Some(&FailureKind::Throttled);
         {
             let mut rate = lane.rate.lock().unwrap_or_else(PoisonError::into_inner);

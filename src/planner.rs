@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use crate::bucket::Bucket;
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
-use crate::listing::{Entry, Found, Listing, bucket, local};
-use crate::location::ObjectKey;
+use crate::listing::{Entry, Found, Listing, bucket, chosen, local};
+use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Source, Transfer, When};
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, decide, route};
 use crate::s3::{Failure, FailureKind, Operation};
@@ -70,6 +70,18 @@ impl Sides {
     #[must_use]
     pub fn origin(&self) -> Origin {
         if self.source.is_some() { Origin::Bucket } else { Origin::Local }
+    }
+
+    /// An object of the source as reports name it: `s3://bucket/key`, a path, or `-` for standard input.
+    #[must_use]
+    pub fn name_of(&self, entry: &Entry) -> String {
+        match &self.transfer.from {
+            Source::Object { location, .. } | Source::Prefix { location, .. } => {
+                S3Uri { bucket: location.bucket.clone(), key: entry.key.clone() }.to_string()
+            }
+            Source::Files { path, .. } => local::path_of(path, entry).display().to_string(),
+            Source::Stdin => "-".to_owned(),
+        }
     }
 
     /// How an object of this size is copied.
@@ -151,6 +163,9 @@ impl Sides {
     /// The source's entries, in order.
     async fn entries(&self, filter: &Filter) -> Result<Listing, (String, Failure)> {
         match (&self.transfer.from, &self.source) {
+            (Source::Prefix { location, .. }, Some(source)) if let Some(chosen) = &self.transfer.chosen => {
+                Ok(chosen::objects(source, &location.key, chosen))
+            }
             (Source::Prefix { location, .. }, Some(source)) => {
                 Ok(bucket::objects(source.clone(), &location.key, None))
             }
@@ -200,6 +215,7 @@ impl Sides {
     /// The destination's listing, where it can be walked along with the source's.
     fn counterparts(&self) -> Option<Counterparts> {
         let usable = self.transfer.when != When::Always
+            && self.transfer.chosen.is_none()
             && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && self.transfer.to.location.key.is_prefix()
             && self.transfer.keys.preserves_order();
@@ -219,6 +235,12 @@ impl Sides {
         if entry.relative().is_empty() {
             return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
         }
+        let is_local = self.source.is_none();
+        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| is_local)
+            && !chosen.iter().any(|chosen| chosen.key == entry.relative())
+        {
+            return Err(Planned::Excluded);
+        }
         if filter
             .admits(entry.relative(), entry.size, entry.modified, entry.storage_class.as_deref())
             .is_err()
@@ -229,7 +251,7 @@ impl Sides {
         match self.transfer.keys.destination_key(to, entry.relative(), entry.size) {
             Ok(key) => Ok((entry, key)),
             Err(error) => {
-                let place = entry.key.to_string();
+                let place = self.name_of(&entry);
                 let failure =
                     Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, error.to_string());
                 Err(Planned::Failed(place, failure))
@@ -247,7 +269,7 @@ impl Sides {
             Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {
                 self.decide(entry, key, None)
             }
-            Err(failure) => Planned::Failed(self.destination.place(&key), failure),
+            Err(failure) => Planned::Failed(self.name_of(&entry), failure),
         }
     }
 
@@ -263,7 +285,7 @@ impl Sides {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
             Decision::Copy(reason) => match self.route(entry.size, &key) {
                 Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route })),
-                Err(failure) => Planned::Failed(entry.key.to_string(), failure),
+                Err(failure) => Planned::Failed(self.name_of(&entry), failure),
             },
         }
     }

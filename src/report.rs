@@ -1,8 +1,11 @@
 //! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
 //!
+//! The first line names the command that the receipts come from, so that [`read`] can find out what to run again.
 //! The file is opened before anything is sent, so that a path that can not be written is told at once. A disk that
 //! fills up later does not stop the copies: receipts that could not be written are counted, the first error is kept,
 //! and the run does not exit 0.
+
+pub mod read;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -10,6 +13,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::execute::Outcome;
@@ -39,6 +43,31 @@ pub enum ReportError {
     },
 }
 
+/// The first line of a report: which command wrote it. No secret can be in it, because none can be on a command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The format of the lines that follow.
+    pub report: u32,
+    /// The version of s3haul.
+    pub tool: String,
+    /// The command line, without the program.
+    pub command: Vec<String>,
+    /// Where it was given.
+    pub directory: PathBuf,
+}
+
+impl Origin {
+    /// The command line of this process.
+    ///
+    /// # Errors
+    /// When the working directory is gone.
+    pub fn of_process() -> io::Result<Self> {
+        let command = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        let directory = std::env::current_dir()?;
+        Ok(Self { report: 1, tool: env!("CARGO_PKG_VERSION").to_owned(), command, directory })
+    }
+}
+
 /// Writes receipts as they come.
 #[derive(Debug)]
 pub struct ReportWriter {
@@ -51,15 +80,21 @@ pub struct ReportWriter {
 }
 
 impl ReportWriter {
-    /// Begins the report, and the directory that it goes to.
+    /// Begins the report of what `origin` does, and the directory that it goes to.
     ///
     /// # Errors
     /// [`ReportError::Create`].
-    pub fn create(path: &Path) -> Result<Self, ReportError> {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let file = parent.map_or(Ok(()), fs::create_dir_all).and_then(|()| File::create(path));
-        let file = file.map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
-        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), missing: 0, unflushed: 0, error: None })
+    pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
+        let begin = || {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            parent.map_or(Ok(()), fs::create_dir_all)?;
+            let mut file = BufWriter::new(File::create(path)?);
+            serde_json::to_writer(&mut file, origin)?;
+            file.write_all(b"\n")?;
+            Ok(file)
+        };
+        let file = begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
+        Ok(Self { path: path.to_owned(), file, missing: 0, unflushed: 0, error: None })
     }
 
     /// Adds a receipt.
@@ -110,6 +145,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
     let count = display_count;
     let how = match (outcome.stopped, outcome.failed_objects) {
+        (true, _) if outcome.gave_up.is_some() => "gave up",
         (true, _) => "stopped",
         (false, 0) => "done",
         (false, _) => "finished with failures",
@@ -149,6 +185,9 @@ pub fn summary(outcome: &Outcome) -> String {
     if outcome.losses.others() > 0 {
         let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
     }
+    if let Some(gave_up) = &outcome.gave_up {
+        let _ = writeln!(text, "gave up: {}", gave_up.reason);
+    }
     let requests = outcome.requests;
     let _ = writeln!(
         text,
@@ -164,6 +203,10 @@ pub fn summary(outcome: &Outcome) -> String {
 mod tests {
     use super::*;
     use crate::execute::receipt::Ending;
+
+    fn origin() -> Origin {
+        Origin { report: 1, tool: "0".into(), command: vec!["copy".into()], directory: "/".into() }
+    }
 
     fn receipt() -> Receipt {
         Receipt {
@@ -187,20 +230,20 @@ mod tests {
     fn receipts_are_lines_of_json() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/report.jsonl");
-        let mut writer = ReportWriter::create(&path).unwrap();
+        let mut writer = ReportWriter::create(&path, &origin()).unwrap();
         for _ in 0..1000 {
             writer.add(&receipt());
         }
         writer.finish().unwrap();
         let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text.lines().count(), 1000);
-        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(text.lines().count(), 1001, "the first line is the command");
+        let first: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
         assert_eq!((&first["status"], &first["destination"]), (&"stopped".into(), &"s3://b/k".into()));
     }
 
     #[test]
     fn a_full_disk_is_told_with_what_is_missing() {
-        let mut writer = ReportWriter::create(Path::new("/dev/full")).unwrap();
+        let mut writer = ReportWriter::create(Path::new("/dev/full"), &origin()).unwrap();
         for _ in 0..1000 {
             writer.add(&receipt());
         }
@@ -210,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_path_that_can_not_be_written_is_told_at_once() {
-        let error = ReportWriter::create(Path::new("/proc/report.jsonl")).unwrap_err();
+        let error = ReportWriter::create(Path::new("/proc/report.jsonl"), &origin()).unwrap_err();
         assert!(error.to_string().contains("choose another path"), "{error}");
     }
 }

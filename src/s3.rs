@@ -12,6 +12,7 @@ mod customer_key;
 mod describe;
 pub mod failure;
 mod headers;
+mod identity;
 mod verbs;
 
 use std::collections::BTreeMap;

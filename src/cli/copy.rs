@@ -1,6 +1,7 @@
 //! `copy`: a transfer from the command line instead of a manifest, through the same checks.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -10,11 +11,12 @@ use super::set::SetFlags;
 use super::{CliError, EndpointFlags, Exit, Output, plan};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    CustomerKeys, DEFAULT_ENDPOINT, Destination, Job, PartSize, Parts, Preserve, Selection, Source, Symlinks,
-    Transfer, When, check,
+    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, PartSize, Parts, Preserve, Selection,
+    Source, Symlinks, Transfer, When, check,
 };
 use crate::manifest::keys::KeyGlob;
-use crate::size::{ByteRate, ByteSize};
+use crate::report::Origin;
+use crate::size::{ByteRate, ByteSize, parse_duration};
 
 /// Copies once, without a manifest.
 #[derive(Debug, Args)]
@@ -79,6 +81,12 @@ pub(super) struct Copy {
     /// At most this many requests in flight.
     #[arg(long, value_name = "N")]
     in_flight: Option<u32>,
+    /// How long a server that throttles or does not answer is waited for; 15m when it is not given.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    patience: Option<Duration>,
+    /// End when more objects than this have failed: a number, or a percentage such as 5%.
+    #[arg(long, value_name = "N|N%")]
+    max_failures: Option<FailureLimit>,
     /// Write one receipt per object here, as JSON lines.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -102,11 +110,11 @@ impl Copy {
         if self.dry_run {
             plan::show(&job, &Place::ambient(), None, output).await
         } else {
-            run(&job, &Place::ambient(), output).await
+            run(&job, &Place::ambient(), &Origin::of_process()?, output).await
         }
     }
 
-    fn job(&self) -> Result<Job, CliError> {
+    pub(super) fn job(&self) -> Result<Job, CliError> {
         let one_object = matches!(self.sources.as_slice(), [source] if source.starts_with("s3://") && !source.ends_with('/') && !source.contains(['*', '?']));
         if self.version_id.is_some() && (!one_object || self.recursive) {
             let message =
@@ -159,6 +167,8 @@ impl Copy {
         job.limits.requests_per_second = self.requests_per_second;
         job.limits.bytes_per_second = self.bytes_per_second;
         job.limits.in_flight = self.in_flight;
+        job.limits.patience = self.patience;
+        job.limits.max_failures = self.max_failures;
         job.report.json.clone_from(&self.report);
         Ok(job)
     }

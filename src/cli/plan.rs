@@ -15,6 +15,7 @@ use crate::execute::describe;
 use crate::location::S3Uri;
 use crate::manifest::job::Job;
 use crate::plan::attributes::Reads;
+use crate::plan::cost;
 use crate::plan::decide::{Reason, Route};
 use crate::plan::totals::Totals;
 use crate::planner::{Planned, Sides, Step};
@@ -130,6 +131,13 @@ pub(super) async fn show(
             say(&line.to_string())?;
         } else {
             say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals)))?;
+            if totals.objects > 0 && sides.destination.client().url().is_none() {
+                let dollars = totals.dollars(transfer.to.storage_class.as_deref());
+                say(&format!(
+                    "  price     {} for the requests, at AWS's list prices",
+                    cost::display(dollars)
+                ))?;
+            }
         }
     }
     if let Some(mut file) = file {

@@ -161,6 +161,9 @@ impl Console {
         if throttled > 0 {
             let _ = write!(line, "  {} throttled", display_count(throttled));
         }
+        for (_, down_for, reason) in self.pacer.outages() {
+            let _ = write!(line, "  no answer for {}: {reason}", display_duration(down_for));
+        }
         if known && rate >= 1.0 && planned > bytes {
             let left = Duration::from_secs_f64(((planned - bytes) as f64 / rate).min(1e9));
             let _ = write!(line, "  {} left", display_duration(left));

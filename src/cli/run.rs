@@ -12,7 +12,7 @@ use super::progress::Console;
 use super::{CliError, Exit, JobFile, Output, plan, say};
 use crate::execute::{self, monitor::Monitor};
 use crate::manifest::job::Job;
-use crate::report::{ReportWriter, summary};
+use crate::report::{Origin, ReportWriter, summary};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -33,23 +33,37 @@ pub(super) struct RunJob {
 }
 
 impl RunJob {
-    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+    /// The job, as the manifest and the flags say.
+    pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
-        if let Some(path) = self.report {
-            job.report.json = Some(path);
+        if let Some(path) = &self.report {
+            job.report.json = Some(path.clone());
         }
+        Ok(job)
+    }
+
+    /// True when the job is run on an S3 in this process.
+    pub(super) fn is_sandboxed(&self) -> bool {
+        #[cfg(feature = "sandbox")]
+        return self.job.sandbox;
+        #[cfg(not(feature = "sandbox"))]
+        false
+    }
+
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let mut job = self.job()?;
         let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
-            run(&job, &place, output).await
+            run(&job, &place, &Origin::of_process()?, output).await
         }
     }
 }
 
 /// Runs the job to its end, or to the end that a signal asks for.
-pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit, CliError> {
-    let report = job.report.json.as_deref().map(ReportWriter::create).transpose()?;
+pub(super) async fn run(job: &Job, place: &Place, origin: &Origin, output: Output) -> Result<Exit, CliError> {
+    let report = job.report.json.as_deref().map(|path| ReportWriter::create(path, origin)).transpose()?;
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect(job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal();
@@ -72,10 +86,12 @@ pub(super) async fn run(job: &Job, place: &Place, output: Output) -> Result<Exit
     {
         say(&format!("report: {}", path.display()))?;
     }
-    Ok(match (outcome.stopped || outcome.stopped_objects > 0, outcome.failed_objects) {
-        (true, _) => Exit::Interrupted,
-        (false, 0) => Exit::Done,
-        (false, _) => Exit::Failures,
+    let interrupted = outcome.stopped || outcome.stopped_objects > 0;
+    Ok(match (&outcome.gave_up, interrupted, outcome.failed_objects) {
+        (Some(gave_up), ..) if !gave_up.may_pass_later => Exit::Failures,
+        (Some(_), ..) | (None, true, _) => Exit::Interrupted,
+        (None, false, 0) => Exit::Done,
+        (None, false, _) => Exit::Failures,
     })
 }
 

@@ -2,9 +2,10 @@
 //! no listing of objects shows them.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,8 @@ use crate::bucket::Bucket;
 use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Transfer};
 use crate::multipart::{self, MultipartUpload};
-use crate::s3::{CompleteSpec, OpenUpload};
+use crate::plan::cost;
+use crate::s3::{CompleteSpec, Failure, OpenUpload};
 use crate::size::{ByteSize, display_count, display_duration, parse_duration};
 
 /// Lists, inspects, aborts or completes open uploads.
@@ -41,7 +43,7 @@ enum Action {
         location: S3Uri,
         /// Only uploads begun longer ago than this, for instance 2d or 12h.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
-        older_than: Option<std::time::Duration>,
+        older_than: Option<Duration>,
     },
     /// List the parts that an upload has.
     Parts {
@@ -59,7 +61,7 @@ enum Action {
         upload_id: Option<String>,
         /// All uploads below LOCATION that were begun longer ago than this.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
-        older_than: Option<std::time::Duration>,
+        older_than: Option<Duration>,
         /// Show what would be aborted, and abort nothing.
         #[arg(long)]
         dry_run: bool,
@@ -121,40 +123,112 @@ async fn connect(location: &S3Uri, endpoint: &EndpointFlags) -> Result<Bucket, C
     Ok(connections.bucket(DEFAULT_ENDPOINT, &location.bucket).await?)
 }
 
-fn age(upload: &OpenUpload) -> Option<std::time::Duration> {
+fn age(upload: &OpenUpload) -> Option<Duration> {
     let since = Timestamp::now().duration_since(upload.initiated?);
     Some(since.try_into().unwrap_or_default())
 }
 
 /// An upload whose age is not known is never older than anything.
-fn is_older(upload: &OpenUpload, than: Option<std::time::Duration>) -> bool {
+fn is_older(upload: &OpenUpload, than: Option<Duration>) -> bool {
     than.is_none_or(|than| age(upload).is_some_and(|age| age > than))
+}
+
+/// Open uploads whose parts are asked for at the same time.
+const ASKED_AT_ONCE: usize = 16;
+
+/// An open upload, and what its parts hold. `None` when they can't be listed, for instance because it has just ended.
+struct Found {
+    upload: OpenUpload,
+    bytes: Option<u64>,
+}
+
+impl Found {
+    async fn of(bucket: &Bucket, upload: OpenUpload) -> Self {
+        let sum = async {
+            let key = upload.key.parse().ok()?;
+            let parts = MultipartUpload::open(bucket, &key, &upload.upload_id);
+            parts.parts().try_fold(0, async |sum, part| Ok(sum + part.size)).await.ok()
+        };
+        let bytes = sum.await;
+        Self { upload, bytes }
+    }
+
+    /// Dollars a month, where the list price of Amazon S3 applies.
+    fn month(&self, bucket: &Bucket) -> Option<f64> {
+        let bytes = self.bytes.filter(|_| bucket.client().url().is_none())?;
+        Some(cost::open_upload_month(bytes, self.upload.storage_class.as_deref()))
+    }
+
+    fn line(&self, bucket: &Bucket) -> String {
+        let Self { upload, bytes } = self;
+        let age = age(upload).map_or_else(|| "unknown age".to_owned(), display_duration);
+        let begun = upload.initiated.map(|time| time.to_string()).unwrap_or_default();
+        let size = bytes.map_or_else(|| "?".to_owned(), |bytes| ByteSize(bytes).to_string());
+        format!("{begun}  {age:>10}  {size:>10}  s3://{}/{}  {}", bucket.name(), upload.key, upload.upload_id)
+    }
+}
+
+/// What a list of uploads comes to.
+#[derive(Default)]
+struct Wasted {
+    uploads: u64,
+    bytes: u64,
+    month: Option<f64>,
+}
+
+impl Wasted {
+    fn add(&mut self, found: &Found, bucket: &Bucket) {
+        self.uploads += 1;
+        self.bytes += found.bytes.unwrap_or(0);
+        if let Some(month) = found.month(bucket) {
+            *self.month.get_or_insert(0.0) += month;
+        }
+    }
+
+    fn say(&self, what: &str) {
+        let price = self.month.map(|month| format!(", about {} a month", cost::display(month)));
+        let text = format!(
+            "{} {what}, {}{}",
+            display_count(self.uploads),
+            ByteSize(self.bytes),
+            price.unwrap_or_default()
+        );
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+}
+
+/// The uploads below a location that are older than an age, each with the size of its parts.
+fn found<'a>(
+    bucket: &'a Bucket,
+    location: &'a S3Uri,
+    older_than: Option<Duration>,
+) -> impl Stream<Item = Result<Found, Failure>> + 'a {
+    multipart::uploads(bucket, location.key.as_str())
+        .try_filter(move |upload| std::future::ready(is_older(upload, older_than)))
+        .map_ok(|upload| async { Ok(Found::of(bucket, upload).await) })
+        .try_buffered(ASKED_AT_ONCE)
 }
 
 async fn list(
     bucket: &Bucket,
     location: &S3Uri,
-    older_than: Option<std::time::Duration>,
+    older_than: Option<Duration>,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let prefix = location.key.as_str();
-    let uploads = multipart::uploads(bucket, prefix);
-    let mut uploads = std::pin::pin!(uploads);
-    let mut count = 0;
-    while let Some(upload) = uploads.try_next().await? {
-        if !is_older(&upload, older_than) {
-            continue;
-        }
-        count += 1;
+    let mut uploads = std::pin::pin!(found(bucket, location, older_than));
+    let mut wasted = Wasted::default();
+    while let Some(found) = uploads.try_next().await? {
+        wasted.add(&found, bucket);
         if output.json {
-            say(&serde_json::to_string(&upload).map_err(io::Error::from)?)?;
+            let mut line = serde_json::to_value(&found.upload).map_err(io::Error::from)?;
+            line["size"] = found.bytes.into();
+            line["dollars_a_month"] = found.month(bucket).into();
+            say(&line.to_string())?;
         } else {
-            let age = age(&upload).map_or_else(|| "unknown age".to_owned(), display_duration);
-            let begun = upload.initiated.map(|time| time.to_string()).unwrap_or_default();
-            say(&format!("{begun}  {age:>10}  s3://{}/{}  {}", bucket.name(), upload.key, upload.upload_id))?;
+            say(&found.line(bucket))?;
         }
     }
-    let _ = writeln!(io::stderr().lock(), "{} open uploads", display_count(count));
+    wasted.say("open uploads");
     Ok(Exit::Done)
 }
 
@@ -179,29 +253,38 @@ async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Outpu
 async fn abort_older(
     bucket: &Bucket,
     location: &S3Uri,
-    older_than: Option<std::time::Duration>,
+    older_than: Option<Duration>,
     dry_run: bool,
 ) -> Result<Exit, CliError> {
-    let found: Vec<OpenUpload> = multipart::uploads(bucket, location.key.as_str()).try_collect().await?;
+    let mut wasted = Wasted::default();
     let mut exit = Exit::Done;
-    for upload in found.iter().filter(|upload| is_older(upload, older_than)) {
-        let place = format!("s3://{}/{} {}", bucket.name(), upload.key, upload.upload_id);
-        if dry_run {
-            say(&format!("would abort {place}"))?;
+    // All are known before the first is aborted: markers of a list do not survive what they point to.
+    let uploads: Vec<Found> = found(bucket, location, older_than).try_collect().await?;
+    let ended = futures::stream::iter(uploads).map(|found| {
+        let bucket = bucket.clone();
+        async move {
+            let outcome = if dry_run { Ok(()) } else { abort(&bucket, &found.upload).await };
+            (found, outcome)
+        }
+    });
+    let mut ended = std::pin::pin!(ended.buffered(ASKED_AT_ONCE));
+    while let Some((found, outcome)) = ended.next().await {
+        let Err(error) = outcome else {
+            wasted.add(&found, bucket);
+            say(&format!("{} {}", if dry_run { "would abort" } else { "aborted" }, found.line(bucket)))?;
             continue;
-        }
-        let key = upload.key.parse().map_err(|error| CliError::Usage(format!("{place}: {error}")))?;
-        match MultipartUpload::open(bucket, &key, &upload.upload_id).cancel().await {
-            Ok(()) => {
-                say(&format!("aborted {place}"))?;
-            }
-            Err(failure) => {
-                let _ = writeln!(io::stderr().lock(), "failed: {failure}");
-                exit = Exit::Failures;
-            }
-        }
+        };
+        let _ = writeln!(io::stderr().lock(), "failed: {error}");
+        exit = Exit::Failures;
     }
+    wasted.say(if dry_run { "uploads to abort" } else { "uploads aborted" });
     Ok(exit)
+}
+
+async fn abort(bucket: &Bucket, upload: &OpenUpload) -> Result<(), String> {
+    let key = upload.key.parse().map_err(|error| format!("{}: {error}", upload.key))?;
+    let upload = MultipartUpload::open(bucket, &key, &upload.upload_id);
+    upload.cancel().await.map_err(|failure| failure.to_string())
 }
 
 async fn complete(

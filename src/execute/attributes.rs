@@ -409,6 +409,7 @@ impl<'w> Wanted<'w> {
                 if *failure.kind() == FailureKind::Denied
                     && self.full.tags == Tags::AsSource
                     && optional.contains(&Attribute::Tags)
+                    && !suspects(&failure, &[Attribute::Tags]).is_empty()
                 {
                     let source = Source { work: self.work, bucket, pin };
                     let answer = bucket.tags(&pin.key, source.version()).await;

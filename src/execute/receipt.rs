@@ -8,9 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::decide::Skip;
+use crate::plan::decide::{Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
-use crate::s3::{ChecksumAlgorithm, Failure};
+use crate::planner::Step;
+use crate::s3::{ChecksumAlgorithm, Failure, Head};
 
 /// On what it rests that the destination equals the source. From strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,6 +107,12 @@ pub struct ErrorRecord {
     pub request_id: Option<String>,
     /// What the user can do.
     pub remedy: String,
+    /// True when no other object will fare better now: the run ends with this one.
+    #[serde(skip)]
+    pub ends_run: bool,
+    /// True when the same run may succeed later without anything being mended.
+    #[serde(skip)]
+    pub may_pass_later: bool,
 }
 
 impl From<&Failure> for ErrorRecord {
@@ -118,6 +125,8 @@ impl From<&Failure> for ErrorRecord {
             message: details.message.clone(),
             request_id: details.request_id.clone(),
             remedy: details.kind.remedy(),
+            ends_run: failure.ends_run(),
+            may_pass_later: details.kind.may_pass_later(),
         }
     }
 }
@@ -163,6 +172,68 @@ impl Receipt {
     #[must_use]
     pub fn is_failure(&self) -> bool {
         matches!(self.ending, Ending::Failed { .. })
+    }
+}
+
+/// A receipt in the making.
+pub(super) struct Draft {
+    pub(super) size: u64,
+    pub(super) version: Option<String>,
+    pub(super) route: Option<&'static str>,
+    pub(super) parts: u32,
+    pub(super) attempts: u32,
+    pub(super) losses: Vec<Loss>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Draft {
+    pub(super) fn of(step: &Step) -> Self {
+        let route = Some(step.route.name());
+        let parts = step.route.parts();
+        Self { route, parts, ..Self::of_size(step.entry.size) }
+    }
+
+    pub(super) fn of_size(size: u64) -> Self {
+        Self {
+            size,
+            version: None,
+            route: None,
+            parts: 0,
+            attempts: 0,
+            losses: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The source is known exactly now.
+    pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
+        (self.size, self.version) = (head.size, version);
+        (self.route, self.parts) = (Some(route.name()), route.parts());
+    }
+
+    pub(super) fn receipt(
+        self,
+        transfer: String,
+        source: String,
+        destination: String,
+        took: Duration,
+        ending: Ending,
+    ) -> Receipt {
+        Receipt {
+            transfer,
+            source,
+            source_version: self.version,
+            destination,
+            size: self.size,
+            route: self.route,
+            parts: self.parts,
+            attempts: self.attempts,
+            seconds: seconds(took),
+            at: Timestamp::now(),
+            ending,
+            losses: self.losses,
+            notes: self.notes,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::diagnose::{Doubts, Finding};
 use super::file::{
@@ -16,8 +17,9 @@ use super::file::{
     SetSection, ToSection, TransferSection,
 };
 use super::job::{
-    AssumeRole, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, Job, KeySource, Limits,
-    Overrides, PartSize, Parts, Preserve, ReportPaths, Selection, Source, Transfer,
+    AssumeRole, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit,
+    FailureLimitError, Job, KeySource, Limits, Overrides, PartSize, Parts, Preserve, ReportPaths, Selection,
+    Source, Transfer,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -54,6 +56,8 @@ pub(super) fn build(file: ManifestFile, default_name: &str, doubts: &Doubts) -> 
         requests_per_second: limits.requests_per_second,
         bytes_per_second: reader.read::<ByteRate>("limits.bytes_per_second", limits.bytes_per_second),
         in_flight: limits.in_flight,
+        patience: reader.duration("limits.patience", limits.patience),
+        max_failures: reader.read::<FailureLimit>("limits.max_failures", limits.max_failures),
     };
     let report = ReportPaths { json: file.report.and_then(|report| report.json).map(PathBuf::from) };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
@@ -106,16 +110,20 @@ impl Reader<'_> {
         }
     }
 
-    fn assume_role(&mut self, endpoint: &str, section: AssumeRoleSection) -> AssumeRole {
-        let path = format!("endpoints.{endpoint}.assume_role.duration");
-        let duration = section.duration.and_then(|text| match parse_duration(&text) {
+    fn duration(&mut self, path: &str, text: Option<String>) -> Option<Duration> {
+        match parse_duration(&text?) {
             Ok(duration) => Some(duration),
             Err(error) => {
                 let (message, remedy) = error.explain();
-                self.refuse(&path, message, remedy);
+                self.refuse(path, message, remedy);
                 None
             }
-        });
+        }
+    }
+
+    fn assume_role(&mut self, endpoint: &str, section: AssumeRoleSection) -> AssumeRole {
+        let path = format!("endpoints.{endpoint}.assume_role.duration");
+        let duration = self.duration(&path, section.duration);
         AssumeRole {
             arn: section.arn.unwrap_or_default(),
             external_id: section.external_id,
@@ -162,6 +170,7 @@ impl Reader<'_> {
             select,
             keys,
             parts,
+            chosen: None,
             preserve,
             set,
             customer_keys,
@@ -390,6 +399,13 @@ impl Explain for SizeError {
                 (format!("`{text}` is not a duration"), "write for instance 30s, 15m or 2h".to_owned())
             }
         }
+    }
+}
+
+impl Explain for FailureLimitError {
+    fn explain(&self) -> (String, String) {
+        let message = format!("`{}` is neither a number of objects nor a percentage", self.0);
+        (message, "write for instance 100 or 5%".to_owned())
     }
 }
 

@@ -380,6 +380,12 @@ pub struct LimitsSection {
     /// Requests without an answer at any moment.
     #[schemars(range(min = 1, max = 4_294_967_295_u32), extend("examples" = [1024]))]
     pub in_flight: Option<u32>,
+    /// How long a server that throttles or does not answer is waited for before the run ends. Default: 15m.
+    #[schemars(extend("examples" = ["15m"]))]
+    pub patience: Option<String>,
+    /// End the run when more objects than this have failed: a number, or a percentage of those that ended. Default: never.
+    #[schemars(extend("examples" = ["5%"]))]
+    pub max_failures: Option<String>,
 }
 
 /// Files that a report is written to.

@@ -20,6 +20,8 @@ pub struct RetryPolicy {
     pub persistence: Duration,
     /// How long a request waits in all while the endpoint throttles it or can not be reached.
     pub patience: Duration,
+    /// The first pause between the probes of an endpoint that does not answer, and the longest.
+    pub probes: (Duration, Duration),
     /// The longest that a request without bytes may take.
     pub silence: Duration,
     /// The longest that publishing an upload may take: S3 "can take several minutes".
@@ -34,6 +36,7 @@ impl Default for RetryPolicy {
             attempts: 10,
             persistence: Duration::from_mins(3),
             patience: Duration::from_mins(15),
+            probes: (Duration::from_millis(500), Duration::from_secs(15)),
             silence: Duration::from_mins(1),
             complete: Duration::from_mins(10),
             slowest: 2 * MIB,
@@ -48,7 +51,9 @@ const SHARERS: u64 = 32;
 const fn delays(kind: &FailureKind) -> (Duration, Duration) {
     match kind {
         FailureKind::Throttled => (Duration::from_millis(100), Duration::from_secs(10)),
-        FailureKind::Unreachable => (Duration::from_millis(500), Duration::from_secs(15)),
+        FailureKind::Unreachable | FailureKind::NoCredentials => {
+            (Duration::from_millis(500), Duration::from_secs(15))
+        }
         _ => (Duration::from_millis(50), Duration::from_secs(20)),
     }
 }
@@ -73,6 +78,8 @@ impl RetryPolicy {
     pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let goes_on = match kind {
             FailureKind::Throttled | FailureKind::Unreachable => waited < self.patience,
+            // On first contact there is no persistence: credentials that were never there won't come.
+            FailureKind::NoCredentials => waited < self.persistence,
             kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),
         };
         if !goes_on {
@@ -94,6 +101,7 @@ mod tests {
         attempts: 5,
         persistence: Duration::from_secs(30),
         patience: Duration::from_mins(1),
+        probes: (Duration::from_millis(500), Duration::from_secs(15)),
         silence: Duration::from_mins(1),
         complete: Duration::from_mins(10),
         slowest: 2 * MIB,

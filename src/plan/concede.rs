@@ -57,6 +57,8 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
         }
         (FailureKind::Denied, _) if named(&["ObjectAcl"]) => (true, &[Attribute::Acl]),
         (FailureKind::Denied, _) if named(&["ObjectAnnotation"]) => (true, &[Attribute::Annotations]),
+        // Another action: the object itself may not be read or written.
+        (FailureKind::Denied, _) if named(&["s3:", "kms:"]) => (true, &[]),
         (FailureKind::Denied, _) => {
             (false, &[Attribute::Tags, Attribute::Lock, Attribute::Acl, Attribute::Annotations])
         }
@@ -170,6 +172,8 @@ mod tests {
         assert_eq!(denied("s3:PutObjectTagging"), [[Tags]]);
         assert_eq!(denied("s3:PutObjectLegalHold"), [[Lock]]);
         assert_eq!(denied("s3:PutObjectAcl"), [[Acl]]);
+        assert_eq!(denied("s3:PutObject"), Vec::<Vec<_>>::new());
+        assert_eq!(denied("kms:GenerateDataKey"), Vec::<Vec<_>>::new());
         let lock = failure(FailureKind::Invalid, "Bucket is missing Object Lock Configuration");
         assert_eq!(suspects(&lock, &all), [[Lock]]);
         assert_eq!(suspects(&failure(FailureKind::Invalid, "wrong"), &all), Vec::<Vec<_>>::new());

@@ -9,8 +9,9 @@ use std::ops::AddAssign;
 use serde::{Serialize, Serializer};
 
 use super::attributes::Reads;
+use super::cost;
 use super::decide::{Reason, Route};
-use crate::s3::{Capabilities, Operation};
+use crate::s3::{Capabilities, Class, Operation};
 
 /// Sums over planned objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -118,6 +119,17 @@ impl Totals {
     /// Counts requests.
     pub fn request(&mut self, operation: Operation, count: u64) {
         *self.requests.entry(operation).or_default() += count;
+    }
+
+    /// What the requests cost at AWS's list prices, in dollars, when the objects get this storage class. Reads are those of
+    /// STANDARD: the class of each source is not known here.
+    #[must_use]
+    pub fn dollars(&self, class: Option<&str>) -> f64 {
+        let cost = |(operation, count): (&Operation, &u64)| {
+            let class = class.filter(|_| operation.class() == Class::Write);
+            cost::requests(*operation, *count, class)
+        };
+        self.requests.iter().map(cost).sum()
     }
 
     /// All requests.

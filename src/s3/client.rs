@@ -18,6 +18,7 @@ use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfi
 use aws_smithy_http_client::{Builder, tls};
 use aws_types::service_config::ServiceConfigKey;
 
+use super::identity::Identities;
 use super::{Capabilities, CustomerKey};
 use crate::manifest::job::Endpoint;
 
@@ -75,6 +76,7 @@ struct Shared {
     region: String,
     region_was_given: bool,
     capabilities: Capabilities,
+    identities: Identities,
 }
 
 impl Client {
@@ -87,7 +89,9 @@ impl Client {
         let capabilities = Capabilities::of(&endpoint);
         let url = endpoint.url.clone().filter(|_| !endpoint.is_aws());
         let region_was_given = endpoint.region.is_some();
+        let identities = Identities::new();
         let mut config = aws_sdk_s3::config::Builder::from(&base)
+            .identity_cache(identities.clone())
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
@@ -107,7 +111,14 @@ impl Client {
         Self {
             sdk: aws_sdk_s3::Client::from_conf(config.build()),
             customer_key: None,
-            shared: Arc::new(Shared { endpoint: endpoint.name, url, region, region_was_given, capabilities }),
+            shared: Arc::new(Shared {
+                endpoint: endpoint.name,
+                url,
+                region,
+                region_was_given,
+                capabilities,
+                identities,
+            }),
         }
     }
 
@@ -139,6 +150,17 @@ impl Client {
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.shared.url.as_deref()
+    }
+
+    /// Which credentials requests are signed with now, for [`Client::forget_credentials`].
+    #[must_use]
+    pub fn credentials(&self) -> u64 {
+        self.shared.identities.generation()
+    }
+
+    /// Asks for credentials anew with the next request, unless that was done since `credentials`.
+    pub fn forget_credentials(&self, credentials: u64) {
+        self.shared.identities.forget(credentials);
     }
 
     /// The region that requests are signed for.

@@ -33,6 +33,8 @@ pub enum FailureKind {
     Denied,
     /// The credentials themselves are wrong, missing or expired.
     Credentials,
+    /// The credentials could not be fetched: nothing was found, or the token service did not answer.
+    NoCredentials,
     /// This machine's clock is off by more than 15 minutes.
     ClockSkew,
     /// The bucket lives in another region; the right one where the server named it.
@@ -76,6 +78,7 @@ impl FailureKind {
                 | Self::TimedOut
                 | Self::Unreadable
                 | Self::Unreachable
+                | Self::NoCredentials
                 | Self::Corrupted
         )
     }
@@ -86,10 +89,16 @@ impl FailureKind {
         matches!(self, Self::Transient | Self::TimedOut | Self::Unreadable)
     }
 
-    /// True for what no object of the job can escape: the whole run is refused rather than each object failed.
+    /// True when the server or the network is at fault, so that other requests will fail alike.
     #[must_use]
-    pub const fn concerns_whole_run(&self) -> bool {
-        matches!(self, Self::Credentials | Self::ClockSkew | Self::WrongRegion(_) | Self::NoSuchBucket)
+    pub const fn speaks_of_an_outage(&self) -> bool {
+        matches!(self, Self::Transient | Self::TimedOut | Self::Unreadable | Self::Unreachable)
+    }
+
+    /// True when waiting was in vain this time, but nothing has to be mended: the same run may succeed later.
+    #[must_use]
+    pub const fn may_pass_later(&self) -> bool {
+        matches!(self, Self::Unreachable | Self::NoCredentials)
     }
 
     /// One word for reports and metrics.
@@ -105,6 +114,7 @@ impl FailureKind {
             Self::Conflict => "conflict",
             Self::Denied => "denied",
             Self::Credentials => "credentials",
+            Self::NoCredentials => "no-credentials",
             Self::ClockSkew => "clock-skew",
             Self::WrongRegion(_) => "wrong-region",
             Self::NoSuchBucket => "no-such-bucket",
@@ -136,7 +146,7 @@ impl FailureKind {
                 "another writer is at work; run the job again when it is done".into()
             }
             Self::Denied => "grant the permission, or exclude the object (see `deploy/iam/`)".into(),
-            Self::Credentials => {
+            Self::Credentials | Self::NoCredentials => {
                 "check AWS_PROFILE, AWS_ACCESS_KEY_ID and the endpoint's `profile` or `assume_role`".into()
             }
             Self::ClockSkew => "set this machine's clock (for instance with NTP)".into(),
@@ -215,6 +225,22 @@ impl Failure {
         &self.0
     }
 
+    /// True when the server calls the credentials expired: new ones may do.
+    #[must_use]
+    pub fn is_about_expiry(&self) -> bool {
+        let expired = ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"];
+        self.0.kind == FailureKind::Credentials && expired.contains(&self.0.code.as_str())
+    }
+
+    /// True for what no other object of the job can escape either: the run ends instead of failing each of them alike.
+    ///
+    /// A signature that does not match is not among them: odd keys and proxies cause it for single objects.
+    #[must_use]
+    pub fn ends_run(&self) -> bool {
+        let is_about_us = self.is_about_expiry() || self.0.code == "InvalidAccessKeyId";
+        is_about_us || self.0.kind.may_pass_later() || *self.kind() == FailureKind::ClockSkew
+    }
+
     /// The same failure after `attempts` tries.
     #[must_use]
     pub fn after(mut self, attempts: u32) -> Self {
@@ -256,7 +282,7 @@ impl Failure {
             SdkError::DispatchFailure(failure) => {
                 let text = DisplayErrorContext(error).to_string();
                 if is_about_credentials(&text) {
-                    (FailureKind::Credentials, "no credentials".to_owned())
+                    (FailureKind::NoCredentials, "no credentials".to_owned())
                 } else if failure.is_timeout() || !connection_was_up(&text) {
                     (FailureKind::Unreachable, "no connection".to_owned())
                 } else {
@@ -267,7 +293,7 @@ impl Failure {
             SdkError::ConstructionFailure(_)
                 if is_about_credentials(&DisplayErrorContext(error).to_string()) =>
             {
-                (FailureKind::Credentials, "no credentials".to_owned())
+                (FailureKind::NoCredentials, "no credentials".to_owned())
             }
             _ => (FailureKind::Invalid, "request not sent".to_owned()),
         };
@@ -281,7 +307,7 @@ impl Failure {
                 "Bad Request; an object that a customer key encrypts (SSE-C) needs that `customer_key`"
                     .to_owned()
             }
-            (None, FailureKind::Credentials) => first_line(&innermost(error)),
+            (None, FailureKind::NoCredentials) => first_line(&innermost(error)),
             (None, _) => innermost(error),
         };
         Self(Box::new(Details {

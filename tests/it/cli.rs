@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::world::{DESTINATION, SOURCE, World};
 
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::cargo_bin("s3haul").unwrap();
     for (name, _) in
         std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3HAUL_"))
@@ -30,7 +30,7 @@ fn command() -> Command {
     command
 }
 
-fn at(world: &World) -> Command {
+pub(crate) fn at(world: &World) -> Command {
     let options = SandboxOptions::default();
     let mut command = command();
     command
@@ -41,7 +41,7 @@ fn at(world: &World) -> Command {
 }
 
 /// Runs it without blocking the sandbox, which is in this process.
-async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
     command.args(arguments);
     let Output { status, stdout, stderr } =
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -412,7 +412,7 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
         stdout.contains(&ids[0]) && stdout.contains("s3://destination/dir/b") && !stdout.contains("other"),
         "{stdout}"
     );
-    assert!(stderr.contains("2 open uploads"), "{stderr}");
+    assert!(stderr.contains("2 open uploads, 10B"), "the bytes that nobody sees: {stderr}");
     let (_, stdout, _) = run(at(&world), &["uploads", "parts", "s3://destination/dir/a", &ids[0]]).await;
     assert!(stdout.contains("5B"), "{stdout}");
     let (exit, stdout, _) =
@@ -422,8 +422,9 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
     let older = ["uploads", "abort", "s3://destination/", "--older-than", "1d"];
     run(at(&world), &older).await;
     assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 2, "none is a day old");
-    let (_, stdout, _) =
+    let (_, stdout, stderr) =
         run(at(&world), &["uploads", "abort", "s3://destination/", "--older-than", "0s", "--dry-run"]).await;
+    assert!(stderr.contains("2 uploads to abort, 10B"), "{stderr}");
     assert_eq!((stdout.lines().count(), world.sandbox.store().open_uploads(DESTINATION).len()), (2, 2));
     let (exit, _, stderr) =
         run(at(&world), &["uploads", "abort", "s3://destination/other", "mistyped"]).await;

@@ -17,6 +17,8 @@ mod library;
 mod limits;
 mod manifest;
 mod matrix;
+mod outage;
+mod retry;
 mod sandbox;
 mod stop;
 mod upload;

@@ -62,6 +62,7 @@ impl World {
         let retry = RetryPolicy {
             persistence: Duration::from_secs(1),
             patience: Duration::from_secs(20),
+            probes: (Duration::from_millis(5), Duration::from_millis(50)),
             silence: Duration::from_secs(3),
             complete: Duration::from_secs(3),
             ..RetryPolicy::default()

@@ -1,0 +1,122 @@
+//! `retry`: the failed objects of an earlier run once more, and nothing else.
+//!
+//! A report begins with the command that wrote it. That command is read again, manifest and all, so that what was mended in
+//! the meantime counts, and each of its transfers is narrowed down to the objects that failed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser};
+
+use super::place::Place;
+use super::run::run;
+use super::{Cli, CliError, Command, Exit, Output, plan, say};
+use crate::location::S3Uri;
+use crate::manifest::job::{Chosen, Job, Source, Transfer};
+use crate::report::read::{FailedObject, Report, read};
+
+/// Runs the failed objects of a report again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  s3haul run nightly.yaml --report nightly.jsonl
+  s3haul retry nightly.jsonl                        what failed; writes nightly.retry-1.jsonl
+  s3haul retry nightly.retry-1.jsonl                what failed even then")]
+pub(super) struct Retry {
+    /// A report that --report or `report.json` wrote.
+    #[arg(value_name = "REPORT")]
+    path: PathBuf,
+    /// Write the new report here; REPORT.retry-N.jsonl when it is not given.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Show what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Retry {
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let path = std::path::absolute(&self.path)?;
+        let report = self.report.map(std::path::absolute).transpose()?;
+        let Report { origin, failed } = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
+        if failed.is_empty() {
+            return say("no object of this report failed: nothing to do");
+        }
+        // Paths in the command and in its manifest are relative to where it was given.
+        std::env::set_current_dir(&origin.directory).map_err(|error| {
+            let directory = origin.directory.display();
+            CliError::Usage(format!("the run worked in {directory}, which can't be entered: {error}"))
+        })?;
+        let mut job = job(&origin.command)?;
+        narrow(&mut job, &failed)?;
+        job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
+        let place = Place::ambient();
+        if self.dry_run {
+            plan::show(&job, &place, None, output).await
+        } else {
+            // The new report is one of the same command, so that it can be retried in its turn.
+            run(&job, &place, &origin, output).await
+        }
+    }
+}
+
+/// The job that a command line stands for.
+fn job(command: &[String]) -> Result<Job, CliError> {
+    let words = std::iter::once("s3haul").chain(command.iter().map(String::as_str));
+    let unfit =
+        |why: String| CliError::Usage(format!("the report comes from `{}`: {why}", command.join(" ")));
+    let cli = Cli::try_parse_from(words).map_err(|error| unfit(error.to_string()))?;
+    match cli.command {
+        Command::Copy(copy) => copy.job(),
+        Command::Run(run) if run.is_sandboxed() => {
+            Err(unfit("the sandbox that it worked on is gone".to_owned()))
+        }
+        Command::Run(run) => run.job(),
+        _ => Err(unfit("that is neither a copy nor a run".to_owned())),
+    }
+}
+
+/// Leaves of each transfer what failed in it, and of the job those transfers in which something did.
+fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
+    let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
+    for object in failed {
+        by_transfer.entry(&object.transfer).or_default().push(object);
+    }
+    job.transfers.retain(|transfer| by_transfer.contains_key(transfer.name.as_str()));
+    for transfer in &mut job.transfers {
+        let objects = by_transfer.remove(transfer.name.as_str()).unwrap_or_default();
+        let chosen: Option<Vec<_>> = objects.iter().map(|object| chosen(transfer, object)).collect();
+        // What could not even be listed is done again as a whole.
+        transfer.chosen = chosen;
+    }
+    match by_transfer.keys().next() {
+        Some(gone) => Err(CliError::Usage(format!(
+            "the report is about a transfer `{gone}`, which the job has no more; run the job itself"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The object below the transfer's source; `None` when it is the source itself.
+fn chosen(transfer: &Transfer, object: &FailedObject) -> Option<Chosen> {
+    let key = match &transfer.from {
+        Source::Object { .. } | Source::Stdin => return None,
+        Source::Prefix { location, .. } => {
+            let failed: S3Uri = object.source.parse().ok()?;
+            (failed != *location && failed.bucket == location.bucket).then(|| failed.key.to_string())?
+        }
+        Source::Files { path, .. } => {
+            let below = Path::new(&object.source).strip_prefix(path.as_path()).ok()?;
+            (below != Path::new("")).then(|| below.to_str().map(str::to_owned)).flatten()?
+        }
+    };
+    Some(Chosen { key, version: object.version.clone() })
+}
+
+/// The first free name beside the report: nothing that was reported is overwritten.
+fn beside(report: &Path) -> PathBuf {
+    let stem = report.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = stem.rsplit_once(".retry-").map_or(stem.as_str(), |(stem, _)| stem);
+    let free = (1..).map(|number| report.with_file_name(format!("{stem}.retry-{number}.jsonl")));
+    free.into_iter().find(|path| !path.exists()).unwrap_or_else(|| report.with_extension("retry.jsonl"))
+}

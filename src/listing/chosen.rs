@@ -1,0 +1,53 @@
+//! Objects that are named one by one, instead of all below a prefix: each is asked for by HEAD.
+//!
+//! They come in the order of their keys, like every listing, and what is not there any more is a failure of that object.
+
+use futures::stream::{self, StreamExt};
+
+use super::{Entry, Found, Listing};
+use crate::bucket::Bucket;
+use crate::location::ObjectKey;
+use crate::manifest::job::Chosen;
+
+/// Keys that are asked for at once.
+const HEADS_AT_ONCE: usize = 64;
+
+/// The chosen objects; their keys are relative to `prefix`.
+#[must_use]
+pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen]) -> Listing {
+    let (pages, listing) = Listing::channel();
+    let (bucket, relative_at) = (bucket.clone(), prefix.as_str().len());
+    let mut chosen = chosen.to_vec();
+    chosen.sort();
+    chosen.dedup();
+    tokio::spawn(async move {
+        let found = stream::iter(chosen).map(|chosen| find(bucket.clone(), relative_at, chosen));
+        let mut found = std::pin::pin!(found.buffered(HEADS_AT_ONCE));
+        while let Some(found) = found.next().await {
+            // The reader is gone when the run stops.
+            if pages.send(vec![found]).await.is_err() {
+                return;
+            }
+        }
+    });
+    listing
+}
+
+async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
+    let place = format!("s3://{}/{}", bucket.name(), chosen.key);
+    let Ok(key) = ObjectKey::new(&chosen.key) else {
+        return Found::Ignored(place, "its key is longer than S3 allows");
+    };
+    match bucket.head(&key, chosen.version.as_deref()).await {
+        Ok(head) => Found::Entry(Entry {
+            relative_at,
+            key,
+            size: head.size,
+            etag: Some(head.etag),
+            version: chosen.version,
+            modified: head.modified,
+            storage_class: head.storage_class,
+        }),
+        Err(failure) => Found::Failed(place, failure),
+    }
+}

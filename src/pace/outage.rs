@@ -1,0 +1,358 @@
+//! When an endpoint does not answer: few requests ask whether it is back, all others wait.
+//!
+//! A request that fails is repeated with a growing pause, but two thousand of them repeating side by side are a storm,
+//! which an endpoint that is coming back needs least. So failures draw on a budget that good answers fill up again. When
+//! it is spent, the endpoint counts as down: one request at a time probes it, and the first good answer lets all
+//! others go. Throttling does not belong here, because a server that says "slow down" is up.
+//!
+//! [`Health`] decides and is pure; [`Outage`] is where requests wait.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// Failures in a row that the budget covers; a good answer gives [`REFILL`] back. One failure in five answers is borne
+/// for ever, which is far beyond any server's bad days and far below an outage.
+const BUDGET: f64 = 64.0;
+/// What a good answer gives back.
+const REFILL: f64 = 0.25;
+
+/// Whether an endpoint is up, as far as its answers tell.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// The first pause between probes, and the longest.
+    probes: (Duration, Duration),
+    budget: f64,
+    down: Option<Down>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    since: Duration,
+    probe_at: Duration,
+    probing: bool,
+    failed_probes: u32,
+}
+
+/// What a request may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Be sent.
+    Go,
+    /// Be sent, as the one that finds out whether the endpoint is back.
+    Probe,
+    /// Wait this long, or until the endpoint is back; it is down for the second duration.
+    Wait(Duration, Duration),
+}
+
+impl Health {
+    /// An endpoint that nothing is known about counts as up.
+    #[must_use]
+    pub const fn new(probes: (Duration, Duration)) -> Self {
+        Self { probes, budget: BUDGET, down: None }
+    }
+
+    /// How long the endpoint is down at `now`; `None` while it is up.
+    #[must_use]
+    pub fn down_for(&self, now: Duration) -> Option<Duration> {
+        self.down.map(|down| now.saturating_sub(down.since))
+    }
+
+    /// May a request be sent at `now`?
+    pub fn admit(&mut self, now: Duration) -> Admission {
+        let Some(down) = &mut self.down else { return Admission::Go };
+        if !down.probing && now >= down.probe_at {
+            down.probing = true;
+            return Admission::Probe;
+        }
+        // While a probe is under way, its answer ends the waiting; nobody knows when.
+        let wait = if down.probing { self.probes.1 } else { down.probe_at.saturating_sub(now) };
+        Admission::Wait(wait.max(Duration::from_millis(1)), now.saturating_sub(down.since))
+    }
+
+    /// Takes note of an answer of a server that is up. Returns true when that ends an outage.
+    pub fn good(&mut self) -> bool {
+        self.budget = (self.budget + REFILL).min(BUDGET);
+        self.down.take().is_some()
+    }
+
+    /// Takes note of a failure of the server or the network. `chance` is uniform in `0..1`. Returns true when that begins
+    /// an outage.
+    pub fn bad(&mut self, now: Duration, was_probe: bool, chance: f64) -> bool {
+        if let Some(down) = &mut self.down {
+            // What was under way when the outage began tells nothing new.
+            if was_probe {
+                down.probing = false;
+                down.failed_probes += 1;
+                down.probe_at = now + pause(self.probes, down.failed_probes, chance);
+            }
+            return false;
+        }
+        self.budget -= 1.0;
+        if self.budget > 0.0 {
+            return false;
+        }
+        // The first good answer after an outage is not yet a healthy server: it gets half of the trust.
+        self.budget = BUDGET / 2.0;
+        self.down = Some(Down {
+            since: now,
+            probe_at: now + pause(self.probes, 0, chance),
+            probing: false,
+            failed_probes: 0,
+        });
+        true
+    }
+
+    /// The probe was given up before it was answered; another request may take its place.
+    pub fn probe_lost(&mut self) {
+        if let Some(down) = &mut self.down {
+            down.probing = false;
+        }
+    }
+}
+
+/// Half of the pause is certain, half is chance.
+fn pause((first, longest): (Duration, Duration), failed_probes: u32, chance: f64) -> Duration {
+    let full = first.saturating_mul(1 << failed_probes.min(10)).min(longest);
+    full.mul_f64(f64::midpoint(1.0, chance.clamp(0.0, 1.0)))
+}
+
+/// One endpoint's health, and the requests that wait for it.
+#[derive(Debug)]
+pub struct Outage {
+    health: Mutex<Health>,
+    reason: Mutex<String>,
+    over: Notify,
+}
+
+/// The right to send one request; tells the outcome of a probe, also when it is dropped unanswered.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    outage: &'a Outage,
+    is_probe: bool,
+    /// How long the request waited for the endpoint to come back.
+    pub held: Duration,
+}
+
+/// The endpoint was down for longer than anyone wants to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlasted {
+    /// How long it has been down.
+    pub down_for: Duration,
+    /// What the last request before the outage failed with.
+    pub reason: String,
+}
+
+impl Outage {
+    /// An endpoint that counts as up; `probes` as in [`Health`].
+    #[must_use]
+    pub fn new(probes: (Duration, Duration)) -> Self {
+        let health = Mutex::new(Health::new(probes));
+        Self { health, reason: Mutex::default(), over: Notify::new() }
+    }
+
+    /// Waits until a request may be sent. `clock` is the time since the run began.
+    ///
+    /// # Errors
+    /// [`Outlasted`] when the endpoint has been down for `patience`.
+    pub async fn pass(
+        &self,
+        patience: Duration,
+        clock: impl Fn() -> Duration,
+    ) -> Result<Pass<'_>, Outlasted> {
+        let began = clock();
+        loop {
+            // Registered before the look, so that an end of the outage in between is not missed.
+            let over = self.over.notified();
+            let now = clock();
+            let admission = self.health().admit(now);
+            let (wait, down_for) = match admission {
+                Admission::Wait(wait, down_for) => (wait, down_for),
+                admission => {
+                    let is_probe = admission == Admission::Probe;
+                    return Ok(Pass { outage: self, is_probe, held: now.saturating_sub(began) });
+                }
+            };
+            if down_for >= patience {
+                return Err(Outlasted { down_for, reason: self.reason() });
+            }
+            tokio::select! {
+                () = over => {}
+                () = sleep(wait.min(patience.saturating_sub(down_for))) => {}
+            }
+        }
+    }
+
+    /// True while the endpoint is down.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.health().down.is_some()
+    }
+
+    /// How long the endpoint is down at `now`, and why.
+    #[must_use]
+    pub fn state(&self, now: Duration) -> Option<(Duration, String)> {
+        let down_for = self.health().down_for(now)?;
+        Some((down_for, self.reason()))
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reason(&self) -> String {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Pass<'_> {
+    /// The server answered, be it with a refusal.
+    pub fn answered(mut self) {
+        self.is_probe = false;
+        if self.outage.health().good() {
+            self.outage.over.notify_waiters();
+        }
+    }
+
+    /// The server or the network failed, for `reason`.
+    pub fn failed(mut self, now: Duration, reason: &str) {
+        let was_probe = std::mem::take(&mut self.is_probe);
+        let begins = self.outage.health().bad(now, was_probe, fastrand::f64());
+        if begins || was_probe {
+            reason.clone_into(&mut self.outage.reason.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        if begins {
+            tracing::warn!("the endpoint does not answer: waiting for it ({reason})");
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.is_probe {
+            self.outage.health().probe_lost();
+            self.outage.over.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const PROBES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+    fn down_at(now: Duration) -> Health {
+        let mut health = Health::new(PROBES);
+        while !health.bad(now, false, 1.0) {}
+        health
+    }
+
+    #[test]
+    fn a_server_that_answers_most_of_the_time_is_up() {
+        let mut health = Health::new(PROBES);
+        for round in 0..10_000 {
+            let now = SECOND * round;
+            assert!(!health.bad(now, false, 0.5), "an outage after {round} rounds");
+            for _ in 0..5 {
+                assert_eq!(health.admit(now), Admission::Go);
+                health.good();
+            }
+        }
+    }
+
+    #[test]
+    fn one_request_at_a_time_asks_whether_a_server_is_back() {
+        let mut health = down_at(SECOND);
+        assert!(matches!(health.admit(SECOND), Admission::Wait(..)), "not at once");
+        let later = SECOND * 2;
+        assert_eq!(health.admit(later), Admission::Probe);
+        assert!(matches!(health.admit(later), Admission::Wait(..)), "the others wait for its answer");
+        health.bad(later, true, 1.0);
+        assert!(matches!(health.admit(later), Admission::Wait(..)), "then there is a pause");
+        assert_eq!(health.admit(later + SECOND), Admission::Probe);
+        health.probe_lost();
+        assert_eq!(health.admit(later + SECOND), Admission::Probe, "a lost probe is replaced");
+        assert_eq!(health.down_for(later + SECOND), Some(SECOND * 2));
+        assert!(health.good(), "the outage ends");
+        assert_eq!(health.admit(later + SECOND), Admission::Go);
+    }
+
+    proptest! {
+        /// However long it lasts and whatever the chances: the endpoint sees a handful of requests.
+        #[test]
+        fn an_outage_is_not_a_storm(seconds in 1u32..900, chance in 0.0..1.0f64) {
+            let mut health = down_at(Duration::ZERO);
+            let mut probes = 0;
+            for tenth in 0..seconds * 10 {
+                let now = Duration::from_millis(100) * tenth;
+                // A crowd asks at every moment.
+                for _ in 0..20 {
+                    if health.admit(now) == Admission::Probe {
+                        probes += 1;
+                        health.bad(now, true, chance);
+                    }
+                }
+            }
+            prop_assert!(probes <= 6 + seconds / 7, "{probes} probes in {seconds} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_waits_and_goes_on_with_the_first_good_answer() {
+        let outage = Arc::new(Outage::new(PROBES));
+        let began = Instant::now();
+        let clock = move || began.elapsed();
+        for _ in 0..=64 {
+            outage.pass(SECOND, clock).await.unwrap().failed(clock(), "refused");
+        }
+        let patience = Duration::from_mins(15);
+        let crowd: Vec<_> = (0..1000)
+            .map(|_| {
+                let outage = Arc::clone(&outage);
+                tokio::spawn(async move {
+                    loop {
+                        let pass = outage.pass(patience, clock).await.unwrap();
+                        if began.elapsed() >= Duration::from_mins(1) {
+                            return pass.answered();
+                        }
+                        pass.failed(clock(), "refused");
+                    }
+                })
+            })
+            .collect();
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(outage.state(clock()).map(|(_, reason)| reason).as_deref(), Some("refused"));
+        for waiting in crowd {
+            waiting.await.unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(80), "{:?}", began.elapsed());
+        assert_eq!(outage.state(clock()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends() {
+        let outage = Outage::new(PROBES);
+        let began = Instant::now();
+        let clock = || began.elapsed();
+        for _ in 0..=64 {
+            outage.pass(SECOND, clock).await.unwrap().failed(clock(), "no route");
+        }
+        let outlasted = loop {
+            match outage.pass(Duration::from_mins(2), clock).await {
+                Ok(pass) => pass.failed(clock(), "still no route"),
+                Err(outlasted) => break outlasted,
+            }
+        };
+        assert_eq!(outlasted.reason, "still no route");
+        assert!(began.elapsed() < Duration::from_mins(3), "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,107 @@
+//! Credentials that last as long as the run.
+//!
+//! Every request asks for the identity to sign with; the SDK's lazy cache answers from memory until a set of credentials is
+//! about to expire. Two things are added for runs of days. A set that cannot be renewed in time (the token service is down,
+//! the metadata service does not answer) is used to its last second. And credentials that a server calls expired although
+//! their own date says otherwise, because they were revoked or this clock is wrong, can be forgotten once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use aws_sdk_s3::config::{
+    ConfigBag, IdentityCache, ResolveCachedIdentity, RuntimeComponents, SharedIdentityCache,
+};
+use aws_smithy_runtime_api::client::identity::{
+    Identity, IdentityCachePartition, IdentityFuture, SharedIdentityResolver,
+};
+
+/// Credentials are renewed this long before they expire, so that a failure to do so can be borne for a while.
+const RENEW_BEFORE: Duration = Duration::from_mins(1);
+
+/// The identity cache of a client.
+#[derive(Clone)]
+pub(super) struct Identities(Arc<Shared>);
+
+struct Shared {
+    cache: ArcSwap<SharedIdentityCache>,
+    /// Counts how often credentials were forgotten.
+    generation: AtomicU64,
+    /// The last good identity by provider: requests to directory buckets are signed by another one.
+    last: Mutex<HashMap<IdentityCachePartition, Identity>>,
+}
+
+impl Identities {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared {
+            cache: ArcSwap::from_pointee(lazy()),
+            generation: AtomicU64::new(0),
+            last: Mutex::default(),
+        }))
+    }
+
+    /// Which credentials requests are signed with now, for [`Identities::forget`].
+    pub(super) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// The next request asks the provider again. A thousand requests that were refused together ask once: only those
+    /// that were signed with the current `generation` count.
+    pub(super) fn forget(&self, generation: u64) {
+        let next = generation + 1;
+        if self.0.generation.compare_exchange(generation, next, Ordering::AcqRel, Ordering::Acquire).is_err()
+        {
+            return;
+        }
+        self.last().clear();
+        self.0.cache.store(Arc::new(lazy()));
+    }
+
+    fn last(&self) -> MutexGuard<'_, HashMap<IdentityCachePartition, Identity>> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lazy() -> SharedIdentityCache {
+    IdentityCache::lazy().buffer_time(RENEW_BEFORE).build()
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identities")
+    }
+}
+
+impl ResolveCachedIdentity for Identities {
+    fn resolve_cached_identity<'a>(
+        &'a self,
+        resolver: SharedIdentityResolver,
+        components: &'a RuntimeComponents,
+        config: &'a ConfigBag,
+    ) -> IdentityFuture<'a> {
+        IdentityFuture::new(async move {
+            let cache = self.0.cache.load_full();
+            let provider = resolver.cache_partition();
+            let error = match cache.resolve_cached_identity(resolver, components, config).await {
+                Ok(identity) => {
+                    if identity.expiration().is_some() {
+                        self.last().insert(provider, identity.clone());
+                    }
+                    return Ok(identity);
+                }
+                Err(error) => error,
+            };
+            let last = self.last().get(&provider).cloned();
+            match last.filter(|last| last.expiration() > Some(SystemTime::now())) {
+                Some(last) => {
+                    tracing::warn!("the credentials can't be renewed, the old ones go on for now: {error}");
+                    Ok(last)
+                }
+                None => Err(error),
+            }
+        })
+    }
+}

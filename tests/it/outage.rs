@@ -1,0 +1,265 @@
+//! What outlasts a run's patience, what does not, and when a run ends itself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use assert_cmd::Command;
+use s3haul::execute::receipt::Ending;
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, FailureLimit, Job, Limits};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::size::MIB;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
+
+/// A line to the sandbox that can be cut: then connections are refused, and those that are open break.
+struct Line {
+    at: SocketAddr,
+    to: SocketAddr,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Line {
+    async fn to(world: &World) -> Self {
+        let to = world.sandbox.url().trim_start_matches("http://").parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut line = Self { at, to, serving: None };
+        line.serve(listener);
+        line
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let to = self.to;
+        self.serving = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut from, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let mut onward = TcpStream::connect(to).await.unwrap();
+                    let _ = copy_bidirectional(&mut from, &mut onward).await;
+                });
+            }
+        }));
+    }
+
+    async fn cut(&mut self) {
+        let serving = self.serving.take().unwrap();
+        serving.abort();
+        let _ = serving.await;
+    }
+
+    async fn mend(&mut self) {
+        let listener = TcpListener::bind(self.at).await.unwrap();
+        self.serve(listener);
+    }
+
+    fn job(&self, world: &World) -> Job {
+        let mut job = world.job(copy_all());
+        job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = Some(format!("http://{}", self.at));
+        job
+    }
+}
+
+async fn world_with(objects: u32) -> World {
+    let world = World::new().await;
+    for number in 0..objects {
+        let key = format!("{number:05}");
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 100), &ObjectSpec::default());
+    }
+    let large = Content::pattern(1, 400 * MIB);
+    world.sandbox.store().put_object(SOURCE, "large", large, &ObjectSpec::default());
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_and_comes_back_costs_no_object() {
+    let world = world_with(600).await;
+    let mut line = Line::to(&world).await;
+    let job = line.job(&world);
+    // Slow enough to be cut in the middle.
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(100))));
+    let half_way = async {
+        while world.calls(Operation::CopyObject) < 200 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        line.cut().await;
+        sleep(Duration::from_secs(2)).await;
+        line.mend().await;
+    };
+    let (run, ()) = tokio::join!(world.try_run_job(&job), half_way);
+    let run = run.unwrap();
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (601, 0));
+    assert_eq!(run.outcome.gave_up, None);
+    world.assert_equal("large", "large");
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stays_away_ends_the_run_and_not_each_object() {
+    let world = world_with(600).await;
+    let mut line = Line::to(&world).await;
+    let mut job = line.job(&world);
+    job.limits.patience = Some(Duration::from_secs(2));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(100))));
+    let cut = async {
+        while world.calls(Operation::CopyObject) < 50 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        line.cut().await;
+    };
+    let (run, ()) = tokio::join!(world.try_run_job(&job), cut);
+    let outcome = run.unwrap().outcome;
+    let gave_up = outcome.gave_up.expect("nobody came back");
+    assert!(gave_up.may_pass_later && gave_up.reason.contains("has not answered for"), "{gave_up:?}");
+    let all = outcome.done_objects + outcome.failed_objects + outcome.stopped_objects;
+    assert_eq!(all, 601, "each object is accounted for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
+    let world = world_with(600).await;
+    let (faults, calls) = (world.sandbox.faults(), world.sandbox.calls());
+    let job = world.job(copy_all());
+    faults.add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(50))));
+    let outage = async {
+        while calls.count(Operation::CopyObject) < 100 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        faults.clear();
+        faults.add(Fault::on_any().then(Effect::Error(500, "InternalError")));
+        // Until what was under way has failed, and the budget is spent.
+        sleep(Duration::from_millis(700)).await;
+        calls.clear();
+        sleep(Duration::from_millis(500)).await;
+        let seen = (calls.total(), calls.max_in_flight());
+        faults.clear();
+        seen
+    };
+    let (run, (probes, at_once)) = tokio::join!(world.try_run_job(&job), outage);
+    let outcome = run.unwrap().outcome;
+    assert_eq!((outcome.done_objects, outcome.failed_objects), (601, 0));
+    assert!(probes > 0 && at_once == 1, "{probes} requests during the outage, {at_once} at once");
+}
+
+#[tokio::test]
+async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
+    let world = world_with(50).await;
+    let expired = || Fault::on(Operation::CopyObject).then(Effect::Error(400, "ExpiredToken"));
+    world.sandbox.faults().add(expired().nth(1));
+    let outcome = world.run(copy_all()).await.outcome;
+    assert_eq!((outcome.done_objects, outcome.failed_objects), (51, 0));
+    assert_eq!(outcome.requests.retried, 1);
+
+    let world = world_with(3000).await;
+    world.sandbox.faults().add(expired());
+    let outcome = world.run(copy_all()).await.outcome;
+    let gave_up = outcome.gave_up.clone().expect("all requests are refused");
+    assert!(!gave_up.may_pass_later, "{gave_up:?}");
+    assert_eq!(outcome.done_objects, 0);
+    assert!(outcome.failed_objects < 400, "most are not even tried: {outcome:?}");
+}
+
+#[tokio::test]
+async fn a_run_with_too_many_failures_ends() {
+    for (limit, denied, ends) in [("0", 1, true), ("5", 5, false), ("5", 6, true), ("50%", 40, false)] {
+        let world = world_with(400).await;
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(Operation::CopyObject).first(denied).then(Effect::Error(403, "AccessDenied")));
+        let mut job = world.job(copy_all());
+        let max_failures = Some(limit.parse::<FailureLimit>().unwrap());
+        job.limits = Limits { max_failures, in_flight: Some(4), ..Limits::default() };
+        let run = world.try_run_job(&job).await.unwrap();
+        assert_eq!(run.outcome.gave_up.is_some(), ends, "max_failures {limit}, {denied} denied");
+        if let Some(gave_up) = &run.outcome.gave_up {
+            assert!(gave_up.reason.contains("max_failures"), "{gave_up:?}");
+            assert!(run.outcome.stopped_objects > 300, "it did not end early: {:?}", run.outcome);
+        } else {
+            assert_eq!(run.outcome.failed_objects, denied);
+        }
+        let failed = run.receipts.iter().filter(|r| matches!(r.ending, Ending::Failed { .. })).count();
+        assert_eq!(failed as u64, run.outcome.failed_objects);
+    }
+}
+
+/// A container's credentials service: what it gives lasts `seconds`, and after `good` answers it gives no more.
+async fn credentials_service(seconds: u64, good: u64) -> (String, Arc<AtomicU64>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/credentials", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    let serving = tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = timeout(Duration::from_secs(1), connection.read(&mut [0; 4096])).await;
+            let options = SandboxOptions::default();
+            let expiration = jiff::Timestamp::now() + Duration::from_secs(seconds);
+            let body = format!(
+                r#"{{"AccessKeyId":"{}","SecretAccessKey":"{}","Token":"t","Expiration":"{expiration:.0}"}}"#,
+                options.access_key, options.secret_key
+            );
+            let answer = match count.fetch_add(1, Ordering::Relaxed) {
+                number if number < good => format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                ),
+                _ => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+            };
+            let _ = connection.write_all(answer.as_bytes()).await;
+            let _ = connection.shutdown().await;
+        }
+    });
+    (url, asked, serving)
+}
+
+/// Copies everything with the credentials of a container.
+async fn copy_with(url: String, world: &World) -> std::process::Output {
+    let mut command = Command::cargo_bin("s3haul").unwrap();
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .args(["copy", "s3://source/", "s3://destination/", "--in-flight", "20"])
+        .timeout(Duration::from_mins(1));
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_can_not_be_renewed_are_used_to_their_end() {
+    let world = world_with(20).await;
+    let (url, asked, _serving) = credentials_service(30, 1).await;
+    let output = copy_with(url, &world).await;
+    assert!(output.status.success(), "{output:?}");
+    assert!(asked.load(Ordering::Relaxed) > 1, "nobody tried to renew them");
+    assert!(world.sandbox.store().object(DESTINATION, "00019").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_a_server_calls_expired_are_fetched_again_once() {
+    let world = world_with(100).await;
+    for number in 0..15 {
+        let copy = Fault::on(Operation::CopyObject).key(format!("{number:05}"));
+        world.sandbox.faults().add(copy.nth(1).then(Effect::Error(400, "ExpiredToken")));
+    }
+    let (url, asked, _serving) = credentials_service(3600, 1000).await;
+    let output = copy_with(url, &world).await;
+    assert!(output.status.success(), "{output:?}");
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((2..15).contains(&asked), "15 requests were refused, the service was asked {asked} times");
+}

@@ -1,0 +1,117 @@
+//! The failed objects of a report, run again: those, and no others.
+
+use std::fs;
+
+use s3haul::execute::receipt::Ending;
+use s3haul::manifest::job::{Chosen, When};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use serde_json::Value;
+
+use crate::cli::{at, run};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
+
+fn put(world: &World, keys: &[&str]) {
+    for key in keys {
+        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+    }
+}
+
+fn denied(key: &str) -> Fault {
+    Fault::on(Operation::CopyObject).key(key).then(Effect::Error(403, "AccessDenied"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_runs_what_failed_with_the_command_that_failed() {
+    let world = World::new().await;
+    put(&world, &["a", "b", "c/ü +", "d"]);
+    world.sandbox.faults().add(denied("b"));
+    world.sandbox.faults().add(denied("c/"));
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("night.jsonl");
+    let report = report.to_str().unwrap();
+    let class = ["--storage-class", "STANDARD_IA"];
+    let copy = [&["copy", "s3://source/", "s3://destination/", "--report", report][..], &class].concat();
+    let (exit, ..) = run(at(&world), &copy).await;
+    assert_eq!(exit, 1);
+
+    // What was copied is gone again: a retry must not even look at it.
+    world.sandbox.store().delete_object(DESTINATION, "a");
+    world.sandbox.faults().clear();
+    world.sandbox.faults().add(denied("c/"));
+    world.sandbox.calls().clear();
+    let (exit, stdout, stderr) = run(at(&world), &["retry", report]).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    assert!(stdout.contains("1 objects copied") && stdout.contains("1 failed"), "{stdout}");
+    assert_eq!(world.calls(Operation::CopyObject), 2);
+    assert_eq!(world.calls(Operation::ListObjectsV2), 0, "no side is listed");
+    let copied = world.sandbox.store().object(DESTINATION, "b").unwrap();
+    assert_eq!(copied.attributes.class(), "STANDARD_IA", "the command's flags count");
+    assert!(world.sandbox.store().object(DESTINATION, "a").is_none());
+
+    world.sandbox.faults().clear();
+    let second = dir.path().join("night.retry-1.jsonl");
+    let (exit, stdout, _) = run(at(&world), &["retry", second.to_str().unwrap()]).await;
+    assert_eq!(exit, 0, "{stdout}");
+    assert!(world.sandbox.store().object(DESTINATION, "c/ü +").is_some());
+    let third = dir.path().join("night.retry-2.jsonl");
+    let text = fs::read_to_string(&third).unwrap();
+    let receipts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((receipts.len(), &receipts[1]["status"]), (2, &"done".into()), "{text}");
+    let (exit, stdout, _) = run(at(&world), &["retry", third.to_str().unwrap()]).await;
+    assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
+    let world = World::new().await;
+    put(&world, &["a", "b"]);
+    world.sandbox.faults().add(denied("b"));
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join("job.yaml");
+    let job = |name: &str| {
+        let text = "version: 1\ntransfers:\n  - name: NAME\n    from: {s3: s3://source/}\n    to: {s3: s3://destination/}\n";
+        fs::write(&manifest, text.replace("NAME", name)).unwrap();
+    };
+    job("nightly");
+    let report = dir.path().join("report.jsonl");
+    let (manifest, report) = (manifest.to_str().unwrap(), report.to_str().unwrap());
+    let (exit, ..) = run(at(&world), &["run", manifest, "--report", report]).await;
+    assert_eq!(exit, 1);
+    job("other");
+    let (exit, _, stderr) = run(at(&world), &["retry", report]).await;
+    assert!(exit == 2 && stderr.contains("a transfer `nightly`, which the job has no more"), "{stderr}");
+    let (exit, _, stderr) = run(at(&world), &["retry", manifest]).await;
+    assert!(exit == 2 && stderr.contains("is no report of s3haul"), "{stderr}");
+    job("nightly");
+    world.sandbox.faults().clear();
+    let (exit, stdout, _) = run(at(&world), &["retry", report, "--dry-run"]).await;
+    assert!(exit == 0 && stdout.contains("to copy   1 objects"), "{stdout}");
+    let (exit, ..) = run(at(&world), &["retry", report]).await;
+    assert_eq!(exit, 0);
+    assert!(world.sandbox.store().object(DESTINATION, "b").is_some());
+}
+
+#[tokio::test]
+async fn chosen_objects_are_those_that_take_part() {
+    let world = World::new().await;
+    put(&world, &["a", "b", "c"]);
+    let mut transfer = copy_all();
+    transfer.when = When::Always;
+    let chosen = |key: &str| Chosen { key: key.into(), version: None };
+    transfer.chosen = Some(vec![chosen("c"), chosen("gone"), chosen("a"), chosen("a")]);
+    let run = world.run(transfer).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 1));
+    assert_eq!(run.error(), "not-found");
+    let failed = run.receipts.iter().find(|receipt| matches!(receipt.ending, Ending::Failed { .. })).unwrap();
+    assert_eq!(failed.source, "s3://source/gone", "as a retry wants to read it");
+    assert!(world.sandbox.store().object(DESTINATION, "b").is_none());
+
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        fs::write(dir.path().join(name), name).unwrap();
+    }
+    let mut transfer = upload_all(dir.path());
+    transfer.chosen = Some(vec![chosen("two")]);
+    let outcome = world.run(transfer).await.outcome;
+    assert_eq!((outcome.done_objects, outcome.excluded_objects), (1, 1));
+}
