@@ -5,6 +5,7 @@
 //! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
 
 mod blob;
+mod describe;
 pub mod history;
 
 use std::future::Future;
@@ -21,8 +22,8 @@ use crate::pace::outage::Outlasted;
 use crate::pace::{Lane, Pacer, RetryPolicy, slots};
 use crate::s3::{
     Access, Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Class, Client, CompleteSpec,
-    Connect, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartHead,
-    PartsPage, SourcePin, Tag, UploadMarker, WriteCondition, Written,
+    Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone,
+    PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
 };
 use crate::size::display_duration;
 
@@ -132,6 +133,12 @@ impl Bucket {
     #[must_use]
     pub fn first_contact(&self) -> Self {
         Self { retry: FIRST_CONTACT, ..self.clone() }
+    }
+
+    /// The same bucket, for objects that this customer key (SSE-C) encrypts, or none.
+    #[must_use]
+    pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
+        Self { client: self.client.with_customer_key(key), ..self.clone() }
     }
 
     /// The same bucket, whose requests end with `halt` and not with the run.
@@ -280,10 +287,21 @@ impl Bucket {
             .await
     }
 
-    /// See [`Client::head_object`].
+    /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found too: S3 refuses
+    /// to describe those when a key is named.
     pub async fn head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Head, Failure> {
-        self.read(Operation::HeadObject, Some(key), || self.client.head_object(&self.name, key, version))
-            .await
+        let ask = async |client: &Client| {
+            let head = || client.head_object(&self.name, key, version);
+            self.read(Operation::HeadObject, Some(key), head).await
+        };
+        match ask(&self.client).await {
+            Err(failure)
+                if *failure.kind() == FailureKind::Invalid && self.client.customer_key().is_some() =>
+            {
+                ask(&self.client.with_customer_key(None)).await.map_err(|_| failure)
+            }
+            answer => answer,
+        }
     }
 
     /// See [`Client::head_part`].
@@ -335,15 +353,6 @@ impl Bucket {
             Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(()),
             Err(failure) => Err(failure),
         }
-    }
-
-    /// See [`Client::get_tags`]. Where there are no tags, nobody is asked.
-    pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
-        if !self.capabilities().tags {
-            return Ok(Vec::new());
-        }
-        self.read(Operation::GetObjectTagging, Some(key), || self.client.get_tags(&self.name, key, version))
-            .await
     }
 
     /// Copies `source` of `size` bytes to `key` in one request. Repeating it is harmless: the source is pinned.

@@ -15,6 +15,7 @@ mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
+mod set;
 mod status;
 mod uploads;
 mod verify;

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::location::BucketName;
-use crate::manifest::job::{Access, Endpoint, Job, Transfer};
+use crate::manifest::job::{Access, Endpoint, Job, KeySource, Transfer};
 use crate::pace::Pacer;
 use crate::s3::client::StaticCredentials;
-use crate::s3::{Client, Connect, Failure, FailureKind, Operation, Versioning};
+use crate::s3::{Client, Connect, CustomerKey, Failure, FailureKind, Operation, Versioning};
 
 /// The clients and buckets of a run.
 #[derive(Debug)]
@@ -58,22 +58,26 @@ impl Connections {
         &self.pacer
     }
 
-    /// Both sides of a transfer; no source for local files.
+    /// Both sides of a transfer, with the customer keys of their objects; no source for local files.
     ///
     /// # Errors
-    /// What makes one of the buckets unusable as a whole.
+    /// What makes one of the buckets unusable as a whole, and a customer key that is not there.
     pub async fn of_transfer(&mut self, transfer: &Transfer) -> Result<(Option<Bucket>, Bucket), Failure> {
         let source = match transfer.from.s3() {
             Some((endpoint, location)) => {
                 let (endpoint, bucket) = (endpoint.to_owned(), location.bucket.clone());
-                Some(self.bucket_on_terms(&endpoint, &bucket, &transfer.source_access).await?)
+                let key = customer_key(transfer.customer_keys.source.as_ref())?;
+                let access = &transfer.source_access;
+                Some(self.bucket_on_terms(&endpoint, &bucket, access).await?.with_customer_key(key))
             }
             None => None,
         };
         let (to, access) = (&transfer.to, &transfer.destination_access);
         let destination = self.bucket_on_terms(&to.endpoint, &to.location.bucket, access).await?;
         self.keeps_versions(transfer, source.as_ref(), &destination).await?;
-        Ok((source, destination.reading_from(transfer.source_access.clone())))
+        let key = customer_key(transfer.customer_keys.destination.as_ref())?;
+        let destination = destination.reading_from(transfer.source_access.clone()).with_customer_key(key);
+        Ok((source, destination))
     }
 
     /// The bucket, once it has answered.
@@ -162,4 +166,20 @@ async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failur
     }
     let message = format!("the bucket does not belong to the account {owner} (`expected_owner`)");
     Err(Failure::new(FailureKind::Denied, denied.details().operation, contact.name().to_string(), message))
+}
+
+/// Reads a customer key. What stands there is never told, only that it is no key.
+fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
+    let Some(from) = from else { return Ok(None) };
+    let refuse = |message: String| {
+        Failure::new(FailureKind::Local, Operation::ReadFile, format!("customer key: {from}"), message)
+    };
+    let bytes = match from {
+        KeySource::Env(name) => match std::env::var_os(name) {
+            Some(value) => value.into_encoded_bytes(),
+            None => return Err(refuse("the variable is not set".to_owned())),
+        },
+        KeySource::File(path) => std::fs::read(path).map_err(|error| refuse(error.to_string()))?,
+    };
+    CustomerKey::read(&bytes).map(Some).map_err(|error| refuse(error.to_string()))
 }

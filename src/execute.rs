@@ -9,9 +9,11 @@
 //! and every object that was not done says so.
 
 mod archive;
+mod attributes;
 mod condition;
 mod history;
 mod layout;
+mod listed;
 mod mismatch;
 pub mod monitor;
 mod object;
@@ -27,7 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -42,10 +43,11 @@ use crate::pace::{Slot, Slots};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
 use crate::planner::{Following, Planned, Sides, Step};
-use crate::s3::{Failure, FailureKind, Head, Operation};
+use crate::s3::{Failure, FailureKind, Operation};
+use attributes::{Refusals, Wanted};
 use monitor::{Event, Monitor};
 pub use outcome::{GaveUp, Outcome};
-use receipt::{Ending, ErrorRecord, Receipt, seconds};
+use receipt::{Draft, Ending, ErrorRecord, Receipt, seconds};
 
 /// Steps that the conductor looks ahead to find the largest.
 const WINDOW: usize = 4096;
@@ -91,6 +93,8 @@ struct Work {
     halt: CancellationToken,
     /// MiB of memory for parts of local files.
     memory: Arc<Semaphore>,
+    /// What buckets refused so far.
+    refusals: Arc<Refusals>,
     ids: AtomicU64,
 }
 
@@ -120,7 +124,7 @@ impl Work {
         };
         let left = format!("the upload {} is still open: {why}", upload.id());
         tracing::warn!(key = %upload.key(), "{left}");
-        draft.losses.push(left);
+        draft.notes.push(left);
     }
 
     /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
@@ -146,6 +150,14 @@ impl Work {
             (None, Source::Files { path, .. }) => upload::file(self, path, &step, &mut draft).await,
             (None, _) => upload::stdin(self, &step, &mut draft).await,
         };
+        let outcome = match outcome {
+            // What no header carries follows an upload too.
+            Ok(ending) if self.sides.source.is_none() => {
+                let wanted = Wanted::of_upload(self, &step.key);
+                wanted.finish(None, &step.key, &ending, &mut draft).await.map(|()| ending)
+            }
+            outcome => outcome,
+        };
         let ending = match outcome {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
@@ -164,55 +176,6 @@ impl Work {
         };
         let (source, destination) = self.location(&step);
         draft.receipt(self.sides.transfer.name.clone(), source, destination, began.elapsed(), ending)
-    }
-}
-
-/// A receipt in the making.
-struct Draft {
-    size: u64,
-    version: Option<String>,
-    route: Option<&'static str>,
-    parts: u32,
-    attempts: u32,
-    losses: Vec<String>,
-}
-
-impl Draft {
-    fn of(step: &Step) -> Self {
-        let route = Some(step.route.name());
-        let parts = step.route.parts();
-        let version = step.entry.version.clone();
-        Self { size: step.entry.size, version, route, parts, attempts: 0, losses: Vec::new() }
-    }
-
-    /// The source is known exactly now.
-    fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
-        (self.size, self.version) = (head.size, version);
-        (self.route, self.parts) = (Some(route.name()), route.parts());
-    }
-
-    fn receipt(
-        self,
-        transfer: String,
-        source: String,
-        destination: String,
-        took: Duration,
-        ending: Ending,
-    ) -> Receipt {
-        Receipt {
-            transfer,
-            source,
-            source_version: self.version,
-            destination,
-            size: self.size,
-            route: self.route,
-            parts: self.parts,
-            attempts: self.attempts,
-            seconds: seconds(took),
-            at: Timestamp::now(),
-            ending,
-            losses: self.losses,
-        }
     }
 }
 
@@ -247,6 +210,7 @@ pub async fn run(
         }
     });
     let mut outcome = Outcome::default();
+    let refusals = Arc::new(Refusals::default());
     for (index, transfer) in job.transfers.iter().enumerate() {
         if stop.is_cancelled() {
             break;
@@ -261,6 +225,7 @@ pub async fn run(
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
+            refusals: Arc::clone(&refusals),
             ids: AtomicU64::new((index as u64) << 48),
         };
         Conductor::new(Arc::new(work), job.limits.max_failures, &mut outcome).run().await;
@@ -435,8 +400,7 @@ impl<'a> Conductor<'a> {
                 self.work.monitor.observe(&Event::Ignored { place: &place, why });
             }
             Planned::Failed(place, failure) => {
-                let draft =
-                    Draft { size: 0, version: None, route: None, parts: 0, attempts: 0, losses: vec![] };
+                let draft = Draft::of_size(0);
                 let destination = self.work.sides.transfer.to.location.to_string();
                 self.end(draft, place, destination, Ending::Failed { error: (&failure).into() });
             }
@@ -457,14 +421,7 @@ impl<'a> Conductor<'a> {
                 let message = format!("a task of ours panicked: {error}");
                 let failure =
                     Failure::new(FailureKind::Bug, Operation::CopyObject, &*open.destination, message);
-                let draft = Draft {
-                    size: open.size,
-                    version: None,
-                    route: None,
-                    parts: 0,
-                    attempts: 0,
-                    losses: vec![],
-                };
+                let draft = Draft::of_size(open.size);
                 let ending = Ending::Failed { error: (&failure).into() };
                 if let Some(then) = open.then {
                     self.give_up(then, &ending);

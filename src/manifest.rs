@@ -12,6 +12,7 @@
 //! The manifest is checked strictly because it runs unattended: a field that is misspelt and ignored is a filter
 //! that does not filter.
 
+mod attributes;
 mod build;
 pub mod capabilities;
 mod check;
@@ -22,6 +23,7 @@ pub mod job;
 pub mod keys;
 mod node;
 mod overlap;
+mod preserve;
 pub mod schema;
 mod shape;
 

@@ -28,7 +28,8 @@
 //! let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?;
 //!
 //! // Parts go in any order and in parallel: one from another object, one from any reader.
-//! let source = SourcePin { bucket: "raw".parse()?, key: "take-1.mp4".parse()?, version: None, etag: raw.etag };
+//! let (from, name) = ("raw".parse()?, "take-1.mp4".parse()?);
+//! let source = SourcePin { bucket: from, key: name, version: None, etag: raw.etag, customer_key: None };
 //! let mib = 1 << 20;
 //! let (last, first) = tokio::try_join!(
 //!     upload.upload_part(2, &b"the end"[..]),
@@ -370,7 +371,7 @@ impl MultipartUpload {
             _ => true,
         };
         let ours = head.size == spec.size && is_ours_by_age && is_ours_by_content;
-        Ok(ours.then_some(Written { etag: head.etag, version: head.version, checksum: head.checksum }))
+        Ok(ours.then_some(head.written()))
     }
 
     /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so it is repeated until

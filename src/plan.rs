@@ -4,16 +4,19 @@
 //! route by size, [`detour`] goes round what a server does not do safely, [`condition`] says what the write demands of
 //! its key, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
 //! missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
-//! [`replay`] how a multipart `ETag` stays what it is, [`totals`] adds up what a run would send before anything is sent, and
-//! [`cost`] what that costs.
+//! [`concede`] what to do without when a server refuses some of it and [`loss`] how that is told, [`replay`] how a
+//! multipart `ETag` stays what it is, [`totals`] adds up what a run would send before anything is sent, and [`cost`] what
+//! that costs.
 
 pub mod archive;
 pub mod attributes;
+pub mod concede;
 pub mod condition;
 pub mod cost;
 pub mod decide;
 pub mod detour;
 pub mod history;
+pub mod loss;
 pub mod parts;
 pub mod remap;
 pub mod replay;

@@ -185,6 +185,13 @@ pub fn summary(outcome: &Outcome) -> String {
             outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
+    for (loss, objects) in outcome.losses.iter() {
+        let _ =
+            writeln!(text, "{} {} on {} objects: {}", loss.attribute, loss.lost, count(objects), loss.reason);
+    }
+    if outcome.losses.others() > 0 {
+        let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
+    }
     if let Some(gave_up) = &outcome.gave_up {
         let _ = writeln!(text, "gave up: {}", gave_up.reason);
     }
@@ -222,6 +229,7 @@ mod tests {
             at: jiff::Timestamp::UNIX_EPOCH,
             ending: Ending::Stopped,
             losses: vec![],
+            notes: vec![],
         }
     }
 

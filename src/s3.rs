@@ -10,7 +10,10 @@ mod blob;
 pub mod capabilities;
 pub mod client;
 mod convert;
+mod customer_key;
+mod describe;
 pub mod failure;
+mod headers;
 pub mod history;
 mod identity;
 mod read;
@@ -27,6 +30,7 @@ use crate::location::{BucketName, ObjectKey};
 pub use crate::manifest::job::{Access, Encryption};
 pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
+pub use customer_key::{CustomerKey, NoCustomerKey};
 pub use failure::{Failure, FailureKind};
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
 pub use read::Body;
@@ -40,6 +44,13 @@ pub enum Operation {
     HeadObject,
     GetObject,
     GetObjectTagging,
+    PutObjectTagging,
+    GetObjectAcl,
+    GetObjectRetention,
+    GetObjectLegalHold,
+    ListObjectAnnotations,
+    GetObjectAnnotation,
+    PutObjectAnnotation,
     CopyObject,
     PutObject,
     DeleteObject,
@@ -76,6 +87,11 @@ impl Operation {
             | Self::HeadObject
             | Self::GetObject
             | Self::GetObjectTagging
+            | Self::GetObjectAcl
+            | Self::GetObjectRetention
+            | Self::GetObjectLegalHold
+            | Self::ListObjectAnnotations
+            | Self::GetObjectAnnotation
             | Self::ListParts
             | Self::ListMultipartUploads
             | Self::ListObjectVersions
@@ -84,6 +100,8 @@ impl Operation {
             Self::CopyObject
             | Self::PutObject
             | Self::DeleteObject
+            | Self::PutObjectTagging
+            | Self::PutObjectAnnotation
             | Self::CreateMultipartUpload
             | Self::UploadPart
             | Self::UploadPartCopy
@@ -103,6 +121,13 @@ impl fmt::Display for Operation {
             Self::HeadObject => "HeadObject",
             Self::GetObject => "GetObject",
             Self::GetObjectTagging => "GetObjectTagging",
+            Self::PutObjectTagging => "PutObjectTagging",
+            Self::GetObjectAcl => "GetObjectAcl",
+            Self::GetObjectRetention => "GetObjectRetention",
+            Self::GetObjectLegalHold => "GetObjectLegalHold",
+            Self::ListObjectAnnotations => "ListObjectAnnotations",
+            Self::GetObjectAnnotation => "GetObjectAnnotation",
+            Self::PutObjectAnnotation => "PutObjectAnnotation",
             Self::CopyObject => "CopyObject",
             Self::PutObject => "PutObject",
             Self::DeleteObject => "DeleteObject",
@@ -204,6 +229,52 @@ pub struct Tag {
     pub value: String,
 }
 
+/// Until when a version may not be deleted, and how firmly that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `GOVERNANCE` or `COMPLIANCE`.
+    pub mode: String,
+    /// The end.
+    pub until: Timestamp,
+}
+
+/// Object Lock of one version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// None: not retained, or not visible to the caller.
+    pub retention: Option<Retention>,
+    /// Whether there is a legal hold; none: never set, or not visible to the caller.
+    pub legal_hold: Option<bool>,
+}
+
+/// One permission that an ACL gives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// What is permitted.
+    pub permission: Permission,
+    /// Whom, as a grant header names them: `id="…"` (an account's canonical id), `uri="…"` (a group).
+    pub grantee: String,
+}
+
+/// What an ACL can permit on an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is S3's own name")]
+pub enum Permission {
+    FullControl,
+    Read,
+    ReadAcp,
+    WriteAcp,
+}
+
+/// An annotation as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnotationEntry {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its text.
+    pub size: u64,
+}
+
 /// Everything about an object except its bytes. Built once per object and given to `CopyObject`, `PutObject` and
 /// `CreateMultipartUpload` alike, so that what is kept does not depend on the route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -220,10 +291,17 @@ pub struct Attributes {
     pub encryption: Option<Encryption>,
     /// The checksum that S3 shall compute and keep; none leaves the choice to the server.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    /// Retention and legal hold.
+    pub lock: Lock,
+    /// The ACL; none makes it private to the owner.
+    pub grants: Vec<Grant>,
+    /// Whether `CopyObject` carries the source's annotations along. Other requests write none.
+    pub annotations: bool,
 }
 
 /// What HEAD tells about an object.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about an object")]
 pub struct Head {
     /// Bytes.
     pub size: u64,
@@ -243,6 +321,16 @@ pub struct Head {
     pub tag_count: Option<u32>,
     /// The stored checksum, when one was asked for and the caller may see it.
     pub checksum: Option<Checksum>,
+    /// User metadata that the server has and can not show as headers.
+    pub missing_metadata: u32,
+    /// How S3 encrypts the object, where it tells and no customer key is in play.
+    pub encryption: Option<Encryption>,
+    /// True when a customer key (SSE-C) encrypts the object.
+    pub customer_key: bool,
+    /// Object Lock, as far as the caller may see it: S3 leaves out what it does not show.
+    pub lock: Lock,
+    /// True when the object has an event hold, which no request of ours sets.
+    pub event_hold: bool,
     /// True when the `ETag` can not be an MD5 because a KMS or customer key encrypts the object.
     pub kms: bool,
     /// Whether the bytes can be read: not in `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of `INTELLIGENT_TIERING`,
@@ -250,6 +338,15 @@ pub struct Head {
     pub archive: ArchiveState,
     /// `ARCHIVE_ACCESS` or `DEEP_ARCHIVE_ACCESS`, of `INTELLIGENT_TIERING`; only HEAD tells it.
     pub archive_tier: Option<String>,
+}
+
+impl Head {
+    /// What is there, as the answer to writing it would have told.
+    #[must_use]
+    pub fn written(self) -> Written {
+        let Self { etag, version, checksum, encryption, .. } = self;
+        Written { etag, version, checksum, encryption }
+    }
 }
 
 /// One version of a source object, named so that no other version can be read in its place.
@@ -263,6 +360,8 @@ pub struct SourcePin {
     pub version: Option<String>,
     /// Sent as `x-amz-copy-source-if-match` with every request that reads the source.
     pub etag: String,
+    /// The customer key (SSE-C) that it takes to read it.
+    pub customer_key: Option<CustomerKey>,
 }
 
 /// What S3 says about an object that it has just written.
@@ -274,6 +373,8 @@ pub struct Written {
     pub version: Option<String>,
     /// Computed by S3 over what it stored.
     pub checksum: Option<Checksum>,
+    /// How it is encrypted, where the answer tells and no customer key is in play.
+    pub encryption: Option<Encryption>,
 }
 
 /// What S3 says about one part.

@@ -16,6 +16,7 @@
 //! are `content` over `pattern`; sums are `checksum` over `crc`; `kind` refuses what a directory bucket or a look-alike
 //! does not have.
 
+mod annotations;
 mod bucket;
 mod checksum;
 mod condition;
@@ -55,7 +56,7 @@ pub use self::faults::{Effect, Fault, Faults, When};
 pub use self::model::{LatencyModel, Model, Ramp, RateModel};
 pub use self::multipart::UploadInfo;
 pub use self::object::{
-    Attributes, Encryption, LARGEST_PIECE, LAST_PART_NUMBER, Lock, ObjectInfo, ObjectSpec, PartInfo,
+    Attributes, Encryption, Grant, LARGEST_PIECE, LAST_PART_NUMBER, Lock, ObjectInfo, ObjectSpec, PartInfo,
     SMALLEST_PART, VersionInfo,
 };
 pub use self::operation::Operation;

@@ -91,7 +91,7 @@ impl Bucket {
     pub async fn append_marker(&self, key: &ObjectKey, tip: &Tip) -> Result<Answer<Written>, Failure> {
         self.append(Operation::DeleteObject, key, 0, tip, || async {
             let version = Some(self.client.put_delete_marker(&self.name, key).await?);
-            Ok(Written { etag: String::new(), version, checksum: None })
+            Ok(Written { version, ..Written::default() })
         })
         .await
     }
@@ -129,8 +129,8 @@ impl Bucket {
             }
             let newest = self.newest_version(key).await?;
             if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {
-                let value =
-                    Written { etag: made.etag.unwrap_or_default(), version: Some(made.id), checksum: None };
+                let (etag, version) = (made.etag.unwrap_or_default(), Some(made.id));
+                let value = Written { etag, version, ..Written::default() };
                 return Ok(Answer { value, attempts, maybe_twice: false });
             }
             tracing::debug!(%failure, "did not take effect, and will be sent again");

@@ -8,11 +8,12 @@ use clap::Args;
 use super::history::HistoryFlags;
 use super::place::Place;
 use super::run::run;
+use super::set::SetFlags;
 use super::{CliError, EndpointFlags, Exit, Output, plan, word};
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartSize, Parts, ProofPolicy,
-    Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
+    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartSize,
+    Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;
@@ -56,6 +57,13 @@ pub(super) struct Copy {
     /// Storage class at the destination; that of the source when it is not given.
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
+    /// What goes along with the bytes: everything, default or content-only, then policies such as tags=require,acl=try.
+    #[arg(long, value_name = "WHAT", default_value = "default")]
+    preserve: Preserve,
+
+    #[command(flatten)]
+    set: SetFlags,
+
     /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
@@ -140,7 +148,7 @@ impl Copy {
                 endpoint: DEFAULT_ENDPOINT.to_owned(),
                 location: Self::destination_of(&location, &from, several)?,
                 storage_class: self.storage_class.clone(),
-                encryption: None,
+                encryption: self.set.encryption()?,
             };
             let name = if several { format!("copy-{}", index + 1) } else { "copy".to_owned() };
             let mut transfer = Transfer::new(name, from, to);
@@ -153,6 +161,12 @@ impl Copy {
                 include: self.include.iter().cloned().chain(pattern).collect(),
                 exclude: self.exclude.clone(),
                 ..Selection::default()
+            };
+            transfer.preserve = self.preserve;
+            transfer.set = self.set.overrides();
+            transfer.customer_keys = CustomerKeys {
+                source: self.set.source_customer_key.clone(),
+                destination: self.set.customer_key.clone(),
             };
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),

@@ -14,7 +14,8 @@ use super::{CliError, Exit, JobFile, Output, say};
 use crate::bucket::history::Tip;
 use crate::execute::describe;
 use crate::location::S3Uri;
-use crate::manifest::job::{Archived, Job, Keep, Restore, Transfer};
+use crate::manifest::job::{Archived, Job, Restore, Transfer};
+use crate::plan::attributes::Reads;
 use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::totals::Totals;
@@ -118,9 +119,9 @@ pub(super) async fn show(
                                 exit = Exit::Failures;
                             }
                         } else {
-                            let tags = transfer.preserve.tags == Keep::Keep;
                             let capabilities = sides.destination.capabilities();
-                            totals.copy(step.entry.size, &step.route, step.reason, capabilities, tags);
+                            let reads = Reads::of(transfer, capabilities, &step.route);
+                            totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
                         }
                         let line = Line::of(&sides, &step);
                         if let Some(file) = &mut file {

@@ -203,8 +203,12 @@ impl Console {
             }
             Ending::Skipped { .. } | Ending::Stopped => {}
         }
+        // The summary counts them; a line for each of a million objects would hide everything else.
         for loss in &receipt.losses {
-            tracing::warn!(object = %receipt.destination, "{loss}");
+            tracing::info!(object = %receipt.destination, "{loss}");
+        }
+        for note in &receipt.notes {
+            tracing::warn!(object = %receipt.destination, "{note}");
         }
     }
 

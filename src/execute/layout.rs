@@ -108,8 +108,8 @@ async fn part_size(
 
 /// Puts on record that the `ETag` is not kept.
 pub(super) fn lose(draft: &mut Draft, why: &str) {
-    let loss = format!("ETag: {why}");
-    if !draft.losses.contains(&loss) {
-        draft.losses.push(loss);
+    let note = format!("ETag: {why}");
+    if !draft.notes.contains(&note) {
+        draft.notes.push(note);
     }
 }

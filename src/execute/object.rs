@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::archive::{self, Cold};
+use super::attributes::{Wanted, compare_encryption};
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
@@ -17,24 +18,21 @@ use super::receipt::{Ending, Proof};
 use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
 use crate::manifest::capabilities::ConditionalWrite;
-use crate::manifest::job::{Keep, Prove, Verify};
+use crate::manifest::job::{Prove, Verify};
 use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
-use crate::plan::attributes;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
-    Operation, SourcePin, Tags, WriteCondition, Written,
+    ArchiveState, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation,
+    SourcePin, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
-/// What is on record where the server's copies have no tags.
-const TAGS_LOST: &str = "tags: the server gives none to copies (`tag_headers`)";
 /// A single copy of more than this takes long enough to count as bulk.
 const BULK_FROM: u64 = 16 << 20;
 
@@ -66,14 +64,15 @@ pub(super) async fn copy(
     Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message)))
 }
 
-struct Copy<'a> {
-    work: &'a Work,
-    source: &'a Bucket,
-    step: &'a Step,
+/// One object on its way.
+pub(super) struct Copy<'a> {
+    pub(super) work: &'a Work,
+    pub(super) source: &'a Bucket,
+    pub(super) step: &'a Step,
     /// A guess of the source's part boundaries has failed.
     ask_each: bool,
     /// What stands at the destination's key, as far as we know: what the plan saw, then what a round of ours wrote.
-    seen: Seen,
+    pub(super) seen: Seen,
 }
 
 impl Copy<'_> {
@@ -82,7 +81,12 @@ impl Copy<'_> {
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        let head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
+        if let Some(etag) = self.needs_no_look()
+            && let Some(ending) = Box::pin(self.by_listing(etag, draft)).await?
+        {
+            return Ok(ending);
+        }
+        let mut head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
         if head.archive != ArchiveState::Readable {
             return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
@@ -91,6 +95,7 @@ impl Copy<'_> {
             key: step.entry.key.clone(),
             version: step.entry.version.clone().or_else(|| head.version.clone()),
             etag: head.etag.clone(),
+            customer_key: source.client().customer_key().filter(|_| head.customer_key).cloned(),
         };
         let place = (slot, self.ask_each);
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
@@ -100,12 +105,11 @@ impl Copy<'_> {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
-        self.note_lost_tags(&head, draft);
-        let attributes = attributes::of_copy(&head, &work.sides.transfer, destination.capabilities(), &route);
+        let mut wanted = Wanted::of_copy(work, source, &mut head, &pin, &route, draft).await?;
         let policy = work.sides.transfer.proof;
         let expected = Expected::of(&head, source.capabilities());
         if (policy.verify, policy.prove) == (Verify::RequireChecksum, Prove::Answers)
-            && !expected.is_comparable(attributes.checksum)
+            && !expected.is_comparable(wanted.attributes().checksum)
         {
             let why = match &head.checksum {
                 None => "the source has no checksum",
@@ -115,11 +119,11 @@ impl Copy<'_> {
             };
             return Err(work.unprovable(&step.key, why).into());
         }
-        match route {
+        let ending = match route {
             Route::MultipartCopy(layout) => {
-                self.multipart(slot, &head, &pin, attributes, layout, draft).await
+                self.multipart(slot, &head, &pin, &mut wanted, layout, draft).await
             }
-            Route::Copy => self.single(slot, &head, &pin, &attributes, draft).await,
+            Route::Copy => self.single(slot, &head, &pin, &mut wanted, draft).await,
             Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => {
                 let place = destination.place(&step.key);
                 Err(Failure::new(
@@ -130,19 +134,9 @@ impl Copy<'_> {
                 )
                 .into())
             }
-        }
-    }
-
-    /// Where copies make objects without tags, the source's are lost; that goes on record.
-    fn note_lost_tags(&self, head: &Head, draft: &mut Draft) {
-        let sides = &self.work.sides;
-        let kept = sides.transfer.preserve.tags == Keep::Keep;
-        let had = head.tag_count.is_some_and(|count| count > 0);
-        // A round that is begun again must not tell it twice.
-        let told = draft.losses.iter().any(|loss| loss == TAGS_LOST);
-        if kept && had && !sides.destination.capabilities().tag_headers && !told {
-            draft.losses.push(TAGS_LOST.to_owned());
-        }
+        }?;
+        wanted.finish(Some((source, &pin)), &step.key, &ending, draft).await?;
+        Ok(ending)
     }
 
     async fn single(
@@ -150,15 +144,12 @@ impl Copy<'_> {
         place: Slot,
         head: &Head,
         pin: &SourcePin,
-        attributes: &Attributes,
+        wanted: &mut Wanted<'_>,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
-        let (key, condition) = (&self.step.key, self.condition(ConditionalWrite::Copy));
-        let answer = match &self.step.turn {
-            Some(turn) => destination.append_copy(pin, head.size, key, attributes, &turn.tip).await,
-            None => destination.copy_object(pin, head.size, key, attributes, condition.clone()).await,
-        };
+        let (step, condition) = (self.step, self.condition(ConditionalWrite::Copy));
+        let answer = wanted.copy_object(self.source, pin, head.size, step, &condition, draft).await;
         let written = match answer {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
@@ -174,6 +165,7 @@ impl Copy<'_> {
             return Err(Trouble::SourceChanged);
         }
         drop(place);
+        compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
         let proof = self.prove(expected, head, pin, &written, &Made::default(), draft).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
@@ -204,7 +196,7 @@ impl Copy<'_> {
     }
 
     /// The key of a history is there from its second version on, whatever `when` says.
-    fn condition(&self, by: ConditionalWrite) -> WriteCondition {
+    pub(super) fn condition(&self, by: ConditionalWrite) -> WriteCondition {
         if self.step.turn.is_some() { WriteCondition::None } else { self.work.condition(&self.seen, by) }
     }
 
@@ -226,23 +218,12 @@ impl Copy<'_> {
         place: Slot,
         head: &Head,
         pin: &SourcePin,
-        mut attributes: Attributes,
+        wanted: &mut Wanted<'_>,
         layout: PartLayout,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
-        if attributes.tags == Tags::AsSource {
-            attributes.tags =
-                Tags::Exactly(match source.tags(&step.entry.key, pin.version.as_deref()).await {
-                    Ok(tags) => tags,
-                    Err(failure) if *failure.kind() == FailureKind::Denied => {
-                        draft.losses.push(format!("tags: {}", failure.details().message));
-                        Vec::new()
-                    }
-                    Err(failure) => return Err(failure.into()),
-                });
-        }
-        let upload = MultipartUpload::initiate(&work.sides.destination, &step.key, &attributes).await?;
+        let upload = wanted.initiate(source, pin, &step.key, draft).await?;
         drop(place);
         let id = work.next_id();
         work.monitor.observe(&Event::UploadBegan {
@@ -344,6 +325,7 @@ impl Copy<'_> {
         };
         self.seen = Seen::Object(written.etag.clone());
         drop(place);
+        compare_encryption(work, head, &written, draft);
         let proof = self.prove(expected, head, pin, &written, &made, draft).await?;
         tracing::debug!(key = %step.key, %proof, "published");
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
@@ -384,7 +366,7 @@ impl Copy<'_> {
     }
 
     /// What the published object rests on. An object that is not equal, or less proven than the job demands, fails.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         mut expected: Expected,
         head: &Head,
@@ -416,7 +398,7 @@ impl Copy<'_> {
                 Ok(compared) => verdict = compared,
                 // The copy is there and holds what was proven so far.
                 Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
-                    draft.losses.push("proof: the run was stopped before the bytes were read".to_owned());
+                    draft.notes.push("proof: the run was stopped before the bytes were read".to_owned());
                 }
                 Err(trouble) => return Err(trouble),
             }
@@ -462,6 +444,7 @@ impl Copy<'_> {
                 key: step.key.clone(),
                 version: written.version.clone(),
                 etag: written.etag.clone(),
+                customer_key: destination.client().customer_key().cloned(),
             };
             self.sum(destination, &copy, head.size, algorithm).await?
         };

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::receipt::{Ending, Proof, Receipt};
 use crate::pace::PaceCounts;
 use crate::plan::decide::Skip;
+use crate::plan::loss::LossCounts;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -37,8 +38,10 @@ pub struct Outcome {
     pub failed_objects: u64,
     /// Objects that a stop left undone, as far as they were known.
     pub stopped_objects: u64,
-    /// Objects of which something could not be kept.
+    /// Copied objects of which something could not be kept.
     pub objects_with_losses: u64,
+    /// What could not be kept, and of how many objects.
+    pub losses: LossCounts,
     /// True when the run was stopped before its end.
     pub stopped: bool,
     /// Why the run ended itself before its end.
@@ -68,10 +71,11 @@ impl Outcome {
     }
 
     pub(super) fn count(&mut self, receipt: &Receipt) {
-        self.objects_with_losses += u64::from(!receipt.losses.is_empty());
         match &receipt.ending {
             Ending::Done { proof: Proof::DeleteMarker, .. } => self.delete_markers += 1,
             Ending::Done { proof, .. } => {
+                self.objects_with_losses += u64::from(!receipt.losses.is_empty());
+                receipt.losses.iter().for_each(|loss| self.losses.add(loss));
                 self.done_objects += 1;
                 self.done_bytes += receipt.size;
                 self.parts += u64::from(receipt.parts);

@@ -215,7 +215,7 @@ mod tests {
     }
 
     fn written(etag: &str, checksum: Option<Checksum>) -> Written {
-        Written { etag: etag.into(), version: None, checksum }
+        Written { etag: etag.into(), checksum, ..Written::default() }
     }
 
     fn part(number: u32, bytes: &[u8], algorithm: ChecksumAlgorithm) -> PartDone {

@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::RestoreTier;
-use crate::plan::decide::Skip;
-use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure};
+use crate::plan::decide::{Route, Skip};
+pub use crate::plan::loss::{Loss, Lost};
+use crate::planner::Step;
+use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, Head};
 
 /// On what it rests that the destination equals the source. From strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -210,9 +212,12 @@ pub struct Receipt {
     /// How it ended.
     #[serde(flatten)]
     pub ending: Ending,
-    /// What could not be kept, in words.
+    /// What could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub losses: Vec<String>,
+    pub losses: Vec<Loss>,
+    /// What else is worth to know, in words: an upload that could not be aborted, for instance.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Receipt {
@@ -220,6 +225,68 @@ impl Receipt {
     #[must_use]
     pub fn is_failure(&self) -> bool {
         matches!(self.ending, Ending::Failed { .. })
+    }
+}
+
+/// A receipt in the making.
+pub(super) struct Draft {
+    pub(super) size: u64,
+    pub(super) version: Option<String>,
+    pub(super) route: Option<&'static str>,
+    pub(super) parts: u32,
+    pub(super) attempts: u32,
+    pub(super) losses: Vec<Loss>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Draft {
+    pub(super) fn of(step: &Step) -> Self {
+        let route = Some(step.route.name());
+        let parts = step.route.parts();
+        Self { route, parts, ..Self::of_size(step.entry.size) }
+    }
+
+    pub(super) fn of_size(size: u64) -> Self {
+        Self {
+            size,
+            version: None,
+            route: None,
+            parts: 0,
+            attempts: 0,
+            losses: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The source is known exactly now.
+    pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
+        (self.size, self.version) = (head.size, version);
+        (self.route, self.parts) = (Some(route.name()), route.parts());
+    }
+
+    pub(super) fn receipt(
+        self,
+        transfer: String,
+        source: String,
+        destination: String,
+        took: Duration,
+        ending: Ending,
+    ) -> Receipt {
+        Receipt {
+            transfer,
+            source,
+            source_version: self.version,
+            destination,
+            size: self.size,
+            route: self.route,
+            parts: self.parts,
+            attempts: self.attempts,
+            seconds: seconds(took),
+            at: Timestamp::now(),
+            ending,
+            losses: self.losses,
+            notes: self.notes,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::attributes::Wanted;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
@@ -31,7 +32,6 @@ use crate::manifest::capabilities::ConditionalWrite;
 use crate::manifest::job::{PartSize, Prove, Verify};
 use crate::multipart::MultipartUpload;
 use crate::pace::{Slot, slots::Want};
-use crate::plan::attributes;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
@@ -108,9 +108,8 @@ async fn file_round(
     let (file, stamp) = opened.await?;
     let route = work.sides.route(stamp.size, &step.entry.key, &step.key)?;
     (draft.size, draft.route, draft.parts) = (stamp.size, Some(route.name()), route.parts());
-    let destination = &work.sides.destination;
-    let attributes =
-        attributes::of_upload(step.key.file_name(), &work.sides.transfer, destination.capabilities());
+    let wanted = Wanted::of_upload(work, &step.key);
+    let attributes = wanted.attributes();
     let still = || {
         blocking(path, {
             let file = Arc::clone(&file);
@@ -119,7 +118,7 @@ async fn file_round(
     };
     if let Route::MultipartUpload(layout) = route {
         drop(slot);
-        let upload = Upload::begin(work, &step.key, &attributes, layout.size, layout.count).await?;
+        let upload = Upload::begin(work, &step.key, attributes, layout.size, layout.count).await?;
         let mut progress = Progress::default();
         let outcome = async {
             part::all(work, upload.id, layout, &mut progress, |part| {
@@ -149,7 +148,7 @@ async fn file_round(
         if still().await? != stamp {
             return Err(Trouble::SourceChanged);
         }
-        put(work, slot, &step.key, body, &attributes, draft, seen).await
+        put(work, slot, &step.key, body, attributes, draft, seen).await
     }
 }
 
@@ -190,7 +189,7 @@ async fn put(
             Some(Refused::Taken(skip)) => {
                 // By someone else, or by an earlier attempt of ours whose answer was lost.
                 let found = destination.head(key, None).await?;
-                let found = Written { etag: found.etag, version: found.version, checksum: found.checksum };
+                let found = found.written();
                 return Ok(match strong_proof(&body, sum.as_ref(), &found) {
                     Some(Ok(proof)) if failure.details().attempts > 1 => done(proof, found),
                     _ => Ending::Skipped { reason: skip },
@@ -412,6 +411,7 @@ async fn settle(
             key: key.clone(),
             version: written.version.clone(),
             etag: written.etag.clone(),
+            customer_key: destination.client().customer_key().cloned(),
         };
         let stored = read::sum(destination, &pin, size, sent.algorithm).await?;
         if let Err(what) = equal(&sent, &stored) {
@@ -497,7 +497,8 @@ async fn stream(
     mut reader: impl AsyncRead + Unpin,
 ) -> Result<Ending, Trouble> {
     let capabilities = work.sides.destination.capabilities();
-    let attributes = attributes::of_upload(step.key.file_name(), &work.sides.transfer, capabilities);
+    let wanted = Wanted::of_upload(work, &step.key);
+    let attributes = wanted.attributes();
     let part_size = |number: u32| {
         let limits = capabilities.parts;
         let bytes = match work.sides.transfer.parts.size {
@@ -512,9 +513,9 @@ async fn stream(
     if (first.len() as u64) < part_size(1) {
         let place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
-        return put(work, place, &step.key, first, &attributes, draft, &mut step.seen.clone()).await;
+        return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
     }
-    let upload = Upload::begin(work, &step.key, &attributes, 0, 0).await?;
+    let upload = Upload::begin(work, &step.key, attributes, 0, 0).await?;
     let mut progress = Progress::default();
     let outcome = async {
         let mut running = Running::default();

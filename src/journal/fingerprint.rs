@@ -11,7 +11,8 @@ use crc_fast::CrcAlgorithm;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::{
-    Destination, Encryption, Job, PartSize, Parts, Preserve, Selection, Source, Transfer,
+    Attribute, CustomerKeys, Destination, Encryption, Job, PartSize, Parts, Selection, SetValues, Source,
+    Transfer,
 };
 use crate::manifest::keys::KeyMap;
 
@@ -68,8 +69,26 @@ impl Fingerprint {
 
     // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
-        let Transfer { name, from, to, when, select, keys, parts, preserve, chosen, .. } = transfer;
-        // The terms of access are left out: they decide whether a request is allowed, not what it does.
+        let Transfer {
+            name,
+            from,
+            to,
+            when,
+            select,
+            keys,
+            parts,
+            preserve,
+            set,
+            versions,
+            archived,
+            restore,
+            proof,
+            chosen,
+            customer_keys,
+            // They decide whether a request is allowed, not what it does.
+            source_access: _,
+            destination_access: _,
+        } = transfer;
         let of = |field: &str| format!("{name}.{field}");
         self.set(of("from"), source(job, from));
         let Destination { endpoint, location, storage_class, encryption } = to;
@@ -100,9 +119,19 @@ impl Fingerprint {
             },
         );
         self.set(of("parts.threshold"), threshold.to_string());
-        let Preserve { metadata, tags, storage_class } = preserve;
-        for (field, keep) in [("metadata", metadata), ("tags", tags), ("storage_class", storage_class)] {
-            self.set(of(&format!("preserve.{field}")), format!("{keep:?}").to_lowercase());
+        for attribute in Attribute::ALL {
+            let policy = format!("{:?}", preserve.of(attribute)).to_lowercase();
+            self.set(of(&format!("preserve.{}", attribute.name())), policy);
+        }
+        if *set != SetValues::default() {
+            self.set(of("set"), format!("{set:?}"));
+        }
+        self.set(of("from.versions"), format!("{versions:?}").to_lowercase());
+        self.set(of("archived"), format!("{archived:?} {restore:?}").to_lowercase());
+        self.set(of("proof"), format!("{proof:?}").to_lowercase());
+        // Where the keys come from; what they are is nobody's business.
+        if *customer_keys != CustomerKeys::default() {
+            self.set(of("customer_keys"), format!("{customer_keys:?}"));
         }
     }
 
@@ -182,7 +211,7 @@ pub fn digest(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Keep, Limits, ReportPaths, When};
+    use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Limits, Policy, ReportPaths, When};
     use crate::size::{ByteSize, MIB};
 
     fn job() -> Job {
@@ -220,7 +249,7 @@ mod tests {
             "`events.parts.size` was auto and is 8MiB"
         );
         assert_eq!(
-            change(|transfer| transfer.preserve.tags = Keep::Skip),
+            change(|transfer| transfer.preserve.tags = Policy::Skip),
             "`events.preserve.tags` was keep and is skip"
         );
         assert_eq!(

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use super::diagnose::{Doubts, Finding};
 use super::file::{
-    AssumeRoleSection, DefaultsSection, EncryptionName, EncryptionSection, EndpointSection, FromSection,
-    KeysSection, ManifestFile, PartsSection, PreserveSection, RestoreSection, ToSection, TransferSection,
-    VersionsName,
+    AssumeRoleSection, CustomerKeySection, DefaultsSection, EncryptionName, EncryptionSection,
+    EndpointSection, FromSection, KeysSection, ManifestFile, PartsSection, PreserveFields, PreserveSection,
+    RestoreSection, SetSection, ToSection, TransferSection, VersionsName,
 };
 use super::job::{
-    Access, Archived, AssumeRole, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint, FailureLimit,
-    FailureLimitError, Job, LayoutChoice, Limits, PartSize, Parts, Preserve, ProofPolicy, ReportPaths,
-    Restore, Selection, Source, Transfer, Versions,
+    Access, Archived, AssumeRole, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint,
+    FailureLimit, FailureLimitError, Job, KeySource, LayoutChoice, Limits, PartSize, Parts, Preserve,
+    ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -163,6 +163,14 @@ impl Reader<'_> {
         }
         let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
         let versions = section.from.as_ref().map(|from| self.versions(&path, from)).unwrap_or_default();
+        let set = section.set.map(|set| self.overrides(&format!("{path}.set"), set)).unwrap_or_default();
+        let mut key_of = |side: &str, section: Option<CustomerKeySection>| {
+            section.and_then(|section| self.customer_key(&format!("{path}.{side}.customer_key"), section))
+        };
+        let customer_keys = CustomerKeys {
+            source: key_of("from", section.from.as_ref().and_then(|from| from.customer_key.clone())),
+            destination: key_of("to", section.to.as_ref().and_then(|to| to.customer_key.clone())),
+        };
         let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));
         let to = section.to.and_then(|to| self.destination(&format!("{path}.to"), to));
         if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
@@ -198,6 +206,8 @@ impl Reader<'_> {
             versions,
             archived,
             restore,
+            set,
+            customer_keys,
         })
     }
 
@@ -230,6 +240,7 @@ impl Reader<'_> {
                 only(self, "requester_pays", from.requester_pays.is_some(), "s3");
                 only(self, "versions", from.versions.is_some(), "s3");
                 only(self, "as_of", from.as_of.is_some(), "s3");
+                only(self, "customer_key", from.customer_key.is_some(), "s3");
                 let path = LocalPath(PathBuf::from(files));
                 Some(Source::Files { path, symlinks: from.symlinks.unwrap_or_default() })
             }
@@ -323,6 +334,44 @@ impl Reader<'_> {
         }
     }
 
+    fn customer_key(&mut self, path: &str, section: CustomerKeySection) -> Option<KeySource> {
+        match (section.env, section.file) {
+            (Some(name), None) => Some(KeySource::Env(name)),
+            (None, Some(file)) => Some(KeySource::File(file.into())),
+            (Some(_), Some(_)) => {
+                self.refuse(path, "`customer_key` has both `env` and `file`", "keep one of them");
+                None
+            }
+            (None, None) if self.doubts.about(path) => None,
+            (None, None) => {
+                let remedy = "add `env:` with the name of a variable, or `file:` with a path";
+                self.refuse(path, "`customer_key` does not say where the key is", remedy);
+                None
+            }
+        }
+    }
+
+    /// S3 keeps names of user metadata in lower case, so two that differ only in case are one.
+    fn overrides(&mut self, path: &str, section: SetSection) -> SetValues {
+        let mut metadata = BTreeMap::new();
+        for (name, value) in section.metadata.unwrap_or_default() {
+            if metadata.insert(name.to_ascii_lowercase(), value).is_some() {
+                let message =
+                    format!("`{name}` is there twice: names of metadata are the same in upper case");
+                self.refuse(&format!("{path}.metadata.{name}"), message, "keep one of them");
+            }
+        }
+        SetValues {
+            metadata,
+            tags: section.tags.unwrap_or_default(),
+            content_type: section.content_type,
+            content_encoding: section.content_encoding,
+            content_language: section.content_language,
+            content_disposition: section.content_disposition,
+            cache_control: section.cache_control,
+        }
+    }
+
     fn key_map(&mut self, transfer: &str, keys: KeysSection) -> KeyMap {
         KeyMap {
             strip_prefix: keys.strip_prefix,
@@ -364,15 +413,37 @@ fn access(expected_owner: Option<&String>, requester_pays: Option<bool>) -> Acce
     Access { expected_owner: expected_owner.cloned(), requester_pays: requester_pays.unwrap_or_default() }
 }
 
+/// A transfer's policies: its own fields over the defaults'. A preset of its own is a new beginning.
 fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
-    let choose = |get: fn(&PreserveSection) -> Option<super::job::Keep>| {
-        own.and_then(get).or_else(|| shared.and_then(get)).unwrap_or_default()
+    let over = |base: Preserve, section: Option<&PreserveSection>| match section {
+        None => base,
+        Some(PreserveSection::Preset(preset)) => (*preset).into(),
+        Some(PreserveSection::Each(fields)) => {
+            let PreserveFields {
+                preset,
+                metadata,
+                headers,
+                tags,
+                storage_class,
+                encryption,
+                lock,
+                acl,
+                annotations,
+            } = *fields;
+            let base = preset.map_or(base, Preserve::from);
+            Preserve {
+                metadata: metadata.unwrap_or(base.metadata),
+                headers: headers.unwrap_or(base.headers),
+                tags: tags.unwrap_or(base.tags),
+                storage_class: storage_class.unwrap_or(base.storage_class),
+                encryption: encryption.unwrap_or(base.encryption),
+                lock: lock.unwrap_or(base.lock),
+                acl: acl.unwrap_or(base.acl),
+                annotations: annotations.unwrap_or(base.annotations),
+            }
+        }
     };
-    Preserve {
-        metadata: choose(|preserve| preserve.metadata),
-        tags: choose(|preserve| preserve.tags),
-        storage_class: choose(|preserve| preserve.storage_class),
-    }
+    over(over(Preserve::default(), shared), own)
 }
 
 fn restore(own: Option<&RestoreSection>, shared: Option<&RestoreSection>) -> Restore {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::attributes;
 use super::diagnose::{Doubts, Finding};
 use super::job::{
     Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
@@ -179,6 +180,7 @@ impl<'j> Rules<'j> {
         self.parts(&format!("{path}.parts"), transfer);
         self.versions(path, transfer);
         self.keys(&format!("{path}.keys"), transfer);
+        self.findings.extend(attributes::check(path, transfer));
     }
 
     fn known(&mut self, path: &str, name: &str) -> Option<&'j Endpoint> {

@@ -50,7 +50,8 @@ pub(super) fn substitute(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (St
     (out, mistakes)
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether an environment variable may be called so.
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

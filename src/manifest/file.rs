@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::capabilities::Overrides;
 use super::job::{
-    Archived, Keep, LayoutChoice, OnMismatch, Prove, Provider, RestoreTier, Symlinks, Verify, When,
+    Archived, LayoutChoice, OnMismatch, Policy, Preset, Prove, Provider, RestoreTier, Symlinks, Verify, When,
 };
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
@@ -169,6 +169,9 @@ pub struct TransferSection {
     /// What becomes of a copy that was published and is not equal to its source.
     #[schemars(extend("default" = "keep"))]
     pub on_mismatch: Option<OnMismatch>,
+    /// What the new objects get whatever the source has.
+    #[schemars(extend("examples" = [{"cache_control": "max-age=3600"}]))]
+    pub set: Option<SetSection>,
 }
 
 /// What is read: exactly one of `s3` and `files`. The conditions below choose among the objects below a prefix or
@@ -199,6 +202,9 @@ pub struct FromSection {
     /// versions since.
     #[schemars(extend("examples" = ["2026-01-01T00:00:00Z"]))]
     pub as_of: Option<String>,
+    /// The customer key (SSE-C) that the objects were encrypted with.
+    #[schemars(extend("examples" = [{"env": "LAKE_KEY"}]))]
+    pub customer_key: Option<CustomerKeySection>,
     /// A local file, or a directory with everything below it. Relative to the working directory.
     #[schemars(extend("examples" = ["./exports"]))]
     pub files: Option<String>,
@@ -252,6 +258,9 @@ pub struct ToSection {
     /// How S3 encrypts the new objects. Default: as the bucket says.
     #[schemars(extend("examples" = ["s3"]))]
     pub encryption: Option<EncryptionSection>,
+    /// The customer key (SSE-C) to encrypt the new objects with, instead of `encryption`.
+    #[schemars(extend("examples" = [{"file": "/run/secrets/lake-key"}]))]
+    pub customer_key: Option<CustomerKeySection>,
 }
 
 // Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is loaded.
@@ -327,20 +336,92 @@ pub struct PartsSection {
     pub layout: Option<LayoutChoice>,
 }
 
-/// What of a source object goes along with its bytes.
+// Untagged is safe here as it is for `encryption`: a YAML mapping or a YAML scalar.
+/// What of a source object goes along with its bytes: a preset, or a policy for each attribute.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum PreserveSection {
+    /// A preset alone.
+    Preset(Preset),
+    /// A policy for each attribute.
+    Each(PreserveFields),
+}
+
+/// A policy for each attribute. `require` fails an object that can't have it, `try` records the loss, `skip` leaves it
+/// behind, `replace` leaves it behind in favour of `set:` or `to:`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "preserve")]
-pub struct PreserveSection {
-    /// User metadata and the content headers.
-    #[schemars(extend("default" = "keep"))]
-    pub metadata: Option<Keep>,
+pub struct PreserveFields {
+    /// Where the attributes begin that are not named here.
+    #[schemars(extend("default" = "default"))]
+    pub preset: Option<Preset>,
+    /// User metadata.
+    #[schemars(extend("default" = "require"))]
+    pub metadata: Option<Policy>,
+    /// Content-Type, -Encoding, -Language, -Disposition, Cache-Control, Expires and the website redirect.
+    #[schemars(extend("default" = "require"))]
+    pub headers: Option<Policy>,
     /// Object tags.
-    #[schemars(extend("default" = "keep"))]
-    pub tags: Option<Keep>,
+    #[schemars(extend("default" = "try"))]
+    pub tags: Option<Policy>,
     /// The storage class.
-    #[schemars(extend("default" = "keep"))]
-    pub storage_class: Option<Keep>,
+    #[schemars(extend("default" = "try"))]
+    pub storage_class: Option<Policy>,
+    /// How S3 encrypts the object. `try` takes what the destination's bucket does and records it when that is weaker;
+    /// `require` asks for the source's type and key.
+    #[schemars(extend("default" = "try"))]
+    pub encryption: Option<Policy>,
+    /// Object Lock: retention and legal hold.
+    #[schemars(extend("default" = "try"))]
+    pub lock: Option<Policy>,
+    /// Grants to others than the owner. Costs a request per object.
+    #[schemars(extend("default" = "skip"))]
+    pub acl: Option<Policy>,
+    /// Annotations. Costs a request per large object, and per annotation.
+    #[schemars(extend("default" = "skip"))]
+    pub annotations: Option<Policy>,
+}
+
+/// What the new objects get whatever the source has. Also for local files.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "set")]
+pub struct SetSection {
+    /// User metadata, merged over what is kept; at most 2 KB in all.
+    #[schemars(extend("examples" = [{"team": "lake"}]))]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Tags, merged over what is kept; at most 10.
+    #[schemars(extend("examples" = [{"stage": "replica"}]))]
+    pub tags: Option<BTreeMap<String, String>>,
+    /// The header of that name.
+    #[schemars(extend("examples" = ["application/parquet"]))]
+    pub content_type: Option<String>,
+    /// The header of that name.
+    #[schemars(extend("examples" = ["gzip"]))]
+    pub content_encoding: Option<String>,
+    /// The header of that name.
+    #[schemars(extend("examples" = ["en"]))]
+    pub content_language: Option<String>,
+    /// The header of that name.
+    #[schemars(extend("examples" = ["attachment"]))]
+    pub content_disposition: Option<String>,
+    /// The header of that name.
+    #[schemars(extend("examples" = ["max-age=3600"]))]
+    pub cache_control: Option<String>,
+}
+
+/// Where a customer key (SSE-C) is read from when the run starts: exactly one of `env` and `file`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "customer key")]
+pub struct CustomerKeySection {
+    /// The environment variable that holds the key: 32 bytes in base64.
+    #[schemars(extend("examples" = ["LAKE_KEY"]))]
+    pub env: Option<String>,
+    /// The file that holds the key: 32 bytes, raw or in base64.
+    #[schemars(extend("examples" = ["/run/secrets/lake-key"]))]
+    pub file: Option<String>,
 }
 
 /// Which versions of an object are copied.

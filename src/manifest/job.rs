@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::capabilities::Overrides;
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
+pub use super::preserve::{
+    Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
+};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::{ByteRate, ByteSize, GIB, MIB};
 
@@ -174,6 +177,10 @@ pub struct Transfer {
     pub restore: Restore,
     /// How strongly copies must be proven equal.
     pub proof: ProofPolicy,
+    /// What the new objects get besides, or in place of it.
+    pub set: SetValues,
+    /// Keys of the customer's own (SSE-C), by side.
+    pub customer_keys: CustomerKeys,
     /// These objects instead of all that the source has; for running the failed ones of a report again.
     pub chosen: Option<Vec<Chosen>>,
 }
@@ -451,28 +458,6 @@ impl Default for Parts {
     }
 }
 
-/// What of a source object goes along with its bytes. Means nothing for local files, which have none of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Preserve {
-    /// User metadata and the content headers.
-    pub metadata: Keep,
-    /// Object tags.
-    pub tags: Keep,
-    /// The storage class; skipped, objects get the destination's default.
-    pub storage_class: Keep,
-}
-
-/// Whether an attribute goes along.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Keep {
-    /// It comes out at the destination as it is at the source.
-    #[default]
-    Keep,
-    /// It is left behind.
-    Skip,
-}
-
 /// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -633,6 +618,8 @@ impl Transfer {
             archived: Archived::default(),
             restore: Restore::default(),
             proof: ProofPolicy::default(),
+            set: SetValues::default(),
+            customer_keys: CustomerKeys::default(),
             chosen: None,
         }
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use serde_yaml::{Mapping, Value as Yaml};
 
 use super::diagnose::Issue;
+use super::env::is_name;
 use super::node::{Entry, Kind, Node};
 
 /// What is left of the tree.
@@ -74,6 +75,7 @@ impl<'s> Shape<'s> {
         if matches!(node.kind, Kind::Refused) {
             return None;
         }
+        self.hide_customer_key(node);
         if node.is_null() {
             let message = format!("{} has no value", self.subject());
             self.refuse(at, message, "give it one, or remove the line");
@@ -97,6 +99,19 @@ impl<'s> Shape<'s> {
                 self.wrong_kind(node, schema, field, at);
                 None
             }
+        }
+    }
+
+    /// Who does not know that only the place of a customer key stands here may have written the key itself.
+    fn hide_customer_key(&mut self, node: &Node) {
+        let Kind::Scalar { text, .. } = &node.kind else { return };
+        let is_key = match self.last() {
+            "customer_key" => true,
+            "env" => self.path.ends_with("customer_key.env") && !is_name(text),
+            _ => false,
+        };
+        if is_key {
+            self.secrets.push(node.extent());
         }
     }
 
@@ -161,7 +176,9 @@ impl<'s> Shape<'s> {
     /// Reports a field that is not there, and tells which one was probably meant.
     fn unknown(&mut self, entry: &Entry, known: Option<&'s Map<String, Value>>) -> Option<&'s str> {
         let name = entry.key.as_str();
-        if is_secret(name) {
+        if self.path.ends_with(&format!("customer_key.{name}")) {
+            self.secrets.push(entry.value.extent());
+        } else if is_secret(name) {
             self.secrets.push(entry.value.extent());
             let remedy =
                 "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";

@@ -1,14 +1,22 @@
 //! What the destination object shall be besides its bytes.
 //!
-//! Built once per object, from the source's HEAD and the transfer's policy, and then given to whichever request
-//! creates the object; so 1 byte and 5 TiB keep the same things. The checksum is declared in the *source's*
-//! algorithm wherever S3 can compute it over the whole object, because only then can both sides be compared
-//! without reading a byte.
+//! Built once per object, from the source's HEAD and the transfer's policies, and then given to whichever request
+//! creates the object; so 1 byte and 5 TiB keep the same things. What is known beforehand not to be possible is
+//! decided here: a loss where the policy is `try`, the object's end where it is `require`. The checksum is declared
+//! in the *source's* algorithm wherever S3 can compute it over the whole object, because only then can both sides be
+//! compared without reading a byte.
 
-use crate::manifest::job::{Keep, Transfer};
-use crate::s3::{Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, Tags};
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 
 use super::decide::Route;
+use super::loss::{Loss, Lost};
+use crate::manifest::job::{Attribute, Policy, Transfer};
+use crate::s3::{
+    Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Lock,
+    Operation, Tag, Tags,
+};
 
 /// Storage classes of other services and bucket kinds: a general bucket refuses them.
 const FOREIGN_CLASSES: [&str; 8] = [
@@ -21,48 +29,313 @@ const FOREIGN_CLASSES: [&str; 8] = [
     "AWS_BACKUP_LOW_COST_WARM",
     "FILE_SYSTEM",
 ];
+/// User metadata of one object, names and values, in bytes.
+const MAX_METADATA: usize = 2048;
+/// Tags of one object.
+const MAX_TAGS: usize = 10;
+/// The longest `x-amz-tagging` that is sent.
+const MAX_TAGGING: usize = 2048;
+/// What the attributes of one request may come to: S3 takes 8 KB of headers, of which the source's name, the
+/// signature and the SDK's own take up to 4.
+const MAX_ATTRIBUTES: usize = 4096;
 
-/// The attributes of a copy of `head`.
-#[must_use]
-pub fn of_copy(head: &Head, transfer: &Transfer, capabilities: &Capabilities, route: &Route) -> Attributes {
-    let keep_metadata = transfer.preserve.metadata == Keep::Keep;
-    let storage_class = match (&transfer.to.storage_class, transfer.preserve.storage_class) {
-        (Some(class), _) => Some(class.clone()),
-        (None, Keep::Keep) => {
-            head.storage_class.clone().filter(|class| !FOREIGN_CLASSES.contains(&class.as_str()))
+/// What a copy shall have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// What is known so far: tags and grants may still be to read, see [`Reads`].
+    pub attributes: Attributes,
+    /// What is lost already.
+    pub losses: Vec<Loss>,
+}
+
+/// The requests that it takes to know what a copy shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one request or none")]
+pub struct Reads {
+    /// HEAD. Not needed for a single copy of the content alone: the listing has the size, and the `ETag` pins and
+    /// proves it. Everything else needs it: metadata, headers and the redirect because a listing has none of them,
+    /// lock and encryption too, and parts because the checksum of the whole stands nowhere else.
+    pub head: bool,
+    /// The tags. `CopyObject` carries them along unseen, unless others are merged with them.
+    pub tags: bool,
+    /// The ACL, which nothing carries along.
+    pub acl: bool,
+    /// The annotations. `CopyObject` carries them along.
+    pub annotations: bool,
+}
+
+impl Reads {
+    /// What must be read for an object that goes by `route`.
+    #[must_use]
+    pub fn of(transfer: &Transfer, capabilities: &Capabilities, route: &Route) -> Self {
+        let keeps = |attribute| transfer.preserve.of(attribute).keeps();
+        let in_parts = matches!(route, Route::MultipartCopy(_));
+        let tags_carried = !in_parts && transfer.set.tags.is_empty() && capabilities.tag_headers;
+        let by_listing = transfer.preserve.is_content_only()
+            && transfer.customer_keys.source.is_none()
+            && capabilities.copy_conditions
+            && capabilities.content_etags;
+        Self {
+            head: in_parts || !by_listing,
+            tags: keeps(Attribute::Tags) && capabilities.tags && !tags_carried,
+            acl: keeps(Attribute::Acl),
+            annotations: keeps(Attribute::Annotations) && capabilities.annotations && in_parts,
         }
-        (None, Keep::Skip) => None,
-    };
-    let tags = match transfer.preserve.tags {
-        Keep::Keep if capabilities.tags => Tags::AsSource,
-        _ => Tags::Exactly(Vec::new()),
-    };
-    Attributes {
-        headers: if keep_metadata {
-            head.headers.clone()
-        } else {
-            ContentHeaders { content_type: head.headers.content_type.clone(), ..ContentHeaders::default() }
-        },
-        metadata: if keep_metadata { head.metadata.clone() } else { std::collections::BTreeMap::new() },
-        tags,
-        storage_class,
-        encryption: transfer.to.encryption.clone(),
-        checksum: capabilities.checksums.then(|| checksum(head, route)).flatten(),
     }
+
+    /// The requests by their names.
+    pub fn operations(self) -> impl Iterator<Item = Operation> {
+        let all = [
+            (self.head, Operation::HeadObject),
+            (self.tags, Operation::GetObjectTagging),
+            (self.acl, Operation::GetObjectAcl),
+            (self.annotations, Operation::ListObjectAnnotations),
+        ];
+        all.into_iter().filter_map(|(needed, operation)| needed.then_some(operation))
+    }
+}
+
+/// The attributes of a copy of `head`, made at `now`.
+///
+/// # Errors
+/// What a `require` asks for and the copy can not have.
+pub fn of_copy(
+    head: &Head,
+    transfer: &Transfer,
+    capabilities: &Capabilities,
+    route: &Route,
+    now: Timestamp,
+) -> Result<Spec, Loss> {
+    let mut losses = Losses { transfer, losses: Vec::new() };
+    let keeps = |attribute| transfer.preserve.of(attribute).keeps();
+    let tags = if keeps(Attribute::Tags) && capabilities.tags {
+        Tags::AsSource
+    } else {
+        Tags::Exactly(set_tags(transfer))
+    };
+    let attributes = Attributes {
+        headers: headers(
+            if keeps(Attribute::Headers) { head.headers.clone() } else { ContentHeaders::default() },
+            transfer,
+        ),
+        metadata: metadata(head, transfer, &mut losses)?,
+        tags,
+        storage_class: storage_class(head, transfer, &mut losses)?,
+        encryption: encryption(head, transfer, &mut losses)?,
+        checksum: capabilities.checksums.then(|| checksum(head, route)).flatten(),
+        lock: lock(head, now, &mut losses)?,
+        grants: Vec::new(),
+        annotations: keeps(Attribute::Annotations) && *route == Route::Copy,
+    };
+    Ok(Spec { attributes, losses: losses.losses })
 }
 
 /// The attributes of an uploaded file.
 #[must_use]
 pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -> Attributes {
     let content_type = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
+    let guessed = ContentHeaders { content_type: Some(content_type.to_owned()), ..ContentHeaders::default() };
     Attributes {
-        headers: ContentHeaders { content_type: Some(content_type.to_owned()), ..ContentHeaders::default() },
-        tags: Tags::Exactly(Vec::new()),
+        headers: headers(guessed, transfer),
+        metadata: transfer.set.metadata.clone(),
+        tags: Tags::Exactly(set_tags(transfer)),
         storage_class: transfer.to.storage_class.clone(),
         encryption: transfer.to.encryption.clone(),
         checksum: capabilities.checksums.then_some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         ..Attributes::default()
     }
+}
+
+/// Losses in the making: what a policy makes of something that can't be kept.
+struct Losses<'t> {
+    transfer: &'t Transfer,
+    losses: Vec<Loss>,
+}
+
+impl Losses<'_> {
+    fn add(&mut self, attribute: Attribute, lost: Lost, reason: impl Into<String>) -> Result<(), Loss> {
+        let told = Loss::new(attribute, lost, reason);
+        if self.transfer.preserve.of(attribute) == Policy::Require {
+            return Err(told);
+        }
+        self.losses.push(told);
+        Ok(())
+    }
+}
+
+/// The content headers: those that are kept, and over them those that the job sets.
+pub(super) fn headers(kept: ContentHeaders, transfer: &Transfer) -> ContentHeaders {
+    let set = &transfer.set;
+    ContentHeaders {
+        content_type: set.content_type.clone().or(kept.content_type),
+        content_encoding: set.content_encoding.clone().or(kept.content_encoding),
+        content_language: set.content_language.clone().or(kept.content_language),
+        content_disposition: set.content_disposition.clone().or(kept.content_disposition),
+        cache_control: set.cache_control.clone().or(kept.cache_control),
+        expires: kept.expires,
+        website_redirect: kept.website_redirect,
+    }
+}
+
+fn metadata(
+    head: &Head,
+    transfer: &Transfer,
+    losses: &mut Losses<'_>,
+) -> Result<BTreeMap<String, String>, Loss> {
+    let set = &transfer.set.metadata;
+    if !transfer.preserve.metadata.keeps() {
+        return Ok(set.clone());
+    }
+    if head.missing_metadata > 0 {
+        losses.add(Attribute::Metadata, Lost::NotReadable, "S3 can not show all of it as headers")?;
+    }
+    let mut merged = head.metadata.clone();
+    merged.extend(set.clone());
+    let size: usize = merged.iter().map(|(name, value)| name.len() + value.len()).sum();
+    // Without anything added, what the source's server took is the destination's to judge.
+    if set.is_empty() || size <= MAX_METADATA {
+        return Ok(merged);
+    }
+    losses.add(Attribute::Metadata, Lost::NotSet, "with `set.metadata` it would be larger than 2 KB")?;
+    Ok(set.clone())
+}
+
+/// The tags that the job sets.
+#[must_use]
+pub fn set_tags(transfer: &Transfer) -> Vec<Tag> {
+    let tag = |(key, value): (&String, &String)| Tag { key: key.clone(), value: value.clone() };
+    transfer.set.tags.iter().map(tag).collect()
+}
+
+/// The source's tags with those that the job sets.
+///
+/// # Errors
+/// That they are too many for one object; by its policy that is a loss, and the job's alone are set.
+pub fn merged_tags(kept: Vec<Tag>, transfer: &Transfer) -> Result<Vec<Tag>, Loss> {
+    let set = set_tags(transfer);
+    let mut tags: Vec<_> =
+        kept.into_iter().filter(|kept| !transfer.set.tags.contains_key(&kept.key)).collect();
+    tags.extend(set);
+    if tags.len() <= MAX_TAGS {
+        return Ok(tags);
+    }
+    Err(Loss::new(
+        Attribute::Tags,
+        Lost::NotSet,
+        format!("with `set.tags` they would be more than {MAX_TAGS}"),
+    ))
+}
+
+fn storage_class(head: &Head, transfer: &Transfer, losses: &mut Losses<'_>) -> Result<Option<String>, Loss> {
+    if transfer.to.storage_class.is_some() || !transfer.preserve.storage_class.keeps() {
+        return Ok(transfer.to.storage_class.clone());
+    }
+    let Some(class) = head.storage_class.clone() else { return Ok(None) };
+    if FOREIGN_CLASSES.contains(&class.as_str()) && !transfer.to.location.bucket.is_directory_bucket() {
+        let reason = format!("{class} is no class of {}; it is STANDARD there", transfer.to.location.bucket);
+        losses.add(Attribute::StorageClass, Lost::NotSet, reason)?;
+        return Ok(None);
+    }
+    Ok(Some(class))
+}
+
+fn encryption(head: &Head, transfer: &Transfer, losses: &mut Losses<'_>) -> Result<Option<Encryption>, Loss> {
+    if transfer.customer_keys.destination.is_some() {
+        return Ok(None);
+    }
+    if transfer.to.encryption.is_some() || transfer.preserve.encryption != Policy::Require {
+        return Ok(transfer.to.encryption.clone());
+    }
+    if head.customer_key {
+        let reason = "a customer key encrypts the source; name one as `to.customer_key`";
+        losses.add(Attribute::Encryption, Lost::NotSet, reason)?;
+    }
+    Ok(head.encryption.clone())
+}
+
+/// Whether the copy is encrypted with less than its source, where the job lets the destination's bucket choose.
+#[must_use]
+pub fn weaker_encryption(head: &Head, written: Option<&Encryption>, transfer: &Transfer) -> Option<Loss> {
+    let chosen = transfer.to.encryption.is_some() || transfer.customer_keys.destination.is_some();
+    if chosen || transfer.preserve.encryption != Policy::Try {
+        return None;
+    }
+    // The order of strength, and the name.
+    let rank = |encryption: Option<&Encryption>| match encryption {
+        None => (0, "none"),
+        Some(Encryption::S3) => (1, "AES256"),
+        Some(Encryption::Kms { dsse: false, .. }) => (2, "aws:kms"),
+        Some(Encryption::Kms { dsse: true, .. }) => (3, "aws:kms:dsse"),
+    };
+    let source = if head.customer_key { (2, "a customer key") } else { rank(head.encryption.as_ref()) };
+    let copy = rank(written);
+    // Servers that encrypt with keys of their own, or not at all, do not always say so.
+    let weaker = source.0 > copy.0 && source.0 > 1;
+    weaker.then(|| {
+        let reason =
+            format!("{} became {}, the default of {}", source.1, copy.1, transfer.to.location.bucket);
+        Loss::new(Attribute::Encryption, Lost::Weaker, reason)
+    })
+}
+
+fn lock(head: &Head, now: Timestamp, losses: &mut Losses<'_>) -> Result<Lock, Loss> {
+    let policy = losses.transfer.preserve.lock;
+    if !policy.keeps() {
+        return Ok(Lock::default());
+    }
+    if head.event_hold {
+        losses.add(Attribute::Lock, Lost::NotSet, "event holds are not carried over")?;
+    }
+    let (holds, ended): (Vec<_>, Vec<_>) =
+        head.lock.retention.clone().into_iter().partition(|retention| retention.until > now);
+    if !ended.is_empty() && policy == Policy::Require {
+        // S3 refuses an end that is past, and it would hold nothing: no reason to fail.
+        losses.losses.push(Loss::new(Attribute::Lock, Lost::NotSet, "the retention has ended"));
+    }
+    // A hold that is off is the same as none, and only a bucket with Object Lock lets one say it.
+    Ok(Lock { retention: holds.into_iter().next(), legal_hold: head.lock.legal_hold.filter(|on| *on) })
+}
+
+/// Takes out the tags that do not fit into the headers of the request that creates the object: they are to be set
+/// after it. Where no header gives tags, these are all.
+pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) -> Vec<Tag> {
+    let Tags::Exactly(tags) = &mut attributes.tags else { return Vec::new() };
+    if !capabilities.tag_headers {
+        return std::mem::take(tags);
+    }
+    // Percent-encoded, as the header has them; what is not a letter or digit takes three bytes.
+    let encoded =
+        |text: &str| text.bytes().map(|b| if b.is_ascii_alphanumeric() { 1 } else { 3 }).sum::<usize>();
+    let tagging: usize = tags.iter().map(|tag| encoded(&tag.key) + encoded(&tag.value) + 2).sum();
+    let metadata: usize = attributes
+        .metadata
+        .iter()
+        .map(|(name, value)| "x-amz-meta-: \r\n".len() + name.len() + value.len())
+        .sum();
+    let ContentHeaders {
+        content_type,
+        content_encoding,
+        content_language,
+        content_disposition,
+        cache_control,
+        expires,
+        website_redirect,
+    } = &attributes.headers;
+    let headers = [
+        content_type,
+        content_encoding,
+        content_language,
+        content_disposition,
+        cache_control,
+        expires,
+        website_redirect,
+    ];
+    let headers: usize = headers.into_iter().flatten().map(|value| 32 + value.len()).sum();
+    let grants: usize = attributes.grants.iter().map(|grant| grant.grantee.len() + 2).sum();
+    if tagging <= MAX_TAGGING && tagging + metadata + headers + grants <= MAX_ATTRIBUTES {
+        return Vec::new();
+    }
+    std::mem::take(tags)
 }
 
 /// The checksum to declare: the source's algorithm where it comes out comparable, else S3's default.
@@ -81,80 +354,4 @@ fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKi
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest::job::{Destination, Preserve, Source};
-    use crate::plan::parts::PartLayout;
-    use crate::s3::Checksum;
-
-    fn transfer() -> Transfer {
-        let location = "s3://destination/".parse().unwrap();
-        let to = Destination { endpoint: "default".into(), location, storage_class: None, encryption: None };
-        Transfer::new("t", Source::Stdin, to)
-    }
-
-    fn head() -> Head {
-        Head {
-            size: 7,
-            storage_class: Some("STANDARD_IA".into()),
-            headers: ContentHeaders {
-                content_type: Some("text/plain".into()),
-                expires: Some("no date".into()),
-                ..ContentHeaders::default()
-            },
-            metadata: [("owner".to_owned(), "=?UTF-8?B?w7w=?=".to_owned())].into(),
-            ..Head::default()
-        }
-    }
-
-    const MULTIPART: Route = Route::MultipartCopy(PartLayout::uniform(7, 7, 1));
-
-    #[test]
-    fn both_routes_get_the_same_attributes_but_for_the_declared_checksum() {
-        let copy = of_copy(&head(), &transfer(), &Capabilities::AWS, &Route::Copy);
-        let multipart = of_copy(&head(), &transfer(), &Capabilities::AWS, &MULTIPART);
-        assert_eq!(Attributes { checksum: None, ..multipart.clone() }, copy);
-        assert_eq!(copy.headers.expires.as_deref(), Some("no date"));
-        assert_eq!(copy.storage_class.as_deref(), Some("STANDARD_IA"));
-        assert_eq!(multipart.checksum, Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)));
-    }
-
-    #[test]
-    fn the_sources_algorithm_is_declared_where_parts_can_be_combined() {
-        for (algorithm, declared) in [
-            (ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Crc32c),
-            (ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Crc64Nvme),
-        ] {
-            let checksum = Checksum { algorithm, kind: ChecksumKind::FullObject, value: "x".into() };
-            let head = Head { checksum: Some(checksum), ..head() };
-            let attributes = of_copy(&head, &transfer(), &Capabilities::AWS, &MULTIPART);
-            assert_eq!(attributes.checksum, Some((declared, ChecksumKind::FullObject)));
-        }
-        let cautious = of_copy(&head(), &transfer(), &Capabilities::CAUTIOUS, &MULTIPART);
-        assert_eq!(cautious.checksum, None, "unknown headers are not sent to servers that may refuse them");
-    }
-
-    #[test]
-    fn policies_take_away_and_the_destinations_wishes_win() {
-        let mut transfer = transfer();
-        transfer.preserve = Preserve { metadata: Keep::Skip, tags: Keep::Skip, storage_class: Keep::Skip };
-        let attributes = of_copy(&head(), &transfer, &Capabilities::AWS, &Route::Copy);
-        assert!(attributes.metadata.is_empty() && attributes.headers.expires.is_none());
-        assert_eq!(
-            attributes.headers.content_type.as_deref(),
-            Some("text/plain"),
-            "a type is content, not decoration"
-        );
-        assert_eq!((attributes.tags, attributes.storage_class), (Tags::Exactly(vec![]), None));
-        transfer.to.storage_class = Some("GLACIER_IR".into());
-        let attributes = of_copy(&head(), &transfer, &Capabilities::AWS, &Route::Copy);
-        assert_eq!(attributes.storage_class.as_deref(), Some("GLACIER_IR"));
-    }
-
-    #[test]
-    fn an_upload_is_typed_by_its_name() {
-        let typed = |name| of_upload(name, &transfer(), &Capabilities::AWS).headers.content_type;
-        assert_eq!(typed("a/index.html").as_deref(), Some("text/html"));
-        assert_eq!(typed("a/b.unknown").as_deref(), Some("application/octet-stream"));
-    }
-}
+mod tests;

@@ -94,7 +94,7 @@ mod tests {
         for (route, on) in [
             (Route::Copy, OnWrites { copy: true, ..OnWrites::NONE }),
             (Route::Put, OnWrites { put: true, ..OnWrites::NONE }),
-            (Route::MultipartCopy(layout), OnWrites { complete: true, ..OnWrites::NONE }),
+            (Route::MultipartCopy(layout.clone()), OnWrites { complete: true, ..OnWrites::NONE }),
             (Route::MultipartUpload(layout), OnWrites { complete: true, ..OnWrites::NONE }),
         ] {
             let of = |on| demanded(When::Missing, &Seen::Absent, route.publishes_by(), &honouring(on));

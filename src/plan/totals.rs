@@ -8,6 +8,7 @@ use std::ops::AddAssign;
 
 use serde::{Serialize, Serializer};
 
+use super::attributes::Reads;
 use super::cost;
 use super::decide::{Reason, Route};
 use crate::s3::{Capabilities, Class, Operation};
@@ -89,14 +90,14 @@ fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
 }
 
 impl Totals {
-    /// Counts an object that would be copied by `route`. `tags` tells whether a multipart copy reads the source's tags.
+    /// Counts an object that would be copied by `route`, after `reads` that tell what it shall have.
     pub fn copy(
         &mut self,
         size: u64,
         route: &Route,
         reason: Reason,
         capabilities: &Capabilities,
-        tags: bool,
+        reads: Reads,
     ) {
         *self.reasons.entry(reason.into()).or_default() += 1;
         if *route == Route::DeleteMarker {
@@ -108,21 +109,26 @@ impl Totals {
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
         // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
-        let heads = 1
-            + u64::from(!capabilities.copy_conditions)
+        let more_heads = u64::from(!capabilities.copy_conditions)
             + u64::from(!capabilities.checksums && !capabilities.content_etags);
+        let read = |totals: &mut Self| {
+            reads.operations().for_each(|operation| totals.request(operation, 1));
+            if more_heads > 0 {
+                totals.request(Operation::HeadObject, more_heads);
+            }
+        };
         match route {
             Route::Copy => {
-                self.request(Operation::HeadObject, heads);
+                read(self);
                 self.request(Operation::CopyObject, 1);
             }
             Route::MultipartCopy(layout) => {
                 // The first part tells where the others end.
                 let first = u64::from(layout.is_replay() && layout.count > 1);
-                self.request(Operation::HeadObject, heads + first);
-                if tags && capabilities.tags {
-                    self.request(Operation::GetObjectTagging, 1);
+                if first > 0 {
+                    self.request(Operation::HeadObject, first);
                 }
+                read(self);
                 self.request(Operation::CreateMultipartUpload, 1);
                 self.request(Operation::UploadPartCopy, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);

@@ -30,6 +30,7 @@ pub(super) async fn ask(scratch: &mut Scratch, said: &Capabilities) -> Result<Ve
         key: scratch.key("source")?,
         version: written.version,
         etag: written.etag.clone(),
+        customer_key: None,
     };
     let parts = parts(scratch, &source, &body).await;
     let etags = content_etags(scratch, &source, &body, parts.as_ref()).await;
@@ -319,6 +320,7 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told<bool> {
         key: scratch.key("odd%20name").map_err(|failure| reason(&failure))?,
         version: meant.version,
         etag: meant.etag,
+        customer_key: None,
     };
     let copied = async {
         let upload = scratch.begin("odd-parts", &untagged()).await?;

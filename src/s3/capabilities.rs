@@ -153,6 +153,11 @@ pub struct Capabilities {
     /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists tell the state of a restore when they are asked for it
     /// (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that name may be anything: HEAD and the copy tell.
     pub archive_lists: bool,
+    /// The endpoint knows the requests about Object Lock. Elsewhere what HEAD shows of a lock is all that is known:
+    /// servers that do not know them may answer with the object itself.
+    pub locks: bool,
+    /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
+    pub annotations: bool,
 }
 
 impl Capabilities {
@@ -178,6 +183,8 @@ impl Capabilities {
         odd_part_sources: true,
         directory: false,
         archive_lists: true,
+        locks: true,
+        annotations: true,
     };
 
     /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are random, its lists
@@ -189,6 +196,8 @@ impl Capabilities {
         tag_headers: false,
         directory: true,
         archive_lists: false,
+        locks: false,
+        annotations: false,
         ..Self::AWS
     };
 
@@ -206,6 +215,8 @@ impl Capabilities {
         odd_part_sources: false,
         archive_lists: false,
         conditional_deletes: false,
+        locks: false,
+        annotations: false,
         ..Self::AWS
     };
 
@@ -227,6 +238,7 @@ impl Capabilities {
                 content_etags: true,
                 checksums: true,
                 odd_part_sources: true,
+                locks: true,
                 ..PLAIN
             },
             // Measured with 16.2, as Debian has it.
@@ -237,6 +249,7 @@ impl Capabilities {
                 content_etags: true,
                 // Tags are dropped by a CopyObject that replaces metadata and by CreateMultipartUpload.
                 tag_headers: false,
+                locks: true,
                 ..PLAIN
             },
             // Measured with 4.48. Releases differ, so that what an older one ignores is not relied on.
@@ -276,9 +289,13 @@ impl Capabilities {
             },
             // x-amz-tagging is an error there, not a header to ignore.
             Provider::B2 => Self { content_etags: true, tags: false, tag_headers: false, ..PLAIN },
-            Provider::Wasabi => {
-                Self { copy_conditions: true, part_conditions: true, content_etags: true, ..PLAIN }
-            }
+            Provider::Wasabi => Self {
+                copy_conditions: true,
+                part_conditions: true,
+                content_etags: true,
+                locks: true,
+                ..PLAIN
+            },
             // These two have no UploadPartCopy and copy objects of any size in one request.
             Provider::Gcs => {
                 Self { part_copy: false, max_copy: u64::MAX, tags: false, tag_headers: false, ..PLAIN }
@@ -357,6 +374,8 @@ impl Capabilities {
             object_size: stated.object_size.unwrap_or(self.object_size),
             archive_lists: self.archive_lists,
             conditional_deletes: self.conditional_deletes,
+            locks: self.locks,
+            annotations: self.annotations,
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
             encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),

@@ -18,9 +18,9 @@ use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfi
 use aws_smithy_http_client::{Builder, tls};
 use aws_types::service_config::ServiceConfigKey;
 
-use super::Capabilities;
 use super::access::AccessHeaders;
 use super::identity::Identities;
+use super::{Capabilities, CustomerKey};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Provider};
 
@@ -66,6 +66,8 @@ impl From<Endpoint> for Connect {
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
+    /// Goes with every request about an object.
+    pub(super) customer_key: Option<CustomerKey>,
     shared: Arc<Shared>,
     headers: AccessHeaders,
     capabilities: Arc<Capabilities>,
@@ -126,7 +128,20 @@ impl Client {
             shared: Arc::new(Shared { endpoint, url, region, region_was_given, is_aws, plain, identities }),
             headers: AccessHeaders::default(),
             capabilities: Arc::new(capabilities),
+            customer_key: None,
         }
+    }
+
+    /// The same client for objects that this customer key (SSE-C) encrypts, or none.
+    #[must_use]
+    pub fn with_customer_key(&self, customer_key: Option<CustomerKey>) -> Self {
+        Self { customer_key, ..self.clone() }
+    }
+
+    /// The customer key that goes with its requests.
+    #[must_use]
+    pub fn customer_key(&self) -> Option<&CustomerKey> {
+        self.customer_key.as_ref()
     }
 
     /// The same connection for the requests to one bucket, which all carry what its `access` demands.
@@ -150,9 +165,9 @@ impl Client {
     }
 
     fn with(&self, headers: AccessHeaders) -> Self {
-        let Self { shared, capabilities, .. } = self.clone();
+        let Self { shared, capabilities, customer_key, .. } = self.clone();
         let config = shared.plain.config().to_builder().interceptor(headers.clone()).build();
-        Self { sdk: aws_sdk_s3::Client::from_conf(config), shared, headers, capabilities }
+        Self { sdk: aws_sdk_s3::Client::from_conf(config), shared, headers, capabilities, customer_key }
     }
 
     /// What the endpoint can do, and the bucket where one was named.

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::verbs::any_checksums;
 use super::{
-    ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, PartDone, Tag,
-    WriteCondition,
+    ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Lock,
+    PartDone, Retention, Tag, WriteCondition,
 };
 
 pub(super) fn head(output: HeadObjectOutput) -> Head {
@@ -39,6 +39,23 @@ pub(super) fn head(output: HeadObjectOutput) -> Head {
             website_redirect: output.website_redirect_location,
         },
         metadata: output.metadata.unwrap_or_default().into_iter().collect(),
+        missing_metadata: output.missing_meta.and_then(|count| count.try_into().ok()).unwrap_or(0),
+        encryption: encryption(
+            output.server_side_encryption.as_ref(),
+            output.ssekms_key_id,
+            output.bucket_key_enabled,
+        ),
+        customer_key: output.sse_customer_algorithm.is_some(),
+        lock: Lock {
+            retention: retention(
+                output.object_lock_mode.as_ref().map(sdk::ObjectLockMode::as_str),
+                output.object_lock_retain_until_date,
+            ),
+            legal_hold: output
+                .object_lock_legal_hold_status
+                .map(|status| status == sdk::ObjectLockLegalHoldStatus::On),
+        },
+        event_hold: output.object_lock_event_hold.is_some_and(|hold| hold.as_str() != "OFF"),
         tag_count: output.tag_count.and_then(|count| count.try_into().ok()),
         checksum,
         kms: output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref()),
@@ -64,6 +81,26 @@ pub(super) fn listed_archive(
         Some(status) if status.is_restore_in_progress == Some(true) => ArchiveState::Restoring,
         _ => ArchiveState::Archived,
     }
+}
+
+/// How an object is encrypted; `None` where the server says nothing that we know.
+pub(super) fn encryption(
+    name: Option<&sdk::ServerSideEncryption>,
+    key: Option<String>,
+    bucket_key: Option<bool>,
+) -> Option<Encryption> {
+    match name? {
+        sdk::ServerSideEncryption::Aes256 => Some(Encryption::S3),
+        sdk::ServerSideEncryption::AwsKms => Some(Encryption::Kms { key, bucket_key, dsse: false }),
+        // Two layers know no bucket keys.
+        sdk::ServerSideEncryption::AwsKmsDsse => Some(Encryption::Kms { key, bucket_key: None, dsse: true }),
+        _ => None,
+    }
+}
+
+/// A retention, when both of its fields are there.
+pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<Retention> {
+    Some(Retention { mode: mode?.to_owned(), until: timestamp(until?)? })
 }
 
 /// The first checksum that is there, in the order CRC64NVME, CRC32, CRC32C, SHA1, SHA256.

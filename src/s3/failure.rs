@@ -63,6 +63,8 @@ pub enum FailureKind {
     Diverged,
     /// The job demands a stronger proof than both sides can give.
     Unprovable,
+    /// The job requires an attribute of the source that the copy can not have.
+    NotKept,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -133,6 +135,7 @@ impl FailureKind {
             Self::NoVersions => "no-versions",
             Self::Diverged => "diverged",
             Self::Unprovable => "unprovable",
+            Self::NotKept => "not-kept",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -174,6 +177,7 @@ impl FailureKind {
             Self::Unprovable => {
                 "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
             }
+            Self::NotKept => "write `try` or `replace` for it under `preserve`".into(),
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Bug => "please report it".into(),
@@ -324,6 +328,10 @@ impl Failure {
             (None, FailureKind::NotFound) => "Not Found".to_owned(),
             (None, FailureKind::NoSuchBucket) => "the bucket does not exist".to_owned(),
             (None, FailureKind::WrongRegion(_)) => "the bucket is in another region".to_owned(),
+            (None, FailureKind::Invalid) if operation == Operation::HeadObject => {
+                "Bad Request; an object that a customer key encrypts (SSE-C) needs that `customer_key`"
+                    .to_owned()
+            }
             (None, FailureKind::NoCredentials) => first_line(&innermost(error)),
             (None, _) => innermost(error),
         };

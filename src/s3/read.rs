@@ -7,6 +7,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
 use super::convert::{part_number, quoted, unquote};
+use super::headers::with_customer_key;
 use super::verbs::{failure, place};
 use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
 use crate::location::{BucketName, ObjectKey};
@@ -38,14 +39,15 @@ impl Body {
 impl Client {
     /// Begins to read `first..=last` of one version of an object.
     pub async fn get_object(&self, pin: &SourcePin, first: u64, last: u64) -> Result<Body, Failure> {
-        let output = self
+        let request = self
             .sdk
             .get_object()
             .bucket(pin.bucket.as_str())
             .key(pin.key.as_str())
             .set_version_id(pin.version.clone())
             .if_match(quoted(&pin.etag))
-            .range(format!("bytes={first}-{last}"))
+            .range(format!("bytes={first}-{last}"));
+        let output = with_customer_key!(request, &pin.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::GetObject, &pin.bucket, Some(&pin.key), &error))?;
@@ -55,14 +57,15 @@ impl Client {
 
     /// Looks at part `number` of one version of a multipart object.
     pub async fn head_part(&self, pin: &SourcePin, number: u32) -> Result<PartHead, Failure> {
-        let output = self
+        let request = self
             .sdk
             .head_object()
             .bucket(pin.bucket.as_str())
             .key(pin.key.as_str())
             .set_version_id(pin.version.clone())
             .if_match(quoted(&pin.etag))
-            .part_number(part_number(number))
+            .part_number(part_number(number));
+        let output = with_customer_key!(request, &pin.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, &pin.bucket, Some(&pin.key), &error))?;

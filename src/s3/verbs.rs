@@ -10,53 +10,16 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    checksum, completed_part, declared, decode, head, if_match, if_none_match, is_kms, next_marker,
-    part_number, quoted, tagging_header, timestamp, unquote,
+    checksum, completed_part, declared, decode, encryption, head, if_match, if_none_match, is_kms,
+    next_marker, part_number, quoted, timestamp, unquote,
 };
+use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::{
-    Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Encryption, Failure,
-    FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tag, Tags,
-    UploadMarker, WriteCondition, Written,
+    Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
+    Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker,
+    WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
-
-/// The attributes as headers, for each of the three requests that create an object. One text for all of them, so
-/// that none can forget an attribute that another one sends.
-macro_rules! with_attributes {
-    ($request:expr, $attributes:expr) => {{
-        let Attributes { headers, metadata, tags, storage_class, encryption, checksum: _ } = $attributes;
-        let mut request = $request
-            .set_content_type(headers.content_type.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_website_redirect_location(headers.website_redirect.clone())
-            .set_metadata((!metadata.is_empty()).then(|| metadata.clone().into_iter().collect()))
-            .set_storage_class(storage_class.as_deref().map(sdk::StorageClass::from));
-        if let Tags::Exactly(tags) = tags
-            && !tags.is_empty()
-        {
-            request = request.tagging(tagging_header(tags));
-        }
-        match encryption {
-            Some(Encryption::S3) => {
-                request = request.server_side_encryption(sdk::ServerSideEncryption::Aes256)
-            }
-            Some(Encryption::Kms { key, bucket_key, dsse }) => {
-                request = request
-                    .server_side_encryption(match dsse {
-                        true => sdk::ServerSideEncryption::AwsKmsDsse,
-                        false => sdk::ServerSideEncryption::AwsKms,
-                    })
-                    .set_ssekms_key_id(key.clone())
-                    .set_bucket_key_enabled(*bucket_key);
-            }
-            None => {}
-        }
-        request
-    }};
-}
 
 /// The checksum that a request declares for its bytes or for the whole object, in the field of its algorithm.
 macro_rules! with_checksum {
@@ -85,6 +48,17 @@ macro_rules! checksum_of {
 macro_rules! any_checksum {
     ($answer:expr) => {
         any_checksums!($answer).into_iter().flatten().next()
+    };
+}
+
+/// How what an answer is about is encrypted.
+macro_rules! encryption_of {
+    ($answer:expr) => {
+        encryption(
+            $answer.server_side_encryption.as_ref(),
+            $answer.ssekms_key_id.clone(),
+            $answer.bucket_key_enabled,
+        )
     };
 }
 
@@ -185,40 +159,18 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Head, Failure> {
-        let output = self
+        let request = self
             .sdk
             .head_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
-            .checksum_mode(sdk::ChecksumMode::Enabled)
+            .checksum_mode(sdk::ChecksumMode::Enabled);
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
         Ok(head(output))
-    }
-
-    /// The tags of one version of an object.
-    pub async fn get_tags(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        version: Option<&str>,
-    ) -> Result<Vec<Tag>, Failure> {
-        let output = self
-            .sdk
-            .get_object_tagging()
-            .bucket(bucket.as_str())
-            .key(key.as_str())
-            .set_version_id(version.map(str::to_owned))
-            .send()
-            .await;
-        let output = match output {
-            Ok(output) => output,
-            Err(error) if !self.capabilities().tag_sets && is_empty_success(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(failure(Operation::GetObjectTagging, bucket, Some(key), &error)),
-        };
-        Ok(output.tag_set.into_iter().map(|tag| Tag { key: tag.key, value: tag.value }).collect())
     }
 
     /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
@@ -230,13 +182,19 @@ impl Client {
         attributes: &Attributes,
         condition: &WriteCondition,
     ) -> Result<Written, Failure> {
-        let Capabilities { tag_headers, directory, .. } = *self.capabilities();
+        let Capabilities { tag_headers, directory, annotations: knows_annotations, .. } =
+            *self.capabilities();
         let tagging = match attributes.tags {
             // S3 answers 501 to a copy that would bring tags or annotations into a directory bucket.
             _ if directory => Some(sdk::TaggingDirective::Replace),
             Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
             Tags::Exactly(_) if !tag_headers => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
+        };
+        let annotations = if attributes.annotations && !directory {
+            sdk::AnnotationDirective::Copy
+        } else {
+            sdk::AnnotationDirective::Exclude // COPY is the default
         };
         let request = self
             .sdk
@@ -247,13 +205,16 @@ impl Client {
             .copy_source_if_match(quoted(&source.etag))
             .metadata_directive(sdk::MetadataDirective::Replace)
             .set_tagging_directive(tagging)
-            .set_annotation_directive(directory.then_some(sdk::AnnotationDirective::Exclude))
+            .set_annotation_directive((directory || knows_annotations).then_some(annotations))
             .set_if_none_match(if_none_match(condition))
             .set_if_match(if_match(condition))
             .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()));
+        let request = with_source_key!(request, &source.customer_key);
+        let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
+        let encryption = encryption_of!(output);
         let result = output.copy_object_result;
         let etag = required_etag(
             result.as_ref().and_then(|result| result.e_tag.clone()),
@@ -262,7 +223,7 @@ impl Client {
             key,
         )?;
         let checksum = result.and_then(|result| checksum_of!(result));
-        Ok(Written { etag, version: output.version_id, checksum })
+        Ok(Written { etag, version: output.version_id, checksum, encryption })
     }
 
     /// Writes a small object from memory.
@@ -284,10 +245,13 @@ impl Client {
             .set_if_none_match(if_none_match(condition))
             .set_if_match(if_match(condition));
         request = with_checksum!(request, checksum_value);
+        let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
+        let encryption = encryption_of!(output);
         Ok(Written {
+            encryption,
             etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
             version: output.version_id,
             checksum: checksum_of!(output),
@@ -308,6 +272,7 @@ impl Client {
             .key(key.as_str())
             .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()))
             .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
+        let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
@@ -328,7 +293,7 @@ impl Client {
         upload_id: &str,
         number: u32,
     ) -> Result<(String, Option<String>), Failure> {
-        let output = self
+        let request = self
             .sdk
             .upload_part_copy()
             .bucket(bucket.as_str())
@@ -337,7 +302,9 @@ impl Client {
             .part_number(part_number(number))
             .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
             .copy_source_if_match(quoted(&source.etag))
-            .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")))
+            .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")));
+        let request = with_source_key!(request, &source.customer_key);
+        let output = with_customer_key!(request, &self.customer_key)
             .customize()
             // Without a body the client names no length, for which Ceph answers 411.
             .mutate_request(|request| {
@@ -372,7 +339,7 @@ impl Client {
             .part_number(part_number(number))
             .body(ByteStream::from(body));
         request = with_checksum!(request, checksum);
-        let output = request
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::UploadPart, bucket, Some(key), &error))?;
@@ -406,11 +373,13 @@ impl Client {
             .set_checksum_type(spec.checksum.map(|(_, kind)| kind.into()))
             .multipart_upload(sdk::CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         request = with_checksum!(request, &spec.full_checksum);
-        let output = request
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::CompleteMultipartUpload, bucket, Some(key), &error))?;
+        let encryption = encryption_of!(output);
         Ok(Written {
+            encryption,
             etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
             version: output.version_id,
             checksum: checksum_of!(output),
@@ -439,13 +408,14 @@ impl Client {
         upload_id: &str,
         after: Option<&str>,
     ) -> Result<PartsPage, Failure> {
-        let output = self
+        let request = self
             .sdk
             .list_parts()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .upload_id(upload_id)
-            .set_part_number_marker(after.map(str::to_owned))
+            .set_part_number_marker(after.map(str::to_owned));
+        let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
@@ -512,7 +482,7 @@ where
 }
 
 /// A 200 that says in full that it says nothing.
-fn is_empty_success<E>(error: &SdkError<E, HttpResponse>) -> bool {
+pub(super) fn is_empty_success<E>(error: &SdkError<E, HttpResponse>) -> bool {
     error.raw_response().is_some_and(|response| {
         response.status().as_u16() == 200
             && response.headers().get("content-length") == Some("0")

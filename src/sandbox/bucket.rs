@@ -38,6 +38,7 @@ pub(super) struct Bucket {
     pub(super) retention: Option<(String, u32)>,
     pub(super) abort_after_days: Option<u32>,
     pub(super) encryption: Encryption,
+    pub(super) acls: bool,
     state: RwLock<State>,
 }
 
@@ -76,6 +77,7 @@ impl Bucket {
             retention: options.retention.filter(|_| options.object_lock),
             abort_after_days: options.abort_after_days,
             encryption: options.encryption,
+            acls: options.acls,
             state: RwLock::new(State {
                 versioning: if versioned { Versioning::Enabled } else { Versioning::Never },
                 objects: BTreeMap::new(),

@@ -10,24 +10,29 @@ use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderMap, HeaderName, HeaderValue, SERVER,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, S3Error, S3ErrorCode, S3Result, StdError};
+use s3s::{Body, HttpError, S3Error, S3ErrorCode, S3Result, StdError};
 
+use super::annotations;
 use super::faults::{Effect, Faults};
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Corrupted, Interleaved, Service, SuccessStatus};
+use super::protocol::{CopiedBytes, Corrupted, Interleaved, ODD_EXPIRES, Service, SuccessStatus};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
 
 /// Bodies of requests that are refused unread are read to this length, so that the client hears the answer.
 const DRAINED: usize = 64 * 1024 * 1024;
+
+/// All headers of a request together, in bytes.
+const MAX_HEADERS: usize = 8192;
 
 /// No answer: the connection closes.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,8 @@ impl S3Auth for Keys {
 pub(super) struct Front {
     access_key: String,
     service: S3Service,
+    /// The same without signatures.
+    unsigned: S3Service,
     store: Store,
     faults: Arc<Faults>,
     record: Arc<CallRecord>,
@@ -81,6 +88,7 @@ impl Front {
         Self {
             access_key,
             service: builder.build(),
+            unsigned: S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency))).build(),
             store,
             faults,
             record,
@@ -148,7 +156,11 @@ impl Front {
             Err(refusal) => refuse(request, &refusal, id).await,
             Ok(charged) => {
                 let head = request.method() == Method::HEAD;
-                let mut response = self.serve(request, id, head).await;
+                let mut response = if annotations::is_about(call.operation) {
+                    annotations::answer(&self.store, request, call, id).await
+                } else {
+                    self.serve(request, id, head).await
+                };
                 if call.operation == Operation::GetObjectAttributes {
                     unquote_etag(&mut response);
                 }
@@ -188,6 +200,12 @@ impl Front {
 
     /// What S3 checks about the bucket before the operation. Whether the requester is charged.
     fn check(&self, call: &Call, query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if size > MAX_HEADERS {
+            let message = "Your request header section exceeds the maximum allowed size.";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "RequestHeaderSectionTooLarge", message)
+                .with("MaxSizeAllowed", MAX_HEADERS));
+        }
         let Some(bucket) = self.store.find(&call.bucket) else {
             return Ok(false);
         };
@@ -213,11 +231,31 @@ impl Front {
         Ok(bucket.requester_pays)
     }
 
+    /// `s3s` insists on a date in `Expires`, S3 takes any text. The request is shown to it as it is, so that its signature
+    /// is verified; what it objects to then is said to a service that verifies nothing, in a header of ours.
+    async fn call_with(&self, mut parts: Parts, expires: HeaderValue) -> Result<Response<Body>, HttpError> {
+        let signed = self.service.call(Request::from_parts(parts.clone(), Body::empty())).await?;
+        let text = signed.body().bytes().unwrap_or_default();
+        if !String::from_utf8_lossy(&text).contains("invalid header: expires") {
+            return Ok(signed);
+        }
+        parts.headers.remove(AUTHORIZATION);
+        parts.headers.remove(EXPIRES);
+        parts.headers.insert(ODD_EXPIRES, expires);
+        self.unsigned.call(Request::from_parts(parts, Body::empty())).await
+    }
+
     /// Lets the service answer and completes its answer.
     async fn serve(&self, request: Request<Incoming>, id: &str, head: bool) -> Response<Body> {
-        let mut request = request.map(Body::from);
-        kind::waive_signature(&mut request, &self.access_key);
-        let answered = self.service.call(request).await;
+        let (parts, body) = request.into_parts();
+        let answered = match odd_expires(&parts, &body) {
+            None => {
+                let mut request = Request::from_parts(parts, Body::from(body));
+                kind::waive_signature(&mut request, &self.access_key);
+                self.service.call(request).await
+            }
+            Some(expires) => self.call_with(parts, expires).await,
+        };
         let mut response = match answered {
             Ok(response) => response,
             Err(error) => {
@@ -247,6 +285,13 @@ impl Front {
         }
         response
     }
+}
+
+/// The `Expires` of a request without a body, if it is no date.
+fn odd_expires(parts: &Parts, body: &Incoming) -> Option<HeaderValue> {
+    let expires = parts.headers.get(EXPIRES).filter(|_| hyper::body::Body::is_end_stream(body))?;
+    let date = jiff::fmt::rfc2822::parse(expires.to_str().ok()?);
+    date.is_err().then(|| expires.clone())
 }
 
 /// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them everywhere.

@@ -32,6 +32,11 @@ pub enum Encryption {
         /// Two layers: `aws:kms:dsse`.
         dual_layer: bool,
     },
+    /// SSE-C: with a key that every request must bring along. `ETags` are not MD5 sums either.
+    Customer {
+        /// Base64 of the MD5 of the key, as the headers have it.
+        key_md5: String,
+    },
 }
 
 impl Encryption {
@@ -42,6 +47,7 @@ impl Encryption {
             Self::Aes256 => "AES256",
             Self::Kms { dual_layer: false, .. } => "aws:kms",
             Self::Kms { dual_layer: true, .. } => "aws:kms:dsse",
+            Self::Customer { .. } => "SSE-C",
         }
     }
 
@@ -52,6 +58,11 @@ impl Encryption {
 
     pub(super) fn is_kms(&self) -> bool {
         matches!(self, Self::Kms { .. })
+    }
+
+    /// Whether `ETags` do not follow from the content.
+    pub(super) fn hides_content(&self) -> bool {
+        !matches!(self, Self::Aes256)
     }
 }
 
@@ -69,6 +80,15 @@ impl Lock {
     pub(super) fn is_held(&self, now: SystemTime) -> bool {
         self.legal_hold == Some(true) || self.retention.as_ref().is_some_and(|(_, until)| *until > now)
     }
+}
+
+/// A permission on an object, by ACL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// `FULL_CONTROL`, `READ`, `READ_ACP` or `WRITE_ACP`.
+    pub permission: String,
+    /// Canonical id of an account, or URI of a group.
+    pub grantee: String,
 }
 
 /// All that belongs to an object besides its bytes.
@@ -98,6 +118,10 @@ pub struct Attributes {
     pub encryption: Encryption,
     /// Retention and legal hold.
     pub lock: Lock,
+    /// ACL; empty is private to the owner.
+    pub grants: Vec<Grant>,
+    /// Annotations by name.
+    pub annotations: BTreeMap<String, String>,
     /// `x-amz-restore`, of archived objects that were restored or are being restored.
     pub restore: Option<String>,
     /// `x-amz-archive-status`, of `INTELLIGENT_TIERING` objects in an archive tier.
@@ -259,6 +283,27 @@ impl ObjectSpec {
         self
     }
 
+    /// With this lock.
+    #[must_use]
+    pub fn lock(mut self, lock: Lock) -> Self {
+        self.attributes.lock = lock;
+        self
+    }
+
+    /// With a grant.
+    #[must_use]
+    pub fn grant(mut self, permission: impl Into<String>, grantee: impl Into<String>) -> Self {
+        self.attributes.grants.push(Grant { permission: permission.into(), grantee: grantee.into() });
+        self
+    }
+
+    /// With an annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.attributes.annotations.insert(name.into(), text.into());
+        self
+    }
+
     /// With this checksum.
     #[must_use]
     pub fn checksum(mut self, algorithm: Algorithm, kind: ChecksumKind) -> Self {
@@ -295,7 +340,7 @@ impl ObjectSpec {
         now: SystemTime,
         unique: impl Fn() -> String,
     ) -> Object {
-        let kms = self.attributes.encryption.is_kms();
+        let hidden = self.attributes.encryption.hides_content();
         let parts = self.part_sizes.as_ref().map(|sizes| cut(&content, sizes));
         let (algorithm, kind) = self.checksum.unwrap_or((Algorithm::Crc64Nvme, ChecksumKind::FullObject));
         let composite = kind == ChecksumKind::Composite && parts.is_some();
@@ -313,10 +358,11 @@ impl ObjectSpec {
             _ => Some(Checksum::full(algorithm, &content)),
         };
         let etag = match &parts {
-            None if kms => unique(),
+            None if hidden => unique(),
             None => etag(&content),
             Some(parts) => {
-                let tags: Vec<_> = parts.iter().map(|part| if kms { unique() } else { etag(part) }).collect();
+                let tags: Vec<_> =
+                    parts.iter().map(|part| if hidden { unique() } else { etag(part) }).collect();
                 multipart_etag(tags.iter().map(String::as_str))
             }
         };

@@ -57,6 +57,10 @@ operations!(
     GetObjectLegalHold,
     PutObjectLegalHold,
     GetObjectLockConfiguration,
+    ListObjectAnnotations,
+    GetObjectAnnotation,
+    PutObjectAnnotation,
+    DeleteObjectAnnotation,
     RestoreObject,
     CreateMultipartUpload,
     UploadPart,
@@ -85,6 +89,8 @@ impl Operation {
                 | Self::PutObjectAcl
                 | Self::PutObjectRetention
                 | Self::PutObjectLegalHold
+                | Self::PutObjectAnnotation
+                | Self::DeleteObjectAnnotation
                 | Self::RestoreObject
                 | Self::CreateMultipartUpload
                 | Self::UploadPart
@@ -164,6 +170,12 @@ fn of_object(method: &Method, query: &Query<'_>, headers: &HeaderMap) -> Operati
     let uploads = query.has("uploadId");
     match *method {
         Method::HEAD => Operation::HeadObject,
+        Method::GET if query.has("annotation") && query.has("annotationName") => {
+            Operation::GetObjectAnnotation
+        }
+        Method::GET if query.has("annotation") => Operation::ListObjectAnnotations,
+        Method::PUT if query.has("annotation") => Operation::PutObjectAnnotation,
+        Method::DELETE if query.has("annotation") => Operation::DeleteObjectAnnotation,
         Method::GET if query.has("attributes") => Operation::GetObjectAttributes,
         Method::GET if query.has("acl") => Operation::GetObjectAcl,
         Method::GET if query.has("legal-hold") => Operation::GetObjectLegalHold,
@@ -190,7 +202,7 @@ fn of_object(method: &Method, query: &Query<'_>, headers: &HeaderMap) -> Operati
 }
 
 /// The pairs of a query string, decoded when looked at.
-struct Query<'a>(&'a str);
+pub(super) struct Query<'a>(pub(super) &'a str);
 
 impl<'a> Query<'a> {
     fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
@@ -202,7 +214,7 @@ impl<'a> Query<'a> {
         self.pairs().any(|(key, _)| key == name)
     }
 
-    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+    pub(super) fn get(&self, name: &str) -> Option<Cow<'a, str>> {
         let (_, value) = self.pairs().find(|(key, _)| *key == name)?;
         if value.contains('+') {
             let spaced = value.replace('+', " ");
@@ -248,6 +260,9 @@ mod tests {
             (Method::DELETE, "/b/k?uploadId=u", &none, Operation::AbortMultipartUpload),
             (Method::GET, "/b/k?uploadId=u", &none, Operation::ListParts),
             (Method::HEAD, "/b/k", &none, Operation::HeadObject),
+            (Method::GET, "/b/k?annotation", &none, Operation::ListObjectAnnotations),
+            (Method::GET, "/b/k?annotation&annotationName=a", &none, Operation::GetObjectAnnotation),
+            (Method::PUT, "/b/k?annotation&annotationName=a", &none, Operation::PutObjectAnnotation),
         ] {
             let call = Call::classify(&method, &uri.parse().unwrap(), headers);
             assert_eq!(call.operation, operation, "{method} {uri}");

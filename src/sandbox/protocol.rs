@@ -7,6 +7,7 @@
     reason = "all operations have one signature, and all fields of answers are optional"
 )]
 
+mod access;
 mod bucket;
 mod copy;
 mod fields;
@@ -20,6 +21,7 @@ mod write;
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use hyper::header::HeaderName;
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
     CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput, CreateBucketOutput,
@@ -57,6 +59,10 @@ pub(super) struct CopiedBytes(pub(super) u64);
 pub(super) struct Interleaved(pub(super) Vec<bool>);
 
 /// Goes the same way: a success status other than 200, which `s3s` does not take over from an operation.
+/// Goes from the HTTP layer to an operation: an `Expires` that is no date.
+pub(super) const ODD_EXPIRES: HeaderName = HeaderName::from_static("x-sandbox-expires");
+
+/// Goes the same way back as the bytes: a success status other than 200, which `s3s` does not take over from an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SuccessStatus(pub(super) StatusCode);
 

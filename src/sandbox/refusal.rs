@@ -221,8 +221,13 @@ impl Refusal {
 }
 
 fn element(xml: &mut String, name: &str, value: &str) {
-    let _ = write!(xml, "<{name}>");
-    for c in value.chars() {
+    let _ = write!(xml, "<{name}>{}</{name}>", escape(value));
+}
+
+/// A text as an element holds it. Characters that XML can't hold come percent-encoded.
+pub(super) fn escape(text: &str) -> String {
+    let mut xml = String::new();
+    for c in text.chars() {
         match c {
             '&' => xml.push_str("&amp;"),
             '<' => xml.push_str("&lt;"),
@@ -234,7 +239,7 @@ fn element(xml: &mut String, name: &str, value: &str) {
             c => xml.push(c),
         }
     }
-    let _ = write!(xml, "</{name}>");
+    xml
 }
 
 impl From<Refusal> for S3Error {

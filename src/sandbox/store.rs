@@ -28,6 +28,7 @@ pub const OWNER: &str = "111122223333";
 
 /// How a bucket is set up.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one setting of a bucket")]
 pub struct BucketOptions {
     /// Whether versioning is enabled.
     pub versioning: bool,
@@ -45,6 +46,8 @@ pub struct BucketOptions {
     pub abort_after_days: Option<u32>,
     /// Encryption of objects that are written without a choice.
     pub encryption: Encryption,
+    /// Whether ACLs count; they are disabled in new buckets.
+    pub acls: bool,
 }
 
 /// The buckets of one sandbox. A handle: clones share the same buckets.
@@ -305,7 +308,7 @@ impl Store {
 
     /// Whether `ETags` of what is written with this encryption do not follow from the content.
     pub(super) fn hides_content(&self, encryption: &Encryption) -> bool {
-        encryption.is_kms() || Quirks::on(&self.quirks().opaque_etags)
+        encryption.hides_content() || Quirks::on(&self.quirks().opaque_etags)
     }
 
     /// The `ETag` of an object or a part written in one piece.

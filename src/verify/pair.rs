@@ -216,6 +216,7 @@ fn pin(place: &Place, head: &Head) -> SourcePin {
         key: place.key.clone(),
         version: place.version.clone().or_else(|| head.version.clone()),
         etag: head.etag.clone(),
+        customer_key: place.bucket.client().customer_key().filter(|_| head.customer_key).cloned(),
     }
 }
 

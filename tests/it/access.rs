@@ -98,7 +98,13 @@ async fn copies_name_the_owner_of_their_source() {
     let source = world.bucket(SOURCE).await;
     let key: ObjectKey = "small".parse().unwrap();
     let head = source.head(&key, None).await.unwrap();
-    let pin = SourcePin { bucket: source.name().clone(), key: key.clone(), version: None, etag: head.etag };
+    let pin = SourcePin {
+        bucket: source.name().clone(),
+        key: key.clone(),
+        version: None,
+        etag: head.etag,
+        customer_key: None,
+    };
     let bucket = world.bucket(DESTINATION).await;
     let attributes = Attributes::default();
     for (owner, allowed) in [(OWNER, true), (STRANGER, false)] {

@@ -296,6 +296,54 @@ async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn flags_say_what_new_objects_get() {
+    let world = World::new().await;
+    let spec = ObjectSpec::default().content_type("text/csv").metadata("a", "old").tag("t", "old");
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &spec);
+    let set = [
+        "--metadata",
+        "A=b=c",
+        "--tag",
+        "stage=replica",
+        "--cache-control",
+        "no-store",
+        "--content-type",
+        "text/plain",
+        "--sse",
+        "aws:kms",
+        "--sse-kms-key-id",
+        "arn:aws:kms:k",
+    ];
+    let (exit, _, stderr) =
+        run(at(&world), &[&["copy", "s3://source/k", "s3://destination/"][..], &set].concat()).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let found = world.sandbox.store().object(DESTINATION, "k").unwrap().attributes;
+    assert_eq!(found.metadata["a"], "b=c");
+    assert_eq!((found.tags.len(), found.tags["stage"].as_str()), (2, "replica"));
+    assert_eq!(found.content_type.as_deref(), Some("text/plain"));
+    assert_eq!(found.cache_control.as_deref(), Some("no-store"));
+    assert_eq!(found.encryption.name(), "aws:kms");
+
+    let key = "env:LAKE_KEY";
+    let arguments = [
+        "copy",
+        "s3://source/k",
+        "s3://destination/bare",
+        "--preserve",
+        "content-only",
+        "--customer-key",
+        key,
+    ];
+    let mut command = at(&world);
+    command.env("LAKE_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
+    let (exit, stdout, stderr) = run(command, &arguments).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(!format!("{stdout}{stderr}").contains("MDEy"));
+    let found = world.sandbox.store().object(DESTINATION, "bare").unwrap().attributes;
+    assert_eq!((found.encryption.name(), found.metadata.len(), found.tags.len()), ("SSE-C", 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
     for (arguments, said) in [
         (vec!["copy", "s3://a-b/x/", "s3://a-b/x/y/"], "exclude"),
@@ -303,6 +351,11 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
         (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "64M"], "64MiB"),
         (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "1MiB"], "5MiB"),
         (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--provider", "amazon"], "unknown variant"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--preserve", "tags=keep"], "=require, =try"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--tag", "a"], "name=value"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--preserve", "tags=replace"], "add `set.tags`"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--sse-kms-key-id", "k"], "add --sse aws:kms"),
+        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--customer-key", "c2VjcmV0"], "env:NAME or file:PATH"),
         (vec!["run", "/no/such/job.yaml"], "No such file"),
         (vec!["uploads", "abort", "s3://a-b/x"], "UPLOAD_ID"),
         (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--version-id", "v"], "exactly one source"),

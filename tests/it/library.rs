@@ -28,6 +28,7 @@ async fn parts_from_readers_and_objects_make_one_object_in_any_order() {
         key: key("s"),
         version: source.version_id.clone(),
         etag: source.etag.clone(),
+        customer_key: None,
     };
     let attributes = Attributes {
         checksum: Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
@@ -58,7 +59,13 @@ async fn one_part_without_a_range_is_a_whole_object() {
     let bucket = world.bucket(DESTINATION).await;
     let source =
         world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, 3), &ObjectSpec::default());
-    let pin = SourcePin { bucket: SOURCE.parse().unwrap(), key: key("s"), version: None, etag: source.etag };
+    let pin = SourcePin {
+        bucket: SOURCE.parse().unwrap(),
+        key: key("s"),
+        version: None,
+        etag: source.etag,
+        customer_key: None,
+    };
     let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
     let part = upload.copy_part(1, &pin, None, 3).await.unwrap();
     assert!(upload.complete(&[part], &sized(3)).await.unwrap().etag.ends_with("-1"));
@@ -72,7 +79,13 @@ async fn ten_thousand_parts_are_listed_over_all_pages() {
     let size = 5 * MIB;
     let source =
         world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, size), &ObjectSpec::default());
-    let pin = SourcePin { bucket: SOURCE.parse().unwrap(), key: key("s"), version: None, etag: source.etag };
+    let pin = SourcePin {
+        bucket: SOURCE.parse().unwrap(),
+        key: key("s"),
+        version: None,
+        etag: source.etag,
+        customer_key: None,
+    };
     let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
     let copies = (1..=10_000).map(|number| Ok(upload.copy_part(number, &pin, None, size)));
     let parts: Vec<_> = futures::stream::iter(copies).try_buffer_unordered(64).try_collect().await.unwrap();

@@ -7,6 +7,7 @@
 
 mod access;
 mod archived;
+mod attributes;
 mod capabilities;
 mod cli;
 mod conditions;
@@ -20,6 +21,7 @@ mod layering;
 mod library;
 mod limits;
 mod manifest;
+mod matrix;
 mod outage;
 mod proof;
 mod replay;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
 
+mod attributes;
 mod examples;
 mod history;
 mod hostile;

@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 use s3haul::manifest::job::{LayoutChoice, Parts, ProofPolicy, Transfer, Verify};
+use s3haul::plan::attributes::Reads;
 use s3haul::plan::totals::Totals;
 use s3haul::planner::{Planned, Sides};
 use s3haul::sandbox::{
@@ -41,7 +42,7 @@ async fn the_etag_is_that_of_the_source(#[case] parts: Vec<u64>, #[case] part_he
     put(&world, parts.iter().sum(), &ObjectSpec::default().part_sizes(parts.clone()).without_checksum());
     let run = world.run(replayed()).await;
     assert_eq!(run.proof(), "etag", "{:?}", run.receipts);
-    assert!(run.receipts[0].losses.is_empty(), "{:?}", run.receipts[0].losses);
+    assert!(run.receipts[0].notes.is_empty(), "{:?}", run.receipts[0].notes);
     assert_eq!((etag(&world, DESTINATION), sizes(&world)), (etag(&world, SOURCE), parts));
     assert_eq!(world.calls(Operation::HeadObject), 1 + part_heads, "no part is asked for that need not be");
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
@@ -99,7 +100,7 @@ async fn a_composite_checksum_stays_where_a_key_takes_the_etag() {
     put(&world, 13 * MIB, &spec);
     let run = world.run(Transfer { to: destination("s3://secret/"), ..replayed() }).await;
     assert_eq!(run.proof(), "composite-sha256", "{:?}", run.receipts);
-    assert!(run.receipts[0].losses[0].contains("KMS key"), "{:?}", run.receipts[0].losses);
+    assert!(run.receipts[0].notes[0].contains("KMS key"), "{:?}", run.receipts[0].notes);
 }
 
 #[tokio::test]
@@ -125,7 +126,7 @@ async fn what_can_not_be_replayed_is_copied_all_the_same_and_says_why() {
         put(&world, size, &spec);
         let run = world.run(replayed()).await;
         assert_eq!(run.proof(), "crc64nvme", "{:?}", run.receipts);
-        let losses = &run.receipts[0].losses;
+        let losses = &run.receipts[0].notes;
         assert!(
             losses.len() == 1 && losses[0].starts_with("ETag: ") && losses[0].contains(why),
             "{losses:?}"
@@ -142,7 +143,7 @@ async fn a_bucket_that_encrypts_with_a_key_is_noticed_at_the_beginning() {
     put(&world, 24 * MIB, &ObjectSpec::default().part_sizes([8 * MIB, 8 * MIB]));
     let run = world.run(Transfer { to: destination("s3://secret/"), ..replayed() }).await;
     assert_eq!(run.proof(), "crc64nvme", "{:?}", run.receipts);
-    assert!(run.receipts[0].losses[0].contains("KMS key"), "{:?}", run.receipts[0].losses);
+    assert!(run.receipts[0].notes[0].contains("KMS key"), "{:?}", run.receipts[0].notes);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1, "and nothing was copied twice");
 }
 
@@ -180,7 +181,8 @@ async fn the_plan_counts_the_question_for_the_first_part() {
     let Some(Planned::Step(step)) = sides.plan().recv().await else { panic!("nothing is planned") };
     let mut totals = Totals::default();
     let capabilities = sides.destination.capabilities();
-    totals.copy(step.entry.size, &step.route, step.reason, capabilities, true);
+    let reads = Reads::of(&sides.transfer, capabilities, &step.route);
+    totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
     world.sandbox.calls().clear();
     world.run(replayed()).await;
     for (planned, sent) in [

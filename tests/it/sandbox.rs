@@ -8,6 +8,7 @@ mod checksums;
 mod conditions;
 mod copies;
 mod faults;
+mod keys;
 mod listing;
 mod multipart;
 mod protection;

@@ -1,5 +1,6 @@
 //! Copies inside the server: where the source is, whether it may be read, what the copy keeps.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption, timestamp};
-use super::{CopiedBytes, Corrupted, Service, stored};
+use super::{CopiedBytes, Corrupted, Service, access, stored};
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::{Algorithm, Checksum, ChecksumKind};
 use crate::sandbox::condition::{self, ReadConditions, WriteCondition, now};
@@ -91,6 +92,10 @@ impl Service {
         if !Quirks::on(&self.store.quirks().ignore_source_conditions) {
             conditions.check_source(&object)?;
         }
+        access::check_key(
+            &object.attributes.encryption,
+            access::customer_key(headers, access::SOURCE_KEY)?.as_deref(),
+        )?;
         if object.attributes.is_archived() {
             return Err(Refusal::invalid_object_state(object.attributes.class()));
         }
@@ -148,6 +153,16 @@ impl Service {
         {
             return Err(Refusal::access_denied().into());
         }
+        let annotated = fields::text(&request.headers, "x-amz-object-annotation-directive").as_deref()
+            != Some("EXCLUDE")
+            && !source.object.attributes.annotations.is_empty();
+        let right = |bucket: &str, right: Operation, key: &str| !self.store.is_denied(bucket, right, key);
+        if annotated
+            && !(right(&source.bucket, Operation::GetObjectAnnotation, &source.key)
+                && right(&input.bucket, Operation::PutObjectAnnotation, &input.key))
+        {
+            return Err(Refusal::access_denied().into());
+        }
         let algorithm = match &input.checksum_algorithm {
             None => None,
             Some(name) => Some(
@@ -164,6 +179,10 @@ impl Service {
         if bucket.directory && !attributes.tags.is_empty() {
             let message = "A directory bucket takes no tags from the source of a copy";
             return Err(Refusal::not_implemented(message, "x-amz-tagging-directive").into());
+        }
+        access::check_write(&self.store, &bucket, &input.key, &attributes, false, false)?;
+        if annotated {
+            attributes.annotations.clone_from(&source.object.attributes.annotations);
         }
         let checksum = self.copied_checksum(&source.object, algorithm);
         let object = Object {
@@ -236,6 +255,7 @@ impl Service {
         let bucket = self.store.bucket(&input.bucket)?;
         check_part_number(input.part_number)?;
         let (declared, attributes) = bucket.upload_settings(&input.key, &input.upload_id)?;
+        access::check_own_key(&attributes.encryption, &request.headers)?;
         let source = self.source(&input.copy_source, &request.headers, &source_conditions!(input))?;
         let content = match &input.copy_source_range {
             None => source.object.content.clone(),

@@ -53,28 +53,32 @@ pub(super) use checksums_of;
 macro_rules! attributes_of {
     ($input:expr, $headers:expr, $bucket:expr, $store:expr) => {{
         let input = &$input;
-        fields::check_acl(
+        let grants = access::grants(
             input.acl.as_ref().map(|acl| acl.as_str()),
-            input.grant_full_control.is_some()
-                || input.grant_read.is_some()
-                || input.grant_read_acp.is_some()
-                || input.grant_write_acp.is_some(),
+            [
+                ("FULL_CONTROL", input.grant_full_control.as_deref()),
+                ("READ", input.grant_read.as_deref()),
+                ("READ_ACP", input.grant_read_acp.as_deref()),
+                ("WRITE_ACP", input.grant_write_acp.as_deref()),
+            ],
+            $bucket,
         )?;
         fields::check_metadata(input.metadata.as_ref())?;
-        Attributes {
+        let attributes = Attributes {
             content_type: input.content_type.clone(),
             cache_control: input.cache_control.clone(),
             content_disposition: input.content_disposition.clone(),
             content_encoding: fields::content_encoding(input.content_encoding.as_deref()),
             content_language: input.content_language.clone(),
-            expires: fields::text($headers, "expires"),
+            expires: fields::text($headers, "expires")
+                .or_else(|| fields::text($headers, crate::sandbox::protocol::ODD_EXPIRES.as_str())),
             website_redirect: input.website_redirect_location.clone(),
             metadata: fields::sorted(input.metadata.as_ref()),
             tags: fields::parse_tags(input.tagging.as_deref().unwrap_or_default())?,
             storage_class: fields::storage_class(input.storage_class.as_ref().map(|class| class.as_str()))?,
             encryption: fields::encryption(
                 fields::EncryptionRequest {
-                    customer: input.sse_customer_algorithm.is_some(),
+                    customer: access::customer_key($headers, access::OWN_KEY)?,
                     name: input.server_side_encryption.as_ref().map(|name| name.as_str()),
                     key_id: input.ssekms_key_id.as_deref(),
                     bucket_key: input.bucket_key_enabled,
@@ -88,9 +92,15 @@ macro_rules! attributes_of {
                 input.object_lock_legal_hold_status.as_ref().map(|status| status.as_str()),
                 $bucket,
             )?,
+            grants,
+            annotations: BTreeMap::new(),
             restore: None,
             archive_status: None,
-        }
+        };
+        let lock = input.object_lock_mode.is_some();
+        let hold = input.object_lock_legal_hold_status.is_some();
+        access::check_write($store, $bucket, &input.key, &attributes, lock, hold)?;
+        attributes
     }};
 }
 pub(super) use attributes_of;
@@ -99,14 +109,29 @@ pub(super) use attributes_of;
 macro_rules! set_encryption {
     ($output:expr, $encryption:expr) => {{
         let encryption: &Encryption = $encryption;
-        $output.server_side_encryption = Some(encryption.name().to_owned().into());
+        fields::set_server_encryption!($output, encryption);
+        if let Encryption::Customer { key_md5 } = encryption {
+            $output.sse_customer_algorithm = Some("AES256".to_owned());
+            $output.sse_customer_key_md5 = Some(key_md5.clone());
+        }
+    }};
+}
+pub(super) use set_encryption;
+
+/// The same for the output that shows no customer key.
+macro_rules! set_server_encryption {
+    ($output:expr, $encryption:expr) => {{
+        let encryption: &Encryption = $encryption;
+        if !matches!(encryption, Encryption::Customer { .. }) {
+            $output.server_side_encryption = Some(encryption.name().to_owned().into());
+        }
         if let Encryption::Kms { key_id, bucket_key, .. } = encryption {
             $output.ssekms_key_id = Some(key_id.clone());
             $output.bucket_key_enabled = bucket_key.then_some(true);
         }
     }};
 }
-pub(super) use set_encryption;
+pub(super) use set_server_encryption;
 
 /// A quoted `ETag`.
 pub(super) fn etag(value: &str) -> Option<ETag> {
@@ -159,18 +184,6 @@ pub(super) fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Resu
     .with("MaxSizeAllowed", 2048))
 }
 
-/// ACLs are disabled, as in all new buckets: only the one that changes nothing is accepted.
-pub(super) fn check_acl(acl: Option<&str>, grants: bool) -> Result<(), Refusal> {
-    if !grants && matches!(acl, None | Some("bucket-owner-full-control")) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        hyper::StatusCode::BAD_REQUEST,
-        "AccessControlListNotSupported",
-        "The bucket does not allow ACLs",
-    ))
-}
-
 pub(super) fn storage_class(class: Option<&str>) -> Result<Option<String>, Refusal> {
     const CLASSES: [&str; 8] = [
         "STANDARD",
@@ -195,7 +208,7 @@ pub(super) fn storage_class(class: Option<&str>) -> Result<Option<String>, Refus
 
 /// The encryption headers of a write.
 pub(super) struct EncryptionRequest<'a> {
-    pub(super) customer: bool,
+    pub(super) customer: Option<String>,
     pub(super) name: Option<&'a str>,
     pub(super) key_id: Option<&'a str>,
     pub(super) bucket_key: Option<bool>,
@@ -206,17 +219,21 @@ pub(super) fn encryption(
     bucket: &Bucket,
     store: &Store,
 ) -> Result<Encryption, Refusal> {
-    if request.customer {
-        return Err(Refusal::not_implemented(
-            "The sandbox has no customer-provided keys",
-            "x-amz-server-side-encryption-customer-algorithm",
-        ));
+    if let Some(key_md5) = request.customer {
+        if let Some(name) = request.name {
+            return Err(Refusal::invalid_argument(
+                "x-amz-server-side-encryption",
+                name,
+                "Server Side Encryption with Customer provided key is incompatible with the encryption method specified",
+            ));
+        }
+        return Ok(Encryption::Customer { key_md5 });
     }
     let kms = |dual_layer: bool| {
         let managed = || format!("arn:aws:kms:{}:{}:alias/aws/s3", store.region(), bucket.owner);
         let default = match &bucket.encryption {
             Encryption::Kms { bucket_key, .. } => *bucket_key,
-            Encryption::Aes256 => false,
+            Encryption::Aes256 | Encryption::Customer { .. } => false,
         };
         Encryption::Kms {
             key_id: request.key_id.map_or_else(managed, str::to_owned),

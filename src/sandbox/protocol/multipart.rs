@@ -1,5 +1,6 @@
 //! Multipart uploads, but for copied parts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use s3s::dto::{
@@ -10,10 +11,11 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{
-    self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption, timestamp,
+    self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption, set_server_encryption,
+    timestamp,
 };
 use super::write::{check_claim, check_md5};
-use super::{Service, stored};
+use super::{Service, access, stored};
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition::{WriteCondition, now};
 use crate::sandbox::content::Content;
@@ -68,6 +70,7 @@ impl Service {
         check_part_number(input.part_number)?;
         let content = Content::bytes(fields::read_body(input.body).await?);
         let (declared, attributes) = bucket.upload_settings(&input.key, &input.upload_id)?;
+        access::check_own_key(&attributes.encryption, &request.headers)?;
         self.transfer(content.len()).await;
         if content.len() > LARGEST_PIECE {
             return Err(Refusal::too_large(content.len()).into());
@@ -129,6 +132,10 @@ impl Service {
                 &request.headers,
             )?,
         };
+        // With a declared checksum the key is needed once more, to check it.
+        if let Ok((Some(_), attributes)) = bucket.upload_settings(&input.key, &input.upload_id) {
+            access::check_own_key(&attributes.encryption, &request.headers)?;
+        }
         let completed = bucket.complete(&self.store, &input.key, &input.upload_id, &asked)?;
         let mut output = CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
@@ -139,7 +146,7 @@ impl Service {
             ..CompleteMultipartUploadOutput::default()
         };
         let encryption = &completed.attributes.encryption;
-        set_encryption!(output, encryption);
+        set_server_encryption!(output, encryption);
         // With KMS the answer leaves the checksum out, although the object has it.
         if let Some(checksum) = completed.checksum.filter(|_| !encryption.is_kms()) {
             output.checksum_type = Some(ChecksumType::from_static(checksum.kind.name()));
@@ -162,6 +169,9 @@ impl Service {
         let bucket = self.store.bucket(&input.bucket)?;
         let state = bucket.read();
         let upload = state.upload(&input.key, &input.upload_id)?;
+        if upload.declared.is_some() {
+            access::check_own_key(&upload.attributes.encryption, &request.headers)?;
+        }
         let marker = input.part_number_marker.unwrap_or(0).max(0);
         let max = input.max_parts.and_then(|max| usize::try_from(max).ok()).unwrap_or(PAGE).min(PAGE);
         let mut following = upload.parts.range(marker + 1..);

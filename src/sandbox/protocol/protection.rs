@@ -1,4 +1,4 @@
-//! Object lock and ACLs. ACLs are disabled, as in all new buckets: the owner has full control and that is that.
+//! Object lock and ACLs. Without grants the owner has full control and that is that, as in all new buckets.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,9 +15,9 @@ use s3s::dto::{
 };
 use s3s::{S3Request, S3Response, S3Result};
 
-use super::Service;
 use super::fields::{self, timestamp};
 use super::list::owner;
+use super::{Service, access};
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::condition;
 use crate::sandbox::object::Lock;
@@ -154,20 +154,14 @@ impl Service {
     ) -> S3Result<S3Response<GetObjectAclOutput>> {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
-        bucket.read().resolve(&input.key, input.version_id.as_deref())?;
-        let grant = Grant {
-            grantee: Some(Grantee {
-                id: Some(bucket.owner.clone()),
-                type_: Type::from_static(Type::CANONICAL_USER),
-                display_name: None,
-                email_address: None,
-                uri: None,
-            }),
-            permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
+        let object = bucket.read().resolve(&input.key, input.version_id.as_deref())?;
+        let grants = match object.attributes.grants.as_slice() {
+            [] => vec![grant("FULL_CONTROL", &bucket.owner)],
+            grants => grants.iter().map(|given| grant(&given.permission, &given.grantee)).collect(),
         };
         Ok(S3Response::new(GetObjectAclOutput {
             owner: Some(owner(&bucket)),
-            grants: Some(vec![grant]),
+            grants: Some(grants),
             request_charged: None,
         }))
     }
@@ -178,15 +172,42 @@ impl Service {
     ) -> S3Result<S3Response<PutObjectAclOutput>> {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
-        bucket.read().resolve(&input.key, input.version_id.as_deref())?;
-        let grants = input.access_control_policy.is_some()
-            || input.grant_full_control.is_some()
-            || input.grant_read.is_some()
-            || input.grant_read_acp.is_some()
-            || input.grant_write.is_some()
-            || input.grant_write_acp.is_some();
-        fields::check_acl(input.acl.as_ref().map(ObjectCannedACL::as_str), grants)?;
+        if input.access_control_policy.is_some() && bucket.acls {
+            let message = "The sandbox takes ACLs in headers only";
+            return Err(Refusal::not_implemented(message, "AccessControlPolicy").into());
+        }
+        // Where ACLs are disabled, a document is refused like a header.
+        let policy = input.access_control_policy.as_ref().map(|_| "id=document");
+        let grants = access::grants(
+            input.acl.as_ref().map(ObjectCannedACL::as_str),
+            [
+                ("FULL_CONTROL", input.grant_full_control.as_deref().or(policy)),
+                ("READ", input.grant_read.as_deref()),
+                ("READ_ACP", input.grant_read_acp.as_deref()),
+                ("WRITE_ACP", input.grant_write_acp.as_deref()),
+            ],
+            &bucket,
+        )?;
+        bucket.change(&input.key, input.version_id.as_deref(), |object| {
+            Arc::make_mut(&mut object.attributes).grants = grants;
+            Ok(())
+        })?;
         Ok(S3Response::new(PutObjectAclOutput::default()))
+    }
+}
+
+/// A grant as a document shows it.
+fn grant(permission: &str, grantee: &str) -> Grant {
+    let group = grantee.starts_with("http://");
+    Grant {
+        grantee: Some(Grantee {
+            id: (!group).then(|| grantee.to_owned()),
+            type_: Type::from_static(if group { Type::GROUP } else { Type::CANONICAL_USER }),
+            display_name: None,
+            email_address: None,
+            uri: group.then(|| grantee.to_owned()),
+        }),
+        permission: Some(Permission::from(permission.to_owned())),
     }
 }
 

@@ -15,7 +15,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{etag, int, long, set_checksum, set_encryption, timestamp};
-use super::{Service, SuccessStatus, fields};
+use super::{Service, SuccessStatus, access, fields};
 use crate::sandbox::checksum::{self, Algorithm, ChecksumKind};
 use crate::sandbox::condition::{self, ReadConditions, Unmet};
 use crate::sandbox::object::{DEFAULT_CONTENT_TYPE, Encryption, Object};
@@ -57,11 +57,17 @@ macro_rules! describe {
         $output.last_modified = timestamp(object.last_modified);
         $output.metadata =
             Some(attributes.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect());
-        $output.object_lock_mode = attributes.lock.retention.as_ref().map(|(mode, _)| mode.clone().into());
-        $output.object_lock_retain_until_date =
-            attributes.lock.retention.as_ref().and_then(|(_, until)| timestamp(*until));
-        $output.object_lock_legal_hold_status =
-            attributes.lock.legal_hold.map(|on| if on { "ON" } else { "OFF" }.to_owned().into());
+        // Locks are shown to those who may ask for them.
+        let shows = |right| !$service.store.is_denied(&$input.bucket, right, &$input.key);
+        if shows(Operation::GetObjectRetention) {
+            let retention = attributes.lock.retention.as_ref();
+            $output.object_lock_mode = retention.map(|(mode, _)| mode.clone().into());
+            $output.object_lock_retain_until_date = retention.and_then(|(_, until)| timestamp(*until));
+        }
+        if shows(Operation::GetObjectLegalHold) {
+            $output.object_lock_legal_hold_status =
+                attributes.lock.legal_hold.map(|on| if on { "ON" } else { "OFF" }.to_owned().into());
+        }
         $output.parts_count = piece.part.and(object.parts.as_ref()).and_then(|parts| int(parts.len()));
         $output.restore = attributes.restore.clone();
         $output.storage_class = attributes.storage_class.clone().map(Into::into);
@@ -168,6 +174,7 @@ impl Service {
     pub(super) fn get(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let input = &request.input;
         let found = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
+        access::check_own_key(&found.object.attributes.encryption, &request.headers)?;
         check_read(
             &found.object,
             ReadConditions {
@@ -200,6 +207,7 @@ impl Service {
     pub(super) fn head(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = &request.input;
         let found = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
+        access::check_own_key(&found.object.attributes.encryption, &request.headers)?;
         check_read(
             &found.object,
             ReadConditions {

@@ -1,5 +1,6 @@
 //! Writing and deleting objects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use s3s::dto::{
@@ -9,7 +10,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption};
-use super::{Service, stored};
+use super::{Service, access, stored};
 use crate::sandbox::checksum::{self, Algorithm, Checksum};
 use crate::sandbox::condition::{WriteCondition, now};
 use crate::sandbox::content::Content;

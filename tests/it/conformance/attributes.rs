@@ -4,8 +4,6 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::types::StorageClass;
 
-use s3haul::s3::Capabilities;
-
 use super::{PART, Server, bytes, on_server};
 
 const EXPIRES: &str = "Thu, 01 Jan 2032 00:00:00 GMT";
@@ -100,16 +98,8 @@ async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
             assert_eq!(source.metadata.len(), 2);
             assert_eq!(source.tags.len(), if server.capabilities().tags { 2 } else { 0 });
             assert_eq!(source.storage_class.as_deref() == Some("STANDARD_IA"), has_classes);
-            let Capabilities { tags, tag_headers, .. } = server.capabilities();
-            let mut copy = kept(server, &server.destination, key).await;
-            let losses: Vec<_> = run.receipt(key).losses.iter().map(|loss| loss.split(':').next()).collect();
-            if tags && !tag_headers {
-                assert_eq!((copy.tags.as_slice(), losses), (&[][..], vec![Some("tags")]), "{key}");
-                copy.tags.clone_from(&source.tags);
-            } else {
-                assert_eq!(losses, [], "{key}");
-            }
-            assert_eq!(copy, source, "{key}");
+            assert_eq!(kept(server, &server.destination, key).await, source, "{key}");
+            assert_eq!(run.receipt(key).losses, [], "{key}");
             server.assert_equal(key, key).await;
         }
     })

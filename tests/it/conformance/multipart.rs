@@ -16,8 +16,13 @@ async fn sent_and_copied_parts_make_one_object_in_the_order_of_their_numbers() {
         let key: ObjectKey = "mixed".parse().unwrap();
         let from_key: ObjectKey = "from".parse().unwrap();
         let head = from.head(&from_key, None).await.unwrap();
-        let pin =
-            SourcePin { bucket: from.name().clone(), key: from_key, version: head.version, etag: head.etag };
+        let pin = SourcePin {
+            bucket: from.name().clone(),
+            key: from_key,
+            version: head.version,
+            etag: head.etag,
+            customer_key: None,
+        };
         let upload = MultipartUpload::initiate(&to, &key, &Attributes::default()).await.unwrap();
         let (second, last) = (bytes(2, PART), bytes(3, 100));
         // The last part first, part 2 twice: only what came later counts.

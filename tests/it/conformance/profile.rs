@@ -21,7 +21,13 @@ async fn a_source_that_is_not_the_pinned_one_is_refused() {
         let key: ObjectKey = "from".parse().unwrap();
         let old = from.head(&key, None).await.unwrap();
         server.put("from", &bytes(2, PART)).await;
-        let pin = SourcePin { bucket: from.name().clone(), key: key.clone(), version: None, etag: old.etag };
+        let pin = SourcePin {
+            bucket: from.name().clone(),
+            key: key.clone(),
+            version: None,
+            etag: old.etag,
+            customer_key: None,
+        };
         let attributes = Attributes::default();
         if copy_conditions {
             let copy = to.copy_object(&pin, PART, &key, &attributes, WriteCondition::None).await;
@@ -87,7 +93,8 @@ async fn a_write_that_demands_something_of_its_key_overwrites_nothing_else() {
         let bucket = server.bucket(&server.source).await;
         let (from, key): (ObjectKey, ObjectKey) = ("from".parse().unwrap(), "key".parse().unwrap());
         let etag = bucket.head(&from, None).await.unwrap().etag;
-        let pin = SourcePin { bucket: bucket.name().clone(), key: from, version: None, etag };
+        let pin =
+            SourcePin { bucket: bucket.name().clone(), key: from, version: None, etag, customer_key: None };
         let attributes = Attributes::default();
         let Capabilities { if_none_match, if_match, .. } = server.capabilities();
         for (on, condition) in [

@@ -12,11 +12,16 @@ use super::{files, read};
 fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     const LIST: &[&str] = &["s3:ListBucket"];
     const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
-    const WRITE: &[&str] = &["s3:PutObject", "s3:PutObjectTagging"];
+    // A copy of a locked object has headers for it.
+    const WRITE: &[&str] =
+        &["s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectRetention", "s3:PutObjectLegalHold"];
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
         Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
+        Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
+        Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
+        Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
             &["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
@@ -28,12 +33,28 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::AbortMultipartUpload => (&[], &["s3:AbortMultipartUpload"]),
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
-        Operation::ReadFile => (&[], &[]),
         Operation::ListObjectVersions => (&["s3:ListBucketVersions"], &["s3:ListBucketVersions"]),
         Operation::GetBucketVersioning => (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"]),
         Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
         // Without a version it can only add a delete marker; to destroy a version is another permission.
         Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
+        Operation::ReadFile
+        | Operation::GetObjectAcl
+        | Operation::ListObjectAnnotations
+        | Operation::GetObjectAnnotation
+        | Operation::PutObjectAnnotation => (&[], &[]),
+    }
+}
+
+/// What it takes besides where the job says `acl:` or `annotations:`. A write then has headers for the ACL.
+fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
+    match operation {
+        Operation::GetObjectAcl => (&["s3:GetObjectAcl", "s3:GetObjectVersionAcl"], &[]),
+        Operation::CopyObject | Operation::CreateMultipartUpload => (&[], &["s3:PutObjectAcl"]),
+        Operation::ListObjectAnnotations => (&["s3:ListObjectAnnotations"], &[]),
+        Operation::GetObjectAnnotation => (&["s3:GetObjectAnnotation"], &[]),
+        Operation::PutObjectAnnotation => (&[], &["s3:PutObjectAnnotation"]),
+        _ => (&[], &[]),
     }
 }
 
@@ -123,6 +144,21 @@ fn versions_and_archives_need_a_policy_more() {
     let mut both = needed("lake-prod", true, is_about_history);
     both.extend(needed("lake-replica", false, is_about_history));
     assert_eq!(allowed(&policy("versions")), both);
+}
+
+#[test]
+fn everything_takes_what_is_opted_in() {
+    let needed: BTreeSet<_> = operations()
+        .into_iter()
+        .flat_map(|operation| {
+            let (source, destination) = opted_in(operation);
+            let on = |bucket: &'static str, actions: &'static [&str]| {
+                actions.iter().map(move |action| ((*action).to_owned(), format!("arn:aws:s3:::{bucket}/*")))
+            };
+            on("lake-prod", source).chain(on("lake-replica", destination))
+        })
+        .collect();
+    assert_eq!(allowed(&policy("everything")), needed);
 }
 
 #[test]

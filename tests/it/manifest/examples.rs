@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use s3haul::location::LocalPath;
 use s3haul::manifest::job::{
-    AssumeRole, Destination, Encryption, Endpoint, Job, Keep, PartSize, Parts, Preserve, Provider, Source,
+    AssumeRole, Destination, Encryption, Endpoint, Job, PartSize, Parts, Policy, Preserve, Provider, Source,
     Symlinks, Transfer, When, check,
 };
 use s3haul::manifest::{self, ManifestError, schema};
@@ -39,6 +39,7 @@ fn every_example_is_read_and_says_for_whom_it_is() {
         "on-prem",
         "quickstart",
         "all-versions",
+        "exact-replica",
     ] {
         assert!(names.contains(&format!("{needed}.yaml")), "{needed} is not in {names:?}");
     }
@@ -151,7 +152,7 @@ transfers:
     to: {s3: s3://lake-dr/events/, endpoint: dr, storage_class: GLACIER_IR, encryption: {kms: arn:aws:kms:k, bucket_key: true}}
     when: always
     parts: {size: auto}
-    preserve: {tags: keep}
+    preserve: {tags: require}
     keys: {strip_prefix: a/, add_prefix: b/, rename: "{key}.bak"}
   - {from: {s3: s3://lake-prod/one, version: "3"}, to: {s3: s3://lake-dr/two, encryption: dsse}}
   - {from: {files: ./exports, symlinks: follow}, to: {s3: s3://onprem/, endpoint: onprem, encryption: s3}}
@@ -184,7 +185,7 @@ report: {json: ./report.jsonl}
     assert_eq!((events.when, one.when), (When::Always, When::Missing));
     assert_eq!(events.parts, Parts { threshold: ByteSize(64 * MIB), ..Parts::default() });
     assert_eq!(one.parts.size, PartSize::Exactly(ByteSize(16 * MIB)));
-    let kept = Preserve { metadata: Keep::Skip, tags: Keep::Keep, storage_class: Keep::Keep };
+    let kept = Preserve { metadata: Policy::Skip, tags: Policy::Require, ..Preserve::default() };
     assert_eq!(events.preserve, kept);
     assert_eq!(events.keys.rename.as_ref().unwrap().as_str(), "{key}.bak");
     assert_eq!(one.name, "transfer-2");

@@ -236,7 +236,7 @@ fn a_directory_of_files_needs_a_prefix() {
         refused(&text, &[("transfers[0].to.s3", "key of one object", "s3://dst/x/")]);
     }
     job(&transfer("from: {files: ./x.bin}\nto: {s3: s3://dst/x}"));
-    let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\n⟦preserve: {tags: keep}");
+    let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\n⟦preserve: {tags: try}");
     refused(&text, &[("transfers[0].preserve", "local files have no", "remove")]);
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\nparts: {layout: ⟦source}");
     refused(&text, &[("transfers[0].parts.layout", "no part boundaries", "remove")]);

@@ -1,0 +1,94 @@
+//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them.
+
+use clap::{Args, ValueEnum};
+
+use super::CliError;
+use crate::manifest::job::{Encryption, KeySource, SetValues};
+
+/// What new objects get.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "New objects")]
+pub(super) struct SetFlags {
+    /// User metadata, merged over that of the source; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+    /// A tag, merged over those of the source; may be given several times.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
+    tags: Vec<(String, String)>,
+    /// Content-Type; that of the source, or by a file's name, when it is not given.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Content-Encoding.
+    #[arg(long, value_name = "CODING")]
+    content_encoding: Option<String>,
+    /// Content-Language.
+    #[arg(long, value_name = "LANGUAGE")]
+    content_language: Option<String>,
+    /// Content-Disposition.
+    #[arg(long, value_name = "VALUE")]
+    content_disposition: Option<String>,
+    /// Cache-Control.
+    #[arg(long, value_name = "VALUE")]
+    cache_control: Option<String>,
+    /// How S3 encrypts; as the bucket says when it is not given.
+    #[arg(long, value_enum, value_name = "HOW")]
+    sse: Option<Sse>,
+    /// The key in KMS, with --sse aws:kms or aws:kms:dsse.
+    #[arg(long, value_name = "ARN")]
+    sse_kms_key_id: Option<String>,
+    /// A key of your own to encrypt with (SSE-C): env:NAME or file:PATH, 32 bytes raw or in base64.
+    #[arg(long, value_name = "WHERE", conflicts_with = "sse")]
+    pub(super) customer_key: Option<KeySource>,
+    /// The key of your own that the source is encrypted with (SSE-C).
+    #[arg(long, value_name = "WHERE")]
+    pub(super) source_customer_key: Option<KeySource>,
+}
+
+/// S3's own names.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sse {
+    #[value(name = "AES256")]
+    S3,
+    #[value(name = "aws:kms")]
+    Kms,
+    #[value(name = "aws:kms:dsse")]
+    Dsse,
+}
+
+/// `name=value`; the value may hold more of them.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl SetFlags {
+    pub(super) fn overrides(&self) -> SetValues {
+        SetValues {
+            metadata: self
+                .metadata
+                .iter()
+                .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+                .collect(),
+            tags: self.tags.iter().cloned().collect(),
+            content_type: self.content_type.clone(),
+            content_encoding: self.content_encoding.clone(),
+            content_language: self.content_language.clone(),
+            content_disposition: self.content_disposition.clone(),
+            cache_control: self.cache_control.clone(),
+        }
+    }
+
+    pub(super) fn encryption(&self) -> Result<Option<Encryption>, CliError> {
+        let key = self.sse_kms_key_id.clone();
+        match (self.sse, &key) {
+            (Some(Sse::Kms), _) => Ok(Some(Encryption::Kms { key, bucket_key: None, dsse: false })),
+            (Some(Sse::Dsse), _) => Ok(Some(Encryption::Kms { key, bucket_key: None, dsse: true })),
+            (Some(Sse::S3), None) => Ok(Some(Encryption::S3)),
+            (None, None) => Ok(None),
+            (_, Some(_)) => {
+                let message = "--sse-kms-key-id names a key of KMS; add --sse aws:kms or --sse aws:kms:dsse";
+                Err(CliError::Usage(message.to_owned()))
+            }
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! What an object shall have besides its bytes: read before it is created, set with it, and finished after it.
+//!
+//! What HEAD does not tell is read first, so that a `require` fails before anything is published. The request that
+//! creates the object carries all of it; when the server refuses an attribute that is only tried, the request is sent
+//! again without it ([`concede`]). What no header can carry, annotations and long tags, follows once the object is
+//! there and before its receipt is written.
+//!
+//! A permission that a bucket denied once is not asked for again: the run remembers it ([`Refusals`]) and does without,
+//! and each object's receipt still tells.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+use super::receipt::Ending;
+use super::{Draft, Trouble, Work};
+use crate::bucket::{Answer, Bucket};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Attribute, Policy, Transfer};
+use crate::multipart::MultipartUpload;
+use crate::plan::attributes::{self, Reads, merged_tags, set_tags, take_late_tags, weaker_encryption};
+use crate::plan::concede::{self, concerns_whole_bucket, optional, refused, suspects, without};
+use crate::plan::decide::Route;
+use crate::plan::loss::{Loss, Lost};
+use crate::planner::Step;
+use crate::s3::{
+    Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition, Written,
+};
+
+/// Annotations of one object that are held in memory from their reading to their writing, in bytes: the largest one,
+/// so that at least one is read before anything is published.
+const ANNOTATIONS_HELD: usize = 1 << 20;
+
+/// What buckets refused in this run.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    losses: Mutex<BTreeMap<(String, Attribute, Lost), Loss>>,
+    /// By bucket and request, what HEAD shows of locks: asked once.
+    shown: Mutex<HashMap<(String, Operation), Asked>>,
+}
+
+/// What is asked once, and waited for by all who want to know.
+type Asked = Arc<OnceCell<Shown>>;
+
+impl Refusals {
+    fn place(bucket: &Bucket) -> String {
+        format!("{}/{}", bucket.client().endpoint(), bucket.name())
+    }
+
+    fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
+        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        losses.get(&(Self::place(bucket), attribute, lost)).cloned()
+    }
+
+    fn remember(&self, bucket: &Bucket, loss: &Loss) {
+        if concerns_whole_bucket(loss.attribute) {
+            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+            losses.insert((Self::place(bucket), loss.attribute, loss.lost), loss.clone());
+        }
+    }
+
+    fn shown(&self, bucket: &Bucket, operation: Operation) -> Asked {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(shown.entry((Self::place(bucket), operation)).or_default())
+    }
+}
+
+/// A required attribute that the copy can not have.
+fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
+    Failure::new(FailureKind::NotKept, operation, place, loss.to_string())
+}
+
+/// The source side of a copy: one version of one object.
+struct Source<'a> {
+    work: &'a Work,
+    bucket: &'a Bucket,
+    pin: &'a SourcePin,
+}
+
+impl Source<'_> {
+    fn transfer(&self) -> &Transfer {
+        &self.work.sides.transfer
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.pin.version.as_deref()
+    }
+
+    /// The permission, which has a name of its own where a version is named.
+    fn permission(&self, what: &str) -> String {
+        let version = if self.pin.version.is_some() { "Version" } else { "" };
+        format!("s3:GetObject{version}{what}")
+    }
+
+    /// What was read; `None` when it may not be read and is only tried, which is then a loss.
+    fn or_loss<T>(
+        &self,
+        attribute: Attribute,
+        permission: &str,
+        answer: Result<T, Failure>,
+        draft: &mut Draft,
+    ) -> Result<Option<T>, Failure> {
+        match answer {
+            Ok(value) => Ok(Some(value)),
+            Err(failure)
+                if matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported)
+                    && self.transfer().preserve.of(attribute) == Policy::Try =>
+            {
+                let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
+                self.work.refusals.remember(self.bucket, &loss);
+                draft.losses.push(loss);
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// True when the attribute was found unreadable before and is only tried: a loss without a request.
+    fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
+        if self.transfer().preserve.of(attribute) != Policy::Try {
+            return false;
+        }
+        let known = self.work.refusals.get(self.bucket, attribute, Lost::NotReadable);
+        draft.losses.extend(known.clone());
+        known.is_some()
+    }
+
+    /// Puts the source's tags into `attributes`, with those that the job sets.
+    async fn tags(&self, attributes: &mut Attributes, draft: &mut Draft) -> Result<(), Trouble> {
+        attributes.tags = Tags::Exactly(set_tags(self.transfer()));
+        if self.is_known_unreadable(Attribute::Tags, draft) {
+            return Ok(());
+        }
+        let answer = self.bucket.tags(&self.pin.key, self.version()).await;
+        let permission = self.permission("Tagging");
+        let Some(kept) = self.or_loss(Attribute::Tags, &permission, answer, draft)? else { return Ok(()) };
+        match merged_tags(kept, self.transfer()) {
+            Ok(tags) => attributes.tags = Tags::Exactly(tags),
+            Err(loss) if self.transfer().preserve.tags == Policy::Try => draft.losses.push(loss),
+            Err(loss) => return Err(self.not_kept(&loss, Operation::GetObjectTagging).into()),
+        }
+        Ok(())
+    }
+
+    async fn acl(&self, attributes: &mut Attributes, draft: &mut Draft) -> Result<(), Trouble> {
+        if self.is_known_unreadable(Attribute::Acl, draft) {
+            return Ok(());
+        }
+        let answer = self.bucket.acl(&self.pin.key, self.version()).await;
+        let permission = self.permission("Acl");
+        if let Some(grants) = self.or_loss(Attribute::Acl, &permission, answer, draft)? {
+            attributes.grants = grants;
+        }
+        Ok(())
+    }
+
+    /// The names of the annotations, and the texts of the first ones: whether they may be read must be known before
+    /// anything is published.
+    async fn annotations(&self, draft: &mut Draft) -> Result<Vec<(String, Option<Bytes>)>, Trouble> {
+        if self.is_known_unreadable(Attribute::Annotations, draft) {
+            return Ok(Vec::new());
+        }
+        let (mut found, mut token, mut held) = (Vec::new(), None, 0);
+        loop {
+            let answer = self.bucket.annotations(&self.pin.key, self.version(), token.as_deref()).await;
+            let permission = "s3:ListObjectAnnotations";
+            let Some(page) = self.or_loss(Attribute::Annotations, permission, answer, draft)? else {
+                return Ok(Vec::new());
+            };
+            for entry in page.items {
+                let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
+                let fits = held + size <= ANNOTATIONS_HELD;
+                let text = if fits {
+                    let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry.name).await;
+                    let permission = "s3:GetObjectAnnotation";
+                    let text = self.or_loss(Attribute::Annotations, permission, answer, draft)?;
+                    let Some(text) = text else { return Ok(Vec::new()) };
+                    held += text.len();
+                    Some(text)
+                } else {
+                    None
+                };
+                found.push((entry.name, text));
+            }
+            token = page.next;
+            if token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Completes what HEAD shows of the lock, which S3 leaves out for those who may not see it. Only versioned buckets
+    /// have locks. Where it is tried, each bucket is asked once whether what is not shown is not there; where it is
+    /// required, so is each object.
+    async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
+        let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
+        if !asks || head.version.is_none() {
+            return Ok(());
+        }
+        let (key, version) = (&self.pin.key, self.version());
+        if head.lock.retention.is_none() {
+            let get = self.bucket.retention(key, version);
+            let unshown = self.unshown(Operation::GetObjectRetention, get, draft);
+            head.lock.retention = Box::pin(unshown).await?;
+        }
+        if head.lock.legal_hold.is_none() {
+            let get = self.bucket.legal_hold(key, version);
+            let unshown = self.unshown(Operation::GetObjectLegalHold, get, draft);
+            head.lock.legal_hold = Box::pin(unshown).await?;
+        }
+        Ok(())
+    }
+
+    /// Half of a lock that HEAD did not show. `get` asks for it, if it is needed.
+    async fn unshown<T>(
+        &self,
+        operation: Operation,
+        get: impl Future<Output = Result<Option<T>, Failure>>,
+        draft: &mut Draft,
+    ) -> Result<Option<T>, Failure> {
+        let cell = self.work.refusals.shown(self.bucket, operation);
+        let of = |answer: &Result<Option<T>, Failure>| match answer {
+            Ok(_) => Some(Shown::All),
+            Err(failure) => match failure.kind() {
+                FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
+                FailureKind::Denied => Some(Shown::Nothing),
+                _ => None,
+            },
+        };
+        if self.transfer().preserve.lock == Policy::Require {
+            if cell.get() == Some(&Shown::NoLocks) {
+                return Ok(None);
+            }
+            let answer = get.await;
+            if of(&answer) == Some(Shown::NoLocks) {
+                // Another object may have found that out at the same time.
+                let _ = cell.set(Shown::NoLocks);
+                return Ok(None);
+            }
+            return answer;
+        }
+        let ask = async {
+            let answer = get.await;
+            of(&answer).map_or_else(|| answer.map(|_| Shown::All), Ok)
+        };
+        if cell.get_or_try_init(|| ask).await? == &Shown::Nothing {
+            let reason = format!("s3:{operation} missing on {}", self.bucket.name());
+            draft.losses.push(Loss::new(Attribute::Lock, Lost::NotReadable, reason));
+        }
+        Ok(None)
+    }
+
+    fn not_kept(&self, loss: &Loss, operation: Operation) -> Failure {
+        not_kept(loss, operation, self.bucket.place(&self.pin.key))
+    }
+}
+
+/// What HEAD shows of the locks in a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// All: what it does not show is not there.
+    All,
+    /// Nothing, for want of a permission.
+    Nothing,
+    /// The bucket has no Object Lock.
+    NoLocks,
+}
+
+/// What one object shall have, and how far that came.
+pub(super) struct Wanted<'w> {
+    work: &'w Work,
+    /// As the job wants it, less what is known not to be possible. Nothing changes it from attempt to attempt.
+    full: Attributes,
+    /// What is sent: the same, or less after a refusal.
+    sent: Attributes,
+    trial: Option<Trial>,
+    late_tags: Vec<Tag>,
+    annotations: Vec<(String, Option<Bytes>)>,
+}
+
+/// The search for the attribute that the server does not take.
+struct Trial {
+    refusal: Failure,
+    left_out: Vec<Attribute>,
+    next: std::vec::IntoIter<Vec<Attribute>>,
+}
+
+impl<'w> Wanted<'w> {
+    /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere only.
+    pub(super) async fn of_copy(
+        work: &'w Work,
+        bucket: &Bucket,
+        head: &mut Head,
+        pin: &SourcePin,
+        route: &Route,
+        draft: &mut Draft,
+    ) -> Result<Self, Trouble> {
+        let source = Source { work, bucket, pin };
+        let (transfer, destination) = (&*work.sides.transfer, &work.sides.destination);
+        let capabilities = destination.capabilities();
+        // An earlier round may have been of another version.
+        draft.losses.clear();
+        // Each read is in a box of its own: most objects need none of them, and their tasks stay small.
+        if head.version.is_some() {
+            Box::pin(source.lock(head, draft)).await?;
+        }
+        let spec = attributes::of_copy(head, transfer, capabilities, route, Timestamp::now())
+            .map_err(|loss| source.not_kept(&loss, Operation::HeadObject))?;
+        draft.losses.extend(spec.losses);
+        let mut full = spec.attributes;
+        let reads = Reads::of(transfer, capabilities, route);
+        // Tags that HEAD counts may be read.
+        let carried = full.tags == Tags::AsSource && head.tag_count.is_none();
+        if reads.tags {
+            Box::pin(source.tags(&mut full, draft)).await?;
+        } else if carried && source.is_known_unreadable(Attribute::Tags, draft) {
+            full.tags = Tags::Exactly(set_tags(transfer));
+        }
+        if reads.acl {
+            Box::pin(source.acl(&mut full, draft)).await?;
+        }
+        let annotations =
+            if reads.annotations { Box::pin(source.annotations(draft)).await? } else { Vec::new() };
+        for attribute in optional(&full, transfer) {
+            if let Some(loss) = work.refusals.get(destination, attribute, Lost::NotSet) {
+                full = without(&full, &[attribute], transfer);
+                draft.losses.push(loss);
+            }
+        }
+        Ok(Self { annotations, ..Self::new(work, full) })
+    }
+
+    /// What an uploaded file shall have.
+    pub(super) fn of_upload(work: &'w Work, key: &ObjectKey) -> Self {
+        let capabilities = work.sides.destination.capabilities();
+        Self::new(work, attributes::of_upload(key.file_name(), &work.sides.transfer, capabilities))
+    }
+
+    fn new(work: &'w Work, mut full: Attributes) -> Self {
+        let late_tags = take_late_tags(&mut full, work.sides.destination.capabilities());
+        Self { work, sent: full.clone(), full, trial: None, late_tags, annotations: Vec::new() }
+    }
+
+    /// What the request that creates the object is to carry.
+    pub(super) fn attributes(&self) -> &Attributes {
+        &self.sent
+    }
+
+    /// Copies the object in one request.
+    pub(super) async fn copy_object(
+        &mut self,
+        source: &Bucket,
+        pin: &SourcePin,
+        size: u64,
+        step: &Step,
+        condition: &WriteCondition,
+        draft: &mut Draft,
+    ) -> Result<Answer<Written>, Failure> {
+        loop {
+            let destination = &self.work.sides.destination;
+            let answer = match &step.turn {
+                Some(turn) => destination.append_copy(pin, size, &step.key, &self.sent, &turn.tip).await,
+                None => destination.copy_object(pin, size, &step.key, &self.sent, condition.clone()).await,
+            };
+            match answer {
+                Ok(answer) => {
+                    self.accepted(draft);
+                    return Ok(answer);
+                }
+                Err(failure) => self.give_way(source, pin, failure, draft).await?,
+            }
+        }
+    }
+
+    /// Begins a multipart upload.
+    pub(super) async fn initiate(
+        &mut self,
+        source: &Bucket,
+        pin: &SourcePin,
+        key: &ObjectKey,
+        draft: &mut Draft,
+    ) -> Result<MultipartUpload, Failure> {
+        loop {
+            match MultipartUpload::initiate(&self.work.sides.destination, key, &self.sent).await {
+                Ok(upload) => {
+                    self.accepted(draft);
+                    return Ok(upload);
+                }
+                Err(failure) => self.give_way(source, pin, failure, draft).await?,
+            }
+        }
+    }
+
+    /// Takes something out of what is sent, so that the request can be sent again; gives the failure back when there
+    /// is nothing that it may be about.
+    async fn give_way(
+        &mut self,
+        bucket: &Bucket,
+        pin: &SourcePin,
+        failure: Failure,
+        draft: &mut Draft,
+    ) -> Result<(), Failure> {
+        let transfer = &*self.work.sides.transfer;
+        let trial = match self.trial.take() {
+            Some(trial) if failure.kind() == trial.refusal.kind() => trial,
+            // The attempts to do with less came to something else: that is what counts now.
+            Some(_) => return Err(failure),
+            None => {
+                let mut optional = optional(&self.full, transfer);
+                // CopyObject reads the tags by itself; a denial of that looks like any other.
+                if *failure.kind() == FailureKind::Denied
+                    && self.full.tags == Tags::AsSource
+                    && optional.contains(&Attribute::Tags)
+                    && !suspects(&failure, &[Attribute::Tags]).is_empty()
+                {
+                    let source = Source { work: self.work, bucket, pin };
+                    let answer = bucket.tags(&pin.key, source.version()).await;
+                    match source.or_loss(Attribute::Tags, &source.permission("Tagging"), answer, draft)? {
+                        None => {
+                            self.full.tags = Tags::Exactly(set_tags(transfer));
+                            self.sent = self.full.clone();
+                            return Ok(());
+                        }
+                        Some(tags) if tags.is_empty() => {
+                            optional.retain(|attribute| *attribute != Attribute::Tags);
+                        }
+                        Some(_) => {}
+                    }
+                }
+                let next = suspects(&failure, &optional).into_iter();
+                Trial { refusal: failure, left_out: Vec::new(), next }
+            }
+        };
+        let Trial { refusal, mut next, .. } = trial;
+        let Some(left_out) = next.next() else { return Err(refusal) };
+        self.sent = without(&self.full, &left_out, transfer);
+        self.trial = Some(Trial { refusal, left_out, next });
+        Ok(())
+    }
+
+    /// The server took what was sent: what was left out is lost.
+    fn accepted(&mut self, draft: &mut Draft) {
+        let Some(Trial { refusal, left_out, .. }) = self.trial.take() else { return };
+        let destination = &self.work.sides.destination;
+        for attribute in left_out {
+            let loss = refused(attribute, &refusal, destination.name());
+            self.work.refusals.remember(destination, &loss);
+            draft.losses.push(loss);
+        }
+    }
+
+    /// Sets what no header could carry on the object that was just published.
+    pub(super) async fn finish(
+        self,
+        source: Option<(&Bucket, &SourcePin)>,
+        key: &ObjectKey,
+        ending: &Ending,
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
+        let Ending::Done { etag, destination_version, .. } = ending else { return Ok(()) };
+        let destination = &self.work.sides.destination;
+        let version = destination_version.as_deref();
+        if !self.late_tags.is_empty() {
+            let outcome = destination.put_tags(key, version, &self.late_tags).await;
+            // Tags that the job sets are its wish, not the source's.
+            let transfer = &self.work.sides.transfer;
+            let kept = transfer.set.tags.is_empty() && source.is_some();
+            let policy = if kept { transfer.preserve.tags } else { Policy::Require };
+            self.or_lost(Attribute::Tags, policy, outcome, draft)?;
+        }
+        let Some((bucket, pin)) = source else { return Ok(()) };
+        let policy = self.work.sides.transfer.preserve.annotations;
+        let mut read_late = false;
+        for (name, text) in &self.annotations {
+            let text = if let Some(text) = text {
+                Ok(text.clone())
+            } else {
+                read_late = true;
+                bucket.annotation(&pin.key, pin.version.as_deref(), name).await
+            };
+            let outcome = match text {
+                Ok(text) => destination.put_annotation(key, version, etag, name, text).await,
+                Err(failure) => Err(failure),
+            };
+            if !self.or_lost(Attribute::Annotations, policy, outcome, draft)? {
+                break;
+            }
+        }
+        // Without a version to name, these may be of an object that has taken the source's place.
+        if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag {
+            return Err(Trouble::SourceChanged);
+        }
+        Ok(())
+    }
+
+    /// Whether it worked; by the policy, what did not is a loss or fails the object, which is there without it.
+    fn or_lost(
+        &self,
+        attribute: Attribute,
+        policy: Policy,
+        outcome: Result<(), Failure>,
+        draft: &mut Draft,
+    ) -> Result<bool, Failure> {
+        let Err(failure) = outcome else { return Ok(true) };
+        if policy == Policy::Try && *failure.kind() != FailureKind::Stopped {
+            draft.losses.push(refused(attribute, &failure, self.work.sides.destination.name()));
+            return Ok(false);
+        }
+        let details = failure.details();
+        let message = format!("{}; the object is there, without its {attribute}", details.message);
+        Err(Failure::new(details.kind.clone(), details.operation, &*details.place, message))
+    }
+}
+
+/// Tells when the copy turned out to be encrypted with less than its source.
+pub(super) fn compare_encryption(work: &Work, head: &Head, written: &Written, draft: &mut Draft) {
+    // With the destination's own customer key, or where the answer is silent about one, there is nothing to compare.
+    draft.losses.extend(weaker_encryption(head, written.encryption.as_ref(), &work.sides.transfer));
+}

@@ -1,0 +1,189 @@
+//! The rules for what new objects get: policies that need a value, and values that S3 would refuse.
+//!
+//! Metadata and headers travel as HTTP headers, so what can't be one is refused here and not by each object.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::diagnose::Finding;
+use super::env::is_name;
+use super::job::{Attribute, KeySource, Policy, SetValues, Source, Transfer};
+
+/// The sum of the bytes of names and values of an object's user metadata.
+pub(crate) const MAX_METADATA: usize = 2048;
+/// Tags of one object.
+pub(crate) const MAX_TAGS: usize = 10;
+/// Characters of a tag's key and of its value.
+const MAX_TAG: (usize, usize) = (128, 256);
+/// All headers that describe the content share 2 KB; one of more than this is a mistake.
+const MAX_HEADER: usize = 1024;
+
+/// What is wrong with `preserve`, `set` and the customer keys of the transfer at `path`.
+pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
+    let mut rules = Rules { path, findings: Vec::new() };
+    if transfer.from.s3().is_some() {
+        rules.policies(transfer);
+    }
+    rules.set(&transfer.set);
+    rules.customer_keys(transfer);
+    rules.findings
+}
+
+struct Rules<'p> {
+    path: &'p str,
+    findings: Vec<Finding>,
+}
+
+impl Rules<'_> {
+    fn refuse(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        let path = format!("{}.{field}", self.path);
+        self.findings.push(Finding { path, message: message.into(), remedy: remedy.into() });
+    }
+
+    /// `replace` without anything that takes the place is either a mistake or `skip`.
+    fn policies(&mut self, transfer: &Transfer) {
+        for attribute in Attribute::ALL {
+            if transfer.preserve.of(attribute) != Policy::Replace {
+                continue;
+            }
+            let (there, field) = match attribute {
+                Attribute::Metadata => (!transfer.set.metadata.is_empty(), "set.metadata"),
+                Attribute::Headers => {
+                    (transfer.set.headers().iter().any(|(_, value)| value.is_some()), "set.content_type")
+                }
+                Attribute::Tags => (!transfer.set.tags.is_empty(), "set.tags"),
+                Attribute::StorageClass => (transfer.to.storage_class.is_some(), "to.storage_class"),
+                Attribute::Encryption => {
+                    let key = transfer.customer_keys.destination.is_some();
+                    (transfer.to.encryption.is_some() || key, "to.encryption")
+                }
+                Attribute::Lock | Attribute::Acl | Attribute::Annotations => {
+                    let message = format!("there is nothing that could replace `{attribute}`");
+                    self.refuse(&format!("preserve.{attribute}"), message, "write skip");
+                    continue;
+                }
+            };
+            if !there {
+                let message = format!("nothing is given that replaces `{attribute}`");
+                let remedy = format!("add `{field}`, or write skip");
+                self.refuse(&format!("preserve.{attribute}"), message, remedy);
+            }
+        }
+    }
+
+    fn set(&mut self, set: &SetValues) {
+        for (field, value) in set.headers() {
+            let Some(value) = value else { continue };
+            let field = format!("set.{field}");
+            if value.is_empty() {
+                self.refuse(&field, "this is empty", "give it a value, or remove it");
+            } else if value.len() > MAX_HEADER {
+                let message = format!("{} bytes are too long for a header", value.len());
+                self.refuse(&field, message, format!("write at most {MAX_HEADER}"));
+            } else if !is_header_value(value) {
+                let remedy = "use visible ASCII characters and single blanks between them";
+                self.refuse(&field, "this can't be the value of a header", remedy);
+            }
+        }
+        self.metadata(set);
+        self.tags(set);
+    }
+
+    fn metadata(&mut self, set: &SetValues) {
+        for (name, value) in &set.metadata {
+            let field = format!("set.metadata.{name}");
+            if let Some(short) = name.strip_prefix("x-amz-meta-") {
+                let message = "`x-amz-meta-` is put in front by S3's own rule";
+                self.refuse(&field, message, format!("write `{short}`"));
+            } else if name.is_empty() || !name.bytes().all(is_token) {
+                let remedy = "use letters, digits and any of !#$%&'*+-.^_`|~";
+                self.refuse(&field, format!("`{name}` can't be the name of a header"), remedy);
+            }
+            if !is_header_value(value) && !value.is_empty() {
+                let remedy = if value.chars().any(char::is_control) {
+                    "leave out line breaks and other control characters".to_owned()
+                } else {
+                    // What S3 itself shows for such a value, so that it comes out the same everywhere.
+                    format!(
+                        "write \"=?UTF-8?B?{}?=\" (RFC 2047), as S3 itself shows it",
+                        STANDARD.encode(value)
+                    )
+                };
+                self.refuse(&field, "this can't be sent as a header", remedy);
+            }
+        }
+        let size: usize = set.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > MAX_METADATA {
+            let message =
+                format!("{size} bytes of metadata: S3 takes {MAX_METADATA} for names and values together");
+            self.refuse("set.metadata", message, "write less, or put it into an object of its own");
+        }
+    }
+
+    fn tags(&mut self, set: &SetValues) {
+        for (key, value) in &set.tags {
+            let field = format!("set.tags.{key}");
+            let (longest_key, longest_value) = MAX_TAG;
+            let legal = |c: char| c.is_alphanumeric() || c.is_whitespace() || "+-=._:/@".contains(c);
+            if key.is_empty() || key.chars().count() > longest_key {
+                let message = format!("a tag's key has 1 to {longest_key} characters");
+                self.refuse(&field, message, "write a shorter one");
+            } else if key.starts_with("aws:") {
+                self.refuse(&field, "keys that begin with `aws:` are AWS's own", "choose another key");
+            } else if value.chars().count() > longest_value {
+                let message = format!("a tag's value has at most {longest_value} characters");
+                self.refuse(&field, message, "write a shorter one");
+            } else if !key.chars().chain(value.chars()).all(legal) {
+                let remedy = "use letters, digits, blanks and any of + - = . _ : / @";
+                self.refuse(&field, "S3 does not take this as a tag", remedy);
+            }
+        }
+        if set.tags.len() > MAX_TAGS {
+            let message = format!("{} tags: an object has at most {MAX_TAGS}", set.tags.len());
+            self.refuse("set.tags", message, "remove some");
+        }
+    }
+
+    fn customer_keys(&mut self, transfer: &Transfer) {
+        let keys = [("from", &transfer.customer_keys.source), ("to", &transfer.customer_keys.destination)];
+        for (side, key) in keys {
+            match key {
+                Some(KeySource::Env(name)) if !is_name(name) => {
+                    let message = "this is not the name of an environment variable";
+                    let remedy = "write the variable's name, for instance LAKE_KEY; never the key itself";
+                    self.refuse(&format!("{side}.customer_key.env"), message, remedy);
+                }
+                Some(KeySource::File(file)) if *file == *Path::new("") => {
+                    self.refuse(&format!("{side}.customer_key.file"), "this is empty", "write a path");
+                }
+                _ => {}
+            }
+        }
+        if transfer.customer_keys.source.is_some()
+            && !matches!(transfer.from, Source::Object { .. } | Source::Prefix { .. })
+        {
+            let message = "local files are not encrypted with a customer key";
+            self.refuse("from.customer_key", message, "remove it");
+        }
+        if transfer.customer_keys.destination.is_some() && transfer.preserve.annotations.keeps() {
+            let message = "an object that a customer key encrypts can't have annotations";
+            self.refuse("preserve.annotations", message, "write skip");
+        }
+        if transfer.customer_keys.destination.is_some() && transfer.to.encryption.is_some() {
+            let message = "an object is encrypted with a customer key or as `encryption` says, not both";
+            self.refuse("to.encryption", message, "remove one of them");
+        }
+    }
+}
+
+/// Visible ASCII, with blanks only inside.
+fn is_header_value(value: &str) -> bool {
+    value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && value.trim() == value && !value.is_empty()
+}
+
+/// RFC 9110: what the name of a header consists of.
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}

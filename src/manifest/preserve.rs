@@ -1,0 +1,346 @@
+//! What goes along with an object's bytes, and what is set in its place.
+//!
+//! Each attribute has a [`Policy`] of its own; presets are starting points, and a field that is written down wins over
+//! the preset. `set:` ([`SetValues`]) adds values to what is kept, or takes its place where nothing is kept.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Something that an object has besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribute {
+    /// User metadata (`x-amz-meta-*`).
+    Metadata,
+    /// Content-Type, -Encoding, -Language, -Disposition, Cache-Control, Expires and the website redirect.
+    Headers,
+    /// Object tags.
+    Tags,
+    /// The storage class.
+    StorageClass,
+    /// How S3 encrypts the object: the type and the key.
+    Encryption,
+    /// Object Lock: retention and legal hold.
+    Lock,
+    /// Grants to others than the owner.
+    Acl,
+    /// Annotations.
+    Annotations,
+}
+
+impl Attribute {
+    /// All of them, in the order in which they are told.
+    pub const ALL: [Self; 8] = [
+        Self::Metadata,
+        Self::Headers,
+        Self::Tags,
+        Self::StorageClass,
+        Self::Encryption,
+        Self::Lock,
+        Self::Acl,
+        Self::Annotations,
+    ];
+
+    /// The field under `preserve:`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Headers => "headers",
+            Self::Tags => "tags",
+            Self::StorageClass => "storage_class",
+            Self::Encryption => "encryption",
+            Self::Lock => "lock",
+            Self::Acl => "acl",
+            Self::Annotations => "annotations",
+        }
+    }
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What becomes of an attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The copy has it, or the object fails before it is published.
+    Require,
+    /// The copy has it where that is possible; what is lost is on the receipt and in the summary.
+    Try,
+    /// It is left behind.
+    Skip,
+    /// It is left behind, and what `set:` or `to:` says takes its place.
+    Replace,
+}
+
+impl Policy {
+    /// True when the source's value is wanted.
+    #[must_use]
+    pub const fn keeps(self) -> bool {
+        matches!(self, Self::Require | Self::Try)
+    }
+}
+
+/// A starting point for the policies of all attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Everything is required, the ACL and annotations too.
+    Everything,
+    /// Metadata and content headers are required; tags, storage class, encryption and lock are tried.
+    #[default]
+    Default,
+    /// The bytes alone.
+    ContentOnly,
+}
+
+/// What of a source object goes along with its bytes. Means nothing for local files, which have none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the attribute of that name")]
+pub struct Preserve {
+    pub metadata: Policy,
+    pub headers: Policy,
+    pub tags: Policy,
+    pub storage_class: Policy,
+    pub encryption: Policy,
+    pub lock: Policy,
+    pub acl: Policy,
+    pub annotations: Policy,
+}
+
+impl Default for Preserve {
+    fn default() -> Self {
+        Preset::Default.into()
+    }
+}
+
+impl From<Preset> for Preserve {
+    fn from(preset: Preset) -> Self {
+        let all = |policy| Self {
+            metadata: policy,
+            headers: policy,
+            tags: policy,
+            storage_class: policy,
+            encryption: policy,
+            lock: policy,
+            acl: policy,
+            annotations: policy,
+        };
+        match preset {
+            Preset::Everything => all(Policy::Require),
+            Preset::ContentOnly => all(Policy::Skip),
+            // To carry the source's key along would make a replica depend on the source's account, an ACL names
+            // people of the source's account, and annotations cost a request per object to look for.
+            Preset::Default => Self {
+                metadata: Policy::Require,
+                headers: Policy::Require,
+                acl: Policy::Skip,
+                annotations: Policy::Skip,
+                ..all(Policy::Try)
+            },
+        }
+    }
+}
+
+impl Preserve {
+    /// The policy of one attribute.
+    #[must_use]
+    pub const fn of(&self, attribute: Attribute) -> Policy {
+        match attribute {
+            Attribute::Metadata => self.metadata,
+            Attribute::Headers => self.headers,
+            Attribute::Tags => self.tags,
+            Attribute::StorageClass => self.storage_class,
+            Attribute::Encryption => self.encryption,
+            Attribute::Lock => self.lock,
+            Attribute::Acl => self.acl,
+            Attribute::Annotations => self.annotations,
+        }
+    }
+
+    /// Changes the policy of one attribute.
+    pub const fn set(&mut self, attribute: Attribute, policy: Policy) {
+        let field = match attribute {
+            Attribute::Metadata => &mut self.metadata,
+            Attribute::Headers => &mut self.headers,
+            Attribute::Tags => &mut self.tags,
+            Attribute::StorageClass => &mut self.storage_class,
+            Attribute::Encryption => &mut self.encryption,
+            Attribute::Lock => &mut self.lock,
+            Attribute::Acl => &mut self.acl,
+            Attribute::Annotations => &mut self.annotations,
+        };
+        *field = policy;
+    }
+
+    /// True when nothing of the source is kept besides the bytes.
+    #[must_use]
+    pub fn is_content_only(&self) -> bool {
+        Attribute::ALL.into_iter().all(|attribute| !self.of(attribute).keeps())
+    }
+}
+
+/// Why a text is no [`Preserve`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PreserveError {
+    /// Neither a preset nor `attribute=policy`.
+    #[error(
+        "`{0}` is neither everything, default, content-only nor one of {names} with =require, =try, =skip or =replace",
+        names = Attribute::ALL.map(Attribute::name).join(", ")
+    )]
+    Unknown(String),
+    /// A preset behind something that it would undo.
+    #[error("`{0}` is a starting point and comes first")]
+    PresetNotFirst(String),
+}
+
+/// Words of the manifest, by the manifest's own names.
+fn word<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
+    T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).ok()
+}
+
+impl FromStr for Preserve {
+    type Err = PreserveError;
+
+    /// A preset, policies, or both: `everything`, `tags=require,acl=try`, `everything,acl=skip`.
+    fn from_str(text: &str) -> Result<Self, PreserveError> {
+        let mut preserve = Self::default();
+        for (position, item) in text.split(',').map(str::trim).enumerate() {
+            let unknown = || PreserveError::Unknown(item.to_owned());
+            if let Some((attribute, policy)) = item.split_once('=') {
+                let attribute = word(&attribute.replace('-', "_")).ok_or_else(unknown)?;
+                preserve.set(attribute, word(policy).ok_or_else(unknown)?);
+                continue;
+            }
+            preserve = word::<Preset>(item).ok_or_else(unknown)?.into();
+            if position > 0 {
+                return Err(PreserveError::PresetNotFirst(item.to_owned()));
+            }
+        }
+        Ok(preserve)
+    }
+}
+
+/// Values that the new objects get whatever the source has. They are wishes: an object on which they can't be set
+/// fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetValues {
+    /// User metadata by lower-case name, merged over what is kept. Together at most 2 KB.
+    pub metadata: BTreeMap<String, String>,
+    /// Tags, merged over what is kept. At most 10.
+    pub tags: BTreeMap<String, String>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Content-Language`.
+    pub content_language: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+}
+
+impl SetValues {
+    /// The content headers with their fields' names.
+    #[must_use]
+    pub fn headers(&self) -> [(&'static str, Option<&str>); 5] {
+        [
+            ("content_type", self.content_type.as_deref()),
+            ("content_encoding", self.content_encoding.as_deref()),
+            ("content_language", self.content_language.as_deref()),
+            ("content_disposition", self.content_disposition.as_deref()),
+            ("cache_control", self.cache_control.as_deref()),
+        ]
+    }
+}
+
+/// Where a customer key (SSE-C) is read from when the run starts; the key itself never stands in a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// An environment variable that holds the key in base64.
+    Env(String),
+    /// A file that holds the 32 bytes, or their base64.
+    File(PathBuf),
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl FromStr for KeySource {
+    type Err = String;
+
+    /// `env:NAME` or `file:PATH`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            // What was typed may be the key itself, so it is not repeated.
+            _ => Err("name where the key is, env:NAME or file:PATH; never the key itself".to_owned()),
+        }
+    }
+}
+
+/// The customer keys (SSE-C) of a transfer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CustomerKeys {
+    /// The key that the source's objects were encrypted with.
+    pub source: Option<KeySource>,
+    /// The key that the new objects are encrypted with.
+    pub destination: Option<KeySource>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_what_they_are_called() {
+        let everything = Preserve::from(Preset::Everything);
+        assert!(Attribute::ALL.iter().all(|attribute| everything.of(*attribute) == Policy::Require));
+        assert!(Preserve::from(Preset::ContentOnly).is_content_only());
+        let default = Preserve::default();
+        assert_eq!(
+            (default.metadata, default.tags, default.acl),
+            (Policy::Require, Policy::Try, Policy::Skip)
+        );
+        assert!(!default.is_content_only());
+    }
+
+    #[test]
+    fn a_preset_comes_first_and_policies_change_it() {
+        let parsed: Preserve = "everything,acl=skip, storage-class=try".parse().unwrap();
+        let expected =
+            Preserve { acl: Policy::Skip, storage_class: Policy::Try, ..Preserve::from(Preset::Everything) };
+        assert_eq!(parsed, expected);
+        assert_eq!("tags=require".parse(), Ok(Preserve { tags: Policy::Require, ..Preserve::default() }));
+        for wrong in ["", "all", "tags", "tags=keep", "x=try", "tags=try,everything"] {
+            assert!(wrong.parse::<Preserve>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_named_and_never_repeated() {
+        assert_eq!("env:KEY".parse(), Ok(KeySource::Env("KEY".to_owned())));
+        assert_eq!("file:/run/key".parse(), Ok(KeySource::File("/run/key".into())));
+        for wrong in ["c2VjcmV0", "env:", "key:x"] {
+            assert!(!wrong.parse::<KeySource>().unwrap_err().contains("c2Vj"), "{wrong}");
+        }
+    }
+}

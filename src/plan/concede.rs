@@ -1,0 +1,211 @@
+//! What to do without when a server refuses to create an object with all that it should have.
+//!
+//! S3 refuses the whole request for one attribute that may not be set, and seldom says which. An attribute whose
+//! policy is `try` must not cost the object, so it is left out of the next attempt: the one that the answer names, or
+//! each that could be meant, one after another, and all of them at the end.
+
+use super::attributes::{headers, set_tags};
+use super::loss::{Loss, Lost};
+use crate::location::BucketName;
+use crate::manifest::job::{Attribute, Policy, Transfer};
+use crate::s3::{Attributes, ContentHeaders, Failure, FailureKind, Lock, Tags};
+
+/// What of `attributes` may be left out: it comes from the source, and its policy is `try`.
+#[must_use]
+pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> {
+    let all = Attribute::ALL.into_iter();
+    let tried = all.filter(|attribute| transfer.preserve.of(*attribute) == Policy::Try);
+    tried.filter(|attribute| without(attributes, &[*attribute], transfer) != *attributes).collect()
+}
+
+/// `attributes` with nothing of the source in those that are left `out`.
+#[must_use]
+pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) -> Attributes {
+    let mut left = attributes.clone();
+    for attribute in out {
+        match attribute {
+            Attribute::Metadata => left.metadata.clone_from(&transfer.set.metadata),
+            Attribute::Headers => left.headers = headers(ContentHeaders::default(), transfer),
+            Attribute::Tags => left.tags = Tags::Exactly(set_tags(transfer)),
+            Attribute::StorageClass => left.storage_class.clone_from(&transfer.to.storage_class),
+            Attribute::Encryption => left.encryption.clone_from(&transfer.to.encryption),
+            Attribute::Lock => left.lock = Lock::default(),
+            Attribute::Acl => left.grants.clear(),
+            Attribute::Annotations => left.annotations = false,
+        }
+    }
+    left
+}
+
+/// What to leave out of the next attempts, in their order, after a refusal; nothing when the refusal is about none of
+/// the `optional` attributes.
+#[must_use]
+pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>> {
+    let details = failure.details();
+    let named = |words: &[&str]| words.iter().any(|word| details.message.contains(word));
+    let (only, meant): (bool, &[Attribute]) = match (&details.kind, details.code.as_str()) {
+        (_, "AccessControlListNotSupported") => (true, &[Attribute::Acl]),
+        (_, "InvalidStorageClass") => (true, &[Attribute::StorageClass]),
+        (_, "MetadataTooLarge") => (true, &[Attribute::Metadata]),
+        (_, "InvalidTag") => (true, &[Attribute::Tags]),
+        // Messages of S3 name the action that the caller lacks; those of others seldom do.
+        (FailureKind::Denied, _) if named(&["ObjectTagging", "ObjectVersionTagging"]) => {
+            (true, &[Attribute::Tags])
+        }
+        (FailureKind::Denied, _) if named(&["ObjectRetention", "ObjectLegalHold"]) => {
+            (true, &[Attribute::Lock])
+        }
+        (FailureKind::Denied, _) if named(&["ObjectAcl"]) => (true, &[Attribute::Acl]),
+        (FailureKind::Denied, _) if named(&["ObjectAnnotation"]) => (true, &[Attribute::Annotations]),
+        // Another action: the object itself may not be read or written.
+        (FailureKind::Denied, _) if named(&["s3:", "kms:"]) => (true, &[]),
+        (FailureKind::Denied, _) => {
+            (false, &[Attribute::Tags, Attribute::Lock, Attribute::Acl, Attribute::Annotations])
+        }
+        (FailureKind::Invalid, _) if named(&["Object Lock", "ObjectLock"]) => (true, &[Attribute::Lock]),
+        // A header that the server does not know.
+        (FailureKind::Unsupported, _) => (false, &Attribute::ALL),
+        _ => (true, &[]),
+    };
+    let possible: Vec<_> = meant.iter().copied().filter(|attribute| optional.contains(attribute)).collect();
+    let mut attempts: Vec<_> = possible.iter().map(|attribute| vec![*attribute]).collect();
+    if !only && possible.len() > 1 {
+        attempts.push(possible);
+    }
+    attempts
+}
+
+/// The loss of an attribute that `bucket` did not take.
+#[must_use]
+pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> Loss {
+    let details = failure.details();
+    let reason = match (attribute, &details.kind) {
+        (_, FailureKind::Denied) => format!("{} missing on {bucket}", write_permission(attribute)),
+        (Attribute::Acl, _) if details.code == "AccessControlListNotSupported" => {
+            format!("ACLs are disabled on {bucket}")
+        }
+        (Attribute::Lock, FailureKind::Invalid) => format!("{bucket} has no Object Lock"),
+        _ => format!("{bucket} refuses it ({})", details.code),
+    };
+    Loss::new(attribute, Lost::NotSet, reason)
+}
+
+/// The loss of an attribute that could not be read from `bucket`.
+#[must_use]
+pub fn unreadable(attribute: Attribute, permission: &str, failure: &Failure, bucket: &BucketName) -> Loss {
+    let reason = match failure.kind() {
+        FailureKind::Denied => format!("{permission} missing on {bucket}"),
+        _ => format!("{bucket} refuses it ({})", failure.details().code),
+    };
+    Loss::new(attribute, Lost::NotReadable, reason)
+}
+
+/// True for losses that happen to every object of a bucket alike, and not to those of one class or size.
+#[must_use]
+pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
+    matches!(attribute, Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations)
+}
+
+const fn write_permission(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Tags => "s3:PutObjectTagging",
+        Attribute::Lock => "s3:PutObjectRetention or s3:PutObjectLegalHold",
+        Attribute::Acl => "s3:PutObjectAcl",
+        Attribute::Annotations => "s3:GetObjectAnnotation at the source or s3:PutObjectAnnotation",
+        Attribute::Metadata | Attribute::Headers | Attribute::StorageClass | Attribute::Encryption => {
+            "s3:PutObject"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::job::{Destination, Preset, Source};
+    use crate::s3::{Operation, Tag};
+
+    fn transfer() -> Transfer {
+        let location = "s3://destination/".parse().unwrap();
+        let to = Destination { endpoint: "default".into(), location, storage_class: None, encryption: None };
+        Transfer::new("t", Source::Stdin, to)
+    }
+
+    fn failure(kind: FailureKind, message: &str) -> Failure {
+        Failure::new(kind, Operation::CopyObject, "b/k", message)
+    }
+
+    fn full() -> Attributes {
+        let tags = Tags::Exactly(vec![Tag { key: "a".into(), value: "b".into() }]);
+        let lock = Lock { retention: None, legal_hold: Some(true) };
+        Attributes {
+            tags,
+            lock,
+            storage_class: Some("GLACIER".into()),
+            metadata: [("m".into(), "n".into())].into(),
+            ..Attributes::default()
+        }
+    }
+
+    #[test]
+    fn only_what_is_tried_and_there_may_be_left_out() {
+        use Attribute::{Lock, Metadata, StorageClass, Tags};
+        let mut transfer = transfer();
+        assert_eq!(optional(&full(), &transfer), [Tags, StorageClass, Lock], "metadata is required");
+        transfer.to.storage_class = Some("GLACIER".into());
+        assert_eq!(optional(&full(), &transfer), [Tags, Lock], "the class is the job's own wish");
+        transfer.preserve = Preset::Everything.into();
+        assert_eq!(optional(&full(), &transfer), []);
+        transfer.preserve.metadata = Policy::Try;
+        transfer.set.metadata.insert("kept".into(), "always".into());
+        assert_eq!(optional(&full(), &transfer), [Metadata]);
+        assert_eq!(without(&full(), &[Metadata], &transfer).metadata, transfer.set.metadata);
+    }
+
+    #[test]
+    fn an_answer_that_names_the_attribute_costs_one_attempt() {
+        use Attribute::{Acl, Lock, StorageClass, Tags};
+        let all = Attribute::ALL;
+        let denied = |action: &str| {
+            let message = format!("User: arn:x is not authorized to perform: {action} on resource: y");
+            suspects(&failure(FailureKind::Denied, &message), &all)
+        };
+        assert_eq!(denied("s3:PutObjectTagging"), [[Tags]]);
+        assert_eq!(denied("s3:PutObjectLegalHold"), [[Lock]]);
+        assert_eq!(denied("s3:PutObjectAcl"), [[Acl]]);
+        assert_eq!(denied("s3:PutObject"), Vec::<Vec<_>>::new());
+        assert_eq!(denied("kms:GenerateDataKey"), Vec::<Vec<_>>::new());
+        let lock = failure(FailureKind::Invalid, "Bucket is missing Object Lock Configuration");
+        assert_eq!(suspects(&lock, &all), [[Lock]]);
+        assert_eq!(suspects(&failure(FailureKind::Invalid, "wrong"), &all), Vec::<Vec<_>>::new());
+        assert_eq!(suspects(&failure(FailureKind::NotFound, ""), &all), Vec::<Vec<_>>::new());
+        let unknown = suspects(&failure(FailureKind::Unsupported, ""), &[StorageClass]);
+        assert_eq!(unknown, [[StorageClass]]);
+    }
+
+    #[test]
+    fn an_answer_that_names_nothing_is_tried_out_one_by_one() {
+        use Attribute::{Lock, StorageClass, Tags};
+        let denied = failure(FailureKind::Denied, "Access Denied");
+        let attempts = suspects(&denied, &[Tags, StorageClass, Lock]);
+        assert_eq!(attempts, [vec![Tags], vec![Lock], vec![Tags, Lock]]);
+        assert_eq!(suspects(&denied, &[Tags]), [[Tags]]);
+        assert_eq!(suspects(&denied, &[StorageClass]), Vec::<Vec<_>>::new());
+    }
+
+    #[test]
+    fn a_loss_names_the_permission_and_the_bucket() {
+        let bucket = "lake".parse().unwrap();
+        let denied = failure(FailureKind::Denied, "Access Denied");
+        let text = |loss: Loss| loss.to_string();
+        assert_eq!(
+            text(unreadable(Attribute::Tags, "s3:GetObjectTagging", &denied, &bucket)),
+            "tags not readable: s3:GetObjectTagging missing on lake"
+        );
+        assert_eq!(
+            text(refused(Attribute::Tags, &denied, &bucket)),
+            "tags not set: s3:PutObjectTagging missing on lake"
+        );
+        let lock = failure(FailureKind::Invalid, "Bucket is missing Object Lock Configuration");
+        assert_eq!(text(refused(Attribute::Lock, &lock, &bucket)), "lock not set: lake has no Object Lock");
+    }
+}

@@ -1,0 +1,129 @@
+//! What a copy could not keep.
+//!
+//! A loss says which attribute, what happened to it and why, in words that are the same for every object that it
+//! happens to; so losses can be counted, and a million of them are one line of the summary.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::manifest::job::Attribute;
+
+/// Different losses that are counted apart; a run with more of them counts the rest together.
+const MAX_KINDS: usize = 64;
+
+/// What happened to an attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lost {
+    /// The source's value can't be read, or it is not known whether there is one.
+    NotReadable,
+    /// It can't be set on the copy.
+    NotSet,
+    /// The copy has less of it than the source.
+    Weaker,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NotReadable => "not readable",
+            Self::NotSet => "not set",
+            Self::Weaker => "weaker",
+        })
+    }
+}
+
+/// An attribute that a copy has not, or not as its source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Loss {
+    /// Which.
+    pub attribute: Attribute,
+    /// What happened to it.
+    #[serde(rename = "loss")]
+    pub lost: Lost,
+    /// Why, without the object's name.
+    pub reason: String,
+}
+
+impl Loss {
+    /// A loss.
+    pub fn new(attribute: Attribute, lost: Lost, reason: impl Into<String>) -> Self {
+        Self { attribute, lost, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.attribute, self.lost, self.reason)
+    }
+}
+
+/// Losses counted over many objects, in bounded memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LossCounts {
+    counts: BTreeMap<Loss, u64>,
+    others: u64,
+}
+
+impl LossCounts {
+    /// Counts a loss of one object.
+    pub fn add(&mut self, loss: &Loss) {
+        if let Some(count) = self.counts.get_mut(loss) {
+            *count += 1;
+        } else if self.counts.len() < MAX_KINDS {
+            self.counts.insert(loss.clone(), 1);
+        } else {
+            self.others += 1;
+        }
+    }
+
+    /// Each loss with the number of objects that it happened to.
+    pub fn iter(&self) -> impl Iterator<Item = (&Loss, u64)> {
+        self.counts.iter().map(|(loss, count)| (loss, *count))
+    }
+
+    /// Losses beyond those that are counted apart.
+    #[must_use]
+    pub fn others(&self) -> u64 {
+        self.others
+    }
+}
+
+impl Serialize for LossCounts {
+    /// A list of losses, each with `objects`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Counted<'a> {
+            #[serde(flatten)]
+            loss: &'a Loss,
+            objects: u64,
+        }
+        serializer.collect_seq(self.iter().map(|(loss, objects)| Counted { loss, objects }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_losses_are_one_line_and_their_number_is_bounded() {
+        let mut counts = LossCounts::default();
+        let tags = Loss::new(Attribute::Tags, Lost::NotReadable, "s3:GetObjectTagging missing on lake");
+        for _ in 0..312 {
+            counts.add(&tags);
+        }
+        assert_eq!(counts.iter().collect::<Vec<_>>(), [(&tags, 312)]);
+        assert_eq!(tags.to_string(), "tags not readable: s3:GetObjectTagging missing on lake");
+        let json = serde_json::to_value(&counts).unwrap();
+        let reason = "s3:GetObjectTagging missing on lake";
+        let line = serde_json::json!({"attribute": "tags", "loss": "not-readable", "reason": reason, "objects": 312});
+        assert_eq!(json, serde_json::json!([line]));
+        for kind in 0..1000 {
+            counts.add(&Loss::new(Attribute::Acl, Lost::NotSet, kind.to_string()));
+        }
+        assert_eq!((counts.iter().count(), counts.others()), (64, 1000 - 63));
+    }
+}

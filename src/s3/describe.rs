@@ -1,0 +1,222 @@
+//! Requests about one attribute of an object: those that HEAD does not tell, or that no header can carry.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types as sdk;
+
+use super::convert::{next_marker, quoted, retention};
+use super::verbs::{endless, failure, is_empty_success, place};
+use super::{
+    AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission, Retention,
+    Tag,
+};
+use crate::location::{BucketName, ObjectKey};
+
+impl Client {
+    /// The tags of one version of an object.
+    pub async fn get_tags(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Vec<Tag>, Failure> {
+        let request = self.sdk.get_object_tagging().bucket(bucket.as_str()).key(key.as_str());
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
+        let output = match answer {
+            Ok(output) => output,
+            Err(error) if !self.capabilities().tag_sets && is_empty_success(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(failure(Operation::GetObjectTagging, bucket, Some(key), &error)),
+        };
+        Ok(output.tag_set.into_iter().map(|tag| Tag { key: tag.key, value: tag.value }).collect())
+    }
+
+    /// Gives one version of an object exactly these tags.
+    pub async fn put_tags(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+        tags: &[Tag],
+    ) -> Result<(), Failure> {
+        let invalid = |error: aws_sdk_s3::error::BuildError| {
+            let place = place(bucket, Some(key));
+            Failure::new(FailureKind::Invalid, Operation::PutObjectTagging, place, error.to_string())
+        };
+        let tag = |tag: &Tag| sdk::Tag::builder().key(&tag.key).value(&tag.value).build();
+        let tags: Result<Vec<_>, _> = tags.iter().map(tag).collect();
+        let tagging = sdk::Tagging::builder().set_tag_set(Some(tags.map_err(invalid)?)).build();
+        let request = self.sdk.put_object_tagging().bucket(bucket.as_str()).key(key.as_str());
+        let request = request.set_version_id(version.map(str::to_owned)).tagging(tagging.map_err(invalid)?);
+        let answer = request.send().await;
+        answer.map_err(|error| failure(Operation::PutObjectTagging, bucket, Some(key), &error))?;
+        Ok(())
+    }
+
+    /// The grants of an ACL; none when it is private to the owner.
+    pub async fn get_acl(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Vec<Grant>, Failure> {
+        let request = self.sdk.get_object_acl().bucket(bucket.as_str()).key(key.as_str());
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
+        let output = answer.map_err(|error| failure(Operation::GetObjectAcl, bucket, Some(key), &error))?;
+        let owner = output.owner.and_then(|owner| owner.id).map(|id| format!("id=\"{id}\""));
+        let grants: Option<Vec<Grant>> = output.grants.unwrap_or_default().into_iter().map(grant).collect();
+        let mut grants = grants.ok_or_else(|| {
+            let message = "the ACL holds a grant to nobody that a header can name";
+            Failure::new(FailureKind::Invalid, Operation::GetObjectAcl, place(bucket, Some(key)), message)
+        })?;
+        let of_owner = |grant: &Grant| {
+            grant.permission == Permission::FullControl && Some(&grant.grantee) == owner.as_ref()
+        };
+        if grants.iter().all(of_owner) {
+            grants.clear();
+        }
+        Ok(grants)
+    }
+
+    /// The retention of one version; none when it has none.
+    ///
+    /// # Errors
+    /// [`FailureKind::Unsupported`] when the bucket has no Object Lock at all, else what S3 says.
+    pub async fn get_retention(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Option<Retention>, Failure> {
+        let request = self.sdk.get_object_retention().bucket(bucket.as_str()).key(key.as_str());
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
+        match answer.map_err(|error| failure(Operation::GetObjectRetention, bucket, Some(key), &error)) {
+            Ok(output) => Ok(output.retention.and_then(|found| {
+                retention(
+                    found.mode.as_ref().map(sdk::ObjectLockRetentionMode::as_str),
+                    found.retain_until_date,
+                )
+            })),
+            Err(failure) => unlocked(failure),
+        }
+    }
+
+    /// The legal hold of one version; none when it never had one.
+    ///
+    /// # Errors
+    /// As [`get_retention`](Self::get_retention).
+    pub async fn get_legal_hold(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Option<bool>, Failure> {
+        let request = self.sdk.get_object_legal_hold().bucket(bucket.as_str()).key(key.as_str());
+        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
+        match answer.map_err(|error| failure(Operation::GetObjectLegalHold, bucket, Some(key), &error)) {
+            Ok(output) => {
+                let status = output.legal_hold.and_then(|hold| hold.status);
+                Ok(status.map(|status| status == sdk::ObjectLockLegalHoldStatus::On))
+            }
+            Err(failure) => unlocked(failure),
+        }
+    }
+
+    /// One page of the annotations of one version.
+    pub async fn list_annotations(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page<AnnotationEntry>, Failure> {
+        let operation = Operation::ListObjectAnnotations;
+        let request = self.sdk.list_object_annotations().bucket(bucket.as_str()).key(key.as_str());
+        let request = request.set_version_id(version.map(str::to_owned));
+        let answer = request.set_continuation_token(token.map(str::to_owned)).send().await;
+        let output = answer.map_err(|error| failure(operation, bucket, Some(key), &error))?;
+        let truncated = Some(output.next_continuation_token.is_some());
+        let next = next_marker(truncated, output.next_continuation_token, token)
+            .map_err(|_| endless(operation, place(bucket, Some(key))))?;
+        let items = output.annotations.unwrap_or_default().into_iter().map(|entry| AnnotationEntry {
+            name: entry.annotation_name,
+            size: entry.size.try_into().unwrap_or(0),
+        });
+        Ok(Page { items: items.collect(), next })
+    }
+
+    /// The text of one annotation, at most 1 MiB.
+    pub async fn get_annotation(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+        name: &str,
+    ) -> Result<bytes::Bytes, Failure> {
+        let operation = Operation::GetObjectAnnotation;
+        let request = self.sdk.get_object_annotation().bucket(bucket.as_str()).key(key.as_str());
+        let answer = request.set_version_id(version.map(str::to_owned)).annotation_name(name).send().await;
+        let output = answer.map_err(|error| failure(operation, bucket, Some(key), &error))?;
+        let text = output.annotation_payload.collect().await.map_err(|error| {
+            let place = place(bucket, Some(key));
+            Failure::new(FailureKind::Unreadable, operation, place, format!("annotation {name}: {error}"))
+        })?;
+        Ok(text.into_bytes())
+    }
+
+    /// Adds an annotation to one version, if that still has this `ETag`.
+    #[expect(clippy::too_many_arguments, reason = "one request, said in full")]
+    pub async fn put_annotation(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<&str>,
+        etag: &str,
+        name: &str,
+        text: bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<(), Failure> {
+        let request = self
+            .sdk
+            .put_object_annotation()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .set_version_id(version.map(str::to_owned))
+            .object_if_match(quoted(etag))
+            .annotation_name(name)
+            .annotation_payload(ByteStream::from(text))
+            .set_checksum_crc64_nvme(checksum.map(|checksum| checksum.value.clone()));
+        let answer = request.send().await;
+        answer.map_err(|error| failure(Operation::PutObjectAnnotation, bucket, Some(key), &error))?;
+        Ok(())
+    }
+}
+
+/// A grant as a header names it; `None` for a grantee without an id or a group.
+fn grant(grant: sdk::Grant) -> Option<Grant> {
+    let permission = match grant.permission? {
+        sdk::Permission::FullControl => Permission::FullControl,
+        sdk::Permission::Read => Permission::Read,
+        sdk::Permission::ReadAcp => Permission::ReadAcp,
+        sdk::Permission::WriteAcp => Permission::WriteAcp,
+        _ => return None,
+    };
+    let grantee = grant.grantee?;
+    let grantee = match (grantee.id, grantee.uri) {
+        (Some(id), _) => format!("id=\"{id}\""),
+        (None, Some(uri)) => format!("uri=\"{uri}\""),
+        (None, None) => return None,
+    };
+    Some(Grant { permission, grantee })
+}
+
+/// An object that has no lock is no failure, and a bucket that can have none is told apart.
+fn unlocked<T>(failure: Failure) -> Result<Option<T>, Failure> {
+    let details = failure.details();
+    match details.code.as_str() {
+        "NoSuchObjectLockConfiguration" => Ok(None),
+        "ObjectLockConfigurationNotFoundError" => Err(failure.as_kind(FailureKind::Unsupported)),
+        "InvalidRequest" if details.message.to_ascii_lowercase().replace(' ', "").contains("objectlock") => {
+            Err(failure.as_kind(FailureKind::Unsupported))
+        }
+        _ => Err(failure),
+    }
+}
