@@ -19,6 +19,7 @@ mod library;
 mod limits;
 mod manifest;
 mod outage;
+mod providers;
 mod retry;
 mod sandbox;
 mod stop;
