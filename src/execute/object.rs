@@ -113,10 +113,10 @@ impl Copy<'_> {
     fn note_lost_tags(&self, head: &Head, draft: &mut Draft) {
         let sides = &self.work.sides;
         let kept = sides.transfer.preserve.tags == Keep::Keep;
-        let had = head.tag_count.is_some_and(|count| count > 0);
+        let tagged = head.tag_count.is_some_and(|count| count > 0);
         // A round that is begun again must not tell it twice.
         let told = draft.losses.iter().any(|loss| loss == TAGS_LOST);
-        if kept && had && !sides.destination.capabilities().tag_headers && !told {
+        if kept && tagged && !sides.destination.capabilities().tag_headers && !told {
             draft.losses.push(TAGS_LOST.to_owned());
         }
     }
