@@ -95,7 +95,7 @@ pub enum Provider {
     Storj,
     /// Scaleway Object Storage.
     Scaleway,
-    /// DigitalOcean Spaces.
+    /// `DigitalOcean` Spaces.
     Digitalocean,
     /// Alibaba Cloud OSS.
     Alibaba,

@@ -6,6 +6,7 @@ use s3haul::s3::{Attributes, FailureKind, SourcePin, WriteCondition};
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, OWNER, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::MIB;
 
+use crate::cli::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 const STRANGER: &str = "999999999999";
@@ -116,5 +117,26 @@ async fn copies_name_the_owner_of_their_source() {
             let kind = failure.map(|failure| failure.kind().clone());
             assert_eq!(kind, (!allowed).then_some(FailureKind::Denied), "{owner}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_can_name_owners_and_payer() {
+    let options = BucketOptions { requester_pays: true, ..BucketOptions::default() };
+    let world = World::new().await;
+    world.sandbox.store().create_bucket("paid", options);
+    world.sandbox.store().put_object("paid", "k", Content::pattern(1, 10), &ObjectSpec::default());
+    let copy = ["copy", "s3://paid/k", "s3://destination/k", "--provider", "aws"];
+    let with = |more: &[&'static str]| [&copy[..], more].concat();
+    for (flags, exit, words) in [
+        (&["--requester-pays", "--source-owner", OWNER, "--destination-owner", OWNER][..], 0, ""),
+        (&["--requester-pays", "--source-owner", STRANGER], 3, "does not belong to the account"),
+        (&["--requester-pays", "--destination-owner", STRANGER], 3, "does not belong to the account"),
+        (&["--requester-pays", "--source-owner", "me"], 2, "`me` is not an AWS account"),
+        (&["--when", "always"], 1, "Forbidden"),
+    ] {
+        let (found, stdout, stderr) = run(at(&world), &with(flags)).await;
+        assert_eq!(found, exit, "{flags:?}: {stdout}{stderr}");
+        assert!(format!("{stdout}{stderr}").contains(words), "{flags:?}: {stdout}{stderr}");
     }
 }

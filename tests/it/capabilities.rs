@@ -11,6 +11,7 @@ use s3haul::probe::{self, Probe, Verdict};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::{GIB, MIB};
 
+use crate::cli::{at, run};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, destination, uri};
 
 const LARGE: u64 = 300 * MIB;
@@ -325,4 +326,47 @@ async fn a_probe_finds_a_directory_bucket_to_be_one() {
         assert_eq!(finding.verdict(), Verdict::Agrees, "{finding:?}");
     }
     assert_clean(&world, EXPRESS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_probe_prints_what_it_found_and_exits_by_it() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("job.yaml");
+    let manifest = |provider: &str| {
+        format!(
+            "version: 1\nendpoints:\n  default: {{url: \"{}\", region: us-east-1, provider: {provider}}}\n\
+             transfers:\n  - {{from: {{s3: s3://source/}}, to: {{s3: s3://destination/a/}}}}\n  \
+             - {{from: {{s3: s3://source/}}, to: {{s3: s3://destination/b/}}}}\n",
+            world.sandbox.url()
+        )
+    };
+    let check = async |provider: &str, more: &[&str]| {
+        std::fs::write(&path, manifest(provider)).unwrap();
+        run(at(&world), &[&["check", path.to_str().unwrap()], more].concat()).await
+    };
+    let (exit, stdout, stderr) = check("aws", &["--probe", "--probe-prefix", "scratch/"]).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    assert_eq!(
+        stdout.matches("probe of s3://destination/scratch/").count(),
+        1,
+        "one bucket, one probe: {stdout}"
+    );
+    assert!(!stdout.contains("capabilities:"), "{stdout}");
+    let (exit, stdout, _) = check("other", &["--probe"]).await;
+    assert!(exit == 0 && stdout.contains("can do more"), "{stdout}");
+    assert!(stdout.contains("state it under `endpoints.default` of the manifest:"), "{stdout}");
+    on(&world.sandbox.store().quirks().copies_overwrite);
+    let (exit, stdout, _) = check("aws", &["--probe"]).await;
+    assert!(exit == 1 && stdout.contains("RELIED ON, AND NOT SO"), "{stdout}");
+    let (exit, stdout, _) = check("aws", &["--probe", "--json"]).await;
+    let last: serde_json::Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let findings = last["probe"]["findings"].as_array().unwrap();
+    let found = findings.iter().find(|finding| finding["capability"] == "if_match").unwrap();
+    assert_eq!((exit, found["verdict"].as_str()), (1, Some("lacks")), "{found}");
+    assert_eq!(found["found"], serde_json::json!(["put", "complete"]));
+    world.sandbox.store().deny(DESTINATION, Operation::PutObject, "");
+    let (exit, stdout, stderr) = check("aws", &["--probe"]).await;
+    assert_eq!(exit, 3, "{stdout}{stderr}");
+    assert_clean(&world, DESTINATION);
 }

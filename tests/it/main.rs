@@ -24,6 +24,7 @@ mod manifest;
 mod matrix;
 mod outage;
 mod proof;
+mod providers;
 mod replay;
 mod retry;
 mod sandbox;

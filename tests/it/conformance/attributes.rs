@@ -63,7 +63,7 @@ async fn kept(server: &Server, bucket: &str, key: &str) -> Kept {
             Ok(answer) => tags.extend(answer.tag_set.into_iter().map(|tag| (tag.key, tag.value))),
             // Ceph's way to say that there are none.
             Err(error) => {
-                assert_eq!(error.raw_response().unwrap().body().bytes(), Some(&[][..]), "{error:?}")
+                assert_eq!(error.raw_response().unwrap().body().bytes(), Some(&[][..]), "{error:?}");
             }
         }
         tags.sort();

@@ -1,0 +1,101 @@
+//! The README's table of providers, written from their profiles.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use s3haul::manifest::job::Provider;
+use s3haul::s3::Capabilities;
+use s3haul::s3::capabilities::PartLimits;
+use s3haul::size::ByteSize;
+
+const BEGIN: &str =
+    "<!-- providers: begin (written by a test: UPDATE_README=1 cargo test --test it providers) -->\n";
+const END: &str = "<!-- providers: end -->";
+
+fn table() -> String {
+    let mut table = String::from(
+        "| `provider` | copies in parts | at once | pinned | `If-None-Match` | `If-Match` | proof | tags |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    let mut row = |name: &str, capabilities: &Capabilities| {
+        let Capabilities {
+            copy_conditions, part_conditions, if_none_match, if_match, tags, tag_headers, ..
+        } = *capabilities;
+        let pinned = match (copy_conditions, part_conditions, capabilities.part_copy) {
+            (true, true, _) | (true, _, false) => "by the server",
+            (true, false, true) => "parts by a second look",
+            _ => "by a second look",
+        };
+        let tags = match (tags, tag_headers) {
+            (true, true) => "yes",
+            (true, false) => "not on copies",
+            (false, _) => "no",
+        };
+        let writes = |on: s3haul::s3::OnWrites| match on.to_string().trim_matches(['[', ']']) {
+            "" => "-".to_owned(),
+            names => names.to_owned(),
+        };
+        let _ = writeln!(
+            table,
+            "| {name} | {} | {} | {pinned} | {} | {} | {} | {tags} |",
+            parts(capabilities),
+            if capabilities.max_copy == u64::MAX {
+                "any size".to_owned()
+            } else {
+                ByteSize(capabilities.max_copy).to_string()
+            },
+            writes(if_none_match),
+            writes(if_match),
+            proof(capabilities),
+        );
+    };
+    for provider in Provider::ALL.into_iter().filter(|provider| *provider != Provider::Auto) {
+        let name = serde_json::to_value(provider).unwrap();
+        row(&format!("`{}`", name.as_str().unwrap()), &Capabilities::profile(provider));
+        if provider == Provider::Aws {
+            row("`aws`, directory buckets", &Capabilities::DIRECTORY);
+        }
+    }
+    table
+}
+
+fn parts(capabilities: &Capabilities) -> String {
+    let PartLimits { max_part, max_parts, equal_parts, .. } = capabilities.parts;
+    if !capabilities.part_copy {
+        return "no".to_owned();
+    }
+    let mut text = "yes".to_owned();
+    if max_parts < PartLimits::S3.max_parts {
+        let _ = write!(text, ", {} at most", s3haul::size::display_count(u64::from(max_parts)));
+    }
+    if max_part < PartLimits::S3.max_part {
+        let _ = write!(text, ", of {} at most", ByteSize(max_part));
+    }
+    if equal_parts {
+        text.push_str(", equal ones");
+    }
+    text
+}
+
+fn proof(capabilities: &Capabilities) -> &'static str {
+    match (capabilities.checksums, capabilities.content_etags) {
+        (true, true) => "checksum, ETag",
+        (true, false) => "checksum",
+        (false, true) => "ETag",
+        (false, false) => "size",
+    }
+}
+
+#[test]
+fn the_table_is_that_of_the_profiles() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).expect("the marker where the table begins");
+    let (committed, after) = rest.split_once(END).expect("the marker where the table ends");
+    if std::env::var_os("UPDATE_README").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+        return;
+    }
+    assert_eq!(committed, table(), "the README is old: run the test with UPDATE_README=1");
+}
