@@ -177,7 +177,7 @@ impl MultipartUpload {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
-    /// True when S3 said at the beginning that the object will be encrypted with a KMS key: its `ETag` and those of its
+    /// True when S3 said at the beginning that the object will be encrypted with a KMS or customer key: its `ETag` and those of its
     /// parts then follow from no bytes.
     #[must_use]
     pub fn is_kms(&self) -> bool {

@@ -395,7 +395,7 @@ pub struct PartDone {
 pub struct Begun {
     /// The upload id.
     pub id: String,
-    /// True when the object will be encrypted with a KMS key, so that no `ETag` of it or its parts follows from bytes.
+    /// True when the object will be encrypted with a KMS or customer key, so that no `ETag` of it or its parts follows from bytes.
     pub kms: bool,
 }
 

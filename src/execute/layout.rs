@@ -34,7 +34,8 @@ pub(super) async fn route(
         return Ok((keeping_the_checksum(work, head, usual), slot));
     }
     let destination = work.sides.destination.capabilities();
-    let to_kms = matches!(work.sides.transfer.to.encryption, Some(Encryption::Kms { .. }));
+    // Only with keys that S3 holds by itself an ETag is what it is without any.
+    let to_kms = !matches!(work.sides.transfer.to.encryption, None | Some(Encryption::S3));
     let count = match replay::replay(head, to_kms, source.capabilities(), destination) {
         Replay::InOnePiece => return Ok((Route::Copy, slot)),
         Replay::Impossible(why) => {

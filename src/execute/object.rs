@@ -275,7 +275,7 @@ impl Copy<'_> {
         if upload.is_kms() {
             expected.etag = None;
             if layout.is_replay() {
-                layout::lose(draft, "a KMS key at the destination makes an ETag of its own");
+                layout::lose(draft, "a KMS or customer key makes an ETag of its own");
             }
         }
         self.read_source(&mut expected, head, pin, declared, &made).await?;

@@ -276,7 +276,7 @@ impl Client {
         let request = with_attributes!(request, attributes);
         let output = send_with_expires!(request, attributes.headers.expires)
             .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
-        let kms = is_kms(output.server_side_encryption.as_ref());
+        let kms = output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref());
         let id = output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
             unreadable(Operation::CreateMultipartUpload, bucket, key, "the answer holds no upload id")
         })?;

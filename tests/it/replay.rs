@@ -100,7 +100,7 @@ async fn a_composite_checksum_stays_where_a_key_takes_the_etag() {
     put(&world, 13 * MIB, &spec);
     let run = world.run(Transfer { to: destination("s3://secret/"), ..replayed() }).await;
     assert_eq!(run.proof(), "composite-sha256", "{:?}", run.receipts);
-    assert!(run.receipts[0].notes[0].contains("KMS key"), "{:?}", run.receipts[0].notes);
+    assert!(run.receipts[0].notes[0].contains("KMS or customer key"), "{:?}", run.receipts[0].notes);
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_bucket_that_encrypts_with_a_key_is_noticed_at_the_beginning() {
     put(&world, 24 * MIB, &ObjectSpec::default().part_sizes([8 * MIB, 8 * MIB]));
     let run = world.run(Transfer { to: destination("s3://secret/"), ..replayed() }).await;
     assert_eq!(run.proof(), "crc64nvme", "{:?}", run.receipts);
-    assert!(run.receipts[0].notes[0].contains("KMS key"), "{:?}", run.receipts[0].notes);
+    assert!(run.receipts[0].notes[0].contains("KMS or customer key"), "{:?}", run.receipts[0].notes);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1, "and nothing was copied twice");
 }
 
