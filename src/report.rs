@@ -8,8 +8,8 @@
 pub mod read;
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::execute::Outcome;
 use crate::execute::receipt::Receipt;
+use crate::journal::Ledger;
 use crate::size::{ByteSize, display_count, display_duration};
 
 /// Why a report is missing or incomplete.
@@ -73,6 +74,8 @@ impl Origin {
 pub struct ReportWriter {
     path: PathBuf,
     file: BufWriter<File>,
+    /// The first line, which names the command.
+    first: Vec<u8>,
     missing: u64,
     /// Receipts since the last flush; what is lost with a full disk.
     unflushed: u64,
@@ -85,16 +88,34 @@ impl ReportWriter {
     /// # Errors
     /// [`ReportError::Create`].
     pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
-        let begin = || {
+        Self::open(path, origin, OpenOptions::new().truncate(true))
+    }
+
+    /// Opens the report that an earlier session of the run has begun, so that its journal can go on with it. Where that is
+    /// gone, another one is begun.
+    ///
+    /// # Errors
+    /// [`ReportError::Create`].
+    pub fn reopen(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
+        Self::open(path, origin, OpenOptions::new().read(true))
+    }
+
+    fn open(path: &Path, origin: &Origin, options: &mut OpenOptions) -> Result<Self, ReportError> {
+        let mut begin = || {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             parent.map_or(Ok(()), fs::create_dir_all)?;
-            let mut file = BufWriter::new(File::create(path)?);
-            serde_json::to_writer(&mut file, origin)?;
-            file.write_all(b"\n")?;
-            Ok(file)
+            let mut file = options.write(true).create(true).open(path)?;
+            let mut first = serde_json::to_vec(origin)?;
+            first.push(b'\n');
+            let begun = file.seek(SeekFrom::End(0))? > 0;
+            let mut file = BufWriter::new(file);
+            if !begun {
+                file.write_all(&first)?;
+            }
+            Ok((file, first))
         };
-        let file = begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
-        Ok(Self { path: path.to_owned(), file, missing: 0, unflushed: 0, error: None })
+        let (file, first) = begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
+        Ok(Self { path: path.to_owned(), file, first, missing: 0, unflushed: 0, error: None })
     }
 
     /// Adds a receipt.
@@ -135,6 +156,47 @@ impl ReportWriter {
         match self.error {
             None => Ok(self.path),
             Some(error) => Err(ReportError::Incomplete { path: self.path, missing: self.missing, error }),
+        }
+    }
+}
+
+impl Ledger for ReportWriter {
+    fn rewind(&mut self, length: u64) -> io::Result<u64> {
+        // What could not be written comes again from the journal; it must not slip in late.
+        let other = BufWriter::new(self.file.get_ref().try_clone()?);
+        let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
+        (self.missing, self.unflushed, self.error) = (0, 0, None);
+        let file = self.file.get_mut();
+        let first = self.first.len() as u64;
+        let there = file.metadata()?.len();
+        if length <= first || there < first {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(&self.first)?;
+            return Ok(0);
+        }
+        file.set_len(length.min(there))?;
+        file.seek(SeekFrom::End(0))
+    }
+
+    fn add(&mut self, receipt: &str) {
+        if self.error.is_none() {
+            let written = self.file.write_all(receipt.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
+            self.error = written.err();
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<u64> {
+        if let Some(error) = &self.error {
+            return Err(io::Error::new(error.kind(), error.to_string()));
+        }
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
+        match synced.and_then(|()| self.file.stream_position()) {
+            Err(error) => {
+                self.error = Some(io::Error::new(error.kind(), error.to_string()));
+                Err(error)
+            }
+            length => length,
         }
     }
 }
@@ -256,6 +318,60 @@ mod tests {
         }
         let message = writer.finish().unwrap_err().to_string();
         assert!(message.contains("lacks 1000 receipts: No space left on device"), "{message}");
+    }
+
+    #[test]
+    fn a_journal_goes_on_with_a_report_where_it_is_known_to_be_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.jsonl");
+        let lines = || {
+            let text = fs::read_to_string(&path).unwrap();
+            text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut first = ReportWriter::create(&path, &origin()).unwrap();
+        assert_eq!(first.rewind(0).unwrap(), 0);
+        Ledger::add(&mut first, "1");
+        let length = first.sync().unwrap();
+        Ledger::add(&mut first, "2, of which the journal knows nothing");
+        drop(first);
+        let mut second = ReportWriter::reopen(&path, &origin()).unwrap();
+        assert_eq!(second.rewind(length).unwrap(), length);
+        Ledger::add(&mut second, "2");
+        assert_eq!(second.sync().unwrap(), length + 2);
+        assert_eq!(lines(), ["1", "2"]);
+        // Rewound before it was synced: what waited in memory does not come back.
+        Ledger::add(&mut second, "3");
+        second.rewind(length).unwrap();
+        second.sync().unwrap();
+        assert_eq!(lines(), ["1"]);
+        // The disk is another one: the report begins anew, and says so by its length.
+        fs::remove_file(&path).unwrap();
+        let mut third = ReportWriter::reopen(&path, &origin()).unwrap();
+        assert!(third.rewind(1000).unwrap() < 1000);
+        Ledger::add(&mut third, "4");
+        third.sync().unwrap();
+        assert_eq!(lines(), ["4"]);
+        let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+        assert_eq!(serde_json::from_str::<Origin>(&first).unwrap(), origin());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_at_the_next_sync_and_passes_with_a_rewind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.jsonl");
+        let mut writer = ReportWriter::create(&path, &origin()).unwrap();
+        let whole = writer.sync().unwrap();
+        // The file behind the writer is exchanged for one that is full, and back.
+        let real = std::mem::replace(&mut writer.file, BufWriter::new(File::create("/dev/full").unwrap()));
+        for number in 0..100_000 {
+            Ledger::add(&mut writer, &number.to_string());
+        }
+        assert_eq!(writer.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let (_, _unwritten) = std::mem::replace(&mut writer.file, real).into_parts();
+        assert!(writer.sync().is_err(), "receipts are missing until it is rewound");
+        writer.rewind(whole).unwrap();
+        Ledger::add(&mut writer, "0");
+        assert_eq!(writer.sync().unwrap(), whole + 2);
     }
 
     #[test]

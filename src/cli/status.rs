@@ -169,11 +169,11 @@ impl<'a> View<'a> {
         let _ = writeln!(text, "{} ({}): {life}", self.job.unwrap_or("no run yet"), self.journal);
         if let (Some(began), Some(last)) = (self.began, self.last) {
             let _ = write!(text, "  began {} ago, last event {} ago", self.ago(began), self.ago(last));
-            text.push_str(&match self.resumed {
-                0 => "\n".to_owned(),
-                1 => ", resumed once\n".to_owned(),
-                times => format!(", resumed {times} times\n"),
-            });
+            let _ = match self.resumed {
+                0 => writeln!(text),
+                1 => writeln!(text, ", resumed once"),
+                times => writeln!(text, ", resumed {times} times"),
+            };
         }
         if let Some(writer) = self.writer {
             let _ = writeln!(text, "  written by {writer}");
