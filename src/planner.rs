@@ -58,6 +58,8 @@ pub struct Step {
     pub route: Route,
     /// What it was compared with.
     pub seen: Seen,
+    /// Its number in the journal, once it has one.
+    pub object: Option<u64>,
     /// Its place among the versions of its key, where all of them are copied.
     pub turn: Option<Box<Turn>>,
 }
@@ -364,7 +366,9 @@ impl Sides {
             (_, Archived::Restore) => Ok(Route::Restore),
         };
         match route {
-            Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, seen, turn: None })),
+            Ok(route) => {
+                Planned::Step(Box::new(Step { entry, key, reason, route, seen, object: None, turn: None }))
+            }
             Err(failure) => Planned::Failed(self.name_of(&entry), failure),
         }
     }

@@ -11,6 +11,7 @@ use super::place::Place;
 use super::progress::Console;
 use super::{CliError, Exit, JobFile, Output, plan, say};
 use crate::execute::{self, monitor::Monitor};
+use crate::journal;
 use crate::manifest::job::Job;
 use crate::report::{Origin, ReportWriter, summary};
 
@@ -75,7 +76,8 @@ pub(super) async fn run(job: &Job, place: &Place, origin: &Origin, output: Outpu
     let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
-    let outcome = execute::run(job, &mut connections, monitor, &stop, &halt).await;
+    let (journal, new) = (journal::off(None), Arc::default());
+    let outcome = execute::run(job, &mut connections, monitor, &journal, &new, &stop, &halt).await;
     signals.abort();
     ticking.abort();
     let report = console.finish();

@@ -72,6 +72,7 @@ impl Conductor<'_> {
             reason: Reason::Missing,
             route: Route::Restore,
             seen: Seen::Unknown,
+            object: None,
             turn: None,
         };
         let (source, destination) = self.work.location(&step);

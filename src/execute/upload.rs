@@ -480,6 +480,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
         reason: Reason::Always,
         route,
         seen: Seen::Unknown,
+        object: None,
         turn: None,
     }))
 }

@@ -80,7 +80,7 @@ impl Following {
         let entry = entry(&key, self.relative_at, version);
         let then = (!self.versions.is_empty()).then_some(self);
         let turn = Some(Box::new(Turn { tip, then }));
-        Some(Step { entry, key: to, reason: Reason::Missing, route, seen: Seen::Unknown, turn })
+        Some(Step { entry, key: to, reason: Reason::Missing, route, seen: Seen::Unknown, object: None, turn })
     }
 }
 
@@ -370,6 +370,7 @@ impl Sides {
                     reason,
                     route,
                     seen: Seen::Unknown,
+                    object: None,
                     turn: None,
                 })))
                 .await?;

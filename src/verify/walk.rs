@@ -110,8 +110,15 @@ impl Walk {
                 // What can not be read can be compared all the same.
                 Some(Planned::Archived(entry, key)) => {
                     let (reason, route, seen) = (Reason::Always, Route::Copy, Seen::Unknown);
-                    self.waiting =
-                        Some(Box::new(Step { entry: *entry, key, reason, route, seen, turn: None }));
+                    self.waiting = Some(Box::new(Step {
+                        entry: *entry,
+                        key,
+                        reason,
+                        route,
+                        seen,
+                        object: None,
+                        turn: None,
+                    }));
                 }
                 // A plan of everything skips nothing.
                 Some(Planned::Skip(..) | Planned::Ignored(..)) => {}

@@ -9,6 +9,7 @@ use s3haul::connections::Connections;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::execute::{self, Outcome};
+use s3haul::journal;
 use s3haul::location::{LocalPath, S3Uri};
 use s3haul::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, Provider, Source, Symlinks, Transfer,
@@ -107,7 +108,8 @@ impl World {
         let mut connections = self.connections(job, &halt, &job.limits);
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let outcome = execute::run(job, &mut connections, monitor, &self.stop, &halt).await?;
+        let (journal, new) = (journal::off(None), Arc::default());
+        let outcome = execute::run(job, &mut connections, monitor, &journal, &new, &self.stop, &halt).await?;
         let receipts = receipts.0.lock().unwrap().clone();
         Ok(Run { outcome, receipts })
     }
