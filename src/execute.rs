@@ -7,6 +7,7 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod adopt;
 mod archive;
 mod attributes;
 mod condition;
@@ -22,6 +23,8 @@ mod part;
 pub(crate) mod prove;
 pub(crate) mod read;
 pub mod receipt;
+mod record;
+mod sent;
 mod upload;
 
 use std::sync::Arc;
@@ -43,6 +46,7 @@ use crate::pace::{Slot, Slots};
 use crate::plan::decide::Route;
 use crate::planner::{Sides, Step};
 use crate::s3::{Failure, FailureKind, Operation};
+use adopt::Inherited;
 use attributes::{Refusals, Wanted};
 use conductor::Conductor;
 use monitor::{Event, Monitor};
@@ -86,6 +90,8 @@ struct Work {
     journal: Journal,
     /// What the journal said when this session began: how far the run was, and its open uploads.
     resumed: Arc<RunState>,
+    /// The open uploads of earlier sessions that nobody has taken up yet.
+    inherited: Arc<Inherited>,
     /// No new work.
     stop: CancellationToken,
     /// The time to let requests end in peace is over.
@@ -106,8 +112,9 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Ends an upload that will not be completed. A failure to do so is on record, because its parts cost money.
-    async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) {
+    /// Ends an upload that will not be completed; true when the server has it no more. A failure to do so is on record,
+    /// because its parts cost money.
+    async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
         let upload = upload.outliving_the_run();
         // Nobody is in a hurry until the run stops; from then on, seconds count.
         let hurry = async {
@@ -116,7 +123,7 @@ impl Work {
         };
         let why = tokio::select! {
             outcome = upload.cancel() => match outcome {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(failure) => failure.to_string(),
             },
             () = hurry => format!("no answer within {} s", ABORT.as_secs()),
@@ -124,6 +131,7 @@ impl Work {
         let left = format!("the upload {} is still open: {why}", upload.id());
         tracing::warn!(key = %upload.key(), "{left}");
         draft.notes.push(left);
+        false
     }
 
     /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
@@ -215,6 +223,11 @@ pub async fn run(
     });
     let mut outcome = Outcome::default();
     let refusals = Arc::new(Refusals::default());
+    let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
+    tokio::select! {
+        () = inherited.sweep(&wanted, journal, connections) => {}
+        () = stop.cancelled() => {}
+    }
     for (index, transfer) in job.transfers.iter().enumerate() {
         if stop.is_cancelled() {
             break;
@@ -228,6 +241,7 @@ pub async fn run(
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
+            inherited: Arc::clone(&inherited),
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
@@ -235,6 +249,12 @@ pub async fn run(
             ids: AtomicU64::new((index as u64) << 48),
         };
         Conductor::new(Arc::new(work), job.limits.max_failures, &mut outcome).run().await;
+    }
+    // Objects that turned out to need no copy took up nothing.
+    wanted.clear();
+    tokio::select! {
+        () = inherited.sweep(&wanted, journal, connections), if !stop.is_cancelled() => {}
+        () = stop.cancelled() => {}
     }
     closer.abort();
     outcome.stopped = stop.is_cancelled();

@@ -53,6 +53,7 @@
 //! # fn main() {}
 //! ```
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -80,6 +81,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const ABORT_ROUNDS: u32 = 8;
 /// Clocks of server and client may differ by this much when an object's age is judged.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
+/// By this much when it is judged whether an upload is one that we began: small, for it may be another writer's.
+const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
 
 /// An upload that was begun and is neither completed nor cancelled.
 #[derive(Clone, Debug)]
@@ -157,6 +160,13 @@ impl MultipartUpload {
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
         let (bucket, key, id) = (bucket.clone(), key.clone(), id.into());
         Self { bucket, key, id, declared: Arc::default(), kms: false, initiated: None }
+    }
+
+    /// What is known of an upload's beginning from elsewhere: when it was about to be begun, and whether a KMS or customer
+    /// key encrypts it.
+    #[must_use]
+    pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
+        Self { initiated: Some(initiated), kms, ..self }
     }
 
     /// The same upload, whose requests go on when the run that began it is halted: for cleaning up after it.
@@ -394,6 +404,39 @@ impl MultipartUpload {
         let place = self.bucket.place(&self.key);
         Err(Failure::new(FailureKind::Transient, Operation::AbortMultipartUpload, place, message))
     }
+}
+
+/// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments: uploads without parts that are
+/// not `known` to be somebody's. One without parts costs nothing, so a clock that is far off only leaves it there.
+///
+/// # Errors
+/// What S3 says to the list, or to an abort.
+pub(crate) async fn abort_unknown(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    (from, until): (Timestamp, Timestamp),
+    known: &BTreeSet<String>,
+) -> Result<(), Failure> {
+    let listed: Vec<_> = uploads(bucket, key.as_str()).try_collect().await?;
+    let is_within = |initiated: Timestamp| {
+        let early = initiated.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < from);
+        let late = until.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < initiated);
+        !early && !late
+    };
+    for open in listed {
+        let ours = open.key == key.as_str() && !known.contains(&open.upload_id);
+        if !ours || !open.initiated.is_some_and(is_within) {
+            continue;
+        }
+        let stray = MultipartUpload::open(bucket, key, open.upload_id);
+        match stray.page(None).await {
+            Ok(page) if page.items.is_empty() => stray.cancel().await?,
+            Ok(_) => {}
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(())
 }
 
 /// The open uploads of a bucket whose keys begin with `prefix`, by key and age, over all pages.

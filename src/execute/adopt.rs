@@ -18,6 +18,9 @@ use std::sync::{Mutex, PoisonError};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
+use super::monitor::Event;
+use super::part::Progress;
+use super::receipt::Ending;
 use super::record::{Record, Terms};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
@@ -120,6 +123,46 @@ pub(super) struct Begun {
     pub(super) kept: Vec<PartDone>,
 }
 
+impl Begun {
+    /// Tells the monitor, with the bytes that are there already, and gives the number by which it knows the upload.
+    pub(super) fn announce(&self, work: &Work, held: u64) -> u64 {
+        let id = work.next_id();
+        let Self { upload, layout: PartLayout { size: bytes, count: parts, .. }, .. } = self;
+        let (bytes, parts, key) = (*bytes, *parts, upload.key().as_str());
+        work.monitor.observe(&Event::UploadBegan { id, key, bytes, parts });
+        if held > 0 {
+            work.monitor.observe(&Event::BytesCopied { id: Some(id), bytes: held });
+        }
+        id
+    }
+
+    /// Sees to what the upload came to. One that was taken up and that the server does not take any more is begun anew.
+    pub(super) async fn settle(
+        &self,
+        work: &Work,
+        id: u64,
+        outcome: Result<Ending, Trouble>,
+        progress: &Progress,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        draft.attempts += progress.attempts;
+        if self.record.settle(work, &self.upload, &outcome, draft).await {
+            work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
+        }
+        work.monitor.observe(&Event::UploadEnded { id });
+        match outcome {
+            Err(Trouble::Failed(failure))
+                if !self.kept.is_empty()
+                    && matches!(failure.kind(), FailureKind::NoSuchUpload | FailureKind::Invalid) =>
+            {
+                tracing::info!(key = %self.upload.key(), %failure, "an open upload is of no use: beginning anew");
+                Err(Trouble::SourceChanged)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 /// What became of the uploads that were left of an object.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -191,8 +234,7 @@ async fn judge(
         return Ok(None);
     };
     let bucket = &work.sides.destination;
-    let upload =
-        MultipartUpload::open(bucket, wish.key, &*begun.id).begun_at(left.open.intended, begun.kms);
+    let upload = MultipartUpload::open(bucket, wish.key, &*begun.id).begun_at(left.open.intended, begun.kms);
     let listed = match upload.parts().try_collect::<Vec<_>>().await {
         Ok(listed) => listed,
         Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Vec::new(),
@@ -232,11 +274,7 @@ pub(super) fn lengths(layout: &PartLayout) -> PartLengths {
 }
 
 /// What stands at the key, if an upload became it whose Complete was sent and never answered.
-async fn published(
-    work: &Work,
-    begun: &BegunUpload,
-    wish: &Wish<'_>,
-) -> Result<Option<Found>, Trouble> {
+async fn published(work: &Work, begun: &BegunUpload, wish: &Wish<'_>) -> Result<Option<Found>, Trouble> {
     let Some(completing) = &begun.completing else { return Ok(None) };
     let bucket = &work.sides.destination;
     let head = match bucket.head(wish.key, None).await {
@@ -268,7 +306,10 @@ mod tests {
         for other in [&[10, 10][..], &[10, 5, 10], &[10, 10, 6], &[]] {
             assert_eq!(tiling(&recorded(other), &now), None, "{other:?}");
         }
-        let replayed = PartLayout { boundaries: Boundaries::Replayed([10, 25].into()), ..PartLayout::uniform(25, 15, 2) };
+        let replayed = PartLayout {
+            boundaries: Boundaries::Replayed([10, 25].into()),
+            ..PartLayout::uniform(25, 15, 2)
+        };
         assert_eq!(tiling(&recorded(&[10, 15]), &replayed), Some(replayed.clone()));
         assert_eq!(tiling(&recorded(&[20, 5]), &replayed), None, "the source's boundaries are wanted");
     }

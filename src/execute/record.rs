@@ -46,11 +46,7 @@ impl Work {
     /// Where this transfer's uploads to `key` are.
     pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
         let to = &self.sides.transfer.to;
-        UploadPlace {
-            endpoint: to.endpoint.clone(),
-            bucket: to.location.bucket.clone(),
-            key: key.clone(),
-        }
+        UploadPlace { endpoint: to.endpoint.clone(), bucket: to.location.bucket.clone(), key: key.clone() }
     }
 }
 
