@@ -142,6 +142,18 @@ impl Opened {
         &self.replay.state
     }
 
+    /// What a session begins with after this decision: all of it, or no more than the open uploads of an earlier run.
+    #[must_use]
+    pub fn resumed(&self, decision: Decision) -> RunState {
+        match decision {
+            Decision::Resume => self.state().clone(),
+            Decision::Begin => {
+                let RunState { uploads, last, next_id, .. } = self.state().clone();
+                RunState { uploads, last, next_id, ..RunState::default() }
+            }
+        }
+    }
+
     /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to be empty.
     ///
     /// # Errors
