@@ -141,9 +141,11 @@ impl World {
         let mut connections = self.connections(job, &halt, &job.limits);
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let outcome =
-            execute::run(job, &mut connections, monitor, &journal, &resumed, &self.stop, &halt).await.unwrap();
-        let last = if outcome.stopped { journal::event::Event::RunStopped } else { journal::event::Event::RunEnded };
+        let outcome = execute::run(job, &mut connections, monitor, &journal, &resumed, &self.stop, &halt)
+            .await
+            .unwrap();
+        let last =
+            if outcome.stopped { journal::event::Event::RunStopped } else { journal::event::Event::RunEnded };
         journal.close(last).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
         Run { outcome, receipts }
