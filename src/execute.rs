@@ -23,8 +23,8 @@ mod part;
 pub(crate) mod prove;
 pub(crate) mod read;
 pub mod receipt;
-mod record;
 mod sent;
+mod tracked;
 mod upload;
 
 use std::sync::Arc;

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use super::monitor::Event;
 use super::part::Progress;
 use super::receipt::Ending;
-use super::record::{Record, Terms};
+use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
@@ -47,13 +47,13 @@ pub(super) struct Inherited {
 /// An upload that an earlier session left open.
 #[derive(Clone, Debug)]
 pub(super) struct Left {
-    record: Record,
+    tracked: Tracked,
     open: OpenUpload,
 }
 
 impl Left {
     fn of((upload, open): (u64, OpenUpload)) -> Self {
-        Self { record: Record::known(upload, open.intended), open }
+        Self { tracked: Tracked::known(upload, open.intended), open }
     }
 }
 
@@ -102,7 +102,7 @@ impl Inherited {
 
     async fn cancel(&self, left: &Left, journal: &Journal, bucket: &Bucket) -> Result<(), Failure> {
         let id = left.open.begun.as_ref().map(|begun| begun.id.as_str());
-        left.record.cancel(journal, bucket, &left.open.place.key, id, (self.until, &self.known)).await
+        left.tracked.cancel(journal, bucket, &left.open.place.key, id, (self.until, &self.known)).await
     }
 }
 
@@ -116,7 +116,7 @@ pub(super) fn pending(state: &RunState) -> BTreeSet<u64> {
 #[derive(Clone, Debug)]
 pub(super) struct Begun {
     pub(super) upload: MultipartUpload,
-    pub(super) record: Record,
+    pub(super) tracked: Tracked,
     /// Where its parts end.
     pub(super) layout: PartLayout,
     /// Parts that S3 holds.
@@ -146,7 +146,7 @@ impl Begun {
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         draft.attempts += progress.attempts;
-        if self.record.settle(work, &self.upload, &outcome, draft).await {
+        if self.tracked.settle(work, &self.upload, &outcome, draft).await {
             work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
         }
         work.monitor.observe(&Event::UploadEnded { id });
@@ -254,7 +254,7 @@ async fn judge(
         key = %wish.key, kept = kept.len(), parts = layout.count, missing = reconciled.missing,
         different = reconciled.different, "going on with an open upload"
     );
-    Ok(Some(Found::Open(Begun { upload, record: left.record, layout, kept })))
+    Ok(Some(Found::Open(Begun { upload, tracked: left.tracked, layout, kept })))
 }
 
 /// The layout that an upload was begun with, if it tiles the object that `now` is for. Automatic part sizes depend on how many

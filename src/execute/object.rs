@@ -16,7 +16,7 @@ use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast};
 use super::receipt::{Ending, Proof};
-use super::record::{Record, Terms};
+use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
 use crate::journal::event::SourceVersion;
@@ -253,18 +253,18 @@ impl Copy<'_> {
             Some(Found::Published(found, etag)) => return self.found(head, pin, *found, etag, draft).await,
             None => {}
         }
-        let record = Record::intend(work, step).await?;
+        let tracked = Tracked::intend(work, step).await?;
         let upload = match wanted.initiate(source, pin, &step.key, draft).await {
             Ok(upload) => upload,
             Err(failure) => {
-                record.not_begun(work, &step.key, &failure).await;
+                tracked.not_begun(work, &step.key, &failure).await;
                 return Err(failure.into());
             }
         };
         drop(place);
         let terms = Terms::of(terms.source, wanted.attributes());
-        record.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
-        let begun = Begun { upload, record, layout, kept: Vec::new() };
+        tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
+        let begun = Begun { upload, tracked, layout, kept: Vec::new() };
         self.carry(head, pin, begun, draft).await
     }
 
@@ -278,7 +278,7 @@ impl Copy<'_> {
     ) -> Result<Ending, Trouble> {
         let work = self.work;
         draft.parts = begun.layout.count;
-        let mut progress = Progress::of(begun.record, begun.kept.clone());
+        let mut progress = Progress::of(begun.tracked, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
         let outcome = self.parts_to_object(head, pin, &begun, (id, &mut progress), draft).await;
         begun.settle(work, id, outcome, &progress, draft).await
@@ -360,7 +360,7 @@ impl Copy<'_> {
             condition,
         };
         let etag = made.etag().filter(|_| !upload.is_kms()).map(str::to_owned);
-        begun.record.completing(work, etag).await?;
+        begun.tracked.completing(work, etag).await?;
         let mut completed = upload.complete(&progress.done, &spec).await;
         if let Err(failure) = &completed
             && work.refused(&spec.condition, failure) == Some(Refused::Deleted)

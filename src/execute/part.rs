@@ -17,12 +17,12 @@ use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation, PartDone};
 
 use super::monitor::Event;
-use super::record::Record;
+use super::tracked::Tracked;
 
 /// How far an upload came.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    record: Record,
+    tracked: Tracked,
     /// Parts that S3 has confirmed.
     pub(super) done: Vec<PartDone>,
     /// Requests that it took.
@@ -33,16 +33,16 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Where an upload is when it is begun or taken up: S3 holds `kept` already.
-    pub(super) fn of(record: Record, kept: Vec<PartDone>) -> Self {
+    pub(super) fn of(tracked: Tracked, kept: Vec<PartDone>) -> Self {
         let bytes = kept.iter().map(|part| part.size).sum();
-        Self { record, done: kept, attempts: 0, bytes }
+        Self { tracked, done: kept, attempts: 0, bytes }
     }
 
     async fn take(&mut self, work: &Work, id: u64, answer: Answer<PartDone>) -> Result<(), Trouble> {
         let bytes = answer.value.size;
         self.attempts += answer.attempts;
         self.bytes += bytes;
-        let recorded = self.record.part(work, &answer.value).await;
+        let recorded = self.tracked.part(work, &answer.value).await;
         self.done.push(answer.value);
         work.monitor.observe(&Event::BytesCopied { id: Some(id), bytes });
         recorded

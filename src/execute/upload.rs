@@ -25,8 +25,8 @@ use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
 use super::receipt::{Ending, Proof};
-use super::record::{Record, Terms};
 use super::sent::{by_size, demand, equal, settle, strong_proof};
+use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
 use crate::checksum;
@@ -146,7 +146,7 @@ async fn file_round(
         drop(slot);
         let upload = Upload::of_file(work, step, attributes, (stamp, layout), left, draft).await?;
         draft.parts = upload.begun.layout.count;
-        let mut progress = Progress::of(upload.begun.record, Vec::new());
+        let mut progress = Progress::of(upload.begun.tracked, Vec::new());
         let outcome = async {
             part::all(work, upload.id, upload.begun.layout.clone(), &mut progress, |part| {
                 let (file, path) = (Arc::clone(&file), path.to_owned());
@@ -269,16 +269,16 @@ impl Upload {
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, begun));
         }
-        let record = Record::intend(work, step).await?;
+        let tracked = Tracked::intend(work, step).await?;
         let upload = match MultipartUpload::initiate(&work.sides.destination, &step.key, attributes).await {
             Ok(upload) => upload,
             Err(failure) => {
-                record.not_begun(work, &step.key, &failure).await;
+                tracked.not_begun(work, &step.key, &failure).await;
                 return Err(failure.into());
             }
         };
-        record.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
-        Ok(Self::of(work, attributes, Begun { upload, record, layout, kept: Vec::new() }))
+        tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
+        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new() }))
     }
 
     /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
@@ -286,7 +286,11 @@ impl Upload {
         demand(work, key, attributes)?;
         let upload = MultipartUpload::initiate(&work.sides.destination, key, attributes).await?;
         let layout = PartLayout::uniform(0, UPLOAD_PART, 0);
-        Ok(Self::of(work, attributes, Begun { upload, record: Record::default(), layout, kept: Vec::new() }))
+        Ok(Self::of(
+            work,
+            attributes,
+            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new() },
+        ))
     }
 
     fn of(work: &Work, attributes: &Attributes, begun: Begun) -> Self {
@@ -359,7 +363,7 @@ impl Upload {
         };
         let key = self.begun.upload.key();
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
-        self.begun.record.completing(work, predicted.clone()).await?;
+        self.begun.tracked.completing(work, predicted.clone()).await?;
         let mut completed = self.begun.upload.complete(&sent, &spec).await;
         if let Err(failure) = &completed
             && work.refused(&spec.condition, failure) == Some(Refused::Deleted)

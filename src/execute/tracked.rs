@@ -22,7 +22,7 @@ use crate::s3::{Attributes, Failure, FailureKind, PartDone};
 
 /// An upload's number in the journal; none where no journal is kept.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Record {
+pub(super) struct Tracked {
     upload: Option<u64>,
     intended: Timestamp,
 }
@@ -50,7 +50,7 @@ impl Work {
     }
 }
 
-impl Record {
+impl Tracked {
     /// The record of an upload that is in the journal already.
     pub(super) const fn known(upload: u64, intended: Timestamp) -> Self {
         Self { upload: Some(upload), intended }
@@ -59,10 +59,10 @@ impl Record {
     /// Puts on record that an upload is about to be begun.
     pub(super) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
         let Some(object) = step.object.filter(|_| work.journal.keeps()) else { return Ok(Self::default()) };
-        let record = Self::known(work.journal.next_id(), Timestamp::now());
+        let tracked = Self::known(work.journal.next_id(), Timestamp::now());
         let place = work.upload_place(&step.key);
-        record.commit(work, |upload| Event::UploadIntended { upload, object, place }).await?;
-        Ok(record)
+        tracked.commit(work, |upload| Event::UploadIntended { upload, object, place }).await?;
+        Ok(tracked)
     }
 
     /// Puts the upload's id on record. When that fails nobody will know it, so it is cancelled.
