@@ -18,6 +18,7 @@ mod deploy;
 mod faults;
 mod guarantees;
 mod journal;
+mod kill;
 mod layering;
 mod library;
 mod limits;
