@@ -23,6 +23,7 @@ mod part;
 pub(crate) mod prove;
 pub(crate) mod read;
 pub mod receipt;
+mod record;
 mod sent;
 mod tracked;
 mod upload;
@@ -36,8 +37,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
-use crate::journal::Journal;
 use crate::journal::state::RunState;
+use crate::journal::{self, Journal};
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::multipart::MultipartUpload;
@@ -115,6 +116,10 @@ impl Work {
     /// Ends an upload that will not be completed; true when the server has it no more. A failure to do so is on record,
     /// because its parts cost money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
+        // Whoever goes on with the journal has this upload too.
+        if self.journal.keeps() && self.journal.broken().is_cancelled() {
+            return false;
+        }
         let upload = upload.outliving_the_run();
         // Nobody is in a hurry until the run stops; from then on, seconds count.
         let hurry = async {
@@ -221,20 +226,33 @@ pub async fn run(
             halt.cancel();
         }
     });
-    let mut outcome = Outcome::default();
+    // Without its journal a run must not go on: nobody would know what it did.
+    let watcher = tokio::spawn({
+        let (journal, stop, halt) = (journal.clone(), stop.clone(), halt.clone());
+        async move {
+            journal.broken().cancelled().await;
+            tracing::error!("{}", journal.error());
+            stop.cancel();
+            halt.cancel();
+        }
+    });
+    let mut outcome = Outcome::from(&resumed.totals);
     let refusals = Arc::new(Refusals::default());
     let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
     tokio::select! {
         () = inherited.sweep(&wanted, journal, connections) => {}
         () = stop.cancelled() => {}
     }
-    for (index, transfer) in job.transfers.iter().enumerate() {
+    for (number, transfer) in (0..).zip(&job.transfers) {
+        if resumed.ended_transfers.contains(&number) {
+            continue;
+        }
         if stop.is_cancelled() {
             break;
         }
         let (source, destination) = connections.of_transfer(transfer).await?;
         let of = job.transfers.len();
-        monitor.observe(&Event::TransferBegan { name: &transfer.name, number: index + 1, of });
+        monitor.observe(&Event::TransferBegan { name: &transfer.name, number: number as usize + 1, of });
         let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
         let work = Work {
             sides,
@@ -246,9 +264,14 @@ pub async fn run(
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
             refusals: Arc::clone(&refusals),
-            ids: AtomicU64::new((index as u64) << 48),
+            ids: AtomicU64::new(u64::from(number) << 48),
         };
-        Conductor::new(Arc::new(work), job.limits.max_failures, &mut outcome).run().await;
+        let conductor = Conductor::new(Arc::new(work), number, job.limits.max_failures, &mut outcome);
+        conductor.run().await;
+        if !stop.is_cancelled() {
+            // An error is the watcher's to tell.
+            let _ = journal.append(journal::event::Event::TransferEnded { transfer: number }).await;
+        }
     }
     // Objects that turned out to need no copy took up nothing.
     wanted.clear();
@@ -257,6 +280,7 @@ pub async fn run(
         () = stop.cancelled() => {}
     }
     closer.abort();
+    watcher.abort();
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();
     outcome.seconds = seconds(began.elapsed());

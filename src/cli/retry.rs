@@ -11,8 +11,9 @@ use clap::{Args, Parser};
 use super::place::Place;
 use super::run::run;
 use super::{Cli, CliError, Command, Exit, Output, plan, say};
+use crate::journal::Intent;
 use crate::location::S3Uri;
-use crate::manifest::job::{Chosen, Job, Source, Transfer};
+use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer};
 use crate::report::Origin;
 use crate::report::read::{FailedObject, Report, read};
 
@@ -50,8 +51,10 @@ impl Retry {
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
+            // It has few objects, and the report says which.
+            job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
-            run(&job, &place, &origin, output).await
+            run(&job, &place, &origin, Intent::Fresh, output).await
         }
     }
 }

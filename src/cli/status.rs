@@ -14,11 +14,9 @@ use crate::journal::event::FailedObject;
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
 use crate::journal::{Glance, Life, Location, Writer, look};
+use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::size::{ByteSize, display_count, display_duration};
-
-/// Where journals are kept when nothing else is said.
-const JOURNALS: &str = ".s3haul";
 
 /// Shows how far a run is.
 #[derive(Debug, Args)]

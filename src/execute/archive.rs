@@ -65,20 +65,20 @@ impl<'a> Cold<'a> {
 
 impl Conductor<'_> {
     /// What the listing tells about an object that the job does not know what to do with.
-    pub(super) fn fail_archived(&mut self, entry: Entry, key: ObjectKey) {
+    pub(super) fn fail_archived(&mut self, object: Option<u64>, entry: Entry, key: ObjectKey) {
         let step = Step {
             entry,
             key,
             reason: Reason::Missing,
             route: Route::Restore,
             seen: Seen::Unknown,
-            object: None,
+            object,
             turn: None,
         };
         let (source, destination) = self.work.location(&step);
         let failure = Cold::listed(&step).failure(source.clone());
         let draft = Draft { route: None, ..Draft::of(&step) };
-        self.end(draft, source, destination, Ending::Failed { error: (&failure).into() });
+        self.end_of(object, draft, source, destination, Ending::Failed { error: (&failure).into() });
     }
 }
 

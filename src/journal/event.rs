@@ -22,6 +22,8 @@ pub enum Event {
     RunBegan(RunInfo),
     /// An unfinished run goes on.
     RunResumed,
+    /// The job was changed, and the run goes on with it as it is now.
+    JobChanged(Fingerprint),
     /// The run was stopped in an orderly way.
     RunStopped,
     /// The run came to its end; objects may have failed.
@@ -220,6 +222,11 @@ pub enum Ended {
     },
     /// The destination has it.
     Skipped {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// It is in an archive and being restored: a later run copies it.
+    Restoring {
         /// Its bytes.
         bytes: u64,
     },

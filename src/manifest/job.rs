@@ -43,6 +43,8 @@ pub struct Job {
     pub limits: Limits,
     /// Where reports go, besides the terminal.
     pub report: ReportPaths,
+    /// Where runs keep their journal.
+    pub journal: JournalPlace,
 }
 
 /// A server that speaks S3, and who we are there.
@@ -520,6 +522,42 @@ impl std::fmt::Display for FailureLimit {
     }
 }
 
+/// Where a run keeps its journal, by which it goes on after a stop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum JournalPlace {
+    /// Below the working directory, under the job's name.
+    #[default]
+    Usual,
+    /// There is none.
+    Nowhere,
+    /// In a directory.
+    Directory(PathBuf),
+    /// Below a prefix at the default endpoint.
+    Prefix(S3Uri),
+}
+
+impl std::str::FromStr for JournalPlace {
+    type Err = String;
+
+    /// `none`, `s3://bucket/prefix/`, or a directory.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("write a directory, s3://bucket/prefix/, or none".to_owned()),
+            "none" => Ok(Self::Nowhere),
+            _ if !text.starts_with("s3://") => Ok(Self::Directory(text.into())),
+            _ => {
+                let uri: S3Uri = text.parse().map_err(|error| format!("{error}"))?;
+                if !uri.key.is_prefix() {
+                    return Err(format!(
+                        "a journal is kept below a prefix; write {uri}/ with a slash at the end"
+                    ));
+                }
+                Ok(Self::Prefix(uri))
+            }
+        }
+    }
+}
+
 /// Files that a report is written to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportPaths {
@@ -638,6 +676,7 @@ impl Job {
             transfers: vec![transfer],
             limits: Limits::default(),
             report: ReportPaths::default(),
+            journal: JournalPlace::default(),
         }
     }
 }

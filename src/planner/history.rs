@@ -213,7 +213,7 @@ impl Sides {
             }
         });
         for _ in history.versions.len()..all {
-            planned.send(Planned::Excluded).await?;
+            planned.send(Planned::Excluded(history.key.clone())).await?;
         }
         if history.versions.is_empty() {
             return Ok(None);
@@ -263,7 +263,7 @@ impl Sides {
                 let entry = newest.map(|newest| entry(&history.key, history.relative_at, newest));
                 Err(Box::new(match entry {
                     Some(entry) => Planned::Skip(Box::new(entry), to, Skip::Present),
-                    None => Planned::Excluded,
+                    None => Planned::Excluded(history.key),
                 }))
             }
             Ok(None) => {

@@ -120,9 +120,9 @@ impl Walk {
                         turn: None,
                     }));
                 }
-                // A plan of everything skips nothing.
-                Some(Planned::Skip(..) | Planned::Ignored(..)) => {}
-                Some(Planned::Excluded) => return Some(Task::Excluded),
+                // A plan of everything skips nothing, and goes on with nothing.
+                Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}
+                Some(Planned::Excluded(_)) => return Some(Task::Excluded),
                 Some(Planned::Failed(place, failure)) => {
                     self.source_is_whole = false;
                     return Some(Task::Known(Finding {
