@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
@@ -61,8 +61,11 @@ impl Round {
         let model = Model { latency, ..Model::default() };
         let options = SandboxOptions { model, ..SandboxOptions::default() };
         let world = World::with(options, BucketOptions::default()).await;
+        // Older than any copy: when the command is killed after the end of its run, the next run is to find nothing to do.
+        let written = SystemTime::now() - Duration::from_hours(1);
         let put = |key: String, seed: u64, size: u64| {
-            let spec = ObjectSpec::default().content_type("text/x-kill").metadata("seed", seed.to_string());
+            let spec = ObjectSpec { last_modified: Some(written), ..ObjectSpec::default() };
+            let spec = spec.content_type("text/x-kill").metadata("seed", seed.to_string());
             world.sandbox.store().put_object(SOURCE, &key, Content::pattern(seed, size), &spec);
         };
         for (seed, parts) in (1..).zip(PARTS) {
@@ -90,7 +93,7 @@ impl Round {
             .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
             .current_dir(self.directory.path())
             .args(["copy", "s3://source/", "s3://destination/", "--report", "report.jsonl"])
-            .args(["--part-size", "5MiB", "--threshold", "5MiB"])
+            .args(["--provider", "aws", "--part-size", "5MiB", "--threshold", "5MiB"])
             .args(["--in-flight", &IN_FLIGHT.to_string()])
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.errors()).unwrap())
@@ -179,6 +182,7 @@ fn assert_reported(report: &Path, keys: &[String]) {
         }
     }
     let wanted = keys.iter().map(|key| (format!("s3://{DESTINATION}/{key}"), 1)).collect();
+
     assert_eq!(lines, wanted);
 }
 
