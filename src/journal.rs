@@ -155,8 +155,8 @@ impl Opened {
         match decision {
             Decision::Resume => self.state().clone(),
             Decision::Begin => {
-                let RunState { uploads, last, next_id, .. } = self.state().clone();
-                RunState { uploads, last, next_id, ..RunState::default() }
+                let RunState { last, uploads, next_id, .. } = self.state().clone();
+                RunState { last, uploads, next_id, ..RunState::default() }
             }
         }
     }

@@ -167,7 +167,7 @@ impl Begun {
 #[derive(Debug)]
 pub(super) enum Found {
     /// One can be gone on with.
-    Open(Begun),
+    Open(Box<Begun>),
     /// One became the object, and the `ETag` that its parts make.
     Published(Box<Head>, Option<String>),
 }
@@ -254,7 +254,8 @@ async fn judge(
         key = %wish.key, kept = kept.len(), parts = layout.count, missing = reconciled.missing,
         different = reconciled.different, "going on with an open upload"
     );
-    Ok(Some(Found::Open(Begun { upload, tracked: left.tracked, layout, kept })))
+    let tracked = left.tracked;
+    Ok(Some(Found::Open(Box::new(Begun { upload, tracked, layout, kept }))))
 }
 
 /// The layout that an upload was begun with, if it tiles the object that `now` is for. Automatic part sizes depend on how many

@@ -248,7 +248,7 @@ impl Copy<'_> {
         match adopt::find(work, &mut self.left, &wish, draft).await? {
             Some(Found::Open(begun)) => {
                 drop(place);
-                return self.carry(head, pin, begun, draft).await;
+                return self.carry(head, pin, *begun, draft).await;
             }
             Some(Found::Published(found, etag)) => return self.found(head, pin, *found, etag, draft).await,
             None => {}

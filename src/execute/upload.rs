@@ -267,7 +267,7 @@ impl Upload {
         let wish = Wish { key: &step.key, terms: &terms, layout: &layout, checksum: None };
         // One that became an object unseen is no proof that the file was whole then: it is sent again.
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
-            return Ok(Self::of(work, attributes, begun));
+            return Ok(Self::of(work, attributes, *begun));
         }
         let tracked = Tracked::intend(work, step).await?;
         let upload = match MultipartUpload::initiate(&work.sides.destination, &step.key, attributes).await {
