@@ -21,6 +21,7 @@ mod env;
 pub mod file;
 pub mod job;
 pub mod keys;
+mod limits;
 mod node;
 mod overlap;
 mod preserve;

@@ -286,7 +286,7 @@ impl Copy<'_> {
             Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
         }
         let place = work.place().await;
-        if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
+        if !destination.capabilities().part_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
         let condition = self.condition(ConditionalWrite::Complete);
