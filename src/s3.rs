@@ -301,7 +301,6 @@ pub struct Attributes {
 
 /// What HEAD tells about an object.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about an object")]
 pub struct Head {
     /// Bytes.
     pub size: u64,
