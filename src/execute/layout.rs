@@ -12,6 +12,7 @@ use crate::manifest::job::{Encryption, LayoutChoice, Verify};
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::decide::Route;
+use crate::plan::detour::finds_parts_of;
 use crate::plan::replay::{self, Replay};
 use crate::planner::Step;
 use crate::s3::{ChecksumKind, FailureKind, Head, SourcePin};
@@ -34,6 +35,10 @@ pub(super) async fn route(
         return Ok((keeping_the_checksum(work, head, usual), slot));
     }
     let destination = work.sides.destination.capabilities();
+    if !finds_parts_of(&step.entry.key, destination) {
+        lose(draft, "this server can not copy parts of an object with % or ? in its name");
+        return Ok((usual, slot));
+    }
     // Only with keys that S3 holds by itself an ETag is what it is without any.
     let to_kms = !matches!(work.sides.transfer.to.encryption, None | Some(Encryption::S3));
     let count = match replay::replay(head, to_kms, source.capabilities(), destination) {
