@@ -8,6 +8,7 @@
 mod check;
 mod copy;
 mod history;
+mod journal;
 mod place;
 mod plan;
 mod progress;
@@ -71,6 +72,9 @@ enum CliError {
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
+    /// A journal at a place that was named and can not be used.
+    #[error("{0}")]
+    Unusable(JournalError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -80,7 +84,10 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
-            Self::Refused(_) | Self::Report(ReportError::Create { .. }) | Self::Journal(_) => Exit::Refused,
+            Self::Refused(_)
+            | Self::Report(ReportError::Create { .. })
+            | Self::Journal(_)
+            | Self::Unusable(_) => Exit::Refused,
             Self::Report(ReportError::Incomplete { .. }) | Self::Io(_) => Exit::Failures,
         }
     }

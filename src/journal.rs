@@ -88,13 +88,20 @@ pub enum Decision {
 /// Decides whether to go on.
 ///
 /// # Errors
-/// [`JournalError::Changed`] when the unfinished run is one of another job.
+/// [`JournalError::Changed`] when the unfinished run is one of another job, and [`JournalError::OtherTransfers`] when it
+/// can not go on with this one at all.
 pub fn decide(state: &RunState, job: &Fingerprint, intent: Intent) -> Result<Decision, JournalError> {
     let Some(run) = state.run.as_ref().filter(|_| state.is_unfinished() && intent != Intent::Fresh) else {
         return Ok(Decision::Begin);
     };
     let changes = run.fingerprint.changes(job);
-    if changes.is_empty() || intent == Intent::ResumeAnyway {
+    if changes.is_empty() {
+        return Ok(Decision::Resume);
+    }
+    if !run.fingerprint.has_transfers_of(job) {
+        return Err(JournalError::OtherTransfers { changes });
+    }
+    if intent == Intent::ResumeAnyway {
         return Ok(Decision::Resume);
     }
     Err(JournalError::Changed { changes })
@@ -142,6 +149,18 @@ impl Opened {
     #[must_use]
     pub fn state(&self) -> &RunState {
         &self.replay.state
+    }
+
+    /// What a session begins with after this decision: all of it, or no more than the open uploads of an earlier run.
+    #[must_use]
+    pub fn resumed(&self, decision: Decision) -> RunState {
+        match decision {
+            Decision::Resume => self.state().clone(),
+            Decision::Begin => {
+                let RunState { uploads, last, next_id, .. } = self.state().clone();
+                RunState { uploads, last, next_id, ..RunState::default() }
+            }
+        }
     }
 
     /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to be empty.

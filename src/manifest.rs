@@ -27,6 +27,7 @@ mod overlap;
 mod preserve;
 pub mod schema;
 mod shape;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::fs::File;

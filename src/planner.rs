@@ -11,6 +11,7 @@ mod history;
 
 use std::sync::Arc;
 
+use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
 
@@ -33,6 +34,8 @@ pub use history::{Following, Turn};
 const STEPS_AHEAD: usize = 2048;
 /// Keys that are asked for at once where listings can not be compared.
 const HEADS_AT_ONCE: usize = 64;
+/// Steps that wait for the answer about a key before them.
+const WAITING: usize = 2048;
 
 /// Both sides of a transfer, connected.
 #[derive(Clone, Debug)]
@@ -58,6 +61,8 @@ pub struct Step {
     pub route: Route,
     /// What it was compared with.
     pub seen: Seen,
+    /// Its number in the journal, once it has one.
+    pub object: Option<u64>,
     /// Its place among the versions of its key, where all of them are copied.
     pub turn: Option<Box<Turn>>,
 }
@@ -72,11 +77,30 @@ pub enum Planned {
     /// It would be copied, but can not be read before it is restored, and the job does not say what to do about it.
     Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
-    Excluded,
+    Excluded(ObjectKey),
     /// It is no object or regular file.
     Ignored(String, &'static str),
     /// It can not be planned.
     Failed(String, Failure),
+    /// What an object comes to that an earlier session has planned, under its number in the journal.
+    Again(u64, Box<Planned>),
+}
+
+/// How far an earlier session came with planning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Objects that were planned and are not over, with their numbers in the journal.
+    pub pending: Vec<(u64, Entry)>,
+    /// All keys of the source up to this one are known.
+    pub passed: Option<ObjectKey>,
+    /// All keys are known.
+    pub planned: bool,
+}
+
+/// What an entry comes to, or what must be asked first.
+enum Next {
+    Known(Planned),
+    Ask(Entry, ObjectKey, Question),
 }
 
 impl Sides {
@@ -116,67 +140,103 @@ impl Sides {
     /// Plans the transfer in a task of its own.
     #[must_use]
     pub fn plan(&self) -> mpsc::Receiver<Planned> {
+        self.plan_from(Resume::default())
+    }
+
+    /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet. Histories
+    /// ([`Versions::All`]) are always planned from the beginning, which finds what is there.
+    #[must_use]
+    pub fn plan_from(&self, resume: Resume) -> mpsc::Receiver<Planned> {
         let (planned, receiver) = mpsc::channel(STEPS_AHEAD);
         let sides = self.clone();
         tokio::spawn(async move {
             // The receiver is gone when the run stops; then nobody wants the rest.
             let _ = match sides.transfer.versions {
                 Versions::All => sides.run_histories(&planned).await,
-                Versions::Current | Versions::AsOf(_) => sides.run(&planned).await,
+                Versions::Current | Versions::AsOf(_) => sides.run(resume, &planned).await,
             };
         });
         receiver
     }
 
-    async fn run(&self, planned: &mpsc::Sender<Planned>) -> Result<(), mpsc::error::SendError<Planned>> {
+    async fn run(
+        &self,
+        resume: Resume,
+        planned: &mpsc::Sender<Planned>,
+    ) -> Result<(), mpsc::error::SendError<Planned>> {
+        let Resume { pending, passed, planned: is_planned } = resume;
         let filter = Filter::new(&self.transfer.select);
-        let mut entries = match self.entries(&filter).await {
+        self.plan_again(pending, &filter, planned).await?;
+        if is_planned {
+            return Ok(());
+        }
+        let mut entries = match self.entries(&filter, passed.as_ref()).await {
             Ok(entries) => entries,
             Err((place, failure)) => return planned.send(Planned::Failed(place, failure)).await,
         };
-        let mut counterparts = self.counterparts();
-        let absence_is_certain = counterparts.is_some() && self.lists_in_order();
-        let mut asked = FuturesOrdered::new();
-        let at_once = HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize);
+        let mut counterparts = self.counterparts(passed.as_ref());
+        let at_once = self.heads_at_once();
+        // What is known waits behind what is asked, so that keys leave in their order.
+        let (mut waiting, mut asking) = (FuturesOrdered::new(), 0);
         while let Some(found) = entries.next().await {
-            let (entry, key) = match self.sift(found, &filter) {
-                Ok(entry) => entry,
-                Err(other) => {
-                    planned.send(other).await?;
-                    continue;
+            if is_passed(&found, passed.as_ref()) {
+                continue;
+            }
+            let next = match self.consider(found, &filter, &mut counterparts).await {
+                Ok(next) => next,
+                Err((place, failure)) => {
+                    planned.send(Planned::Failed(place, failure)).await?;
+                    break;
                 }
             };
-            let there = match (&mut counterparts, self.transfer.when) {
-                (_, When::Always) => {
+            waiting.push_back(match next {
+                Next::Known(known) if waiting.is_empty() => {
+                    planned.send(known).await?;
+                    continue;
+                }
+                Next::Known(known) => Either::Left(ready((0, known))),
+                Next::Ask(entry, key, question) => {
+                    asking += 1;
+                    Either::Right(self.ask(entry, key, question).map(|answer| (1, answer)))
+                }
+            });
+            while (asking >= at_once || waiting.len() >= WAITING)
+                && let Some((answered, answer)) = waiting.next().await
+            {
+                asking -= answered;
+                planned.send(answer).await?;
+            }
+        }
+        while let Some((_, answer)) = waiting.next().await {
+            planned.send(answer).await?;
+        }
+        Ok(())
+    }
+
+    fn heads_at_once(&self) -> usize {
+        HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
+    }
+
+    /// Plans objects once more that an earlier session has planned: each is asked for, because its copy may be there and
+    /// only the news of it was lost.
+    async fn plan_again(
+        &self,
+        pending: Vec<(u64, Entry)>,
+        filter: &Filter,
+        planned: &mpsc::Sender<Planned>,
+    ) -> Result<(), mpsc::error::SendError<Planned>> {
+        let at_once = self.heads_at_once();
+        let mut asked = FuturesOrdered::new();
+        for (object, entry) in pending {
+            let again = move |answer| Planned::Again(object, Box::new(answer));
+            asked.push_back(match self.sift(Found::Entry(entry), filter) {
+                Err(other) => Either::Left(ready(again(other))),
+                Ok((entry, key)) if self.transfer.when == When::Always => {
                     let always = Decision::Copy(Reason::Always);
-                    planned.send(self.planned(entry, key, always, Seen::Unknown)).await?;
-                    continue;
+                    Either::Left(ready(again(self.planned(entry, key, always, Seen::Unknown))))
                 }
-                (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
-                    Ok(there) => there.map(side),
-                    Err(failure) => {
-                        let place = self.transfer.to.location.to_string();
-                        planned.send(Planned::Failed(place, failure)).await?;
-                        break;
-                    }
-                },
-                (None, _) => None,
-            };
-            let question = if there.is_some() || absence_is_certain {
-                match self.decide(&entry, there) {
-                    Decision::Ask => Question::Both,
-                    decision => {
-                        let seen = there.map_or(Seen::Absent, |there| {
-                            there.etag.map_or(Seen::Unknown, |etag| Seen::Object(etag.to_owned()))
-                        });
-                        planned.send(self.planned(entry, key, decision, seen)).await?;
-                        continue;
-                    }
-                }
-            } else {
-                Question::Destination
-            };
-            asked.push_back(self.ask(entry, key, question));
+                Ok((entry, key)) => Either::Right(self.ask(entry, key, Question::Destination).map(again)),
+            });
             if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
             {
@@ -189,8 +249,52 @@ impl Sides {
         Ok(())
     }
 
-    /// The source's entries, in order.
-    async fn entries(&self, filter: &Filter) -> Result<Listing, (String, Failure)> {
+    /// What the lists say about something that was found.
+    ///
+    /// # Errors
+    /// The destination's list failed.
+    async fn consider(
+        &self,
+        found: Found,
+        filter: &Filter,
+        counterparts: &mut Option<Counterparts>,
+    ) -> Result<Next, (String, Failure)> {
+        let absence_is_certain = counterparts.is_some() && self.lists_in_order();
+        let (entry, key) = match self.sift(found, filter) {
+            Ok(entry) => entry,
+            Err(other) => return Ok(Next::Known(other)),
+        };
+        let there = match (counterparts, self.transfer.when) {
+            (_, When::Always) => {
+                let always = Decision::Copy(Reason::Always);
+                return Ok(Next::Known(self.planned(entry, key, always, Seen::Unknown)));
+            }
+            (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
+                Ok(there) => there.map(side),
+                Err(failure) => return Err((self.transfer.to.location.to_string(), failure)),
+            },
+            (None, _) => None,
+        };
+        if there.is_none() && !absence_is_certain {
+            return Ok(Next::Ask(entry, key, Question::Destination));
+        }
+        Ok(match self.decide(&entry, there) {
+            Decision::Ask => Next::Ask(entry, key, Question::Both),
+            decision => {
+                let seen = there.map_or(Seen::Absent, |there| {
+                    there.etag.map_or(Seen::Unknown, |etag| Seen::Object(etag.to_owned()))
+                });
+                Next::Known(self.planned(entry, key, decision, seen))
+            }
+        })
+    }
+
+    /// The source's entries, in order; those before `after` may be left out.
+    async fn entries(
+        &self,
+        filter: &Filter,
+        after: Option<&ObjectKey>,
+    ) -> Result<Listing, (String, Failure)> {
         if let (Versions::AsOf(time), Some(source)) = (self.transfer.versions, &self.source) {
             return Ok(versions::as_of(source.clone(), self.scope(), time));
         }
@@ -199,14 +303,14 @@ impl Sides {
                 Ok(chosen::objects(source, &location.key, chosen))
             }
             (Source::Prefix { location, .. }, Some(source)) => {
-                Ok(bucket::objects(source.clone(), &location.key, None))
+                Ok(bucket::objects(source.clone(), &location.key, after.map(ToString::to_string)))
             }
             (Source::Object { location, version, .. }, Some(source)) => {
                 let key = location.key.clone();
                 let place = location.to_string();
                 let head = source.head(&key, version.as_deref()).await.map_err(|failure| (place, failure))?;
                 Ok(Listing::of(vec![Found::Entry(Entry {
-                    relative_at: key.as_str().len() - key.file_name().len(),
+                    relative_at: self.relative_at(&key),
                     key,
                     size: head.size,
                     etag: Some(head.etag),
@@ -245,15 +349,37 @@ impl Sides {
     }
 
     /// The destination's listing, where it can be walked along with the source's.
-    fn counterparts(&self) -> Option<Counterparts> {
+    fn counterparts(&self, after: Option<&ObjectKey>) -> Option<Counterparts> {
         let usable = self.transfer.when != When::Always
             && self.transfer.chosen.is_none()
             && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && self.transfer.to.location.key.is_prefix()
             && self.transfer.keys.preserves_order();
         usable.then(|| {
-            Counterparts::of(bucket::objects(self.destination.clone(), &self.transfer.to.location.key, None))
+            let (to, keys) = (&self.transfer.to.location.key, &self.transfer.keys);
+            let after = after.and_then(|key| {
+                let relative = key.as_str().get(self.relative_at(key)..)?;
+                keys.destination_key(to, relative, 0).ok()
+            });
+            let after = after.filter(|_| self.lists_in_order()).map(|key| key.to_string());
+            Counterparts::of(bucket::objects(self.destination.clone(), to, after))
         })
+    }
+
+    /// Where the part of a source's key begins that is relative to the transfer's source, in bytes.
+    #[must_use]
+    pub fn relative_at(&self, key: &ObjectKey) -> usize {
+        match &self.transfer.from {
+            Source::Prefix { location, .. } => location.key.as_str().len(),
+            Source::Object { .. } => key.as_str().len() - key.file_name().len(),
+            Source::Files { .. } | Source::Stdin => 0,
+        }
+    }
+
+    /// False for histories: their versions come one after the other, and a plan knows only the next one for certain.
+    #[must_use]
+    pub fn plans_once(&self) -> bool {
+        self.transfer.versions != Versions::All
     }
 
     /// Applies the selection and the key map.
@@ -274,13 +400,13 @@ impl Sides {
         if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| lists_all)
             && !chosen.iter().any(|chosen| chosen.key == name)
         {
-            return Err(Planned::Excluded);
+            return Err(Planned::Excluded(entry.key));
         }
         if filter
             .admits(entry.relative(), entry.size, entry.modified, entry.storage_class.as_deref())
             .is_err()
         {
-            return Err(Planned::Excluded);
+            return Err(Planned::Excluded(entry.key));
         }
         let to = &self.transfer.to.location.key;
         match self.transfer.keys.destination_key(to, entry.relative(), entry.size) {
@@ -364,7 +490,9 @@ impl Sides {
             (_, Archived::Restore) => Ok(Route::Restore),
         };
         match route {
-            Ok(route) => Planned::Step(Box::new(Step { entry, key, reason, route, seen, turn: None })),
+            Ok(route) => {
+                Planned::Step(Box::new(Step { entry, key, reason, route, seen, object: None, turn: None }))
+            }
             Err(failure) => Planned::Failed(self.name_of(&entry), failure),
         }
     }
@@ -392,6 +520,16 @@ enum Question {
     Destination,
     /// Whether what both sides have is equal.
     Both,
+}
+
+/// True for what an earlier session has dealt with.
+fn is_passed(found: &Found, passed: Option<&ObjectKey>) -> bool {
+    let Some(passed) = passed.map(ObjectKey::as_str) else { return false };
+    match found {
+        Found::Entry(entry) => entry.key.as_str() <= passed,
+        Found::Ignored(key, _) => key.as_str() <= passed,
+        Found::Failed(..) => false,
+    }
 }
 
 fn side(entry: &Entry) -> Side<'_> {

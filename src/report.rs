@@ -2,8 +2,8 @@
 //!
 //! The first line names the command that the receipts come from, so that [`read`] can find out what to run again.
 //! The file is opened before anything is sent, so that a path that can not be written is told at once. A disk that
-//! fills up later does not stop the copies: receipts that could not be written are counted, the first error is kept,
-//! and the run does not exit 0.
+//! fills up later does not stop the copies: the first error is kept, and the run does not exit 0. The writer is the
+//! journal's [`Ledger`], which brings what is missing when the run goes on.
 
 pub mod read;
 
@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::execute::Outcome;
-use crate::execute::receipt::Receipt;
 use crate::journal::Ledger;
 use crate::size::{ByteSize, display_count, display_duration};
 
@@ -33,14 +32,12 @@ pub enum ReportError {
         error: io::Error,
     },
     /// Some receipts are not in it.
-    #[error("the report {} lacks {missing} receipts: {error}; free some space and run the job again", path.display())]
+    #[error("the report {} lacks receipts: {error}; free some space and run the same command again", path.display())]
     Incomplete {
         /// Where.
         path: PathBuf,
-        /// Receipts that are not in the file.
-        missing: u64,
         /// The first thing that the system said.
-        error: io::Error,
+        error: String,
     },
 }
 
@@ -72,13 +69,9 @@ impl Origin {
 /// Writes receipts as they come.
 #[derive(Debug)]
 pub struct ReportWriter {
-    path: PathBuf,
     file: BufWriter<File>,
     /// The first line, which names the command.
     first: Vec<u8>,
-    missing: u64,
-    /// Receipts since the last flush; what is lost with a full disk.
-    unflushed: u64,
     error: Option<io::Error>,
 }
 
@@ -115,48 +108,7 @@ impl ReportWriter {
             Ok((file, first))
         };
         let (file, first) = begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
-        Ok(Self { path: path.to_owned(), file, first, missing: 0, unflushed: 0, error: None })
-    }
-
-    /// Adds a receipt.
-    pub fn add(&mut self, receipt: &Receipt) {
-        if self.error.is_some() {
-            self.missing += 1;
-            return;
-        }
-        self.unflushed += 1;
-        let written = serde_json::to_writer(&mut self.file, receipt).map_err(io::Error::from);
-        if let Err(error) = written.and_then(|()| self.file.write_all(b"\n")) {
-            self.fail(error);
-        } else if self.unflushed >= 256 {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        match self.file.flush() {
-            Ok(()) => self.unflushed = 0,
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn fail(&mut self, error: io::Error) {
-        self.missing += std::mem::take(&mut self.unflushed);
-        self.error.get_or_insert(error);
-    }
-
-    /// Ends the report.
-    ///
-    /// # Errors
-    /// [`ReportError::Incomplete`] with the first thing that went wrong.
-    pub fn finish(mut self) -> Result<PathBuf, ReportError> {
-        if self.error.is_none() {
-            self.flush();
-        }
-        match self.error {
-            None => Ok(self.path),
-            Some(error) => Err(ReportError::Incomplete { path: self.path, missing: self.missing, error }),
-        }
+        Ok(Self { file, first, error: None })
     }
 }
 
@@ -165,7 +117,7 @@ impl Ledger for ReportWriter {
         // What could not be written comes again from the journal; it must not slip in late.
         let other = BufWriter::new(self.file.get_ref().try_clone()?);
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
-        (self.missing, self.unflushed, self.error) = (0, 0, None);
+        self.error = None;
         let file = self.file.get_mut();
         let first = self.first.len() as u64;
         let there = file.metadata()?.len();
@@ -271,53 +223,9 @@ pub fn summary(outcome: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::receipt::Ending;
 
     fn origin() -> Origin {
         Origin { report: 1, tool: "0".into(), command: vec!["copy".into()], directory: "/".into() }
-    }
-
-    fn receipt() -> Receipt {
-        Receipt {
-            transfer: "t".into(),
-            source: "s3://a/k".into(),
-            source_version: None,
-            destination: "s3://b/k".into(),
-            size: 1,
-            route: None,
-            parts: 0,
-            attempts: 0,
-            seconds: 0.0,
-            at: jiff::Timestamp::UNIX_EPOCH,
-            ending: Ending::Stopped,
-            losses: vec![],
-            notes: vec![],
-        }
-    }
-
-    #[test]
-    fn receipts_are_lines_of_json() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/report.jsonl");
-        let mut writer = ReportWriter::create(&path, &origin()).unwrap();
-        for _ in 0..1000 {
-            writer.add(&receipt());
-        }
-        writer.finish().unwrap();
-        let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text.lines().count(), 1001, "the first line is the command");
-        let first: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
-        assert_eq!((&first["status"], &first["destination"]), (&"stopped".into(), &"s3://b/k".into()));
-    }
-
-    #[test]
-    fn a_full_disk_is_told_with_what_is_missing() {
-        let mut writer = ReportWriter::create(Path::new("/dev/full"), &origin()).unwrap();
-        for _ in 0..1000 {
-            writer.add(&receipt());
-        }
-        let message = writer.finish().unwrap_err().to_string();
-        assert!(message.contains("lacks 1000 receipts: No space left on device"), "{message}");
     }
 
     #[test]
@@ -330,17 +238,17 @@ mod tests {
         };
         let mut first = ReportWriter::create(&path, &origin()).unwrap();
         assert_eq!(first.rewind(0).unwrap(), 0);
-        Ledger::add(&mut first, "1");
+        first.add("1");
         let length = first.sync().unwrap();
-        Ledger::add(&mut first, "2, of which the journal knows nothing");
+        first.add("2, of which the journal knows nothing");
         drop(first);
         let mut second = ReportWriter::reopen(&path, &origin()).unwrap();
         assert_eq!(second.rewind(length).unwrap(), length);
-        Ledger::add(&mut second, "2");
+        second.add("2");
         assert_eq!(second.sync().unwrap(), length + 2);
         assert_eq!(lines(), ["1", "2"]);
         // Rewound before it was synced: what waited in memory does not come back.
-        Ledger::add(&mut second, "3");
+        second.add("3");
         second.rewind(length).unwrap();
         second.sync().unwrap();
         assert_eq!(lines(), ["1"]);
@@ -348,7 +256,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let mut third = ReportWriter::reopen(&path, &origin()).unwrap();
         assert!(third.rewind(1000).unwrap() < 1000);
-        Ledger::add(&mut third, "4");
+        third.add("4");
         third.sync().unwrap();
         assert_eq!(lines(), ["4"]);
         let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
@@ -364,13 +272,13 @@ mod tests {
         // The file behind the writer is exchanged for one that is full, and back.
         let real = std::mem::replace(&mut writer.file, BufWriter::new(File::create("/dev/full").unwrap()));
         for number in 0..100_000 {
-            Ledger::add(&mut writer, &number.to_string());
+            writer.add(&number.to_string());
         }
         assert_eq!(writer.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
         let (_, _unwritten) = std::mem::replace(&mut writer.file, real).into_parts();
         assert!(writer.sync().is_err(), "receipts are missing until it is rewound");
         writer.rewind(whole).unwrap();
-        Ledger::add(&mut writer, "0");
+        writer.add("0");
         assert_eq!(writer.sync().unwrap(), whole + 2);
     }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::history::HistoryFlags;
+use super::journal::JournalFlags;
 use super::place::Place;
 use super::run::run;
 use super::set::SetFlags;
 use super::{CliError, EndpointFlags, Exit, Output, plan, word};
+use crate::journal::fingerprint::Fingerprint;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
     Access, CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch,
@@ -115,6 +117,8 @@ pub(super) struct Copy {
     dry_run: bool,
 
     #[command(flatten)]
+    journal: JournalFlags,
+    #[command(flatten)]
     history: HistoryFlags,
     #[command(flatten)]
     endpoint: EndpointFlags,
@@ -132,7 +136,7 @@ impl Copy {
         if self.dry_run {
             plan::show(&job, &Place::ambient(), None, output).await
         } else {
-            run(&job, &Place::ambient(), &Origin::of_process()?, output).await
+            run(&job, &Place::ambient(), &Origin::of_process()?, self.journal.intent(), output).await
         }
     }
 
@@ -209,6 +213,9 @@ impl Copy {
         job.limits.patience = self.patience;
         job.limits.max_failures = self.max_failures;
         job.report.json.clone_from(&self.report);
+        // Only the same copy goes on with the journal of a copy.
+        job.name = format!("copy-{}", Fingerprint::of(&job).digest());
+        self.journal.apply(&mut job);
         Ok(job)
     }
 

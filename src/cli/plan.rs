@@ -141,7 +141,9 @@ pub(super) async fn show(
                     totals.archived(entry.size, entry.storage_class.as_deref(), false);
                     exit = Exit::Failures;
                 }
-                Planned::Excluded => totals.excluded_objects += 1,
+                Planned::Excluded(_) => totals.excluded_objects += 1,
+                // A plan goes on with nothing.
+                Planned::Again(..) => {}
                 Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
                 Planned::Failed(place, failure) => {
                     totals.impossible_objects += 1;

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +16,6 @@ use super::Output;
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt};
 use crate::pace::Pacer;
-use crate::report::{ReportError, ReportWriter};
 use crate::size::{ByteSize, display_count, display_duration};
 
 /// Bars for single objects.
@@ -31,7 +29,7 @@ const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// The rate is that of the last so many redraws.
 const RATE_OVER: usize = 20;
 
-/// The terminal, the log and the report of a run.
+/// The terminal and the log of a run.
 #[derive(Debug)]
 pub(super) struct Console {
     began: Instant,
@@ -43,7 +41,6 @@ pub(super) struct Console {
     ended_objects: AtomicU64,
     failed_objects: AtomicU64,
     copied_bytes: AtomicI64,
-    report: Mutex<Option<ReportWriter>>,
     bars: Option<Bars>,
 }
 
@@ -74,7 +71,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl Console {
-    pub(super) fn new(pacer: Arc<Pacer>, report: Option<ReportWriter>, output: Output, bars: bool) -> Self {
+    pub(super) fn new(pacer: Arc<Pacer>, output: Output, bars: bool) -> Self {
         Self {
             began: Instant::now(),
             pacer,
@@ -85,7 +82,6 @@ impl Console {
             ended_objects: AtomicU64::new(0),
             failed_objects: AtomicU64::new(0),
             copied_bytes: AtomicI64::new(0),
-            report: Mutex::new(report),
             bars: bars.then(Bars::new),
         }
     }
@@ -172,9 +168,6 @@ impl Console {
     }
 
     fn ended(&self, receipt: &Receipt) {
-        if let Some(report) = self.report.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            report.add(receipt);
-        }
         if self.output.json
             && let Ok(line) = serde_json::to_string(receipt)
         {
@@ -212,13 +205,11 @@ impl Console {
         }
     }
 
-    /// Ends the bars and the report.
-    pub(super) fn finish(&self) -> Result<Option<PathBuf>, ReportError> {
+    /// Ends the bars.
+    pub(super) fn finish(&self) {
         if let Some(bars) = &self.bars {
             let _ = bars.screen.clear();
         }
-        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).take();
-        report.map(ReportWriter::finish).transpose()
     }
 }
 

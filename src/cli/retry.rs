@@ -11,8 +11,9 @@ use clap::{Args, Parser};
 use super::place::Place;
 use super::run::run;
 use super::{Cli, CliError, Command, Exit, Output, plan, say};
+use crate::journal::Intent;
 use crate::location::S3Uri;
-use crate::manifest::job::{Chosen, Job, Source, Transfer};
+use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
 use crate::report::Origin;
 use crate::report::read::{FailedObject, Report, read};
 
@@ -50,8 +51,10 @@ impl Retry {
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
+            // It has few objects, and the report says which.
+            job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
-            run(&job, &place, &origin, output).await
+            run(&job, &place, &origin, Intent::Fresh, output).await
         }
     }
 }
@@ -90,6 +93,15 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
     job.transfers.retain(|transfer| by_transfer.contains_key(transfer.name.as_str()));
     for transfer in &mut job.transfers {
+        if transfer.from == Source::Stdin {
+            let message = "standard input can't be read again: run the command that fed it once more";
+            return Err(CliError::Usage(message.to_owned()));
+        }
+        // A copy that is there and failed (its proof, its late tags) is newer than its source and of the right size: what a
+        // comparison by lists calls equal.
+        if transfer.when == When::Changed && transfer.versions != Versions::All {
+            transfer.when = When::Always;
+        }
         let objects = by_transfer.remove(transfer.name.as_str()).unwrap_or_default();
         let chosen: Option<Vec<_>> = objects.iter().map(|object| chosen(transfer, object)).collect();
         // What could not even be listed is done again as a whole.
@@ -116,7 +128,7 @@ fn chosen(transfer: &Transfer, object: &FailedObject) -> Option<Chosen> {
             (below != Path::new("")).then(|| below.to_str().map(str::to_owned)).flatten()?
         }
     };
-    Some(Chosen { key, version: object.version.clone() })
+    Some(Chosen { key })
 }
 
 /// The first free name beside the report: nothing that was reported is overwritten.

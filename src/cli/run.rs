@@ -7,12 +7,15 @@ use std::sync::Arc;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::{CliError, Exit, JobFile, Output, plan, say};
 use crate::execute::{self, monitor::Monitor};
-use crate::manifest::job::Job;
-use crate::report::{Origin, ReportWriter, summary};
+use crate::journal::Intent;
+use crate::journal::event::Event;
+use crate::manifest::job::{Job, JournalPlace};
+use crate::report::{Origin, ReportError, summary};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -30,6 +33,8 @@ pub(super) struct RunJob {
     /// Write one receipt per object here, as JSON lines; overrides the manifest's `report.json`.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    journal: JournalFlags,
 }
 
 impl RunJob {
@@ -39,6 +44,7 @@ impl RunJob {
         if let Some(path) = &self.report {
             job.report.json = Some(path.clone());
         }
+        self.journal.apply(&mut job);
         Ok(job)
     }
 
@@ -57,38 +63,58 @@ impl RunJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job()?;
         let place = Place::of(&self.job, &mut job).await?;
+        if self.is_sandboxed() {
+            // It ends with this process, and nothing that is in it can be gone on with.
+            job.journal = JournalPlace::Nowhere;
+        }
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
-            run(&job, &place, &Origin::of_process()?, output).await
+            run(&job, &place, &Origin::of_process()?, self.journal.intent(), output).await
         }
     }
 }
 
 /// Runs the job to its end, or to the end that a signal asks for.
-pub(super) async fn run(job: &Job, place: &Place, origin: &Origin, output: Output) -> Result<Exit, CliError> {
-    let report = job.report.json.as_deref().map(|path| ReportWriter::create(path, origin)).transpose()?;
+pub(super) async fn run(
+    job: &Job,
+    place: &Place,
+    origin: &Origin,
+    intent: Intent,
+    output: Output,
+) -> Result<Exit, CliError> {
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect(job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal();
-    let console = Arc::new(Console::new(Arc::clone(connections.pacer()), report, output, bars));
+    let console = Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars));
+    // A bucket that can't be used is told before there is a run, so that a name can be mended and run again.
+    for transfer in &job.transfers {
+        connections.of_transfer(transfer).await?;
+    }
+    let tell = |line: &str| console.tell(line);
+    let Session { journal, resumed } = journal::open(job, &mut connections, origin, intent, tell).await?;
     let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
-    let outcome = execute::run(job, &mut connections, monitor, &stop, &halt).await;
+    let run = execute::run(job, &mut connections, monitor, &journal, &resumed, &stop, &halt);
+    let outcome = Box::pin(run).await;
     signals.abort();
     ticking.abort();
-    let report = console.finish();
+    console.finish();
     let outcome = outcome?;
+    let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
+    let closed = journal.close(last).await;
     if output.json {
         say(&serde_json::to_string(&serde_json::json!({ "summary": outcome })).map_err(io::Error::from)?)?;
     } else {
         say(summary(&outcome).trim_end())?;
     }
-    if let Some(path) = report?
-        && !output.json
-    {
-        say(&format!("report: {}", path.display()))?;
+    let closed = closed?;
+    if let Some(path) = &job.report.json {
+        closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error })?;
+        if !output.json {
+            say(&format!("report: {}", path.display()))?;
+        }
     }
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
     Ok(match (&outcome.gave_up, interrupted, outcome.failed_objects) {

@@ -14,11 +14,9 @@ use crate::journal::event::FailedObject;
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
 use crate::journal::{Glance, Life, Location, Writer, look};
+use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::size::{ByteSize, display_count, display_duration};
-
-/// Where journals are kept when nothing else is said.
-const JOURNALS: &str = ".s3haul";
 
 /// Shows how far a run is.
 #[derive(Debug, Args)]
@@ -255,6 +253,7 @@ mod tests {
                 source: SourceVersion { size: 50 << 30, version: None, etag: None, modified: None },
                 parts: [64 << 20; 800].into_iter().collect(),
                 attributes: String::new(),
+                kms: false,
             },
             Event::PartStored { upload: 4, number: 1, size: 64 << 20, etag: "e".into() },
             Event::ObjectEnded {

@@ -10,7 +10,7 @@ use super::{Conductor, Draft, Trouble, Work, object};
 use crate::bucket::Bucket;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
-use crate::manifest::job::Archived;
+use crate::manifest::job::{Archived, Versions};
 use crate::pace::slots::Want;
 use crate::plan::archive::{self, Request};
 use crate::plan::condition::Seen;
@@ -65,19 +65,20 @@ impl<'a> Cold<'a> {
 
 impl Conductor<'_> {
     /// What the listing tells about an object that the job does not know what to do with.
-    pub(super) fn fail_archived(&mut self, entry: Entry, key: ObjectKey) {
+    pub(super) fn fail_archived(&mut self, object: Option<u64>, entry: Entry, key: ObjectKey) {
         let step = Step {
             entry,
             key,
             reason: Reason::Missing,
             route: Route::Restore,
             seen: Seen::Unknown,
+            object,
             turn: None,
         };
         let (source, destination) = self.work.location(&step);
         let failure = Cold::listed(&step).failure(source.clone());
         let draft = Draft { route: None, ..Draft::of(&step) };
-        self.end(draft, source, destination, Ending::Failed { error: (&failure).into() });
+        self.end_of(object, draft, source, destination, Ending::Failed { error: (&failure).into() });
     }
 }
 
@@ -92,6 +93,10 @@ pub(super) async fn restore(
     let answer = meet(work, source, step, &Cold::listed(step)).await;
     drop(slot);
     match answer {
+        // A version has its place among the others of its key, which the next run finds.
+        Err(Trouble::SourceChanged) if work.sides.transfer.versions == Versions::All => {
+            Ok(Ending::Restoring { requested: None })
+        }
         Err(Trouble::SourceChanged) => object::copy(work, source, step, draft).await,
         other => other.inspect(|_| draft.route = Some(Route::Restore.name())),
     }

@@ -4,8 +4,9 @@
 //! that was begun is also finished. When a version does not come to be, the newer ones behind it end with it: written
 //! without it they would be another history. The next run goes on where this one ended.
 
+use super::conductor::Conductor;
 use super::receipt::{Ending, Proof, Receipt};
-use super::{Conductor, Draft, Trouble, Work};
+use super::{Draft, Trouble, Work};
 use crate::bucket::history::Tip;
 use crate::execute::monitor::Event;
 use crate::pace::slots::Want;

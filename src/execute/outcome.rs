@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::receipt::{Ending, Proof, Receipt};
+use crate::journal::state::Totals;
 use crate::pace::PaceCounts;
 use crate::plan::decide::Skip;
 use crate::plan::loss::LossCounts;
@@ -64,10 +65,42 @@ pub struct GaveUp {
     pub may_pass_later: bool,
 }
 
+impl From<&Totals> for Outcome {
+    /// What earlier sessions of the run came to.
+    fn from(totals: &Totals) -> Self {
+        let mut proofs = totals.proofs.clone();
+        let delete_markers = proofs.remove(&Proof::DeleteMarker.to_string()).unwrap_or_default();
+        Self {
+            done_objects: totals.done_objects.saturating_sub(delete_markers),
+            delete_markers,
+            done_bytes: totals.done_bytes,
+            parts: totals.parts,
+            skipped_objects: totals.skipped_objects,
+            skipped_bytes: totals.skipped_bytes,
+            restoring_objects: totals.restoring_objects,
+            restoring_bytes: totals.restoring_bytes,
+            excluded_objects: totals.excluded_objects,
+            ignored: totals.ignored,
+            failed_objects: totals.failed_objects,
+            objects_with_losses: totals.objects_with_losses,
+            proofs,
+            ..Self::default()
+        }
+    }
+}
+
 impl Outcome {
+    /// True when all transfers were gone through to their end, so that there is nothing to go on with.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        !self.stopped && self.gave_up.is_none()
+    }
+
     /// Objects that came to an end, good or bad.
     pub(super) fn ended_objects(&self) -> u64 {
-        self.done_objects + self.skipped_objects + self.failed_objects
+        let done = self.done_objects + self.delete_markers;
+        let left = self.skipped_objects + self.archived_objects + self.restoring_objects;
+        done + left + self.failed_objects
     }
 
     pub(super) fn count(&mut self, receipt: &Receipt) {

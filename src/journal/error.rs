@@ -62,6 +62,16 @@ pub enum JournalError {
         /// What is different, in words.
         changes: Vec<String>,
     },
+    /// It belongs to a run of other transfers: what is on record says nothing about these.
+    #[error(
+        "the journal holds an unfinished run of other transfers: {}; begin anew with --fresh, or put the manifest \
+         back as it was and finish that run",
+        changes.join("; ")
+    )]
+    OtherTransfers {
+        /// What is different, in words.
+        changes: Vec<String>,
+    },
     /// The endpoint has no conditional writes, so a second writer could not be kept out.
     #[error(
         "{place}: a journal in S3 needs `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to \

@@ -22,6 +22,8 @@ pub enum Event {
     RunBegan(RunInfo),
     /// An unfinished run goes on.
     RunResumed,
+    /// The job was changed, and the run goes on with it as it is now.
+    JobChanged(Fingerprint),
     /// The run was stopped in an orderly way.
     RunStopped,
     /// The run came to its end; objects may have failed.
@@ -91,6 +93,9 @@ pub enum Event {
         parts: PartLengths,
         /// A digest of the attributes that the upload was begun with.
         attributes: String,
+        /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kms: bool,
     },
     /// S3 holds a part.
     PartStored {
@@ -217,6 +222,11 @@ pub enum Ended {
     },
     /// The destination has it.
     Skipped {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// It is in an archive and being restored: a later run copies it.
+    Restoring {
         /// Its bytes.
         bytes: u64,
     },

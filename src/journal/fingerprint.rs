@@ -60,6 +60,18 @@ impl Fingerprint {
             .collect()
     }
 
+    /// True when both jobs have the same transfers in the same order.
+    #[must_use]
+    pub fn has_transfers_of(&self, other: &Self) -> bool {
+        self.0.get(TRANSFERS) == other.0.get(TRANSFERS)
+    }
+
+    /// A short name for all of it.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        digest(&format!("{:?}", self.0))
+    }
+
     fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let value = value.into();
         if !value.is_empty() {

@@ -97,6 +97,10 @@ pub struct Totals {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// Objects in an archive that are being restored.
+    pub restoring_objects: u64,
+    /// Their bytes.
+    pub restoring_bytes: u64,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
     /// What is no object or regular file.
@@ -133,6 +137,11 @@ impl RunState {
                 // A list without order can not be gone on with in its middle: it is read again, and finds these again.
                 for range in self.ranges.values_mut().filter(|range| !range.ordered && !range.planned) {
                     range.pending.clear();
+                }
+            }
+            Event::JobChanged(fingerprint) => {
+                if let Some(run) = &mut self.run {
+                    run.fingerprint.clone_from(fingerprint);
                 }
             }
             Event::RunStopped => self.phase = Phase::Stopped,
@@ -178,13 +187,14 @@ impl RunState {
                 let open = OpenUpload { object: *object, place: place.clone(), intended: at, begun: None };
                 self.uploads.insert(*upload, open);
             }
-            Event::UploadBegan { upload, id, source, parts, attributes } => {
+            Event::UploadBegan { upload, id, source, parts, attributes, kms } => {
                 let Some(open) = self.uploads.get_mut(upload) else { return };
                 open.begun = Some(BegunUpload {
                     id: id.clone(),
                     source: source.clone(),
                     parts: parts.clone(),
                     attributes: attributes.clone(),
+                    kms: *kms,
                     stored: PartMarks::default(),
                     stored_bytes: 0,
                     completing: None,
@@ -239,6 +249,10 @@ impl RunState {
             Ended::Skipped { bytes } => {
                 totals.skipped_objects += 1;
                 totals.skipped_bytes += bytes;
+            }
+            Ended::Restoring { bytes } => {
+                totals.restoring_objects += 1;
+                totals.restoring_bytes += bytes;
             }
             Ended::Failed(failed) => {
                 totals.failed_objects += 1;

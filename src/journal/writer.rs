@@ -63,6 +63,7 @@ pub struct Journal {
 struct Shared {
     next_id: AtomicU64,
     keeps: bool,
+    has_ledger: bool,
     error: OnceLock<JournalError>,
     broken: CancellationToken,
 }
@@ -96,6 +97,12 @@ impl Journal {
     #[must_use]
     pub fn keeps(&self) -> bool {
         self.shared.keeps
+    }
+
+    /// False if there is no report, so that nobody wants receipts.
+    #[must_use]
+    pub fn has_ledger(&self) -> bool {
+        self.shared.has_ledger
     }
 
     /// Takes note of an event, which is durable a second later. Waits only while the writer is far behind.
@@ -185,6 +192,7 @@ impl<S: Store> WriterTask<S> {
         let shared = Arc::new(Shared {
             next_id: AtomicU64::new(start.state.next_id),
             keeps: S::KEEPS,
+            has_ledger: start.ledger.is_some(),
             error: OnceLock::new(),
             broken: CancellationToken::new(),
         });

@@ -23,6 +23,9 @@ use crate::s3::{Failure, FailureKind, Operation};
 
 /// Directories of one level that are read ahead.
 const READ_AHEAD: usize = 8;
+/// The directory in which runs keep their journals when nothing else is said. It is no part of any source: a run that
+/// uploads the directory that it works in must not send its own journal along.
+pub const JOURNALS: &str = ".s3haul";
 /// Entries handed over at once.
 const PAGE: usize = 1000;
 
@@ -194,6 +197,10 @@ impl Walk {
             Err(error) => return (key, failed(path, &error)),
         };
         if metadata.is_dir() {
+            if name == JOURNALS {
+                let item = ignore("journals of s3haul");
+                return (key, item);
+            }
             let dir_key = format!("{key}/");
             if self.filter.skips_directory(&dir_key) {
                 return (dir_key, Pending::Found(Found::Ignored(key, "excluded directory")));

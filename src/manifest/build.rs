@@ -18,8 +18,8 @@ use super::file::{
 };
 use super::job::{
     Access, Archived, AssumeRole, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint,
-    FailureLimit, FailureLimitError, Job, KeySource, LayoutChoice, Limits, PartSize, Parts, Preserve,
-    ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
+    FailureLimit, FailureLimitError, Job, JournalPlace, KeySource, LayoutChoice, Limits, PartSize, Parts,
+    Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use crate::location::{LocalPath, LocationError, S3Uri};
@@ -60,8 +60,20 @@ pub(super) fn build(file: ManifestFile, default_name: &str, doubts: &Doubts) -> 
         max_failures: reader.read::<FailureLimit>("limits.max_failures", limits.max_failures),
     };
     let report = ReportPaths { json: file.report.and_then(|report| report.json).map(PathBuf::from) };
+    let journal = match file.journal.as_deref().map(str::parse::<JournalPlace>) {
+        None => JournalPlace::default(),
+        Some(Ok(place)) => place,
+        Some(Err(message)) => {
+            reader.refuse("journal", message, "write a directory, s3://bucket/prefix/, or none");
+            JournalPlace::default()
+        }
+    };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
-    Built { job: Job { name, endpoints, transfers, limits, report }, indices, findings: reader.findings }
+    Built {
+        job: Job { name, endpoints, transfers, limits, report, journal },
+        indices,
+        findings: reader.findings,
+    }
 }
 
 struct Reader<'d> {

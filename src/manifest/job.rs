@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,6 +19,7 @@ pub use super::limits::{FailureLimit, FailureLimitError, Limits};
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
+pub use super::traces::{JournalPlace, ReportPaths};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::{ByteSize, GIB, MIB};
 
@@ -44,6 +44,8 @@ pub struct Job {
     pub limits: Limits,
     /// Where reports go, besides the terminal.
     pub report: ReportPaths,
+    /// Where runs keep their journal.
+    pub journal: JournalPlace,
 }
 
 /// A server that speaks S3, and who we are there.
@@ -265,8 +267,6 @@ impl Default for Restore {
 pub struct Chosen {
     /// The whole key in S3, or the path below the source directory.
     pub key: String,
-    /// This version instead of the current one.
-    pub version: Option<String>,
 }
 
 /// How strongly copies must be proven equal, and what happens to one that is not.
@@ -459,13 +459,6 @@ impl Default for Parts {
     }
 }
 
-/// Files that a report is written to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReportPaths {
-    /// One JSON value per object.
-    pub json: Option<PathBuf>,
-}
-
 impl Default for Endpoint {
     /// AWS with ambient credentials, named [`DEFAULT_ENDPOINT`].
     fn default() -> Self {
@@ -577,6 +570,7 @@ impl Job {
             transfers: vec![transfer],
             limits: Limits::default(),
             report: ReportPaths::default(),
+            journal: JournalPlace::default(),
         }
     }
 }

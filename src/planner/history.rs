@@ -80,7 +80,7 @@ impl Following {
         let entry = entry(&key, self.relative_at, version);
         let then = (!self.versions.is_empty()).then_some(self);
         let turn = Some(Box::new(Turn { tip, then }));
-        Some(Step { entry, key: to, reason: Reason::Missing, route, seen: Seen::Unknown, turn })
+        Some(Step { entry, key: to, reason: Reason::Missing, route, seen: Seen::Unknown, object: None, turn })
     }
 }
 
@@ -213,7 +213,7 @@ impl Sides {
             }
         });
         for _ in history.versions.len()..all {
-            planned.send(Planned::Excluded).await?;
+            planned.send(Planned::Excluded(history.key.clone())).await?;
         }
         if history.versions.is_empty() {
             return Ok(None);
@@ -263,7 +263,7 @@ impl Sides {
                 let entry = newest.map(|newest| entry(&history.key, history.relative_at, newest));
                 Err(Box::new(match entry {
                     Some(entry) => Planned::Skip(Box::new(entry), to, Skip::Present),
-                    None => Planned::Excluded,
+                    None => Planned::Excluded(history.key),
                 }))
             }
             Ok(None) => {
@@ -308,8 +308,10 @@ impl Sides {
                         source.head(&history.key, Some(source_id)),
                         self.destination.head(to, Some(id))
                     );
-                    // Where nothing can be compared, size and order must do.
-                    Ok(((a, b), same_content(&from?, &copy?, etags_tell).unwrap_or(true)))
+                    let (from, copy) = (from?, copy?);
+                    // Where nothing can be compared, size and order must do, and that a copy is no older than what it is of.
+                    let in_time = copy.modified >= from.modified;
+                    Ok(((a, b), same_content(&from, &copy, etags_tell).unwrap_or(in_time)))
                 })
                 .buffered(LOOKS_AT_ONCE);
             while let Some(look) = looks.next().await {
@@ -370,6 +372,7 @@ impl Sides {
                     reason,
                     route,
                     seen: Seen::Unknown,
+                    object: None,
                     turn: None,
                 })))
                 .await?;

@@ -9,7 +9,7 @@ use super::{Finding, Verdict};
 use crate::execute::receipt::ErrorRecord;
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Selection, Source, When};
+use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
 use crate::planner::{Planned, Sides, Step};
@@ -92,6 +92,8 @@ impl Walk {
         // The plan of a job that copies everything is the list of all that takes part, with its keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
+        // What can not be read can be compared.
+        all.archived = Archived::Fail;
         let all = Sides { transfer: all.into(), ..sides.clone() };
         Self { steps: all.plan(), sides: sides.clone(), waiting: None, there, source_is_whole: true }
     }
@@ -110,12 +112,19 @@ impl Walk {
                 // What can not be read can be compared all the same.
                 Some(Planned::Archived(entry, key)) => {
                     let (reason, route, seen) = (Reason::Always, Route::Copy, Seen::Unknown);
-                    self.waiting =
-                        Some(Box::new(Step { entry: *entry, key, reason, route, seen, turn: None }));
+                    self.waiting = Some(Box::new(Step {
+                        entry: *entry,
+                        key,
+                        reason,
+                        route,
+                        seen,
+                        object: None,
+                        turn: None,
+                    }));
                 }
-                // A plan of everything skips nothing.
-                Some(Planned::Skip(..) | Planned::Ignored(..)) => {}
-                Some(Planned::Excluded) => return Some(Task::Excluded),
+                // A plan of everything skips nothing, and goes on with nothing.
+                Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}
+                Some(Planned::Excluded(_)) => return Some(Task::Excluded),
                 Some(Planned::Failed(place, failure)) => {
                     self.source_is_whole = false;
                     return Some(Task::Known(Finding {

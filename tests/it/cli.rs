@@ -26,6 +26,8 @@ pub(crate) fn command() -> Command {
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")
+        // Tests that run side by side in one directory must not go on with each other's runs.
+        .env("S3HAUL_JOURNAL", "none")
         .timeout(Duration::from_mins(1));
     command
 }
@@ -212,7 +214,7 @@ async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
     put(&world, "k", 10);
     let copy = ["copy", "s3://source/", "s3://destination/", "--report"];
     let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/dev/full"]].concat()).await;
-    assert!(exit == 1 && stderr.contains("lacks 1 receipts: No space left"), "{exit} {stderr}");
+    assert!(exit == 1 && stderr.contains("lacks receipts: No space left"), "{exit} {stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
     let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/proc/nope/report"]].concat()).await;
     assert!(exit == 3 && stderr.contains("choose another path"), "{exit} {stderr}");
@@ -266,6 +268,7 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
         .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
         .env("AWS_ACCESS_KEY_ID", sandbox.access_key)
         .env("AWS_SECRET_ACCESS_KEY", sandbox.secret_key)
+        .env("S3HAUL_JOURNAL", "none")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .spawn()
@@ -380,6 +383,7 @@ async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
         .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
         .env("AWS_ACCESS_KEY_ID", sandbox.access_key)
         .env("AWS_SECRET_ACCESS_KEY", sandbox.secret_key)
+        .env("S3HAUL_JOURNAL", "none")
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();

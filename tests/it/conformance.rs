@@ -35,6 +35,7 @@ use s3haul::connections::Connections;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Proof, Receipt};
 use s3haul::execute::{self, Outcome};
+use s3haul::journal;
 use s3haul::location::{ObjectKey, S3Uri};
 use s3haul::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, PartSize, Parts, Provider, Source, Transfer,
@@ -227,7 +228,8 @@ impl Server {
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
         let stop = CancellationToken::new();
-        let run = execute::run(&job, &mut connections, monitor, &stop, &halt);
+        let (journal, new) = (journal::off(None), Arc::default());
+        let run = execute::run(&job, &mut connections, monitor, &journal, &new, &stop, &halt);
         let outcome = Box::pin(run).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
         let run = Run { outcome, receipts };

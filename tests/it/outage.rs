@@ -226,6 +226,7 @@ async fn credentials_service(seconds: u64, good: u64) -> (String, Arc<AtomicU64>
 /// Copies everything with the credentials of a container.
 async fn copy_with(url: String, world: &World) -> std::process::Output {
     let mut command = Command::cargo_bin("s3haul").unwrap();
+    command.env("S3HAUL_JOURNAL", "none");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);
     }

@@ -1,0 +1,178 @@
+//! Where the journal of a run is, and whether the run is a new one or goes on.
+//!
+//! Nobody has to ask for a journal: it is kept below the working directory unless something else is said. Where that can't
+//! be written (the root of a container often can't), the run does without; a place that was named must be usable.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::CliError;
+use crate::connections::Connections;
+use crate::journal::event::{Event, RunInfo};
+use crate::journal::fingerprint::Fingerprint;
+use crate::journal::state::RunState;
+use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
+use crate::listing::local::JOURNALS;
+use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, Source};
+use crate::report::{Origin, ReportError, ReportWriter};
+use crate::size::{ByteSize, display_count};
+
+/// Where a run keeps its journal, and what becomes of an unfinished run.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Going on after a stop")]
+pub(super) struct JournalFlags {
+    /// Where the run keeps its journal: a directory, s3://bucket/prefix/, or none; ./.s3haul/JOB when it is not given.
+    #[arg(long, value_name = "PLACE", env = "S3HAUL_JOURNAL")]
+    journal: Option<JournalPlace>,
+    /// Begin anew, although an unfinished run could go on.
+    #[arg(long, conflicts_with = "resume_anyway")]
+    fresh: bool,
+    /// Go on with an unfinished run although the job was changed since.
+    #[arg(long)]
+    resume_anyway: bool,
+}
+
+impl JournalFlags {
+    /// Overrides what the manifest says.
+    pub(super) fn apply(&self, job: &mut Job) {
+        if let Some(place) = &self.journal {
+            job.journal = place.clone();
+        }
+    }
+
+    pub(super) fn intent(&self) -> Intent {
+        match (self.fresh, self.resume_anyway) {
+            (true, _) => Intent::Fresh,
+            (false, true) => Intent::ResumeAnyway,
+            (false, false) => Intent::Resume,
+        }
+    }
+}
+
+/// What a run begins or goes on with.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) journal: Journal,
+    /// What the journal said before.
+    pub(super) resumed: Arc<RunState>,
+}
+
+/// Opens the journal and the report of a run.
+pub(super) async fn open(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    intent: Intent,
+    tell: impl Fn(&str),
+) -> Result<Session, CliError> {
+    let opened = match location(job, connections).await? {
+        None => None,
+        Some(location) => match reopen(location, intent, &tell).await {
+            Ok(opened) => Some(opened),
+            Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
+                if job.journal == JournalPlace::Usual =>
+            {
+                tell(&format!("no journal is kept, so that a run that is killed begins anew: {error}"));
+                None
+            }
+            Err(error @ JournalError::Io { .. }) => return Err(CliError::Unusable(error)),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let Some(opened) = opened else {
+        let report = report(job, |path| ReportWriter::create(path, origin))?;
+        return Ok(Session { journal: journal::off(report), resumed: Arc::default() });
+    };
+    let fingerprint = Fingerprint::of(job);
+    let decision = journal::decide(opened.state(), &fingerprint, intent)?;
+    let resumed = Arc::new(opened.resumed(decision));
+    if decision == Decision::Resume {
+        tell(&going_on(&resumed));
+        let report = report(job, |path| ReportWriter::reopen(path, origin))?;
+        let journal = opened.resume(report).await?;
+        if intent == Intent::ResumeAnyway {
+            journal.commit(Event::JobChanged(fingerprint)).await?;
+        }
+        return Ok(Session { journal, resumed });
+    }
+    let report = report(job, |path| ReportWriter::create(path, origin))?;
+    let run = RunInfo {
+        run: format!("{:016x}", fastrand::u64(..)),
+        job: job.name.clone(),
+        transfers: job.transfers.iter().map(|transfer| transfer.name.clone()).collect(),
+        fingerprint,
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let journal = opened.begin(run, report).await?;
+    Ok(Session { journal, resumed })
+}
+
+/// Where the journal is; `None` where none is kept. Standard input can't be read twice.
+async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Location>, CliError> {
+    if job.transfers.iter().any(|transfer| transfer.from == Source::Stdin) {
+        return Ok(None);
+    }
+    Ok(match &job.journal {
+        JournalPlace::Nowhere => None,
+        JournalPlace::Usual => Some(Location::Directory(Path::new(JOURNALS).join(&job.name))),
+        JournalPlace::Directory(path) => Some(Location::Directory(path.clone())),
+        JournalPlace::Prefix(uri) => {
+            let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
+            // The last thing that a run does is to write down how it ended.
+            Some(Location::Bucket(bucket.halted_by(CancellationToken::new()), uri.key.clone()))
+        }
+    })
+}
+
+/// Opens a journal. One that can't be read any more is put aside if the run is to begin anew.
+async fn reopen(location: Location, intent: Intent, tell: impl Fn(&str)) -> Result<Opened, JournalError> {
+    match (Opened::open(location.clone()).await, &location) {
+        (
+            Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })),
+            Location::Directory(path),
+        ) if intent == Intent::Fresh => {
+            let aside = aside(path);
+            std::fs::rename(path, &aside).map_err(|failure| JournalError::Io {
+                place: path.display().to_string(),
+                message: format!("it is damaged ({error}) and can't be put aside: {failure}"),
+            })?;
+            tell(&format!("the old journal can't be used ({error}); it was moved to {}", aside.display()));
+            Opened::open(location).await
+        }
+        (opened, _) => opened,
+    }
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".damaged-{}", Timestamp::now().as_millisecond()));
+    name.into()
+}
+
+fn report(
+    job: &Job,
+    open: impl Fn(&Path) -> Result<ReportWriter, ReportError>,
+) -> Result<Option<Box<dyn Ledger>>, ReportError> {
+    let writer = job.report.json.as_deref().map(open).transpose()?;
+    Ok(writer.map(|writer| Box::new(writer) as Box<dyn Ledger>))
+}
+
+/// What is told about the run so far.
+fn going_on(state: &RunState) -> String {
+    let began = state.began.map(|began| format!(" of {began:.0}")).unwrap_or_default();
+    let (totals, open) = (&state.totals, state.open_bytes());
+    let mut line = format!(
+        "going on with the run{began}: {} objects ({}) are done, {} were under way",
+        display_count(totals.done_objects),
+        ByteSize(totals.done_bytes),
+        display_count(state.pending_objects() as u64)
+    );
+    if open > 0 {
+        line.push_str(&format!(", {} are in open uploads", ByteSize(open)));
+    }
+    line
+}
