@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -227,7 +228,9 @@ pub async fn run(
         }
     });
     // Without its journal a run must not go on: nobody would know what it did.
-    let watcher = tokio::spawn({
+    // The watcher ends with the run, also when that is dropped: it holds the journal.
+    let mut watcher = JoinSet::new();
+    watcher.spawn({
         let (journal, stop, halt) = (journal.clone(), stop.clone(), halt.clone());
         async move {
             journal.broken().cancelled().await;
@@ -280,7 +283,7 @@ pub async fn run(
         () = stop.cancelled() => {}
     }
     closer.abort();
-    watcher.abort();
+    drop(watcher);
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();
     outcome.seconds = seconds(began.elapsed());

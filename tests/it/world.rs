@@ -119,9 +119,13 @@ impl World {
     /// A session of a run whose journal is in `directory`: it goes on with what is there, or begins a run.
     pub(crate) async fn session(&self, directory: &Path, job: &Job, intent: Intent) -> Run {
         // A session that was killed lets go of its journal a moment later.
+        let mut patience = 1000;
         let opened = loop {
             match Opened::open(Location::Directory(directory.to_owned())).await {
-                Err(JournalError::Held { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(JournalError::Held { .. }) if patience > 0 => {
+                    patience -= 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 opened => break opened.unwrap(),
             }
         };
