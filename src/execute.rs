@@ -7,6 +7,7 @@
 //! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
 //! and every object that was not done says so.
 
+mod adopt;
 mod archive;
 mod attributes;
 mod condition;
@@ -23,6 +24,8 @@ pub(crate) mod prove;
 pub(crate) mod read;
 pub mod receipt;
 mod record;
+mod sent;
+mod tracked;
 mod upload;
 
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +48,7 @@ use crate::pace::{Slot, Slots};
 use crate::plan::decide::Route;
 use crate::planner::{Sides, Step};
 use crate::s3::{Failure, FailureKind, Operation};
+use adopt::Inherited;
 use attributes::{Refusals, Wanted};
 use conductor::Conductor;
 use monitor::{Event, Monitor};
@@ -87,6 +92,8 @@ struct Work {
     journal: Journal,
     /// What the journal said when this session began: how far the run was, and its open uploads.
     resumed: Arc<RunState>,
+    /// The open uploads of earlier sessions that nobody has taken up yet.
+    inherited: Arc<Inherited>,
     /// No new work.
     stop: CancellationToken,
     /// The time to let requests end in peace is over.
@@ -107,11 +114,12 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Ends an upload that will not be completed. A failure to do so is on record, because its parts cost money.
-    async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) {
+    /// Ends an upload that will not be completed; true when the server has it no more. A failure to do so is on record,
+    /// because its parts cost money.
+    async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
         // Whoever goes on with the journal has this upload too.
         if self.journal.keeps() && self.journal.broken().is_cancelled() {
-            return;
+            return false;
         }
         let upload = upload.outliving_the_run();
         // Nobody is in a hurry until the run stops; from then on, seconds count.
@@ -121,7 +129,7 @@ impl Work {
         };
         let why = tokio::select! {
             outcome = upload.cancel() => match outcome {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(failure) => failure.to_string(),
             },
             () = hurry => format!("no answer within {} s", ABORT.as_secs()),
@@ -129,6 +137,7 @@ impl Work {
         let left = format!("the upload {} is still open: {why}", upload.id());
         tracing::warn!(key = %upload.key(), "{left}");
         draft.notes.push(left);
+        false
     }
 
     /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
@@ -219,7 +228,9 @@ pub async fn run(
         }
     });
     // Without its journal a run must not go on: nobody would know what it did.
-    let watcher = tokio::spawn({
+    // The watcher ends with the run, also when that is dropped: it holds the journal.
+    let mut watcher = JoinSet::new();
+    watcher.spawn({
         let (journal, stop, halt) = (journal.clone(), stop.clone(), halt.clone());
         async move {
             journal.broken().cancelled().await;
@@ -230,6 +241,11 @@ pub async fn run(
     });
     let mut outcome = Outcome::from(&resumed.totals);
     let refusals = Arc::new(Refusals::default());
+    let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
+    tokio::select! {
+        () = inherited.sweep(&wanted, journal, connections) => {}
+        () = stop.cancelled() => {}
+    }
     for (number, transfer) in (0..).zip(&job.transfers) {
         if resumed.ended_transfers.contains(&number) {
             continue;
@@ -246,6 +262,7 @@ pub async fn run(
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
+            inherited: Arc::clone(&inherited),
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
@@ -259,8 +276,14 @@ pub async fn run(
             let _ = journal.append(journal::event::Event::TransferEnded { transfer: number }).await;
         }
     }
+    // Objects that turned out to need no copy took up nothing.
+    wanted.clear();
+    tokio::select! {
+        () = inherited.sweep(&wanted, journal, connections), if !stop.is_cancelled() => {}
+        () = stop.cancelled() => {}
+    }
     closer.abort();
-    watcher.abort();
+    drop(watcher);
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();
     outcome.seconds = seconds(began.elapsed());

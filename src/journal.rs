@@ -56,6 +56,7 @@ const SILENCE: Duration = Duration::from_mins(15);
 
 /// Where a journal is kept.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Location {
     /// A directory of this machine.
     Directory(PathBuf),
@@ -114,6 +115,7 @@ pub struct Opened {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 enum AnyStore {
     Directory(Directory),
     Bucket(BucketLog),
@@ -147,6 +149,18 @@ impl Opened {
     #[must_use]
     pub fn state(&self) -> &RunState {
         &self.replay.state
+    }
+
+    /// What a session begins with after this decision: all of it, or no more than the open uploads of an earlier run.
+    #[must_use]
+    pub fn resumed(&self, decision: Decision) -> RunState {
+        match decision {
+            Decision::Resume => self.state().clone(),
+            Decision::Begin => {
+                let RunState { uploads, last, next_id, .. } = self.state().clone();
+                RunState { uploads, last, next_id, ..RunState::default() }
+            }
+        }
     }
 
     /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to be empty.

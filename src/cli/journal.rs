@@ -88,15 +88,16 @@ pub(super) async fn open(
         return Ok(Session { journal: journal::off(report), resumed: Arc::default() });
     };
     let fingerprint = Fingerprint::of(job);
-    let resumed = opened.state().clone();
-    if journal::decide(&resumed, &fingerprint, intent)? == Decision::Resume {
+    let decision = journal::decide(opened.state(), &fingerprint, intent)?;
+    let resumed = Arc::new(opened.resumed(decision));
+    if decision == Decision::Resume {
         tell(&going_on(&resumed));
         let report = report(job, |path| ReportWriter::reopen(path, origin))?;
         let journal = opened.resume(report).await?;
         if intent == Intent::ResumeAnyway {
             journal.commit(Event::JobChanged(fingerprint)).await?;
         }
-        return Ok(Session { journal, resumed: Arc::new(resumed) });
+        return Ok(Session { journal, resumed });
     }
     let report = report(job, |path| ReportWriter::create(path, origin))?;
     let run = RunInfo {
@@ -107,9 +108,7 @@ pub(super) async fn open(
         tool: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let journal = opened.begin(run, report).await?;
-    // Of an earlier run, only the uploads are left that it could not end.
-    let RunState { uploads, next_id, .. } = resumed;
-    Ok(Session { journal, resumed: Arc::new(RunState { uploads, next_id, ..RunState::default() }) })
+    Ok(Session { journal, resumed })
 }
 
 /// Where the journal is; `None` where none is kept. Standard input can't be read twice.

@@ -253,6 +253,7 @@ mod tests {
                 source: SourceVersion { size: 50 << 30, version: None, etag: None, modified: None },
                 parts: [64 << 20; 800].into_iter().collect(),
                 attributes: String::new(),
+                kms: false,
             },
             Event::PartStored { upload: 4, number: 1, size: 64 << 20, etag: "e".into() },
             Event::ObjectEnded {

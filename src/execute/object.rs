@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::adopt::{self, Begun, Found, Left, Wish};
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::condition::Refused;
@@ -15,11 +16,12 @@ use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast};
 use super::receipt::{Ending, Proof};
+use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
+use crate::journal::event::SourceVersion;
 use crate::manifest::capabilities::ConditionalWrite;
 use crate::manifest::job::{Prove, Verify};
-use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::condition::Seen;
@@ -43,7 +45,17 @@ pub(super) async fn copy(
     step: &Step,
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
-    let mut copy = Copy { work, source, step, ask_each: false, seen: step.seen.clone() };
+    let left = work.inherited.take(step.object, &work.upload_place(&step.key));
+    let mut copy = Copy { work, source, step, ask_each: false, seen: step.seen.clone(), left };
+    let outcome = rounds(&mut copy, draft).await;
+    if !matches!(outcome, Err(Trouble::Stopped)) {
+        adopt::cancel_all(work, &mut copy.left, draft).await;
+    }
+    outcome
+}
+
+async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Trouble> {
+    let Copy { work, source, step, .. } = *copy;
     for _ in 0..ROUNDS {
         match copy.round(draft).await {
             Err(Trouble::SourceChanged) => {
@@ -73,6 +85,8 @@ pub(super) struct Copy<'a> {
     ask_each: bool,
     /// What stands at the destination's key, as far as we know: what the plan saw, then what a round of ours wrote.
     pub(super) seen: Seen,
+    /// Uploads to this key that earlier sessions left open.
+    left: Vec<Left>,
 }
 
 impl Copy<'_> {
@@ -82,7 +96,7 @@ impl Copy<'_> {
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
         if let Some(etag) = self.needs_no_look()
-            && let Some(ending) = Box::pin(self.by_listing(etag, draft)).await?
+            && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
         }
@@ -201,12 +215,17 @@ impl Copy<'_> {
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
-    async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
+    pub(super) async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, self.source.capabilities());
         match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
             Verdict::Proven(proof) if proof != Proof::Size => {
+                let demanded = self.work.sides.transfer.proof.verify;
+                if demanded == Verify::RequireChecksum && !proof.is_checksum() {
+                    let why = format!("the copy is there, but no checksum proves it (only: {proof})");
+                    return Err(self.work.unprovable(&self.step.key, &why).into());
+                }
                 Ok(Ending::Done { proof, etag: found.etag, destination_version: found.version })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
@@ -223,36 +242,80 @@ impl Copy<'_> {
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
-        let upload = wanted.initiate(source, pin, &step.key, draft).await?;
-        drop(place);
-        let id = work.next_id();
-        work.monitor.observe(&Event::UploadBegan {
-            id,
-            key: step.key.as_str(),
-            bytes: layout.size,
-            parts: layout.count,
-        });
-        let mut progress = Progress::default();
-        let outcome = self.parts_to_object(head, pin, &upload, layout, (id, &mut progress), draft).await;
-        draft.attempts += progress.attempts;
-        if !matches!(outcome, Ok(Ending::Done { .. })) {
-            work.abandon(&upload, draft).await;
-            work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
+        let version = SourceVersion {
+            size: head.size,
+            version: pin.version.clone(),
+            etag: Some(pin.etag.clone()),
+            modified: head.modified,
+        };
+        let terms = Terms::of(version, wanted.attributes());
+        let wish = Wish { key: &step.key, terms: &terms, layout: &layout, checksum: head.checksum.as_ref() };
+        match adopt::find(work, &mut self.left, &wish, draft).await? {
+            Some(Found::Open(begun)) => {
+                drop(place);
+                return self.carry(head, pin, begun, draft).await;
+            }
+            Some(Found::Published(found, etag)) => return self.found(head, pin, *found, etag, draft).await,
+            None => {}
         }
-        work.monitor.observe(&Event::UploadEnded { id });
-        outcome
+        let tracked = Tracked::intend(work, step).await?;
+        let upload = match wanted.initiate(source, pin, &step.key, draft).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                tracked.not_begun(work, &step.key, &failure).await;
+                return Err(failure.into());
+            }
+        };
+        drop(place);
+        let terms = Terms::of(terms.source, wanted.attributes());
+        tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
+        let begun = Begun { upload, tracked, layout, kept: Vec::new() };
+        self.carry(head, pin, begun, draft).await
+    }
+
+    /// Copies the parts that S3 does not hold yet and publishes the object.
+    async fn carry(
+        &mut self,
+        head: &Head,
+        pin: &SourcePin,
+        begun: Begun,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        let work = self.work;
+        draft.parts = begun.layout.count;
+        let mut progress = Progress::of(begun.tracked, begun.kept.clone());
+        let id = begun.announce(work, progress.bytes);
+        let outcome = self.parts_to_object(head, pin, &begun, (id, &mut progress), draft).await;
+        begun.settle(work, id, outcome, &progress, draft).await
+    }
+
+    /// Proves what an earlier session published without seeing the answer.
+    async fn found(
+        &mut self,
+        head: &Head,
+        pin: &SourcePin,
+        found: Head,
+        etag: Option<String>,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        let written = found.written();
+        compare_encryption(self.work, head, &written, draft);
+        let expected = Expected::of(head, self.source.capabilities());
+        let proof = self.prove(expected, head, pin, &written, &Made::recorded(etag), draft).await?;
+        self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
+        Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
 
     async fn parts_to_object(
         &mut self,
         head: &Head,
         pin: &SourcePin,
-        upload: &MultipartUpload,
-        layout: PartLayout,
+        begun: &Begun,
         (id, progress): (u64, &mut Progress),
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
+        let Begun { upload, layout, .. } = begun;
         let destination = &work.sides.destination;
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
         part::all(work, id, layout.clone(), progress, |part| {
@@ -286,7 +349,7 @@ impl Copy<'_> {
             Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
         }
         let place = work.place().await;
-        if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
+        if !destination.capabilities().part_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
         let condition = self.condition(ConditionalWrite::Complete);
@@ -301,6 +364,8 @@ impl Copy<'_> {
             full_checksum: made.checksum.clone().filter(|sum| sum.kind == ChecksumKind::FullObject),
             condition,
         };
+        let etag = made.etag().filter(|_| !upload.is_kms()).map(str::to_owned);
+        begun.tracked.completing(work, etag).await?;
         let mut completed = upload.complete(&progress.done, &spec).await;
         if let Err(failure) = &completed
             && work.refused(&spec.condition, failure) == Some(Refused::Deleted)

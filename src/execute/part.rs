@@ -4,6 +4,7 @@
 //! has requests in flight. The first part that fails ends the beginning of new ones; those under way are let finish,
 //! because an abort that overtakes a part leaves it behind.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use futures::future::OptionFuture;
@@ -16,10 +17,12 @@ use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation, PartDone};
 
 use super::monitor::Event;
+use super::tracked::Tracked;
 
 /// How far an upload came.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    tracked: Tracked,
     /// Parts that S3 has confirmed.
     pub(super) done: Vec<PartDone>,
     /// Requests that it took.
@@ -29,16 +32,24 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    fn take(&mut self, work: &Work, id: u64, answer: Answer<PartDone>) {
+    /// Where an upload is when it is begun or taken up: S3 holds `kept` already.
+    pub(super) fn of(tracked: Tracked, kept: Vec<PartDone>) -> Self {
+        let bytes = kept.iter().map(|part| part.size).sum();
+        Self { tracked, done: kept, attempts: 0, bytes }
+    }
+
+    async fn take(&mut self, work: &Work, id: u64, answer: Answer<PartDone>) -> Result<(), Trouble> {
         let bytes = answer.value.size;
         self.attempts += answer.attempts;
         self.bytes += bytes;
+        let recorded = self.tracked.part(work, &answer.value).await;
         self.done.push(answer.value);
         work.monitor.observe(&Event::BytesCopied { id: Some(id), bytes });
+        recorded
     }
 }
 
-/// Runs `start` for every part of the layout. What was confirmed is in `progress` even if it fails.
+/// Runs `start` for every part of the layout that S3 does not hold yet. What was confirmed is in `progress` even if it fails.
 pub(super) async fn all<F>(
     work: &Work,
     id: u64,
@@ -49,8 +60,9 @@ pub(super) async fn all<F>(
 where
     F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
 {
-    let mut left = layout.size;
-    let mut parts = layout.parts().peekable();
+    let mut left = layout.size.saturating_sub(progress.bytes);
+    let held: BTreeSet<u32> = progress.done.iter().map(|part| part.number).collect();
+    let mut parts = layout.parts().filter(|part| !held.contains(&part.number)).peekable();
     let mut place = None;
     let mut running = Running::default();
     loop {
@@ -69,7 +81,11 @@ where
                     _ => {}
                 }
             }
-            Some(answer) = running.next(work) => progress.take(work, id, answer),
+            Some(answer) = running.next(work) => {
+                if let Err(trouble) = progress.take(work, id, answer).await {
+                    running.fail(trouble);
+                }
+            }
             else => break,
         }
     }
@@ -120,10 +136,12 @@ impl Running {
     }
 
     /// Takes in what has ended already, without waiting.
-    pub(super) fn collect(&mut self, work: &Work, id: u64, progress: &mut Progress) {
+    pub(super) async fn collect(&mut self, work: &Work, id: u64, progress: &mut Progress) {
         while let Some(joined) = self.tasks.try_join_next() {
-            if let Some(answer) = self.sort(joined) {
-                progress.take(work, id, answer);
+            if let Some(answer) = self.sort(joined)
+                && let Err(trouble) = progress.take(work, id, answer).await
+            {
+                self.fail(trouble);
             }
         }
     }
@@ -153,6 +171,8 @@ impl Running {
 /// Waits for all that is under way and counts it.
 pub(super) async fn drain(running: &mut Running, work: &Work, id: u64, progress: &mut Progress) {
     while let Some(answer) = running.next(work).await {
-        progress.take(work, id, answer);
+        if let Err(trouble) = progress.take(work, id, answer).await {
+            running.fail(trouble);
+        }
     }
 }

@@ -62,6 +62,16 @@ impl Made {
         Self { checksum, etag: multipart_etag(parts.iter().map(|part| part.etag.as_str())) }
     }
 
+    /// What is known to come of parts that are gone: an earlier session has put it on record.
+    pub(super) fn recorded(etag: Option<String>) -> Self {
+        Self { checksum: None, etag }
+    }
+
+    /// The `ETag` of the whole, where it follows from the parts'.
+    pub(super) fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
     fn is(&self, etag: &str) -> bool {
         self.etag.as_deref() == Some(etag)
     }

@@ -13,19 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::adopt::{self, Begun, Found, Left, Wish};
 use super::attributes::Wanted;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
 use super::receipt::{Ending, Proof};
-use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work, read};
+use super::sent::{by_size, demand, equal, settle, strong_proof};
+use super::tracked::{Terms, Tracked};
+use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
 use crate::checksum;
+use crate::journal::event::SourceVersion;
 use crate::listing::{Entry, local};
 use crate::location::{LocalPath, ObjectKey};
 use crate::manifest::capabilities::ConditionalWrite;
@@ -37,8 +42,7 @@ use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone,
-    SourcePin, Written,
+    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone, Written,
 };
 use crate::size::MIB;
 
@@ -69,6 +73,13 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
+
+    /// As it is put on record.
+    fn version(&self) -> SourceVersion {
+        let (seconds, nanoseconds) = self.modified;
+        let modified = i32::try_from(nanoseconds).ok().and_then(|nanos| Timestamp::new(seconds, nanos).ok());
+        SourceVersion { size: self.size, version: None, etag: None, modified }
+    }
 }
 
 /// Sends the file of `step`.
@@ -79,9 +90,24 @@ pub(super) async fn file(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let path = local::path_of(root, &step.entry);
+    let mut left = work.inherited.take(step.object, &work.upload_place(&step.key));
+    let outcome = rounds(work, &path, step, draft, &mut left).await;
+    if !matches!(outcome, Err(Trouble::Stopped)) {
+        adopt::cancel_all(work, &mut left, draft).await;
+    }
+    outcome
+}
+
+async fn rounds(
+    work: &Work,
+    path: &Path,
+    step: &Step,
+    draft: &mut Draft,
+    left: &mut Vec<Left>,
+) -> Result<Ending, Trouble> {
     let mut seen = step.seen.clone();
     for _ in 0..ROUNDS {
-        match file_round(work, &path, step, draft, &mut seen).await {
+        match file_round(work, path, step, draft, (&mut seen, left)).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
@@ -98,7 +124,7 @@ async fn file_round(
     path: &Path,
     step: &Step,
     draft: &mut Draft,
-    seen: &mut Seen,
+    (seen, left): (&mut Seen, &mut Vec<Left>),
 ) -> Result<Ending, Trouble> {
     let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
     let opened = blocking(path, {
@@ -118,10 +144,11 @@ async fn file_round(
     };
     if let Route::MultipartUpload(layout) = route {
         drop(slot);
-        let upload = Upload::begin(work, &step.key, attributes, layout.size, layout.count).await?;
-        let mut progress = Progress::default();
+        let upload = Upload::of_file(work, step, attributes, (stamp, layout), left, draft).await?;
+        draft.parts = upload.begun.layout.count;
+        let mut progress = Progress::of(upload.begun.tracked, Vec::new());
         let outcome = async {
-            part::all(work, upload.id, layout, &mut progress, |part| {
+            part::all(work, upload.id, upload.begun.layout.clone(), &mut progress, |part| {
                 let (file, path) = (Arc::clone(&file), path.to_owned());
                 let (upload, memory) = (upload.clone(), Arc::clone(&work.memory));
                 async move {
@@ -137,7 +164,7 @@ async fn file_round(
             upload.complete(work, &mut progress, seen).await
         }
         .await;
-        upload.end(work, outcome, &progress, draft).await
+        upload.begun.settle(work, upload.id, outcome, &progress, draft).await
     } else {
         let _permit = reserve(Arc::clone(&work.memory), stamp.size).await;
         let body = blocking(path, {
@@ -214,18 +241,10 @@ fn done(proof: Proof, written: Written) -> Ending {
     Ending::Done { proof, etag: written.etag, destination_version: written.version }
 }
 
-/// What the answer says beyond the size: equal, unequal, or nothing.
-fn strong_proof(body: &Bytes, sent: Option<&Checksum>, written: &Written) -> Option<Result<Proof, String>> {
-    match (sent, &written.checksum) {
-        (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => Some(equal(sent, stored)),
-        _ => (checksum::md5_etag(body) == written.etag).then_some(Ok(Proof::Etag)),
-    }
-}
-
 /// A multipart upload of local bytes.
 #[derive(Clone, Debug)]
 struct Upload {
-    open: Arc<MultipartUpload>,
+    begun: Arc<Begun>,
     id: u64,
     /// Declared to the server, which checks each part against it.
     algorithm: Option<ChecksumAlgorithm>,
@@ -234,35 +253,82 @@ struct Upload {
 }
 
 impl Upload {
-    async fn begin(
+    /// Begins the upload of a file, or goes on with one that an earlier session left open.
+    async fn of_file(
         work: &Work,
-        key: &ObjectKey,
+        step: &Step,
         attributes: &Attributes,
-        bytes: u64,
-        parts: u32,
+        (stamp, layout): (Stamp, PartLayout),
+        left: &mut Vec<Left>,
+        draft: &mut Draft,
     ) -> Result<Self, Trouble> {
+        demand(work, &step.key, attributes)?;
+        let terms = Terms::of(stamp.version(), attributes);
+        let wish = Wish { key: &step.key, terms: &terms, layout: &layout, checksum: None };
+        // One that became an object unseen is no proof that the file was whole then: it is sent again.
+        if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
+            return Ok(Self::of(work, attributes, begun));
+        }
+        let tracked = Tracked::intend(work, step).await?;
+        let upload = match MultipartUpload::initiate(&work.sides.destination, &step.key, attributes).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                tracked.not_begun(work, &step.key, &failure).await;
+                return Err(failure.into());
+            }
+        };
+        tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
+        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new() }))
+    }
+
+    /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
+    async fn of_stream(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<Self, Trouble> {
         demand(work, key, attributes)?;
+        let upload = MultipartUpload::initiate(&work.sides.destination, key, attributes).await?;
+        let layout = PartLayout::uniform(0, UPLOAD_PART, 0);
+        Ok(Self::of(
+            work,
+            attributes,
+            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new() },
+        ))
+    }
+
+    fn of(work: &Work, attributes: &Attributes, begun: Begun) -> Self {
         let algorithm = attributes.checksum.map(|(algorithm, _)| algorithm);
         let reads = algorithm.is_none() && work.sides.transfer.proof.prove == Prove::Read;
-        let upload = Arc::new(MultipartUpload::initiate(&work.sides.destination, key, attributes).await?);
-        let id = work.next_id();
-        work.monitor.observe(&Event::UploadBegan { id, key: key.as_str(), bytes, parts });
-        Ok(Self { open: upload, id, algorithm, reads })
+        let id = begun.announce(work, 0);
+        Self { begun: Arc::new(begun), id, algorithm, reads }
+    }
+
+    /// A part that S3 holds already, if it is of these very bytes.
+    fn kept(&self, number: u32, size: u64, sum: Option<&Checksum>) -> Option<PartDone> {
+        let at = self.begun.kept.binary_search_by_key(&number, |part| part.number).ok()?;
+        let part = &self.begun.kept[at];
+        let sum = sum.map(|sum| &sum.value)?;
+        (part.checksum.as_ref() == Some(sum) && part.size == size).then(|| part.clone())
     }
 
     /// Sums and sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of what was sent, or
     /// the server's `ETag`s are of its own making.
     async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
-        let (algorithm, reads, sum_of) = (self.algorithm, self.reads, body.clone());
+        let (algorithm, reads, sum_of, size) = (self.algorithm, self.reads, body.clone(), body.len() as u64);
         let sums = spawn_blocking(move || match algorithm {
             Some(algorithm) => (Some(checksum::compute(algorithm, &sum_of)), None),
             None if reads => (None, Some(checksum::compute(READ_SUM, &sum_of).value)),
             None => (None, Some(checksum::md5_etag(&sum_of))),
         });
         let (sum, ours) = sums.await.map_err(|error| {
-            Failure::new(FailureKind::Bug, Operation::UploadPart, self.open.key().as_str(), error.to_string())
+            Failure::new(
+                FailureKind::Bug,
+                Operation::UploadPart,
+                self.begun.upload.key().as_str(),
+                error.to_string(),
+            )
         })?;
-        let mut answer = self.open.send_part(number, body, sum.as_ref()).await?;
+        if let Some(value) = self.kept(number, size, sum.as_ref()) {
+            return Ok(Answer { value, attempts: 0, maybe_twice: false });
+        }
+        let mut answer = self.begun.upload.send_part(number, body, sum.as_ref()).await?;
         answer.value.checksum =
             sum.map(|sum| sum.value).or(ours.filter(|ours| reads || *ours == answer.value.etag));
         Ok(answer)
@@ -276,7 +342,7 @@ impl Upload {
     ) -> Result<Ending, Trouble> {
         let place = work.place().await;
         let condition = work.condition(seen, ConditionalWrite::Complete);
-        if work.is_taken(self.open.key(), seen, &condition).await? {
+        if work.is_taken(self.begun.upload.key(), seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         progress.done.sort_unstable_by_key(|part| part.number);
@@ -295,15 +361,17 @@ impl Upload {
             Some(_) => parts.clone(),
             None => parts.iter().map(|part| PartDone { checksum: None, ..part.clone() }).collect(),
         };
-        let key = self.open.key();
-        let mut completed = self.open.complete(&sent, &spec).await;
+        let key = self.begun.upload.key();
+        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
+        self.begun.tracked.completing(work, predicted.clone()).await?;
+        let mut completed = self.begun.upload.complete(&sent, &spec).await;
         if let Err(failure) = &completed
             && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
         {
             // The upload stays, so its parts need not be sent again.
             *seen = Seen::Absent;
             spec.condition = work.condition(seen, ConditionalWrite::Complete);
-            completed = self.open.complete(&sent, &spec).await;
+            completed = self.begun.upload.complete(&sent, &spec).await;
         }
         let written = match completed {
             Ok(written) => written,
@@ -314,7 +382,6 @@ impl Upload {
             },
         };
         let all_md5 = summed_with.is_none() && parts.iter().all(|part| part.checksum.is_some());
-        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size;
         let proof = match (&whole, &written.checksum) {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
@@ -337,93 +404,6 @@ impl Upload {
         let proof = settle(work, key, proof, local, &written, size).await?;
         Ok(done(proof, written))
     }
-
-    /// Aborts what did not become an object.
-    async fn end(
-        &self,
-        work: &Work,
-        outcome: Result<Ending, Trouble>,
-        progress: &Progress,
-        draft: &mut Draft,
-    ) -> Result<Ending, Trouble> {
-        draft.attempts += progress.attempts;
-        if !matches!(outcome, Ok(Ending::Done { .. })) {
-            work.abandon(&self.open, draft).await;
-            work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
-        }
-        work.monitor.observe(&Event::UploadEnded { id: self.id });
-        outcome
-    }
-}
-
-fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
-    if sent.value == stored.value {
-        return Ok(sent.algorithm.into());
-    }
-    Err(format!("{} of what was sent is {}, S3 stored {}", sent.algorithm, sent.value, stored.value))
-}
-
-/// Looks whether so many bytes arrived. `size_is_seen` tells that the server itself has seen to it, so that a job that asks
-/// for no more need not.
-async fn by_size(
-    work: &Work,
-    key: &ObjectKey,
-    written: &Written,
-    size: u64,
-    size_is_seen: bool,
-) -> Result<Proof, Trouble> {
-    if size_is_seen && work.sides.transfer.proof.verify == Verify::Size {
-        return Ok(Proof::Size);
-    }
-    let found = work.sides.destination.head(key, written.version.as_deref()).await?;
-    if found.size == size {
-        return Ok(Proof::Size);
-    }
-    let what = format!("{} bytes arrived of {size}", found.size);
-    Err(work.unequal(key, written, &what).await.into())
-}
-
-/// A job that demands a checksum is told before anything is sent that there will be none.
-fn demand(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<(), Trouble> {
-    let policy = work.sides.transfer.proof;
-    if (policy.verify, policy.prove) == (Verify::RequireChecksum, Prove::Answers)
-        && attributes.checksum.is_none()
-    {
-        return Err(work.unprovable(key, "no checksum can be declared to this server").into());
-    }
-    Ok(())
-}
-
-/// Goes beyond what the server's answers prove, where the job allows it, and fails what falls short of its demand.
-async fn settle(
-    work: &Work,
-    key: &ObjectKey,
-    mut proof: Proof,
-    local: Option<Checksum>,
-    written: &Written,
-    size: u64,
-) -> Result<Proof, Trouble> {
-    let destination = &work.sides.destination;
-    let policy = work.sides.transfer.proof;
-    if let (false, Prove::Read, Some(sent)) = (proof.is_checksum(), policy.prove, local) {
-        let pin = SourcePin {
-            bucket: destination.name().clone(),
-            key: key.clone(),
-            version: written.version.clone(),
-            etag: written.etag.clone(),
-            customer_key: destination.client().customer_key().cloned(),
-        };
-        let stored = read::sum(destination, &pin, size, sent.algorithm).await?;
-        if let Err(what) = equal(&sent, &stored) {
-            return Err(work.unequal(key, written, &what).await.into());
-        }
-        proof = Proof::Read;
-    }
-    if policy.verify == Verify::RequireChecksum && !proof.is_checksum() {
-        let why = format!("the object is there, but no checksum proves it (only: {proof})");
-        return Err(work.unprovable(key, &why).into());
-    }
-    Ok(proof)
 }
 
 /// Memory for `bytes`, at most all that there is.
@@ -516,13 +496,13 @@ async fn stream(
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
         return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
     }
-    let upload = Upload::begin(work, &step.key, attributes, 0, 0).await?;
+    let upload = Upload::of_stream(work, &step.key, attributes).await?;
     let mut progress = Progress::default();
     let outcome = async {
         let mut running = Running::default();
         let (mut body, mut permit, mut number) = (first, first_permit, 1);
         while !body.is_empty() && running.trouble.is_none() {
-            running.collect(work, upload.id, &mut progress);
+            running.collect(work, upload.id, &mut progress).await;
             if number > capabilities.parts.max_parts {
                 let message = format!("the stream is longer than {} parts", capabilities.parts.max_parts);
                 let place = work.sides.destination.place(&step.key);
@@ -557,7 +537,7 @@ async fn stream(
     .await;
     draft.size = progress.bytes;
     draft.parts = u32::try_from(progress.done.len()).unwrap_or(u32::MAX);
-    upload.end(work, outcome, &progress, draft).await
+    upload.begun.settle(work, upload.id, outcome, &progress, draft).await
 }
 
 /// Reads until the part is full or the stream ends.

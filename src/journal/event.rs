@@ -93,6 +93,9 @@ pub enum Event {
         parts: PartLengths,
         /// A digest of the attributes that the upload was begun with.
         attributes: String,
+        /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kms: bool,
     },
     /// S3 holds a part.
     PartStored {

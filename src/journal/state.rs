@@ -187,13 +187,14 @@ impl RunState {
                 let open = OpenUpload { object: *object, place: place.clone(), intended: at, begun: None };
                 self.uploads.insert(*upload, open);
             }
-            Event::UploadBegan { upload, id, source, parts, attributes } => {
+            Event::UploadBegan { upload, id, source, parts, attributes, kms } => {
                 let Some(open) = self.uploads.get_mut(upload) else { return };
                 open.begun = Some(BegunUpload {
                     id: id.clone(),
                     source: source.clone(),
                     parts: parts.clone(),
                     attributes: attributes.clone(),
+                    kms: *kms,
                     stored: PartMarks::default(),
                     stored_bytes: 0,
                     completing: None,

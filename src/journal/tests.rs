@@ -138,6 +138,7 @@ impl Teller {
                         },
                         parts: [10; 5].into_iter().collect(),
                         attributes: "a".into(),
+                        kms: false,
                     }
                 }
                 _ => range(),

@@ -39,6 +39,9 @@ pub struct BegunUpload {
     pub parts: PartLengths,
     /// A digest of the attributes that it was begun with.
     pub attributes: String,
+    /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kms: bool,
     /// The parts that S3 has confirmed.
     pub stored: PartMarks,
     /// Their bytes.
@@ -216,6 +219,7 @@ mod tests {
             source: SourceVersion { size: 45, version: None, etag: None, modified: None },
             parts: [10, 10, 10, 10, 5].into_iter().collect(),
             attributes: String::new(),
+            kms: false,
             stored,
             stored_bytes: 30,
             completing: None,

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
 mod access;
+mod adopt;
 mod archived;
 mod attributes;
 mod capabilities;
@@ -17,6 +18,7 @@ mod deploy;
 mod faults;
 mod guarantees;
 mod journal;
+mod kill;
 mod layering;
 mod library;
 mod limits;

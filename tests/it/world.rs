@@ -9,7 +9,9 @@ use s3haul::connections::Connections;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::execute::{self, Outcome};
-use s3haul::journal;
+use s3haul::journal::event::RunInfo;
+use s3haul::journal::fingerprint::Fingerprint;
+use s3haul::journal::{self, Decision, Intent, JournalError, Location, Opened};
 use s3haul::location::{LocalPath, S3Uri};
 use s3haul::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, Provider, Source, Symlinks, Transfer,
@@ -112,6 +114,45 @@ impl World {
         let outcome = execute::run(job, &mut connections, monitor, &journal, &new, &self.stop, &halt).await?;
         let receipts = receipts.0.lock().unwrap().clone();
         Ok(Run { outcome, receipts })
+    }
+
+    /// A session of a run whose journal is in `directory`: it goes on with what is there, or begins a run.
+    pub(crate) async fn session(&self, directory: &Path, job: &Job, intent: Intent) -> Run {
+        // A session that was killed lets go of its journal a moment later.
+        let mut patience = 1000;
+        let opened = loop {
+            match Opened::open(Location::Directory(directory.to_owned())).await {
+                Err(JournalError::Held { .. }) if patience > 0 => {
+                    patience -= 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                opened => break opened.unwrap(),
+            }
+        };
+        let fingerprint = Fingerprint::of(job);
+        let decision = journal::decide(opened.state(), &fingerprint, intent).unwrap();
+        let resumed = Arc::new(opened.resumed(decision));
+        let journal = match decision {
+            Decision::Resume => opened.resume(None).await.unwrap(),
+            Decision::Begin => {
+                let (run, tool) = ("run".to_owned(), "test".to_owned());
+                let transfers = job.transfers.iter().map(|transfer| transfer.name.clone()).collect();
+                let info = RunInfo { run, job: job.name.clone(), transfers, fingerprint, tool };
+                opened.begin(info, None).await.unwrap()
+            }
+        };
+        let halt = CancellationToken::new();
+        let mut connections = self.connections(job, &halt, &job.limits);
+        let receipts = Arc::new(Receipts::default());
+        let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
+        let outcome = execute::run(job, &mut connections, monitor, &journal, &resumed, &self.stop, &halt)
+            .await
+            .unwrap();
+        let last =
+            if outcome.stopped { journal::event::Event::RunStopped } else { journal::event::Event::RunEnded };
+        journal.close(last).await.unwrap();
+        let receipts = receipts.0.lock().unwrap().clone();
+        Run { outcome, receipts }
     }
 
     pub(crate) async fn run(&self, transfer: Transfer) -> Run {

@@ -28,6 +28,7 @@ fn begun(upload: u64, parts: usize) -> Event {
         source: SourceVersion { size: 1, version: None, etag: Some("e".into()), modified: None },
         parts: std::iter::repeat_n(64 << 20, parts).collect(),
         attributes: "0123456789abcdef".into(),
+        kms: false,
     }
 }
 

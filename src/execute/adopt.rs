@@ -1,0 +1,316 @@
+//! Going on with uploads that an earlier session left open.
+//!
+//! An upload is taken up only if it was begun for the very same version of the source, to the same key, with the same
+//! attributes, and if its recorded parts tile the object. The server's own list says what it holds: a part is kept if it is
+//! what the journal has on record, or if it was under way when the record ended, and has the right size; all others are
+//! copied again. Anything else is cancelled and begun anew, which is always right and only costs time.
+//!
+//! An upload that the server has no more may have become the object, when the answer to Complete was lost with the session.
+//! Then what stands at the key must be recognised: by the source's checksum, or by the `ETag` that was on record before
+//! Complete was sent.
+//!
+//! Uploads of objects that nobody will copy any more (a fresh run, a failed abort) are cancelled at the start of a run, and
+//! those that no object took up at its end. What can not be cancelled stays on record, and the next run tries again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+
+use super::monitor::Event;
+use super::part::Progress;
+use super::receipt::Ending;
+use super::tracked::{Terms, Tracked};
+use super::{Draft, Trouble, Work};
+use crate::bucket::Bucket;
+use crate::connections::Connections;
+use crate::journal::Journal;
+use crate::journal::event::UploadPlace;
+use crate::journal::state::RunState;
+use crate::journal::uploads::{BegunUpload, OpenUpload, PartLengths};
+use crate::location::ObjectKey;
+use crate::multipart::MultipartUpload;
+use crate::plan::parts::{Boundaries, PartLayout};
+use crate::s3::{Checksum, ChecksumKind, Failure, FailureKind, Head, PartDone};
+
+/// Uploads that earlier sessions left open, until somebody takes them.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    left: Mutex<BTreeMap<u64, OpenUpload>>,
+    /// Ids of all of them: those are nobody's strays.
+    known: BTreeSet<String>,
+    /// When the last session was heard of last.
+    until: Timestamp,
+}
+
+/// An upload that an earlier session left open.
+#[derive(Clone, Debug)]
+pub(super) struct Left {
+    tracked: Tracked,
+    open: OpenUpload,
+}
+
+impl Left {
+    fn of((upload, open): (u64, OpenUpload)) -> Self {
+        Self { tracked: Tracked::known(upload, open.intended), open }
+    }
+}
+
+impl Inherited {
+    /// What the journal says was left.
+    pub(super) fn of(state: &RunState) -> Self {
+        let begun = state.uploads.values().filter_map(|open| open.begun.as_ref());
+        Self {
+            known: begun.map(|begun| begun.id.clone()).collect(),
+            left: Mutex::new(state.uploads.clone()),
+            until: state.last.unwrap_or_default(),
+        }
+    }
+
+    /// The uploads of an object to this place, the latest last. They are the caller's from now on.
+    pub(super) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<Left> {
+        self.take_if(|open| Some(open.object) == object && open.place == *place)
+    }
+
+    fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<Left> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.extract_if(.., |_, open| pick(open)).map(Left::of).collect()
+    }
+
+    /// Cancels the uploads whose objects are not in `pending`.
+    pub(super) async fn sweep(
+        &self,
+        pending: &BTreeSet<u64>,
+        journal: &Journal,
+        connections: &mut Connections,
+    ) {
+        for left in self.take_if(|open| !pending.contains(&open.object)) {
+            let place = &left.open.place;
+            let outcome = match connections.bucket(&place.endpoint, &place.bucket).await {
+                Ok(bucket) => self.cancel(&left, journal, &bucket).await,
+                Err(failure) => Err(failure),
+            };
+            match outcome {
+                Ok(()) => tracing::info!(%place, "cancelled an upload that an earlier session left open"),
+                Err(failure) => tracing::warn!(
+                    %place, %failure, "an upload that an earlier session left open can not be cancelled; the next run tries again"
+                ),
+            }
+        }
+    }
+
+    async fn cancel(&self, left: &Left, journal: &Journal, bucket: &Bucket) -> Result<(), Failure> {
+        let id = left.open.begun.as_ref().map(|begun| begun.id.as_str());
+        left.tracked.cancel(journal, bucket, &left.open.place.key, id, (self.until, &self.known)).await
+    }
+}
+
+/// The objects that will be copied by this session: planned, not over, and found without reading a list again.
+pub(super) fn pending(state: &RunState) -> BTreeSet<u64> {
+    let ranges = state.ranges.values().filter(|range| range.ordered || range.planned);
+    ranges.flat_map(|range| range.pending.keys().copied()).collect()
+}
+
+/// An upload to go on with, or one that was just begun.
+#[derive(Clone, Debug)]
+pub(super) struct Begun {
+    pub(super) upload: MultipartUpload,
+    pub(super) tracked: Tracked,
+    /// Where its parts end.
+    pub(super) layout: PartLayout,
+    /// Parts that S3 holds.
+    pub(super) kept: Vec<PartDone>,
+}
+
+impl Begun {
+    /// Tells the monitor, with the bytes that are there already, and gives the number by which it knows the upload.
+    pub(super) fn announce(&self, work: &Work, held: u64) -> u64 {
+        let id = work.next_id();
+        let Self { upload, layout: PartLayout { size: bytes, count: parts, .. }, .. } = self;
+        let (bytes, parts, key) = (*bytes, *parts, upload.key().as_str());
+        work.monitor.observe(&Event::UploadBegan { id, key, bytes, parts });
+        if held > 0 {
+            work.monitor.observe(&Event::BytesCopied { id: Some(id), bytes: held });
+        }
+        id
+    }
+
+    /// Sees to what the upload came to. One that was taken up and that the server does not take any more is begun anew.
+    pub(super) async fn settle(
+        &self,
+        work: &Work,
+        id: u64,
+        outcome: Result<Ending, Trouble>,
+        progress: &Progress,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        draft.attempts += progress.attempts;
+        if self.tracked.settle(work, &self.upload, &outcome, draft).await {
+            work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
+        }
+        work.monitor.observe(&Event::UploadEnded { id });
+        match outcome {
+            Err(Trouble::Failed(failure))
+                if !self.kept.is_empty()
+                    && matches!(failure.kind(), FailureKind::NoSuchUpload | FailureKind::Invalid) =>
+            {
+                tracing::info!(key = %self.upload.key(), %failure, "an open upload is of no use: beginning anew");
+                Err(Trouble::SourceChanged)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// What became of the uploads that were left of an object.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// One can be gone on with.
+    Open(Begun),
+    /// One became the object, and the `ETag` that its parts make.
+    Published(Box<Head>, Option<String>),
+}
+
+/// What an upload is wanted for.
+#[derive(Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) key: &'a ObjectKey,
+    pub(super) terms: &'a Terms,
+    pub(super) layout: &'a PartLayout,
+    /// Of the source.
+    pub(super) checksum: Option<&'a Checksum>,
+}
+
+/// Looks for an upload to go on with among those that were left of an object, and cancels the others.
+pub(super) async fn find(
+    work: &Work,
+    left: &mut Vec<Left>,
+    wish: &Wish<'_>,
+    draft: &mut Draft,
+) -> Result<Option<Found>, Trouble> {
+    while let Some(candidate) = left.pop() {
+        let found = match &candidate.open.begun {
+            Some(begun) => judge(work, &candidate, begun, wish).await?,
+            None => None,
+        };
+        if let Some(Found::Published(..)) | None = &found {
+            cancel(work, &candidate, draft).await;
+        }
+        if found.is_some() {
+            cancel_all(work, left, draft).await;
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Cancels what is left of an object and will not be gone on with.
+pub(super) async fn cancel_all(work: &Work, left: &mut Vec<Left>, draft: &mut Draft) {
+    while let Some(candidate) = left.pop() {
+        cancel(work, &candidate, draft).await;
+    }
+}
+
+async fn cancel(work: &Work, left: &Left, draft: &mut Draft) {
+    if let Err(failure) = work.inherited.cancel(left, &work.journal, &work.sides.destination).await {
+        let id = left.open.begun.as_ref().map_or("of unknown id", |begun| begun.id.as_str());
+        let note = format!("the upload {id} of an earlier session is still open: {failure}");
+        tracing::warn!(key = %left.open.place.key, "{note}");
+        draft.notes.push(note);
+    }
+}
+
+/// Whether an upload can be gone on with, or became the object. `None`: it is of no use.
+async fn judge(
+    work: &Work,
+    left: &Left,
+    begun: &BegunUpload,
+    wish: &Wish<'_>,
+) -> Result<Option<Found>, Trouble> {
+    let same = begun.source == wish.terms.source && begun.attributes == wish.terms.attributes;
+    let Some(layout) = same.then(|| tiling(&begun.parts, wish.layout)).flatten() else {
+        tracing::info!(key = %wish.key, "an open upload is of another source, or was begun otherwise: beginning anew");
+        return Ok(None);
+    };
+    let bucket = &work.sides.destination;
+    let upload = MultipartUpload::open(bucket, wish.key, &*begun.id).begun_at(left.open.intended, begun.kms);
+    let listed = match upload.parts().try_collect::<Vec<_>>().await {
+        Ok(listed) => listed,
+        Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Vec::new(),
+        Err(failure) => return Err(failure.into()),
+    };
+    let mut reconciled = begun.reconcile(listed);
+    // A part without the checksum that the upload declared could not be named to a server that wants it, nor proven.
+    if upload.algorithm().is_some() {
+        reconciled.kept.retain(|part| part.checksum.is_some());
+    }
+    let kept = reconciled.kept;
+    // Some servers answer with an empty list for an upload that is gone.
+    if kept.is_empty() {
+        return published(work, begun, wish).await;
+    }
+    tracing::info!(
+        key = %wish.key, kept = kept.len(), parts = layout.count, missing = reconciled.missing,
+        different = reconciled.different, "going on with an open upload"
+    );
+    Ok(Some(Found::Open(Begun { upload, tracked: left.tracked, layout, kept })))
+}
+
+/// The layout that an upload was begun with, if it tiles the object that `now` is for. Automatic part sizes depend on how many
+/// requests can be in flight, so they may be others now.
+fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
+    let is = |layout: &PartLayout| lengths(layout) == *recorded;
+    if is(now) {
+        return Some(now.clone());
+    }
+    let uniform = PartLayout::uniform(now.size, recorded.iter().next()?, recorded.count());
+    (now.boundaries == Boundaries::Chosen && recorded.bytes() == now.size && is(&uniform)).then_some(uniform)
+}
+
+/// The lengths of a layout's parts.
+pub(super) fn lengths(layout: &PartLayout) -> PartLengths {
+    layout.parts().map(|part| part.length).collect()
+}
+
+/// What stands at the key, if an upload became it whose Complete was sent and never answered.
+async fn published(work: &Work, begun: &BegunUpload, wish: &Wish<'_>) -> Result<Option<Found>, Trouble> {
+    let Some(completing) = &begun.completing else { return Ok(None) };
+    let bucket = &work.sides.destination;
+    let head = match bucket.head(wish.key, None).await {
+        Ok(head) => head,
+        Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+        Err(failure) => return Err(failure.into()),
+    };
+    let by_checksum = wish
+        .checksum
+        .zip(head.checksum.as_ref())
+        .is_some_and(|(source, found)| source.kind == ChecksumKind::FullObject && source == found);
+    let by_etag =
+        bucket.capabilities().content_etags && !head.kms && completing.etag.as_ref() == Some(&head.etag);
+    let ours = head.size == wish.layout.size && (by_checksum || by_etag);
+    let etag = completing.etag.clone().filter(|_| by_etag);
+    Ok(ours.then(|| Found::Published(Box::new(head), etag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_layout_is_gone_on_with_if_it_tiles_the_object() {
+        let now = PartLayout::uniform(25, 10, 3);
+        let recorded = |lengths: &[u64]| lengths.iter().copied().collect::<PartLengths>();
+        assert_eq!(tiling(&recorded(&[10, 10, 5]), &now), Some(now.clone()));
+        assert_eq!(tiling(&recorded(&[20, 5]), &now), Some(PartLayout::uniform(25, 20, 2)));
+        for other in [&[10, 10][..], &[10, 5, 10], &[10, 10, 6], &[]] {
+            assert_eq!(tiling(&recorded(other), &now), None, "{other:?}");
+        }
+        let replayed = PartLayout {
+            boundaries: Boundaries::Replayed([10, 25].into()),
+            ..PartLayout::uniform(25, 15, 2)
+        };
+        assert_eq!(tiling(&recorded(&[10, 15]), &replayed), Some(replayed.clone()));
+        assert_eq!(tiling(&recorded(&[20, 5]), &replayed), None, "the source's boundaries are wanted");
+    }
+}

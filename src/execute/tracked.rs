@@ -1,0 +1,173 @@
+//! What the journal is told of an upload, and what becomes of one that is not finished.
+//!
+//! An upload that nobody remembers costs money until somebody finds it. So it is on record before it is begun, its id before
+//! its first part, and its end only when the server has it no more. Where no journal is kept, all of this is nothing and an
+//! upload that a stop left unfinished is aborted; where one is kept, the next session goes on with it.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::receipt::Ending;
+use super::{Draft, Trouble, Work};
+use crate::bucket::Bucket;
+use crate::journal::Journal;
+use crate::journal::event::{Event, SourceVersion, UploadPlace};
+use crate::journal::fingerprint::digest;
+use crate::journal::uploads::PartLengths;
+use crate::location::ObjectKey;
+use crate::multipart::{self, MultipartUpload};
+use crate::planner::Step;
+use crate::s3::{Attributes, Failure, FailureKind, PartDone};
+
+/// An upload's number in the journal; none where no journal is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tracked {
+    upload: Option<u64>,
+    intended: Timestamp,
+}
+
+/// What an upload is begun with: it can be gone on with only if all of it is still the same.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// What is copied.
+    pub(super) source: SourceVersion,
+    /// A digest of what the object shall have.
+    pub(super) attributes: String,
+}
+
+impl Terms {
+    pub(super) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
+        Self { source, attributes: digest(&format!("{attributes:?}")) }
+    }
+}
+
+impl Work {
+    /// Where this transfer's uploads to `key` are.
+    pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
+        let to = &self.sides.transfer.to;
+        UploadPlace { endpoint: to.endpoint.clone(), bucket: to.location.bucket.clone(), key: key.clone() }
+    }
+}
+
+impl Tracked {
+    /// The record of an upload that is in the journal already.
+    pub(super) const fn known(upload: u64, intended: Timestamp) -> Self {
+        Self { upload: Some(upload), intended }
+    }
+
+    /// Puts on record that an upload is about to be begun.
+    pub(super) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
+        let Some(object) = step.object.filter(|_| work.journal.keeps()) else { return Ok(Self::default()) };
+        let tracked = Self::known(work.journal.next_id(), Timestamp::now());
+        let place = work.upload_place(&step.key);
+        tracked.commit(work, |upload| Event::UploadIntended { upload, object, place }).await?;
+        Ok(tracked)
+    }
+
+    /// Puts the upload's id on record. When that fails nobody will know it, so it is cancelled.
+    pub(super) async fn begun(
+        self,
+        work: &Work,
+        upload: &MultipartUpload,
+        terms: Terms,
+        parts: PartLengths,
+    ) -> Result<(), Trouble> {
+        let Terms { source, attributes } = terms;
+        let (id, kms) = (upload.id().to_owned(), upload.is_kms());
+        let began = |upload| Event::UploadBegan { upload, id, source, parts, attributes, kms };
+        let outcome = self.commit(work, began).await;
+        if outcome.is_err()
+            && let Err(failure) = upload.outliving_the_run().cancel().await
+        {
+            tracing::warn!(%failure, "an upload of ours may be left open");
+        }
+        outcome
+    }
+
+    /// The upload could not be begun, as far as one knows.
+    pub(super) async fn not_begun(self, work: &Work, key: &ObjectKey, failure: &Failure) {
+        if self.upload.is_none() || *failure.kind() == FailureKind::Stopped {
+            return;
+        }
+        if failure.kind().outcome_unknown() || failure.details().attempts > 1 {
+            let window = (self.intended, Timestamp::now());
+            let bucket = &work.sides.destination;
+            if multipart::abort_unknown(bucket, key, window, &BTreeSet::new()).await.is_err() {
+                return;
+            }
+        }
+        self.ended(&work.journal).await;
+    }
+
+    /// S3 holds a part.
+    pub(super) async fn part(self, work: &Work, part: &PartDone) -> Result<(), Trouble> {
+        let Some(upload) = self.upload else { return Ok(()) };
+        let PartDone { number, size, etag, .. } = part.clone();
+        let stored = Event::PartStored { upload, number, size, etag };
+        work.journal.append(stored).await.map_err(|_| Trouble::Stopped)
+    }
+
+    /// Puts on record that the upload is about to be completed, and the `ETag` that the object will have.
+    pub(super) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
+        self.commit(work, |upload| Event::CompleteIntended { upload, etag }).await
+    }
+
+    /// The server has the upload no more.
+    pub(super) async fn ended(self, journal: &Journal) {
+        if let Some(upload) = self.upload {
+            // A journal that is broken stops the run by itself; the next session finds the upload gone.
+            let _ = journal.append(Event::UploadEnded { upload }).await;
+        }
+    }
+
+    /// Sees to what an upload came to: one that did not become the object is aborted, unless the next session goes on with
+    /// it. Returns true when its parts are lost.
+    pub(super) async fn settle(
+        self,
+        work: &Work,
+        upload: &MultipartUpload,
+        outcome: &Result<Ending, Trouble>,
+        draft: &mut Draft,
+    ) -> bool {
+        if matches!(outcome, Ok(Ending::Done { .. })) {
+            self.ended(&work.journal).await;
+            return false;
+        }
+        // When the journal is broken the upload may be another session's by now.
+        let goes_on = matches!(outcome, Err(Trouble::Stopped)) || work.journal.broken().is_cancelled();
+        if self.upload.is_some() && goes_on {
+            return false;
+        }
+        if work.abandon(upload, draft).await {
+            self.ended(&work.journal).await;
+        }
+        true
+    }
+
+    /// Ends an upload that an earlier session left: by its id, or by searching for it where none is known.
+    ///
+    /// # Errors
+    /// What S3 says; the upload stays on record then.
+    pub(super) async fn cancel(
+        self,
+        journal: &Journal,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        id: Option<&str>,
+        (until, known): (Timestamp, &BTreeSet<String>),
+    ) -> Result<(), Failure> {
+        match id {
+            Some(id) => MultipartUpload::open(bucket, key, id).cancel().await?,
+            None => multipart::abort_unknown(bucket, key, (self.intended, until), known).await?,
+        }
+        self.ended(journal).await;
+        Ok(())
+    }
+
+    async fn commit(self, work: &Work, event: impl FnOnce(u64) -> Event) -> Result<(), Trouble> {
+        let Some(upload) = self.upload else { return Ok(()) };
+        // A journal that is broken stops the run by itself.
+        work.journal.commit(event(upload)).await.map_err(|_| Trouble::Stopped)
+    }
+}
