@@ -192,11 +192,12 @@ impl Bucket {
                 admitted = self.pacer.admit(lane, bytes, self.retry.patience) => admitted,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
-            let pass = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
+            let mut pass = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if first_failure.is_some() {
                 held += pass.held;
             }
             attempts += 1;
+            pass.attempt = attempts;
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
                 answer = timeout(limit, attempt()) => answer,

@@ -56,6 +56,7 @@ const SILENCE: Duration = Duration::from_mins(15);
 
 /// Where a journal is kept.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Location {
     /// A directory of this machine.
     Directory(PathBuf),
@@ -114,6 +115,7 @@ pub struct Opened {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 enum AnyStore {
     Directory(Directory),
     Bucket(BucketLog),

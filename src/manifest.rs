@@ -21,11 +21,13 @@ mod env;
 pub mod file;
 pub mod job;
 pub mod keys;
+mod limits;
 mod node;
 mod overlap;
 mod preserve;
 pub mod schema;
 mod shape;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::fs::File;

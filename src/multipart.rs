@@ -79,10 +79,21 @@ type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often an abort is repeated while parts that were in flight keep turning up.
 const ABORT_ROUNDS: u32 = 8;
+/// How often a Complete of unknown outcome is sent at least, before all parts are given up.
+const COMPLETE_ROUNDS: u32 = 4;
 /// Clocks of server and client may differ by this much when an object's age is judged.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 /// By this much when it is judged whether an upload is one that we began: small, for it may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
+
+/// What it takes to call an object the result of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// Its size and age, where its content tells nothing: nobody else is known to have been there.
+    Any,
+    /// Its content.
+    Strong,
+}
 
 /// An upload that was begun and is neither completed nor cancelled.
 #[derive(Clone, Debug)]
@@ -321,15 +332,28 @@ impl MultipartUpload {
                 Ok(written) => return Ok(written),
                 Err(failure) => failure.after(round),
             };
+            let kind = failure.kind();
+            // An earlier Complete of ours may have taken effect in the meantime, and now stands in the way of its own repetition.
+            let in_the_way = matches!(
+                kind,
+                FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
+            );
+            if round > 1
+                && in_the_way
+                && let Some(written) = self.published(&parts, &spec, Evidence::Strong).await?
+            {
+                return Ok(written);
+            }
             let gone = *failure.kind() == FailureKind::NoSuchUpload;
             if !gone && !failure.kind().outcome_unknown() {
                 return Err(failure);
             }
             tracing::debug!(%failure, "the outcome of Complete is not known: looking");
             if gone || self.is_gone().await? {
-                return self.published(&parts, &spec).await?.ok_or(failure);
+                return self.published(&parts, &spec, Evidence::Any).await?.ok_or(failure);
             }
-            if began.elapsed() >= self.bucket.persistence() {
+            // One attempt may take minutes; giving up throws all parts away.
+            if began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS {
                 return Err(failure);
             }
             sleep((Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE)).await;
@@ -361,7 +385,12 @@ impl MultipartUpload {
     }
 
     /// What stands at the key now, if it can only be the result of this upload.
-    async fn published(&self, parts: &[PartDone], spec: &CompleteSpec) -> Result<Option<Written>, Failure> {
+    async fn published(
+        &self,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+        evidence: Evidence,
+    ) -> Result<Option<Written>, Failure> {
         let head = match self.bucket.head(&self.key, None).await {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
@@ -378,7 +407,7 @@ impl MultipartUpload {
             _ if self.bucket.capabilities().content_etags && !head.kms => {
                 predicted.as_ref() == Some(&head.etag)
             }
-            _ => true,
+            _ => evidence == Evidence::Any,
         };
         let ours = head.size == spec.size && is_ours_by_age && is_ours_by_content;
         Ok(ours.then_some(head.written()))

@@ -23,7 +23,7 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
-use crate::plan::detour::detour;
+use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::history::same_content;
 use crate::plan::replay;
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
@@ -506,6 +506,9 @@ impl Sides {
             return Ok(usual);
         };
         let destination = self.destination.capabilities();
+        if !finds_parts_of(&entry.key, destination) {
+            return Ok(usual);
+        }
         Ok(replay::by_etag(entry.size, etag, source.capabilities(), destination).unwrap_or(usual))
     }
 }

@@ -301,7 +301,6 @@ pub struct Attributes {
 
 /// What HEAD tells about an object.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about an object")]
 pub struct Head {
     /// Bytes.
     pub size: u64,
@@ -345,7 +344,7 @@ impl Head {
     #[must_use]
     pub fn written(self) -> Written {
         let Self { etag, version, checksum, encryption, .. } = self;
-        Written { etag, version, checksum, encryption }
+        Written { etag, version, checksum, encryption, was_found: true }
     }
 }
 
@@ -375,6 +374,8 @@ pub struct Written {
     pub checksum: Option<Checksum>,
     /// How it is encrypted, where the answer tells and no customer key is in play.
     pub encryption: Option<Encryption>,
+    /// The write's own answer was lost, and this is what stood at the key afterwards.
+    pub was_found: bool,
 }
 
 /// What S3 says about one part.

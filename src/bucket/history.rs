@@ -130,7 +130,7 @@ impl Bucket {
             let newest = self.newest_version(key).await?;
             if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {
                 let (etag, version) = (made.etag.unwrap_or_default(), Some(made.id));
-                let value = Written { etag, version, ..Written::default() };
+                let value = Written { etag, version, was_found: true, ..Written::default() };
                 return Ok(Answer { value, attempts, maybe_twice: false });
             }
             tracing::debug!(%failure, "did not take effect, and will be sent again");

@@ -13,7 +13,7 @@ use super::run::run;
 use super::{Cli, CliError, Command, Exit, Output, plan, say};
 use crate::journal::Intent;
 use crate::location::S3Uri;
-use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer};
+use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
 use crate::report::Origin;
 use crate::report::read::{FailedObject, Report, read};
 
@@ -93,6 +93,15 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
     job.transfers.retain(|transfer| by_transfer.contains_key(transfer.name.as_str()));
     for transfer in &mut job.transfers {
+        if transfer.from == Source::Stdin {
+            let message = "standard input can't be read again: run the command that fed it once more";
+            return Err(CliError::Usage(message.to_owned()));
+        }
+        // A copy that is there and failed (its proof, its late tags) is newer than its source and of the right size: what a
+        // comparison by lists calls equal.
+        if transfer.when == When::Changed && transfer.versions != Versions::All {
+            transfer.when = When::Always;
+        }
         let objects = by_transfer.remove(transfer.name.as_str()).unwrap_or_default();
         let chosen: Option<Vec<_>> = objects.iter().map(|object| chosen(transfer, object)).collect();
         // What could not even be listed is done again as a whole.
@@ -119,7 +128,7 @@ fn chosen(transfer: &Transfer, object: &FailedObject) -> Option<Chosen> {
             (below != Path::new("")).then(|| below.to_str().map(str::to_owned)).flatten()?
         }
     };
-    Some(Chosen { key, version: object.version.clone() })
+    Some(Chosen { key })
 }
 
 /// The first free name beside the report: nothing that was reported is overwritten.

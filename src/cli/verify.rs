@@ -17,7 +17,7 @@ use super::retry::job_of;
 use super::{CliError, EndpointFlags, Exit, JobFile, Output, say};
 use crate::connections::Connections;
 use crate::location::{LocalPath, S3Uri};
-use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, check};
+use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
 use crate::manifest::keys::KeyGlob;
 use crate::planner::Sides;
 use crate::report::Origin;
@@ -159,6 +159,14 @@ impl Verify {
         let mut connections = Surroundings::ambient().connect(job, &CancellationToken::new());
         let mut counts = Counts { looked_for_extra: true, ..Counts::default() };
         for transfer in &job.transfers {
+            if transfer.versions == Versions::All {
+                let name = &transfer.name;
+                let message = format!(
+                    "`{name}` copies whole histories, of which the lists that are compared show the newest versions only; \
+                     write `verify --report` with the report of its run"
+                );
+                return Err(CliError::Usage(message));
+            }
             connections.of_transfer(transfer).await?;
         }
         for transfer in &job.transfers {
@@ -223,6 +231,7 @@ struct Line {
     reason: Option<String>,
     source: String,
     source_version: Option<String>,
+    proof: Option<String>,
     destination: String,
     destination_version: Option<String>,
 }
@@ -236,19 +245,19 @@ async fn places(
     // What was left alone because the key was taken need not be equal.
     let is_equal =
         matches!((line.status.as_str(), line.reason.as_deref()), ("done", _) | ("skipped", Some("equal")));
-    let Some((endpoint, _)) = transfer.from.s3().filter(|_| is_equal) else { return Ok(None) };
+    if !is_equal || transfer.from.s3().is_none() {
+        return Ok(None);
+    }
     let location = |text: &str| text.parse::<S3Uri>().map_err(|error| CliError::Usage(error.to_string()));
     let (source, destination) = (location(&line.source)?, location(&line.destination)?);
-    let source = Place {
-        bucket: connections.bucket(endpoint, &source.bucket).await?,
-        key: source.key,
-        version: line.source_version,
-    };
-    let destination = Place {
-        bucket: connections.bucket(&transfer.to.endpoint, &destination.bucket).await?,
-        key: destination.key,
-        version: line.destination_version,
-    };
+    // A delete marker has nothing to compare, and of a version that was there before nobody knows which one it is.
+    let is_history = transfer.versions == Versions::All;
+    if line.proof.as_deref() == Some("delete-marker") || (is_history && line.destination_version.is_none()) {
+        return Ok(None);
+    }
+    let (Some(from), to) = connections.of_transfer(transfer).await? else { return Ok(None) };
+    let source = Place { bucket: from, key: source.key, version: line.source_version };
+    let destination = Place { bucket: to, key: destination.key, version: line.destination_version };
     Ok(Some((source, destination)))
 }
 

@@ -10,7 +10,7 @@ use super::{Conductor, Draft, Trouble, Work, object};
 use crate::bucket::Bucket;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
-use crate::manifest::job::Archived;
+use crate::manifest::job::{Archived, Versions};
 use crate::pace::slots::Want;
 use crate::plan::archive::{self, Request};
 use crate::plan::condition::Seen;
@@ -93,6 +93,10 @@ pub(super) async fn restore(
     let answer = meet(work, source, step, &Cold::listed(step)).await;
     drop(slot);
     match answer {
+        // A version has its place among the others of its key, which the next run finds.
+        Err(Trouble::SourceChanged) if work.sides.transfer.versions == Versions::All => {
+            Ok(Ending::Restoring { requested: None })
+        }
         Err(Trouble::SourceChanged) => object::copy(work, source, step, draft).await,
         other => other.inspect(|_| draft.route = Some(Route::Restore.name())),
     }

@@ -12,9 +12,11 @@ use crate::manifest::job::{Encryption, LayoutChoice, Verify};
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::decide::Route;
+use crate::plan::detour::{detour, finds_parts_of};
+use crate::plan::parts::LayoutError;
 use crate::plan::replay::{self, Replay};
 use crate::planner::Step;
-use crate::s3::{ChecksumKind, FailureKind, Head, SourcePin};
+use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 
 /// Parts that are asked for at once.
 const HEADS_AT_ONCE: usize = 64;
@@ -34,10 +36,28 @@ pub(super) async fn route(
         return Ok((keeping_the_checksum(work, head, usual), slot));
     }
     let destination = work.sides.destination.capabilities();
+    if !finds_parts_of(&step.entry.key, destination) {
+        lose(draft, "this server can not copy parts of an object with % or ? in its name");
+        return Ok((usual, slot));
+    }
     // Only with keys that S3 holds by itself an ETag is what it is without any.
     let to_kms = !matches!(work.sides.transfer.to.encryption, None | Some(Encryption::S3));
     let count = match replay::replay(head, to_kms, source.capabilities(), destination) {
-        Replay::InOnePiece => return Ok((Route::Copy, slot)),
+        Replay::InOnePiece => {
+            let safe = |error: LayoutError| {
+                let place = work.sides.destination.place(&step.key);
+                Failure::new(FailureKind::Invalid, Operation::CopyObject, place, error.to_string())
+            };
+            let (size, when) = (head.size, work.sides.transfer.when);
+            let route = detour(Route::Copy, size, &step.entry.key, when, destination).map_err(safe)?;
+            if route != Route::Copy {
+                lose(
+                    draft,
+                    "only an upload can be refused where the key was taken meanwhile (`when: missing`)",
+                );
+            }
+            return Ok((route, slot));
+        }
         Replay::Impossible(why) => {
             lose(draft, why);
             return Ok((usual, slot));
@@ -87,7 +107,9 @@ fn keeping_the_checksum(work: &Work, head: &Head, usual: Route) -> Route {
         .is_some_and(|sum| sum.kind == ChecksumKind::FullObject && !sum.algorithm.combines());
     let fits = head.size <= work.sides.destination.capabilities().max_copy;
     let demanded = work.sides.transfer.proof.verify == Verify::RequireChecksum;
-    if single && fits && demanded { Route::Copy } else { usual }
+    // An upload of one part stands in for a copy that could not be refused where the key was taken meanwhile.
+    let stands_in = usual.parts() == 1;
+    if single && fits && demanded && !stands_in { Route::Copy } else { usual }
 }
 
 /// Bytes of one part of the source; `None` when the server does not tell.

@@ -5,6 +5,7 @@
 //! a HEAD.
 
 use super::attributes::Wanted;
+use super::condition::Refused;
 use super::monitor::Event;
 use super::object::Copy;
 use super::prove::{Expected, Made};
@@ -12,26 +13,33 @@ use super::receipt::Ending;
 use super::{Draft, Trouble};
 use crate::checksum::looks_like_md5;
 use crate::manifest::capabilities::ConditionalWrite;
-use crate::manifest::job::Verify;
+use crate::manifest::job::{Prove, Verify};
 use crate::plan::attributes::Reads;
+use crate::plan::condition::Seen;
 use crate::plan::decide::Route;
-use crate::s3::{Head, SourcePin};
+use crate::s3::{FailureKind, Head, SourcePin};
 
 impl Copy<'_> {
     /// The listed `ETag`, if the listing tells all that the copy takes.
-    pub(super) fn needs_no_look(&self) -> Option<&str> {
+    pub(super) fn needs_no_look(&self) -> Option<String> {
         let entry = &self.step.entry;
         let reads = Reads::of(&self.work.sides.transfer, self.source.capabilities(), &self.step.route);
         let archived = matches!(entry.storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
-        // An ETag is no checksum, and the versions of a history come one after another.
-        let demanding = self.work.sides.transfer.proof.verify == Verify::RequireChecksum;
+        // An ETag is no checksum, what HEAD tells saves most of the reading, and the versions of a history come one after
+        // another.
+        let proof = self.work.sides.transfer.proof;
+        let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
         let simple = self.step.route == Route::Copy && self.step.turn.is_none();
         let enough = simple && !reads.head && !archived && !demanding;
-        entry.etag.as_deref().filter(|etag| enough && looks_like_md5(etag))
+        entry.etag.clone().filter(|etag| enough && looks_like_md5(etag))
     }
 
     /// Copies the object with this listed `ETag`; `None` when it takes a HEAD after all.
-    pub(super) async fn by_listing(&self, etag: &str, draft: &mut Draft) -> Result<Option<Ending>, Trouble> {
+    pub(super) async fn by_listing(
+        &mut self,
+        etag: &str,
+        draft: &mut Draft,
+    ) -> Result<Option<Ending>, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
         let entry = &step.entry;
         let condition = self.condition(ConditionalWrite::Copy);
@@ -49,9 +57,23 @@ impl Copy<'_> {
         draft.pinned(&listed, &step.route, pin.version.clone());
         let mut wanted = Wanted::of_copy(work, source, &mut listed, &pin, &step.route, draft).await?;
         let answer = wanted.copy_object(source, &pin, entry.size, step, &condition, draft).await;
-        let Ok(answer) = answer else { return Ok(None) };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) if *failure.kind() == FailureKind::Stopped => return Err(failure.into()),
+            Err(failure) => {
+                draft.attempts += failure.details().attempts;
+                // Refused by an earlier attempt of ours whose answer was lost, or by somebody else's object.
+                let refused = work.refused(&condition, &failure);
+                let Some(Refused::Taken(skip)) = refused.filter(|_| failure.details().attempts > 1) else {
+                    return Ok(None);
+                };
+                let head = source.head(&entry.key, entry.version.as_deref()).await?;
+                return if head.etag == etag { self.adopt(&head, skip).await.map(Some) } else { Ok(None) };
+            }
+        };
         draft.attempts += answer.attempts;
         let written = answer.value;
+        self.seen = Seen::Object(written.etag.clone());
         let looked_at = if written.etag == etag {
             listed
         } else {

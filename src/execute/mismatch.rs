@@ -34,6 +34,10 @@ impl Work {
     /// Removes what this run wrote; what it came to, in words.
     async fn take_back(&self, key: &ObjectKey, written: &Written) -> String {
         let destination = &self.sides.destination;
+        if written.was_found {
+            return "the copy was kept, because the answer to its write was lost: it may be somebody else's"
+                .to_owned();
+        }
         let version = written.version.as_deref().filter(|version| *version != "null");
         if version.is_none() && !destination.capabilities().conditional_deletes {
             return "the copy was kept, because this server can not delete on condition of an ETag"

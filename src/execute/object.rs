@@ -96,7 +96,7 @@ impl Copy<'_> {
         let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
         if let Some(etag) = self.needs_no_look()
-            && let Some(ending) = Box::pin(self.by_listing(etag, draft)).await?
+            && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
         }
@@ -215,12 +215,17 @@ impl Copy<'_> {
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
-    async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
+    pub(super) async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, self.source.capabilities());
         match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
             Verdict::Proven(proof) if proof != Proof::Size => {
+                let demanded = self.work.sides.transfer.proof.verify;
+                if demanded == Verify::RequireChecksum && !proof.is_checksum() {
+                    let why = format!("the copy is there, but no checksum proves it (only: {proof})");
+                    return Err(self.work.unprovable(&self.step.key, &why).into());
+                }
                 Ok(Ending::Done { proof, etag: found.etag, destination_version: found.version })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
@@ -344,7 +349,7 @@ impl Copy<'_> {
             Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
         }
         let place = work.place().await;
-        if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
+        if !destination.capabilities().part_conditions && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
         let condition = self.condition(ConditionalWrite::Complete);

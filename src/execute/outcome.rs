@@ -98,7 +98,9 @@ impl Outcome {
 
     /// Objects that came to an end, good or bad.
     pub(super) fn ended_objects(&self) -> u64 {
-        self.done_objects + self.skipped_objects + self.failed_objects
+        let done = self.done_objects + self.delete_markers;
+        let left = self.skipped_objects + self.archived_objects + self.restoring_objects;
+        done + left + self.failed_objects
     }
 
     pub(super) fn count(&mut self, receipt: &Receipt) {

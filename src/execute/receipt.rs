@@ -243,7 +243,8 @@ impl Draft {
     pub(super) fn of(step: &Step) -> Self {
         let route = Some(step.route.name());
         let parts = step.route.parts();
-        Self { route, parts, ..Self::of_size(step.entry.size) }
+        let version = step.entry.version.clone();
+        Self { version, route, parts, ..Self::of_size(step.entry.size) }
     }
 
     pub(super) fn of_size(size: u64) -> Self {

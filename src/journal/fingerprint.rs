@@ -262,7 +262,7 @@ mod tests {
         );
         assert_eq!(
             change(|transfer| transfer.preserve.tags = Policy::Skip),
-            "`events.preserve.tags` was keep and is skip"
+            "`events.preserve.tags` was try and is skip"
         );
         assert_eq!(
             change(|transfer| transfer.to.encryption =

@@ -38,13 +38,13 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
     let Ok(key) = ObjectKey::new(&chosen.key) else {
         return Found::Ignored(place, super::KEY_TOO_LONG);
     };
-    match bucket.head(&key, chosen.version.as_deref()).await {
+    match bucket.head(&key, None).await {
         Ok(head) => Found::Entry(Entry {
             relative_at,
             key,
             size: head.size,
             etag: Some(head.etag),
-            version: chosen.version,
+            version: None,
             modified: head.modified,
             storage_class: head.storage_class,
             archive: head.archive,

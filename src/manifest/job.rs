@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::capabilities::Overrides;
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
+pub use super::limits::{FailureLimit, FailureLimitError, Limits};
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
+pub use super::traces::{JournalPlace, ReportPaths};
 use crate::location::{LocalPath, S3Uri};
-use crate::size::{ByteRate, ByteSize, GIB, MIB};
+use crate::size::{ByteSize, GIB, MIB};
 
 /// The endpoint that a transfer uses when it names none: AWS, with whatever credentials the environment offers.
 pub const DEFAULT_ENDPOINT: &str = "default";
@@ -266,8 +267,6 @@ impl Default for Restore {
 pub struct Chosen {
     /// The whole key in S3, or the path below the source directory.
     pub key: String,
-    /// This version instead of the current one.
-    pub version: Option<String>,
 }
 
 /// How strongly copies must be proven equal, and what happens to one that is not.
@@ -458,111 +457,6 @@ impl Default for Parts {
     fn default() -> Self {
         Self { size: PartSize::Auto, threshold: ByteSize(256 * MIB), layout: LayoutChoice::Auto }
     }
-}
-
-/// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Requests per second, all kinds together; at least 1.
-    pub requests_per_second: Option<u32>,
-    /// Bytes copied per second; at least 1.
-    pub bytes_per_second: Option<ByteRate>,
-    /// Requests without an answer at any moment; at least 1.
-    pub in_flight: Option<u32>,
-    /// How long a server that throttles or does not answer is waited for; `None` is 15 minutes.
-    pub patience: Option<Duration>,
-    /// Failed objects that the run puts up with; `None` is any number.
-    pub max_failures: Option<FailureLimit>,
-}
-
-/// How many objects may fail before a run counts as hopeless and ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureLimit {
-    /// This many; zero ends the run with the first one.
-    Objects(u64),
-    /// This many in a hundred, once a hundred have ended.
-    Percent(u8),
-}
-
-/// Why a [`FailureLimit`] was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither a number of objects nor a percentage: write for instance 100 or 5%")]
-pub struct FailureLimitError(pub String);
-
-impl FailureLimit {
-    /// True when `failed` of the `ended` objects are more than the limit allows.
-    #[must_use]
-    pub fn is_passed(self, failed: u64, ended: u64) -> bool {
-        match self {
-            Self::Objects(most) => failed > most,
-            Self::Percent(percent) => ended >= 100 && failed * 100 > ended * u64::from(percent),
-        }
-    }
-}
-
-impl std::str::FromStr for FailureLimit {
-    type Err = FailureLimitError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let trimmed = text.trim();
-        let limit = match trimmed.strip_suffix('%') {
-            Some(percent) => percent.trim_end().parse().ok().filter(|p| *p < 100).map(Self::Percent),
-            None => trimmed.parse().ok().map(Self::Objects),
-        };
-        limit.ok_or_else(|| FailureLimitError(text.to_owned()))
-    }
-}
-
-impl std::fmt::Display for FailureLimit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Objects(most) => write!(f, "{most}"),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
-/// Where a run keeps its journal, by which it goes on after a stop.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum JournalPlace {
-    /// Below the working directory, under the job's name.
-    #[default]
-    Usual,
-    /// There is none.
-    Nowhere,
-    /// In a directory.
-    Directory(PathBuf),
-    /// Below a prefix at the default endpoint.
-    Prefix(S3Uri),
-}
-
-impl std::str::FromStr for JournalPlace {
-    type Err = String;
-
-    /// `none`, `s3://bucket/prefix/`, or a directory.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "" => Err("write a directory, s3://bucket/prefix/, or none".to_owned()),
-            "none" => Ok(Self::Nowhere),
-            _ if !text.starts_with("s3://") => Ok(Self::Directory(text.into())),
-            _ => {
-                let uri: S3Uri = text.parse().map_err(|error| format!("{error}"))?;
-                if !uri.key.is_prefix() {
-                    return Err(format!(
-                        "a journal is kept below a prefix; write {uri}/ with a slash at the end"
-                    ));
-                }
-                Ok(Self::Prefix(uri))
-            }
-        }
-    }
-}
-
-/// Files that a report is written to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReportPaths {
-    /// One JSON value per object.
-    pub json: Option<PathBuf>,
 }
 
 impl Default for Endpoint {

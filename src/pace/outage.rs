@@ -16,6 +16,8 @@ use tokio::time::sleep;
 /// Failures in a row that the budget covers; a good answer gives [`REFILL`] back. One failure in five answers is borne
 /// for ever, which is far beyond any server's bad days and far below an outage.
 const BUDGET: f64 = 64.0;
+/// Attempts of one request that draw on the budget: a few objects that a server chokes on, again and again, are no outage.
+const DRAWS: u32 = 3;
 /// What a good answer gives back.
 const REFILL: f64 = 0.25;
 
@@ -134,6 +136,8 @@ pub struct Pass<'a> {
     is_probe: bool,
     /// How long the request waited for the endpoint to come back.
     pub held: Duration,
+    /// Which attempt of the request it is for, 1 for the first.
+    pub attempt: u32,
 }
 
 /// The endpoint was down for longer than anyone wants to wait.
@@ -172,7 +176,8 @@ impl Outage {
                 Admission::Wait(wait, down_for) => (wait, down_for),
                 admission => {
                     let is_probe = admission == Admission::Probe;
-                    return Ok(Pass { outage: self, is_probe, held: now.saturating_sub(began) });
+                    let held = now.saturating_sub(began);
+                    return Ok(Pass { outage: self, is_probe, held, attempt: 1 });
                 }
             };
             if down_for >= patience {
@@ -219,6 +224,9 @@ impl Pass<'_> {
     /// The server or the network failed, for `reason`.
     pub fn failed(mut self, now: Duration, reason: &str) {
         let was_probe = std::mem::take(&mut self.is_probe);
+        if !was_probe && self.attempt > DRAWS {
+            return;
+        }
         let begins = self.outage.health().bad(now, was_probe, fastrand::f64());
         if begins || was_probe {
             reason.clone_into(&mut self.outage.reason.lock().unwrap_or_else(PoisonError::into_inner));

@@ -108,6 +108,9 @@ pub fn of_copy(
 ) -> Result<Spec, Loss> {
     let mut losses = Losses { transfer, losses: Vec::new() };
     let keeps = |attribute| transfer.preserve.of(attribute).keeps();
+    if keeps(Attribute::Tags) && !capabilities.tags && head.tag_count.is_some_and(|count| count > 0) {
+        losses.add(Attribute::Tags, Lost::NotSet, "the destination keeps no tags")?;
+    }
     let tags = if keeps(Attribute::Tags) && capabilities.tags {
         Tags::AsSource
     } else {

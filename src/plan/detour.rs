@@ -22,7 +22,7 @@ pub fn detour(
     when: When,
     capabilities: &Capabilities,
 ) -> Result<Route, LayoutError> {
-    let finds_source = capabilities.odd_part_sources || !is_odd(source);
+    let finds_source = finds_parts_of(source, capabilities);
     match route {
         Route::Copy if finds_source && size > 0 && closes_the_race(when, capabilities) => {
             let fits = size <= capabilities.parts.max_part;
@@ -42,9 +42,10 @@ fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     when == When::Missing && !if_none_match.copy && if_none_match.complete && *part_copy
 }
 
-/// Names that are others after they were decoded once too often.
-fn is_odd(source: &ObjectKey) -> bool {
-    source.as_str().contains(['%', '?'])
+/// False for sources whose names are others after they were decoded once too often, where `UploadPartCopy` does that.
+#[must_use]
+pub fn finds_parts_of(source: &ObjectKey, capabilities: &Capabilities) -> bool {
+    capabilities.odd_part_sources || !source.as_str().contains(['%', '?'])
 }
 
 #[cfg(test)]

@@ -109,8 +109,12 @@ impl Totals {
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
         // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
-        let more_heads = u64::from(!capabilities.copy_conditions)
-            + u64::from(!capabilities.checksums && !capabilities.content_etags);
+        let is_pinned = match route {
+            Route::MultipartCopy(_) => capabilities.part_conditions,
+            _ => capabilities.copy_conditions,
+        };
+        let more_heads =
+            u64::from(!is_pinned) + u64::from(!capabilities.checksums && !capabilities.content_etags);
         let read = |totals: &mut Self| {
             reads.operations().for_each(|operation| totals.request(operation, 1));
             if more_heads > 0 {

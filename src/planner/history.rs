@@ -308,8 +308,10 @@ impl Sides {
                         source.head(&history.key, Some(source_id)),
                         self.destination.head(to, Some(id))
                     );
-                    // Where nothing can be compared, size and order must do.
-                    Ok(((a, b), same_content(&from?, &copy?, etags_tell).unwrap_or(true)))
+                    let (from, copy) = (from?, copy?);
+                    // Where nothing can be compared, size and order must do, and that a copy is no older than what it is of.
+                    let in_time = copy.modified >= from.modified;
+                    Ok(((a, b), same_content(&from, &copy, etags_tell).unwrap_or(in_time)))
                 })
                 .buffered(LOOKS_AT_ONCE);
             while let Some(look) = looks.next().await {

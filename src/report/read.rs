@@ -3,7 +3,7 @@
 //! Lines are read one after another and only failures are kept, so that a report of any length can be read. A later
 //! line about the same object replaces an earlier one, because a run that was gone on with reports it again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -75,23 +75,24 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     let mut lines = BufReader::new(File::open(path).map_err(io)?).lines().enumerate().peekable();
     let first = lines.next().map(|(_, line)| line).transpose().map_err(io)?.unwrap_or_default();
     let origin: Origin = serde_json::from_str(&first).map_err(|error| malformed(0, error.to_string()))?;
-    let mut failed = BTreeMap::new();
+    let mut failed = BTreeSet::new();
     while let Some((number, line)) = lines.next() {
         let line = match serde_json::from_str::<Line>(&line.map_err(io)?) {
             Ok(line) => line,
             Err(_) if lines.peek().is_none() => break,
             Err(error) => return Err(malformed(number, error.to_string())),
         };
-        let object = (line.transfer, line.source);
-        if line.status == "failed" {
-            failed.insert(object, line.source_version);
-        } else {
-            failed.remove(&object);
+        let object = (line.transfer, line.source, line.source_version);
+        match line.status.as_str() {
+            "failed" => _ = failed.insert(object),
+            "done" | "skipped" => _ = failed.remove(&object),
+            // Stopped, or being restored: what failed before has not succeeded since.
+            _ => {}
         }
     }
     let failed = failed
         .into_iter()
-        .map(|((transfer, source), version)| FailedObject { transfer, source, version })
+        .map(|(transfer, source, version)| FailedObject { transfer, source, version })
         .collect();
     Ok(Report { origin, failed })
 }

@@ -343,11 +343,31 @@ impl Capabilities {
     /// nothing.
     #[must_use]
     pub fn in_bucket(&self, bucket: &BucketName, is_aws: bool) -> Self {
-        let Self { content_etags, ordered_lists, tags, tag_headers, directory, .. } = Self::DIRECTORY;
+        let Self {
+            content_etags,
+            ordered_lists,
+            tags,
+            tag_headers,
+            directory,
+            archive_lists,
+            locks,
+            annotations,
+            ..
+        } = Self::DIRECTORY;
         if !is_aws || !bucket.is_directory_bucket() {
             return self.clone();
         }
-        Self { content_etags, ordered_lists, tags, tag_headers, directory, ..self.clone() }
+        Self {
+            content_etags,
+            ordered_lists,
+            tags,
+            tag_headers,
+            directory,
+            archive_lists,
+            locks,
+            annotations,
+            ..self.clone()
+        }
     }
 
     /// The same but for what is stated otherwise.

@@ -167,9 +167,8 @@ impl FailureKind {
             Self::Archived => "write `archived: restore` or `archived: skip`, or restore it first".into(),
             Self::Unsupported => "set the endpoint's `provider`, so that the request is not needed".into(),
             Self::Invalid => "see the server's message".into(),
-            Self::Corrupted | Self::NotEqual => {
-                "run the job again; if it stays, the network or disk is faulty".into()
-            }
+            Self::Corrupted => "run the job again; if it stays, the network or disk is faulty".into(),
+            Self::NotEqual => "copy it again with `s3haul retry REPORT` or `when: always`".into(),
             Self::NoVersions => "turn on the bucket's versioning, or leave `versions` and `as_of` out".into(),
             Self::Diverged => {
                 "write to another prefix, or append the whole history all the same with `when: always`".into()

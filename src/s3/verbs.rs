@@ -170,7 +170,7 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
-        Ok(head(output))
+        Ok(head(output, self.capabilities().archive_lists))
     }
 
     /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
@@ -223,7 +223,7 @@ impl Client {
             key,
         )?;
         let checksum = result.and_then(|result| checksum_of!(result));
-        Ok(Written { etag, version: output.version_id, checksum, encryption })
+        Ok(Written { etag, version: output.version_id, checksum, encryption, was_found: false })
     }
 
     /// Writes a small object from memory.
@@ -251,6 +251,7 @@ impl Client {
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
         Ok(Written {
+            was_found: false,
             encryption,
             etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
             version: output.version_id,
@@ -379,6 +380,7 @@ impl Client {
             .map_err(|error| failure(Operation::CompleteMultipartUpload, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
         Ok(Written {
+            was_found: false,
             encryption,
             etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
             version: output.version_id,

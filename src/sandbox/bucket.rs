@@ -26,6 +26,7 @@ pub(super) enum Versioning {
 
 /// One bucket.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent setting")]
 pub(super) struct Bucket {
     pub(super) name: String,
     pub(super) region: String,

@@ -35,6 +35,7 @@ pub(super) struct Pair {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per comparison under way, and nearly all are objects")]
 enum Origin {
     Object(Place),
     File(PathBuf),

@@ -9,7 +9,7 @@ use super::{Finding, Verdict};
 use crate::execute::receipt::ErrorRecord;
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Selection, Source, When};
+use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
 use crate::planner::{Planned, Sides, Step};
@@ -92,6 +92,8 @@ impl Walk {
         // The plan of a job that copies everything is the list of all that takes part, with its keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
+        // What can not be read can be compared.
+        all.archived = Archived::Fail;
         let all = Sides { transfer: all.into(), ..sides.clone() };
         Self { steps: all.plan(), sides: sides.clone(), waiting: None, there, source_is_whole: true }
     }

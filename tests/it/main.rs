@@ -28,6 +28,7 @@ mod outage;
 mod proof;
 mod providers;
 mod replay;
+mod resume;
 mod retry;
 mod sandbox;
 mod stop;

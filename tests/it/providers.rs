@@ -29,7 +29,7 @@ fn table() -> String {
         };
         let tags = match (tags, tag_headers) {
             (true, true) => "yes",
-            (true, false) => "not on copies",
+            (true, false) => "by a request more",
             (false, _) => "no",
         };
         let writes = |on: s3haul::s3::OnWrites| match on.to_string().trim_matches(['[', ']']) {

@@ -97,7 +97,7 @@ async fn chosen_objects_are_those_that_take_part() {
     put(&world, &["a", "b", "c"]);
     let mut transfer = copy_all();
     transfer.when = When::Always;
-    let chosen = |key: &str| Chosen { key: key.into(), version: None };
+    let chosen = |key: &str| Chosen { key: key.into() };
     transfer.chosen = Some(vec![chosen("c"), chosen("gone"), chosen("a"), chosen("a")]);
     let run = world.run(transfer).await;
     assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 1));

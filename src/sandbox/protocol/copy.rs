@@ -108,6 +108,7 @@ impl Service {
         })
     }
 
+    #[expect(clippy::too_many_lines, reason = "S3's longest operation, step by step")]
     pub(super) async fn copy(
         &self,
         request: S3Request<CopyObjectInput>,

@@ -183,5 +183,5 @@ fn the_role_trusts_the_service_account_of_the_overlay() {
     let expected =
         format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
     assert_eq!(subject.as_str(), Some(expected.as_str()));
-    assert_eq!(files("deploy/iam", "json").len(), 5, "a policy that no test reads");
+    assert_eq!(files("deploy/iam", "json").len(), 7, "a policy that no test reads");
 }

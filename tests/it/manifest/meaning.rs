@@ -332,7 +332,7 @@ transfers:
   - from: {s3: s3://ümlaut/a/, larger_than: 5}\t
     to: {s3: s3://lake-prod/x/, encryption: {kms: k, bucket_key: yes}}
 limits: {requests_per_second: 3_000, in_flight: 0}
-journal: ./x
+diary: ./x
 ";
     insta::assert_snapshot!("all_mistakes", parse(text).unwrap_err());
 }

@@ -71,7 +71,7 @@ fn unknown_fields_are_met_with_what_was_meant() {
         &transfer("from: {s3: s3://src/}\nto: {s3: s3://dst/}\n⟦include: [a]"),
         &[("transfers[0].include", "no field `include`", "under `transfers[].from`")],
     );
-    refused(&with("⟦journal: ./x\n"), &[("journal", "no field", "the fields here are")]);
+    refused(&with("⟦diary: ./x\n"), &[("diary", "no field", "the fields here are")]);
     refused(&with("report: {⟦html: x}\n"), &[("report.html", "no field", "json")]);
 }
 

@@ -119,7 +119,7 @@ async fn chosen_keys_are_those_of_that_time() {
     let world = world().await;
     write(&world, SOURCE, "a", "xy");
     write(&world, SOURCE, "b", "xy");
-    let chosen = Chosen { key: "b".to_owned(), version: None };
+    let chosen = Chosen { key: "b".to_owned() };
     let run = world.run(Transfer { chosen: Some(vec![chosen]), ..as_of(0) }).await;
     assert_eq!((there(&world, "a").as_str(), there(&world, "b").as_str()), ("", "x"), "{:?}", run.receipts);
 }

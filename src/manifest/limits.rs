@@ -1,0 +1,67 @@
+//! What a run puts up with: ceilings on its pace, the patience with servers, the failures that it bears.
+
+use std::time::Duration;
+
+use crate::size::ByteRate;
+
+/// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per second, all kinds together; at least 1.
+    pub requests_per_second: Option<u32>,
+    /// Bytes copied per second; at least 1.
+    pub bytes_per_second: Option<ByteRate>,
+    /// Requests without an answer at any moment; at least 1.
+    pub in_flight: Option<u32>,
+    /// How long a server that throttles or does not answer is waited for; `None` is 15 minutes.
+    pub patience: Option<Duration>,
+    /// Failed objects that the run puts up with; `None` is any number.
+    pub max_failures: Option<FailureLimit>,
+}
+
+/// How many objects may fail before a run counts as hopeless and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureLimit {
+    /// This many; zero ends the run with the first one.
+    Objects(u64),
+    /// This many in a hundred, once a hundred have ended.
+    Percent(u8),
+}
+
+/// Why a [`FailureLimit`] was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither a number of objects nor a percentage: write for instance 100 or 5%")]
+pub struct FailureLimitError(pub String);
+
+impl FailureLimit {
+    /// True when `failed` of the `ended` objects are more than the limit allows.
+    #[must_use]
+    pub fn is_passed(self, failed: u64, ended: u64) -> bool {
+        match self {
+            Self::Objects(most) => failed > most,
+            Self::Percent(percent) => ended >= 100 && failed * 100 > ended * u64::from(percent),
+        }
+    }
+}
+
+impl std::str::FromStr for FailureLimit {
+    type Err = FailureLimitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let trimmed = text.trim();
+        let limit = match trimmed.strip_suffix('%') {
+            Some(percent) => percent.trim_end().parse().ok().filter(|p| *p < 100).map(Self::Percent),
+            None => trimmed.parse().ok().map(Self::Objects),
+        };
+        limit.ok_or_else(|| FailureLimitError(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for FailureLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Objects(most) => write!(f, "{most}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}

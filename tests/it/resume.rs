@@ -1,0 +1,285 @@
+//! Going on: runs of the real program that are stopped or killed, and what the next one makes of what they left.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use s3haul::sandbox::{
+    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, Sandbox, SandboxOptions,
+};
+
+use crate::cli::run;
+use crate::world::{DESTINATION, SOURCE, World};
+
+/// A sandbox whose copies take their time, with so many objects to copy.
+async fn world(objects: u32, copy: Duration) -> World {
+    let latency = LatencyModel { copy, ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    let options = SandboxOptions { model, ..SandboxOptions::default() };
+    let world = World::with(options, BucketOptions::default()).await;
+    for index in 0..objects {
+        let content = Content::pattern(u64::from(index), 10);
+        world.sandbox.store().put_object(SOURCE, &format!("k{index:05}"), content, &ObjectSpec::default());
+    }
+    world
+}
+
+/// A directory with a manifest that copies everything, `more` of which stands in the transfer.
+fn manifest(sandbox: &Sandbox, more: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    rewrite(directory.path(), sandbox, more);
+    directory
+}
+
+fn rewrite(directory: &Path, sandbox: &Sandbox, more: &str) {
+    let text = format!(
+        "version: 1\nname: lake\nendpoints:\n  default: {{url: \"{}\", region: us-east-1, path_style: true, provider: aws}}\n\
+         limits: {{in_flight: 8}}\nreport: {{json: report.jsonl}}\n\
+         transfers:\n  - name: all\n    from: {{s3: s3://source/}}\n    to: {{s3: s3://destination/}}\n{more}",
+        sandbox.url()
+    );
+    std::fs::write(directory.join("job.yaml"), text).unwrap();
+}
+
+/// The program in a directory, as its users have it: it keeps a journal by itself.
+fn command(world: &World, directory: &Path) -> assert_cmd::Command {
+    let mut command = crate::cli::at(world);
+    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    command
+}
+
+async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
+    run(command(world, directory), &[&["run", "job.yaml"], more].concat()).await
+}
+
+/// A run in the background.
+fn spawn(world: &World, directory: &Path, arguments: &[&str]) -> Child {
+    let options = SandboxOptions::default();
+    std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"))
+        .args(arguments)
+        .current_dir(directory)
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .env("AWS_ACCESS_KEY_ID", options.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
+        .env_remove("S3HAUL_JOURNAL")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until so many objects were copied.
+async fn copied(world: &World, objects: u64) {
+    let copying = async {
+        while world.calls(Operation::CopyObject) < objects {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), copying).await.expect("the run copies nothing");
+}
+
+/// Starts a run and kills it after so many copies.
+async fn kill_after(world: &World, directory: &Path, objects: u64) {
+    let mut child = spawn(world, directory, &["run", "job.yaml"]);
+    copied(world, objects).await;
+    child.kill().unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+}
+
+/// What a run ended with that is left to itself.
+async fn end(child: Child) -> (i32, String) {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// How often each object stands in the report.
+fn receipts(directory: &Path) -> BTreeMap<String, u32> {
+    let text = std::fs::read_to_string(directory.join("report.jsonl")).unwrap();
+    let mut receipts = BTreeMap::new();
+    for line in text.lines().skip(1) {
+        let receipt: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(receipt["status"] == "done" || receipt["status"] == "skipped", "{line}");
+        *receipts.entry(receipt["destination"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    receipts
+}
+
+fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
+    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    let receipts = receipts(directory);
+    assert_eq!(receipts.len(), objects);
+    assert!(receipts.values().all(|times| *times == 1), "an object is twice in the report");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
+    let world = world(400, Duration::from_millis(15)).await;
+    let directory = manifest(&world.sandbox, "");
+    kill_after(&world, directory.path(), 100).await;
+    kill_after(&world, directory.path(), 250).await;
+    let (exit, stdout, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("going on with the run of"), "{exit} {stderr}");
+    assert!(stdout.contains(" objects copied and proven"), "{stdout}");
+    assert_all_is_there(&world, directory.path(), 400);
+    let copies = world.calls(Operation::CopyObject);
+    assert!(copies <= 400 + 2 * 8, "{copies}: more than what was in flight at the kills was copied twice");
+    // The run is over: the next one is a new one, with a report of its own.
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && !stderr.contains("going on"), "{exit} {stderr}");
+    assert_eq!(world.calls(Operation::CopyObject), copies);
+    assert_all_is_there(&world, directory.path(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
+    let world = world(6000, Duration::from_millis(3)).await;
+    let directory = manifest(&world.sandbox, "");
+    let child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 50).await;
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let (exit, stderr) = end(child).await;
+    assert_eq!(exit, 4, "{stderr}");
+    let before = world.calls(Operation::CopyObject);
+    let done = world.sandbox.store().keys(DESTINATION).len();
+    assert!(before < 5000 && done as u64 == before, "{before} {done}: it was stopped too late");
+    world.sandbox.calls().clear();
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains(&format!("{done} objects")), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 6000);
+    assert_eq!(world.calls(Operation::CopyObject), 6000 - before);
+    let lists = world.sandbox.calls().of(Operation::ListObjects);
+    let pages = lists.iter().filter(|call| call.bucket == SOURCE).count();
+    assert!(pages < 6, "{pages}: the keys that were planned were listed again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_job_does_not_go_on_by_itself() {
+    let world = world(200, Duration::from_millis(15)).await;
+    let directory = manifest(&world.sandbox, "");
+    kill_after(&world, directory.path(), 40).await;
+    rewrite(directory.path(), &world.sandbox, "    when: always\n");
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains("`all.when` was changed and is always; begin anew with --fresh"), "{stderr}");
+    let (exit, _, stderr) = again(&world, directory.path(), &["--resume-anyway"]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    let copies = world.calls(Operation::CopyObject);
+    assert!(copies <= 200 + 8, "{copies}");
+    assert_all_is_there(&world, directory.path(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_begun_anew_if_that_is_asked_for() {
+    let world = world(200, Duration::from_millis(15)).await;
+    let directory = manifest(&world.sandbox, "");
+    kill_after(&world, directory.path(), 40).await;
+    rewrite(directory.path(), &world.sandbox, "    when: missing\n");
+    let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
+    assert!(exit == 0 && !stderr.contains("going on"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 200);
+    // A journal that somebody edited is told, and put aside by nobody but its user.
+    let journal = directory.path().join(".s3haul/lake");
+    for file in std::fs::read_dir(&journal).unwrap().map(|file| file.unwrap().path()) {
+        let is_log = file.extension().is_some_and(|extension| extension == "log");
+        if is_log {
+            std::fs::write(&file, "what is this\nno journal\n").unwrap();
+        }
+    }
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 3 && stderr.contains("--fresh"), "{exit} {stderr}");
+    let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
+    assert!(exit == 0 && stderr.contains("it was moved to .s3haul/lake.damaged-"), "{exit} {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_on_a_journal_ends_with_4_and_says_who_holds_it() {
+    let world = world(200, Duration::from_millis(40)).await;
+    let directory = manifest(&world.sandbox, "");
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    let pid = first.id();
+    copied(&world, 10).await;
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains("is in use by") && stderr.contains(&pid.to_string()), "{stderr}");
+    let (exit, stderr) = end(first).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_all_is_there(&world, directory.path(), 200);
+    assert_eq!(world.calls(Operation::CopyObject), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_runs_on_a_journal_in_s3_one_survives() {
+    let world = world(300, Duration::from_millis(60)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 30).await;
+    // On a machine of its own.
+    let elsewhere = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    let second = spawn(&world, elsewhere.path(), &["run", "job.yaml"]);
+    let ((first, of_first), (second, of_second)) = tokio::join!(end(first), end(second));
+    assert_eq!((first, second), (4, 0), "{of_first}\n{of_second}");
+    assert!(of_first.contains("was taken over by"), "{of_first}");
+    assert!(of_second.contains("going on with the run"), "{of_second}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_work() {
+    let world = world(400, Duration::from_millis(2)).await;
+    let directory = manifest(&world.sandbox, "");
+    std::fs::create_dir(directory.path().join("journal")).unwrap();
+    // The system lets no file grow beyond 16 KiB.
+    let script =
+        "trap '' XFSZ; ulimit -f 32; exec \"$0\" run job.yaml --journal journal --report other.jsonl";
+    let options = SandboxOptions::default();
+    let child = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(assert_cmd::cargo::cargo_bin!("s3haul"))
+        .current_dir(directory.path())
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_ACCESS_KEY_ID", options.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
+        .env_remove("S3HAUL_JOURNAL")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (exit, stderr) = end(child).await;
+    assert!(exit == 4 && stderr.contains("error: the journal"), "{exit} {stderr}");
+    let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
+    let world = world(3, Duration::ZERO).await;
+    let directory = manifest(&world.sandbox, "");
+    std::fs::write(directory.path().join(".s3haul"), "no directory").unwrap();
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("no journal is kept"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 3);
+    let (exit, _, stderr) = again(&world, directory.path(), &["--journal", ".s3haul/x"]).await;
+    assert!(exit == 3 && stderr.contains("the journal .s3haul/x"), "{exit} {stderr}");
+    let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "s3://ops/lake"]).await;
+    assert!(exit == 2 && stderr.contains("with a slash at the end"), "{exit} {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
+    let world = world(0, Duration::ZERO).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("deep")).unwrap();
+    std::fs::write(directory.path().join("a"), "a").unwrap();
+    std::fs::write(directory.path().join("deep/b"), "b").unwrap();
+    let (exit, _, stderr) = run(command(&world, directory.path()), &["copy", ".", "s3://destination/"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(directory.path().join(".s3haul").is_dir());
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "deep/b"]);
+}
