@@ -3,6 +3,7 @@
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is said. Where that can't
 //! be written (the root of a container often can't), the run does without; a place that was named must be usable.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -172,7 +173,7 @@ fn going_on(state: &RunState) -> String {
         display_count(state.pending_objects() as u64)
     );
     if open > 0 {
-        line.push_str(&format!(", {} are in open uploads", ByteSize(open)));
+        let _ = write!(line, ", {} are in open uploads", ByteSize(open));
     }
     line
 }
