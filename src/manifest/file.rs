@@ -47,8 +47,8 @@ pub struct ManifestFile {
     /// Files that a report is written to.
     #[schemars(extend("examples" = [{"json": "./report.jsonl"}]))]
     pub report: Option<ReportSection>,
-    /// Where a run keeps its journal, by which it goes on after a stop: a directory, `s3://bucket/prefix/` at
-    /// the default endpoint, or `none`. Default: ./.s3haul/ and the job's name.
+    /// Where a run keeps its journal, by which it goes on after a stop: a directory, `s3://bucket/prefix/` at the
+    /// default endpoint, or `none`. Default: ./.s3haul/ and the job's name.
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
 }

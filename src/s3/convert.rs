@@ -13,15 +13,15 @@ use super::{
     PartDone, Retention, Tag, WriteCondition,
 };
 
-/// `archives` says that the classes of archives are S3's; elsewhere a class of that name may be anything.
-pub(super) fn head(output: HeadObjectOutput, archives: bool) -> Head {
+/// `knows_classes` says that the classes of archives are S3's; elsewhere a class of that name may be anything.
+pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Head {
     let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
     let is_being_restored =
         output.restore.as_deref().is_some_and(|restore| restore.contains("ongoing-request=\"true\""));
     let archived = output.archive_status.is_some()
         || is_being_restored
-        || (archives && is_archive(storage_class.as_deref()));
+        || (knows_classes && is_archive(storage_class.as_deref()));
     let archive = match output.restore.as_deref() {
         _ if !archived => ArchiveState::Readable,
         Some(restore) if restore.contains("ongoing-request=\"false\"") => ArchiveState::Readable,

@@ -126,7 +126,8 @@ async fn parts_that_are_there_are_not_copied_again() {
 async fn it_goes_on_as_often_as_it_is_stopped() {
     let mut stopped = Stopped::new().await;
     let mut held = stopped.open().parts.len();
-    for _ in 0..3 {
+    // Each session copies ten parts and what else is in flight then: three of them leave some for the last.
+    for _ in 0..2 {
         stopped_at(&mut stopped.world, Operation::UploadPartCopy, &stopped.job, stopped.journal.path()).await;
         let now = stopped.open().parts.len();
         assert!(now > held, "{now} {held}");
@@ -200,7 +201,7 @@ async fn parts_that_somebody_replaced_are_copied_again() {
     copy(held[1], 0, PART / 2).await;
     copy(9_999, 0, PART).await;
     // One that was under way when the record ended.
-    let missing = (1..).find(|number| !held.contains(number)).unwrap();
+    let missing = (1..=10_000).find(|number| !held.contains(number)).unwrap();
     copy(missing, u64::from(missing - 1) * PART, PART).await;
     let run = stopped.resume().await;
     stopped.assert_done(&run, PARTS - held.len() as u64 - 1 + 2, 0);
