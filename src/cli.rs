@@ -175,16 +175,16 @@ enum Command {
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {
     /// URL of an S3 that is not Amazon's.
-    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    #[arg(long, global = true, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
     endpoint_url: Option<String>,
     /// Region; that of the bucket when it is not given.
-    #[arg(long)]
+    #[arg(long, global = true)]
     region: Option<String>,
     /// Profile of the shared AWS configuration.
-    #[arg(long)]
+    #[arg(long, global = true)]
     profile: Option<String>,
     /// What kind of server it is: decides what may be relied on.
-    #[arg(long, value_name = "NAME", value_parser = word::<Provider>)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>)]
     provider: Option<Provider>,
 }
 

@@ -20,13 +20,13 @@ use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
+use crate::manifest::job::{Archived, Attribute, LayoutChoice, Source, Transfer, Versions, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::history::same_content;
 use crate::plan::replay;
-use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
+use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Operation};
 
 pub use history::{Following, Turn};
 
@@ -235,7 +235,7 @@ impl Sides {
                     let always = Decision::Copy(Reason::Always);
                     Either::Left(ready(again(self.planned(entry, key, always, Seen::Unknown))))
                 }
-                Ok((entry, key)) => Either::Right(self.ask(entry, key, Question::Destination).map(again)),
+                Ok((entry, key)) => Either::Right(self.ask_again(entry, key).map(again)),
             });
             if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
@@ -247,6 +247,26 @@ impl Sides {
             planned.send(answer).await?;
         }
         Ok(())
+    }
+
+    /// Asks about an object that a session was at work on. Where something is set only after the bytes are there, equal bytes
+    /// do not tell whether the session came so far.
+    async fn ask_again(&self, entry: Entry, key: ObjectKey) -> Planned {
+        match self.ask(entry, key, Question::Destination).await {
+            Planned::Skip(entry, key, Skip::Equal) if self.finishes_late() => {
+                self.step(*entry, key, Reason::Always, Seen::Unknown)
+            }
+            planned => planned,
+        }
+    }
+
+    /// True when copies get something that no header carries.
+    fn finishes_late(&self) -> bool {
+        let Capabilities { tags, tag_headers, annotations, .. } = *self.destination.capabilities();
+        let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
+        let late_tags =
+            tags && !tag_headers && (keeps(Attribute::Tags) || !self.transfer.set.tags.is_empty());
+        late_tags || (annotations && keeps(Attribute::Annotations))
     }
 
     /// What the lists say about something that was found.

@@ -411,7 +411,8 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
         upload.upload_part(1, name.as_bytes()).await.unwrap();
         ids.push(upload.id().to_owned());
     }
-    let (_, stdout, stderr) = run(at(&world), &["uploads", "list", "s3://destination/dir/"]).await;
+    let (_, stdout, stderr) =
+        run(at(&world), &["uploads", "list", "s3://destination/dir/", "--provider", "aws"]).await;
     assert!(
         stdout.contains(&ids[0]) && stdout.contains("s3://destination/dir/b") && !stdout.contains("other"),
         "{stdout}"
