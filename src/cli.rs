@@ -267,7 +267,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
             say(&schema)
         }
         #[cfg(feature = "sandbox")]
-        Command::Sandbox(serve) => serve.execute().await,
+        Command::Sandbox(serve) => serve.execute(output).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);

@@ -12,8 +12,8 @@
 //! # Layout
 //!
 //! A request passes `front` (faults, model, record; its `operation` is told from the request line), `protocol` (the API
-//! on `s3s` types) and `store` (`bucket`: versions), which use `multipart`, `listing`, `condition`, `object`. Contents
-//! are `content` over `pattern`; sums are `checksum` over `crc`; `kind` refuses what a directory bucket or a look-alike
+//! on `s3s` types; `payload`: bodies) and `store` (`bucket`: versions), which use `multipart`, `listing`, `condition`,
+//! `object`. Contents are `content` over `pattern`; sums are `checksum` over `crc`; `kind` refuses what a directory bucket or a look-alike
 //! does not have.
 
 mod annotations;
@@ -31,6 +31,7 @@ mod multipart;
 mod object;
 mod operation;
 mod pattern;
+mod payload;
 mod protocol;
 mod record;
 mod refusal;
@@ -62,7 +63,7 @@ pub use self::object::{
 pub use self::operation::Operation;
 pub use self::pattern::PERIOD;
 pub use self::record::{CallEntry, CallRecord};
-pub use self::store::{BucketOptions, OWNER, Quirks, Store};
+pub use self::store::{BucketOptions, BucketUsage, OWNER, Quirks, Store};
 
 /// How a sandbox is set up.
 #[derive(Clone, Debug)]

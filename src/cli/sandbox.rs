@@ -1,24 +1,34 @@
-//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud.
+//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud, and for measuring clients.
 
-use std::collections::BTreeSet;
+mod seed;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::Ordering;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{CliError, Exit, say};
-use crate::location::S3Uri;
+use self::seed::{Copied, Seed, copied, seed};
+use super::{CliError, Exit, Output, say};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Job, Versions};
 use crate::s3::client::StaticCredentials;
-use crate::sandbox::{BucketOptions, Content, Model, ObjectSpec, Sandbox, SandboxOptions};
-use crate::size::ByteSize;
+use crate::sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
+use crate::size::{ByteSize, display_count, parse_duration};
 
-/// Serves an S3 in memory on 127.0.0.1 until it is interrupted.
+/// Serves an S3 in memory on 127.0.0.1 until it is interrupted, then prints what it has seen and holds.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   s3haul sandbox --port 9000 --bucket copies --object s3://data/big.bin=1TiB --model aws
   # and in another shell, with what it prints:
   export AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox-secret
-  s3haul copy s3://data/big.bin s3://copies/")]
+  s3haul copy s3://data/big.bin s3://copies/
+
+  # does a sync of a million keys read more than the two listings?
+  s3haul sandbox --json --object s3://data/s/=1000000x1KiB --copied s3://data/s/=s3://copies/s/
+  # does a client bear limits that S3 raises while it works?
+  s3haul sandbox --model aws --ramp 1/8:10s --bucket copies --object s3://data/s/=20000x64KiB-1MiB")]
 pub(super) struct Serve {
     /// TCP port; a free one when it is not given.
     #[arg(long, default_value_t = 0)]
@@ -26,66 +36,128 @@ pub(super) struct Serve {
     /// Make this bucket; may be given several times.
     #[arg(long, value_name = "NAME")]
     bucket: Vec<String>,
-    /// Make the bucket and put a virtual object of this size into it; it takes no memory. Below a prefix, many:
-    /// s3://data/small/=20000x64KiB
+    /// Make the bucket and put a virtual object of this size into it; it takes no memory. Below a prefix, many, of one
+    /// size or of sizes between two: s3://data/small/=20000x64KiB, s3://data/mixed/=20000x64KiB-1MiB
     #[arg(long, value_name = "S3URI=SIZE", value_parser = seed)]
     object: Vec<Seed>,
+    /// Begin with equal copies of what --object puts below a prefix: s3://data/small/=s3://copies/small/
+    #[arg(long, value_name = "FROM=TO", value_parser = copied)]
+    copied: Vec<Copied>,
     /// How fast it answers: at once, or like Amazon S3 from a machine nearby.
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
+    /// PUT, COPY, POST and DELETE requests per second that each top-level prefix takes, instead of the model's; more
+    /// are answered SlowDown.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    writes_per_second: Option<u32>,
+    /// The same of GET, HEAD and lists.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    reads_per_second: Option<u32>,
+    /// Each prefix begins with this part of its rates, from its first request on, and they double after every TIME, as
+    /// S3 divides partitions: 1/8:10s
+    #[arg(long, value_name = "FRACTION:TIME", value_parser = ramp)]
+    ramp: Option<Ramp>,
+    /// Keep no bytes of uploads above 64 KiB, only lengths and checksums, so that it is the client that is measured:
+    /// other bytes are read back, ETags are not MD5 sums, and Content-MD5 is not checked.
+    #[arg(long)]
+    virtual_uploads: bool,
 }
 
-/// Objects to begin with: one, or `count` below a prefix.
-#[derive(Clone, Debug)]
-struct Seed {
-    location: S3Uri,
-    count: Option<u32>,
-    size: ByteSize,
-}
-
-fn seed(text: &str) -> Result<Seed, String> {
-    let (uri, size) =
-        text.rsplit_once('=').ok_or("write s3://bucket/key=SIZE, for instance s3://data/big.bin=1TiB")?;
-    let location: S3Uri = uri.parse().map_err(|error| format!("{error}"))?;
-    let (count, size) = match size.split_once('x') {
-        Some((count, size)) => {
-            (Some(count.parse().map_err(|_| format!("`{count}` is not a number of objects"))?), size)
+/// `1/8:10s`.
+fn ramp(text: &str) -> Result<Ramp, String> {
+    let wrong = || format!("`{text}` is no ramp: write FRACTION:TIME, for instance 1/8:10s");
+    let (fraction, time) = text.split_once(':').ok_or_else(wrong)?;
+    let start = match fraction.split_once('/') {
+        Some((over, under)) => {
+            over.parse::<f64>().map_err(|_| wrong())? / under.parse::<f64>().map_err(|_| wrong())?
         }
-        None => (None, size),
+        None => fraction.parse().map_err(|_| wrong())?,
     };
-    if location.key.is_prefix() != count.is_some() {
-        return Err(format!("{location}: an object takes a SIZE, a prefix a COUNTxSIZE such as 20000x64KiB"));
+    if !(start > 0.0 && start <= 1.0) {
+        return Err(format!("`{fraction}` is not above 0 and at most 1"));
     }
-    Ok(Seed { location, count, size: size.parse().map_err(|error| format!("{error}"))? })
+    let doubles_every = parse_duration(time).map_err(|error| error.to_string())?;
+    if doubles_every.is_zero() {
+        return Err(wrong());
+    }
+    Ok(Ramp { start, doubles_every })
 }
 
-impl Seed {
-    /// Keys as uploads of sensors or users have them: spread evenly, so that listings have no pattern to exploit.
-    fn plant(&self, sandbox: &Sandbox, number: u64) {
-        let bucket = self.location.bucket.as_str();
-        let put = |key: &str, seed: u64| {
-            let content = Content::pattern(seed, self.size.0);
-            sandbox.store().put_object(bucket, key, content, &ObjectSpec::default());
-        };
-        match self.count {
-            None => put(self.location.key.as_str(), number + 1),
-            Some(count) => {
-                for index in 0..count {
-                    let spread = index.wrapping_mul(0x9E37_79B1);
-                    put(&format!("{}{spread:08x}", self.location.key), number + 1);
-                }
-            }
+/// What a sandbox has seen, and what it holds at its end.
+#[derive(Debug, Serialize)]
+struct Seen {
+    /// All that came in.
+    requests: u64,
+    /// Answered `SlowDown`.
+    throttled: u64,
+    most_in_flight: u64,
+    /// Copied inside the server.
+    copied_bytes: u64,
+    /// By operation, in S3's names.
+    calls: BTreeMap<&'static str, u64>,
+    buckets: Vec<BucketUsage>,
+}
+
+impl Seen {
+    fn of(sandbox: &Sandbox) -> Self {
+        let record = sandbox.calls();
+        let calls = Operation::ALL.iter().map(|operation| (operation.name(), record.count(*operation)));
+        Self {
+            requests: record.total(),
+            throttled: record.throttled(),
+            most_in_flight: record.max_in_flight(),
+            copied_bytes: record.copied_bytes(),
+            calls: calls.filter(|(_, count)| *count > 0).collect(),
+            buckets: sandbox.store().usage(),
         }
+    }
+
+    /// For people.
+    fn text(&self) -> String {
+        let mut lines = vec![format!(
+            "requests: {} ({} throttled), {} in flight at most, {} copied",
+            display_count(self.requests),
+            display_count(self.throttled),
+            display_count(self.most_in_flight),
+            ByteSize(self.copied_bytes),
+        )];
+        let calls = self.calls.iter();
+        lines.extend(calls.map(|(name, count)| format!("  {name} {}", display_count(*count))));
+        lines.extend(self.buckets.iter().map(|usage| {
+            let BucketUsage { bucket, objects, bytes, open_uploads } = usage;
+            format!(
+                "{bucket}: {} objects, {}, {} open uploads",
+                display_count(*objects),
+                ByteSize(*bytes),
+                display_count(*open_uploads)
+            )
+        }));
+        lines.join("\n")
     }
 }
 
 impl Serve {
-    pub(super) async fn execute(self) -> Result<Exit, CliError> {
-        let model = if self.model == "aws" { Model::aws_like() } else { Model::default() };
+    /// How it behaves in time.
+    fn model(&self) -> Result<Model, CliError> {
+        let mut model = if self.model == "aws" { Model::aws_like() } else { Model::default() };
+        let limits = &mut model.limits;
+        limits.writes_per_second = self.writes_per_second.or(limits.writes_per_second);
+        limits.reads_per_second = self.reads_per_second.or(limits.reads_per_second);
+        if self.ramp.is_some() && limits.writes_per_second.is_none() && limits.reads_per_second.is_none() {
+            let message = "--ramp needs rates: add --model aws, --writes-per-second or --reads-per-second";
+            return Err(CliError::Usage(message.to_owned()));
+        }
+        limits.ramp.clone_from(&self.ramp);
+        Ok(model)
+    }
+
+    pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let model = self.model()?;
         let options =
             SandboxOptions { port: self.port, model, record_calls: false, ..SandboxOptions::default() };
         let (access, secret) = (options.access_key.clone(), options.secret_key.clone());
         let sandbox = Sandbox::start(options).await?;
+        sandbox.store().quirks().virtual_uploads.store(self.virtual_uploads, Ordering::Relaxed);
         let seeded = self.object.iter().map(|seed| seed.location.bucket.to_string());
         for bucket in self.bucket.iter().cloned().chain(seeded).collect::<BTreeSet<_>>() {
             sandbox.store().create_bucket(&bucket, BucketOptions::default());
@@ -93,13 +165,40 @@ impl Serve {
         for (number, seed) in self.object.iter().enumerate() {
             seed.plant(&sandbox, number as u64);
         }
+        for copied in &self.copied {
+            if copied.plant(&sandbox) == 0 {
+                let message =
+                    format!("--copied: there is nothing below {}; put it there with --object", copied.from);
+                return Err(CliError::Usage(message));
+            }
+        }
         say(&format!(
             "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1",
             sandbox.url()
         ))?;
-        let _ = tokio::signal::ctrl_c().await;
+        stopped().await;
+        let seen = Seen::of(&sandbox);
         sandbox.stop().await;
+        if output.json {
+            say(&serde_json::to_string(&seen).map_err(io::Error::from)?)?;
+        } else {
+            say(&seen.text())?;
+        }
         Ok(Exit::Done)
+    }
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
 }
 

@@ -240,6 +240,16 @@ impl State {
         version_id
     }
 
+    /// Stores an object that another key has, too. Without versioning both share it, so that a million copies cost
+    /// little more than their keys.
+    pub(super) fn insert_shared(&mut self, key: &str, object: Arc<Object>, unique: impl FnOnce() -> String) {
+        if object.version_id.is_none() && self.versioning == Versioning::Never {
+            self.place(key, Version::Object(object));
+        } else {
+            self.insert(key, Object::clone(&object), unique);
+        }
+    }
+
     /// Puts a version at its place in the key's history. A null version replaces the null version.
     fn place(&mut self, key: &str, version: Version) {
         let Some(history) = self.objects.get_mut(key) else {

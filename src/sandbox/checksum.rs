@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::{Digest as _, Md5};
-use s3s::crypto::{Sha1, Sha256};
+use s3s::crypto::{Checksum as _, Sha1, Sha256};
 
 use super::content::{Content, Segment};
 use super::crc::{Crc, CrcSum};
@@ -183,6 +183,48 @@ impl Checksum {
     }
 }
 
+/// A checksum of bytes that are seen once, piece by piece.
+pub(super) enum Hasher {
+    Crc32(s3s::crypto::Crc32),
+    Crc32c(s3s::crypto::Crc32c),
+    Crc64Nvme(s3s::crypto::Crc64Nvme),
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+impl Hasher {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Crc32 => Self::Crc32(s3s::crypto::Checksum::new()),
+            Algorithm::Crc32c => Self::Crc32c(s3s::crypto::Checksum::new()),
+            Algorithm::Crc64Nvme => Self::Crc64Nvme(s3s::crypto::Checksum::new()),
+            Algorithm::Sha1 => Self::Sha1(s3s::crypto::Checksum::new()),
+            Algorithm::Sha256 => Self::Sha256(s3s::crypto::Checksum::new()),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc32(hash) => hash.update(bytes),
+            Self::Crc32c(hash) => hash.update(bytes),
+            Self::Crc64Nvme(hash) => hash.update(bytes),
+            Self::Sha1(hash) => hash.update(bytes),
+            Self::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    /// Base64 of the checksum.
+    pub(super) fn finish(self) -> String {
+        match self {
+            Self::Crc32(hash) => BASE64.encode(hash.finalize()),
+            Self::Crc32c(hash) => BASE64.encode(hash.finalize()),
+            Self::Crc64Nvme(hash) => BASE64.encode(hash.finalize()),
+            Self::Sha1(hash) => BASE64.encode(hash.finalize()),
+            Self::Sha256(hash) => BASE64.encode(hash.finalize()),
+        }
+    }
+}
+
 fn crc_of(content: &Content, crc: Crc) -> CrcSum {
     content.segments().iter().fold(CrcSum::EMPTY, |sum, segment| {
         let next = match segment {
@@ -329,6 +371,16 @@ mod tests {
             assert_eq!(algorithm.of(&pattern.slice(7..900_000)), algorithm.of(&bytes.slice(7..900_000)));
         }
         assert_eq!(etag(&pattern.slice(7..900_000)), etag(&bytes.slice(7..900_000)));
+    }
+
+    #[test]
+    fn bytes_seen_piece_by_piece_have_the_same_sum() {
+        let bytes = Content::pattern_bytes(5, 300_000);
+        for algorithm in Algorithm::ALL {
+            let mut hasher = Hasher::new(algorithm);
+            bytes.to_bytes().chunks(70_001).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.finish(), algorithm.of(&bytes));
+        }
     }
 
     #[test]

@@ -106,12 +106,12 @@ pub struct RateModel {
     pub ramp: Option<Ramp>,
 }
 
-/// How the rate of a prefix grows from its first request on.
-#[derive(Clone, Debug)]
+/// How the rate of a prefix grows from its first request on: in steps, as S3 divides a partition in two.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ramp {
-    /// The rate at first, as a fraction of the full one.
+    /// The rate at first, as a fraction of the full one, above 0.
     pub start: f64,
-    /// Time after which it has doubled.
+    /// Time after which it doubles, again and again until it is the full one.
     pub doubles_every: Duration,
 }
 
@@ -120,7 +120,7 @@ impl RateModel {
         let full = f64::from(if write { self.writes_per_second? } else { self.reads_per_second? });
         Some(match &self.ramp {
             Some(ramp) if !ramp.doubles_every.is_zero() => {
-                let doublings = age.as_secs_f64() / ramp.doubles_every.as_secs_f64();
+                let doublings = (age.as_secs_f64() / ramp.doubles_every.as_secs_f64()).floor();
                 full * (ramp.start * doublings.exp2()).min(1.0)
             }
             _ => full,
@@ -215,11 +215,13 @@ mod tests {
         let limiter = Limiter::new(RateModel { writes_per_second: Some(800), ramp, ..RateModel::default() });
         let seconds = Duration::from_secs(1);
         let first = admitted(&limiter, "a/", seconds).await;
-        tokio::time::advance(Duration::from_secs(9)).await;
+        tokio::time::advance(Duration::from_secs(8)).await;
+        let ninth = admitted(&limiter, "a/", seconds).await;
         let tenth = admitted(&limiter, "a/", seconds).await;
         tokio::time::advance(Duration::from_mins(1)).await;
         let last = admitted(&limiter, "a/", seconds).await;
         assert!((100..=140).contains(&first), "{first}");
+        assert!((100..=140).contains(&ninth), "{ninth}");
         assert!((200..=270).contains(&tenth), "{tenth}");
         assert!((800..=1000).contains(&last), "{last}");
     }

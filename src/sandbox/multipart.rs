@@ -9,6 +9,7 @@ use super::checksum::{Algorithm, Checksum, ChecksumKind, multipart_etag};
 use super::condition::{WriteCondition, now};
 use super::content::Content;
 use super::object::{Attributes, LAST_PART_NUMBER, Object, PartInfo, SMALLEST_PART};
+use super::payload::Payload;
 use super::refusal::Refusal;
 use super::store::{Quirks, Store};
 
@@ -192,20 +193,20 @@ impl Bucket {
         Ok((upload.declared, Arc::clone(&upload.attributes)))
     }
 
-    /// Makes a part of `content`. Hashes, so it takes no lock.
+    /// Makes a part. Hashes, so it takes no lock.
     pub(super) fn make_part(
         &self,
         store: &Store,
-        content: Content,
+        payload: Payload,
         declared: Declared,
         attributes: &Attributes,
     ) -> Part {
         let algorithm = declared.map_or(Algorithm::Crc64Nvme, |(algorithm, _)| algorithm);
-        let checksum = (!Quirks::on(&store.quirks().no_checksums)).then(|| algorithm.of(&content));
+        let checksum = (!Quirks::on(&store.quirks().no_checksums)).then(|| payload.sum(algorithm));
         Part {
-            etag: self.etag(store, &content, &attributes.encryption),
+            etag: self.etag(store, &payload.content, &attributes.encryption),
             checksum,
-            content,
+            content: payload.content,
             last_modified: now(),
         }
     }

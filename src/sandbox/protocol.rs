@@ -45,8 +45,8 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 
 use hyper::http::Extensions;
 
-use super::content::Content;
 use super::model::LatencyModel;
+use super::payload::Payload;
 use super::store::Store;
 
 /// Goes from an operation to the HTTP layer in the response's extensions: bytes copied, for the record.
@@ -70,9 +70,9 @@ pub(super) struct SuccessStatus(pub(super) StatusCode);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Corrupted;
 
-/// The content as it is stored: as it came, or wrong where a fault says so.
-fn stored(content: Content, extensions: &Extensions) -> Content {
-    if extensions.get::<Corrupted>().is_some() { content.corrupted() } else { content }
+/// The payload as it is stored: as it came, or wrong where a fault says so.
+fn stored(payload: Payload, extensions: &Extensions) -> Payload {
+    if extensions.get::<Corrupted>().is_some() { payload.content.corrupted().into() } else { payload }
 }
 
 /// The operations on a store, as `s3s` calls them.

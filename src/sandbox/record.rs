@@ -58,6 +58,7 @@ pub struct CallRecord {
     in_flight: AtomicU64,
     max_in_flight: AtomicU64,
     copied_bytes: AtomicU64,
+    throttled: AtomicU64,
     entries: Option<Mutex<Vec<CallEntry>>>,
 }
 
@@ -69,6 +70,7 @@ impl CallRecord {
             in_flight: AtomicU64::new(0),
             max_in_flight: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
+            throttled: AtomicU64::new(0),
             entries: keep_entries.then(Mutex::default),
         }
     }
@@ -89,6 +91,12 @@ impl CallRecord {
     #[must_use]
     pub fn max_in_flight(&self) -> u64 {
         self.max_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were answered `SlowDown`, by a limit or a fault.
+    #[must_use]
+    pub fn throttled(&self) -> u64 {
+        self.throttled.load(Ordering::Relaxed)
     }
 
     /// Bytes copied inside the server.
@@ -118,6 +126,7 @@ impl CallRecord {
             count.store(0, Ordering::Relaxed);
         }
         self.copied_bytes.store(0, Ordering::Relaxed);
+        self.throttled.store(0, Ordering::Relaxed);
         self.max_in_flight.store(self.in_flight.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(entries) = &self.entries {
             entries.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -153,6 +162,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.record.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.record.copied_bytes.fetch_add(self.outcome.copied_bytes, Ordering::Relaxed);
+        if self.outcome.code.as_deref() == Some("SlowDown") {
+            self.record.throttled.fetch_add(1, Ordering::Relaxed);
+        }
         let (Some(call), Some(entries)) = (self.call.take(), &self.record.entries) else {
             return;
         };

@@ -5,11 +5,13 @@
 //! goes on with that version whatever is written meanwhile, as in S3.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
 use hyper::StatusCode;
+use serde::Serialize;
 
 use super::bucket::Bucket;
 use super::checksum::{self, hex};
@@ -48,6 +50,19 @@ pub struct BucketOptions {
     pub encryption: Encryption,
     /// Whether ACLs count; they are disabled in new buckets.
     pub acls: bool,
+}
+
+/// What a bucket holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BucketUsage {
+    /// Its name.
+    pub bucket: String,
+    /// Keys whose current version is an object.
+    pub objects: u64,
+    /// Bytes of these current versions together.
+    pub bytes: u64,
+    /// Multipart uploads that are neither completed nor aborted.
+    pub open_uploads: u64,
 }
 
 /// The buckets of one sandbox. A handle: clones share the same buckets.
@@ -100,6 +115,9 @@ pub struct Quirks {
     /// In an unversioned bucket, a delete between Create and Complete wins although Complete reports success, because
     /// the object is dated at the initiation of its upload.
     pub deletes_win_over_uploads: AtomicBool,
+    /// Bodies of uploads above 64 KiB are not kept: what is stored has their length and checksums and other bytes, and
+    /// its `ETag` does not follow from theirs. `Content-MD5` is not checked. For benchmarks of uploads.
+    pub virtual_uploads: AtomicBool,
     /// A part that is stored after the abort of its upload brings the upload back, with that part, as S3 warns.
     pub late_parts_survive_aborts: AtomicBool,
 }
@@ -157,6 +175,49 @@ impl Store {
         let mut state = bucket.write();
         object.version_id = state.insert(key, object.clone(), || self.unique());
         ObjectInfo::of(key, &object)
+    }
+
+    /// Copies the current objects whose keys begin with `from.1` as if somebody else had, past all checks, to keys that
+    /// begin with `to.1` instead: `(bucket, prefix)`. They keep their `ETags`, attributes and times. Returns how many.
+    /// Creates the bucket if there is none.
+    pub fn copy_prefix(&self, from: (&str, &str), to: (&str, &str)) -> usize {
+        self.create_bucket(to.0, BucketOptions::default());
+        let (Some(source), Some(destination)) = (self.find(from.0), self.find(to.0)) else {
+            return 0;
+        };
+        let found: Vec<_> = {
+            let state = source.read();
+            let range = state.objects.range::<str, _>((Bound::Included(from.1), Bound::Unbounded));
+            range
+                .map_while(|(key, versions)| Some((key.strip_prefix(from.1)?, versions.first()?)))
+                .filter_map(|(rest, version)| {
+                    Some((format!("{}{rest}", to.1), Arc::clone(version.object()?)))
+                })
+                .collect()
+        };
+        let mut state = destination.write();
+        let count = found.len();
+        for (key, object) in found {
+            state.insert_shared(&key, object, || self.unique());
+        }
+        count
+    }
+
+    /// What the buckets hold, by name.
+    #[must_use]
+    pub fn usage(&self) -> Vec<BucketUsage> {
+        self.buckets()
+            .iter()
+            .map(|bucket| {
+                let state = bucket.read();
+                let current = state.objects.values().filter_map(|versions| versions.first()?.object());
+                let (objects, bytes) = current.fold((0, 0), |(objects, bytes): (u64, u64), object| {
+                    (objects + 1, bytes.saturating_add(object.content.len()))
+                });
+                let open_uploads = state.uploads.len() as u64;
+                BucketUsage { bucket: bucket.name.clone(), objects, bytes, open_uploads }
+            })
+            .collect()
     }
 
     /// The current version of an object; `None` if there is none or it is deleted.

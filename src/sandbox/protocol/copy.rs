@@ -267,8 +267,8 @@ impl Service {
         }
         let copied = content.len();
         self.transfer(copied).await;
-        let content = stored(content, &request.extensions);
-        let part = bucket.make_part(&self.store, content, declared, &attributes);
+        let payload = stored(content.into(), &request.extensions);
+        let part = bucket.make_part(&self.store, payload, declared, &attributes);
         let mut result = CopyPartResult {
             e_tag: etag(&part.etag),
             last_modified: timestamp(part.last_modified),

@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
 use hyper::header::HeaderMap;
 use s3s::dto::{ETag, StreamingBlob, Timestamp};
-use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders};
+use s3s::{S3Result, TrailingHeaders};
 
 use super::protection::retained_for;
 use crate::sandbox::bucket::Bucket;
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition;
 use crate::sandbox::object::{Encryption, Lock};
+use crate::sandbox::payload::{self, Payload};
 use crate::sandbox::refusal::Refusal;
 use crate::sandbox::store::{Quirks, Store};
 
@@ -344,31 +343,19 @@ pub(super) fn check_tags(
     Ok(tags)
 }
 
-/// The whole payload of a request.
-pub(super) async fn read_body(body: Option<StreamingBlob>) -> S3Result<Bytes> {
-    let Some(mut body) = body else {
-        return Ok(Bytes::new());
-    };
-    let mut first = None;
-    let mut rest = BytesMut::new();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| {
-            // The stream checks signatures and hashes of the payload; such errors are S3 errors inside.
-            match error.downcast::<S3Error>() {
-                Ok(error) => *error,
-                Err(error) => S3Error::with_source(S3ErrorCode::IncompleteBody, error),
-            }
-        })?;
-        match first {
-            None => first = Some(chunk),
-            Some(_) => rest.extend_from_slice(&chunk),
-        }
+/// Reads a body, as the store keeps them. `declared` is the algorithm of the upload that it is a part of.
+pub(super) async fn read_body(
+    body: Option<StreamingBlob>,
+    headers: &HeaderMap,
+    declared: Option<Algorithm>,
+    store: &Store,
+) -> S3Result<Payload> {
+    if !Quirks::on(&store.quirks().virtual_uploads) {
+        return Payload::read(body).await;
     }
-    let first = first.unwrap_or_default();
-    if rest.is_empty() {
-        return Ok(first);
-    }
-    Ok([first, rest.freeze()].concat().into())
+    let mut algorithms = vec![declared.unwrap_or(Algorithm::Crc64Nvme)];
+    algorithms.extend(payload::announced(headers).filter(|announced| !algorithms.contains(announced)));
+    Payload::pass(body, &algorithms).await
 }
 
 /// The checksum that an upload claims in its headers or in its trailer.

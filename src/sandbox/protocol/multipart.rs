@@ -14,11 +14,10 @@ use super::fields::{
     self, attributes_of, checksums_of, etag, int, long, set_checksum, set_encryption, set_server_encryption,
     timestamp,
 };
-use super::write::{check_claim, check_md5};
+use super::write::check_claim;
 use super::{Service, access, stored};
 use crate::sandbox::checksum::Algorithm;
 use crate::sandbox::condition::{WriteCondition, now};
-use crate::sandbox::content::Content;
 use crate::sandbox::listing::PAGE;
 use crate::sandbox::multipart::{CompleteRequest, ListedPart, check_part_number, declare};
 use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE};
@@ -68,14 +67,18 @@ impl Service {
         let input = request.input;
         let bucket = self.store.bucket(&input.bucket)?;
         check_part_number(input.part_number)?;
-        let content = Content::bytes(fields::read_body(input.body).await?);
+        let declared =
+            bucket.upload_settings(&input.key, &input.upload_id).ok().and_then(|(declared, _)| declared);
+        let algorithm = declared.map(|(algorithm, _)| algorithm);
+        let payload = fields::read_body(input.body, &request.headers, algorithm, &self.store).await?;
+        let len = payload.content.len();
         let (declared, attributes) = bucket.upload_settings(&input.key, &input.upload_id)?;
         access::check_own_key(&attributes.encryption, &request.headers)?;
-        self.transfer(content.len()).await;
-        if content.len() > LARGEST_PIECE {
-            return Err(Refusal::too_large(content.len()).into());
+        self.transfer(len).await;
+        if len > LARGEST_PIECE {
+            return Err(Refusal::too_large(len).into());
         }
-        check_md5(input.content_md5.as_deref(), &content)?;
+        payload.check_md5(input.content_md5.as_deref())?;
         let claimed = fields::claimed_checksum(&request.headers, request.trailing_headers.as_ref())?;
         if let (Some((expected, _)), Some((actual, _))) = (declared, &claimed)
             && expected != *actual
@@ -88,10 +91,10 @@ impl Service {
             .into());
         }
         if let Some((algorithm, _)) = &claimed {
-            check_claim(claimed.as_ref(), &algorithm.of(&content))?;
+            check_claim(claimed.as_ref(), &payload.sum(*algorithm))?;
         }
-        let content = stored(content, &request.extensions);
-        let part = bucket.make_part(&self.store, content, declared, &attributes);
+        let payload = stored(payload, &request.extensions);
+        let part = bucket.make_part(&self.store, payload, declared, &attributes);
         let mut output = UploadPartOutput { e_tag: etag(&part.etag), ..UploadPartOutput::default() };
         set_encryption!(output, &attributes.encryption);
         match (declared, &part.checksum, claimed) {

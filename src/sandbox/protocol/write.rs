@@ -11,9 +11,8 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::fields::{self, attributes_of, etag, set_checksum, set_encryption};
 use super::{Service, access, stored};
-use crate::sandbox::checksum::{self, Algorithm, Checksum};
+use crate::sandbox::checksum::{Algorithm, Checksum, ChecksumKind};
 use crate::sandbox::condition::{WriteCondition, now};
-use crate::sandbox::content::Content;
 use crate::sandbox::object::{Attributes, Encryption, LARGEST_PIECE, Object};
 use crate::sandbox::operation::Operation;
 use crate::sandbox::refusal::Refusal;
@@ -29,19 +28,24 @@ impl Service {
         let ignored = Quirks::on(&self.store.quirks().puts_overwrite);
         let condition = WriteCondition::unless(ignored, &request.headers)?;
         let attributes: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
-        let content = Content::bytes(fields::read_body(input.body).await?);
-        self.transfer(content.len()).await;
-        if content.len() > LARGEST_PIECE {
-            return Err(Refusal::too_large(content.len()).into());
+        let payload = fields::read_body(input.body, &request.headers, None, &self.store).await?;
+        let len = payload.content.len();
+        self.transfer(len).await;
+        if len > LARGEST_PIECE {
+            return Err(Refusal::too_large(len).into());
         }
-        check_md5(input.content_md5.as_deref(), &content)?;
+        payload.check_md5(input.content_md5.as_deref())?;
         let claimed = fields::claimed_checksum(&request.headers, request.trailing_headers.as_ref())?;
         let algorithm = claimed.as_ref().map_or(Algorithm::Crc64Nvme, |(algorithm, _)| *algorithm);
-        let checksum = Checksum::full(algorithm, &content);
-        check_claim(claimed.as_ref(), &checksum.value)?;
-        let content = stored(content, &request.extensions);
-        let checksum =
-            Some(Checksum::full(algorithm, &content)).filter(|_| fields::checksums_on(&self.store));
+        check_claim(claimed.as_ref(), &payload.sum(algorithm))?;
+        let payload = stored(payload, &request.extensions);
+        let checksum = fields::checksums_on(&self.store).then(|| Checksum {
+            algorithm,
+            kind: ChecksumKind::FullObject,
+            value: payload.sum(algorithm),
+            parts: 0,
+        });
+        let content = payload.content;
 
         let object = Object {
             etag: bucket.etag(&self.store, &content, &attributes.encryption),
@@ -121,19 +125,6 @@ impl Service {
             errors: Some(errors),
             request_charged: None,
         }))
-    }
-}
-
-/// `Content-MD5` must be the MD5 of the payload.
-pub(super) fn check_md5(header: Option<&str>, content: &Content) -> Result<(), Refusal> {
-    match header.map(|value| checksum::matches_content_md5(value, content)) {
-        None | Some(Some(true)) => Ok(()),
-        Some(Some(false)) => Err(Refusal::bad_digest("Content-MD5")),
-        Some(None) => Err(Refusal::new(
-            hyper::StatusCode::BAD_REQUEST,
-            "InvalidDigest",
-            "The Content-MD5 you specified was invalid.",
-        )),
     }
 }
 
