@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::seed::{Copied, Seed, copied, seed};
 use super::{CliError, Exit, Output, say};
@@ -172,11 +173,17 @@ impl Serve {
                 return Err(CliError::Usage(message));
             }
         }
+        // Before it says that it is ready: it may be told to end from then on.
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         say(&format!(
             "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1",
             sandbox.url()
         ))?;
-        stopped().await;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
         let seen = Seen::of(&sandbox);
         sandbox.stop().await;
         if output.json {
@@ -185,20 +192,6 @@ impl Serve {
             say(&seen.text())?;
         }
         Ok(Exit::Done)
-    }
-}
-
-/// Waits for SIGINT or SIGTERM.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
 }
 

@@ -31,6 +31,7 @@ mod replay;
 mod resume;
 mod retry;
 mod sandbox;
+mod serve;
 mod stop;
 mod upload;
 mod verify;

@@ -10,6 +10,7 @@ mod copies;
 mod faults;
 mod keys;
 mod listing;
+mod measuring;
 mod multipart;
 mod protection;
 mod reads;

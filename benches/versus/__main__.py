@@ -1,0 +1,309 @@
+#!/usr/bin/env python3
+"""s3haul beside other clients, on a sandbox with S3's latencies and limits, or with none.
+
+    cargo build --release --locked && python3 benches/versus
+
+Each run has a sandbox process of its own, and is believed only if all objects are there afterwards. What is known so
+far is kept below target/versus/, so that rows can be run one by one; the table of all of them is printed and, for
+full-sized work, written to benches/RESULTS.md.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import process
+from clients import CLIENTS, Unable, base
+from work import MIB, works
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+STATE = ROOT / "target" / "versus"
+RESULTS = HERE.parent / "RESULTS.md"
+VARIANTS = {"default": False, "tuned": True}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ",".join(work.name for work in works(1.0))
+    parser.add_argument("--rows", help=f"only these: {names}")
+    parser.add_argument("--clients", help="only these: " + ",".join(client.name for client in CLIENTS))
+    parser.add_argument("--variants", default="default,tuned", help="default, tuned, or both (as it is)")
+    parser.add_argument("--scale", type=float, default=1.0, help="do this part of all work, for instance 0.05")
+    parser.add_argument("--limit", type=float, default=150, help="stop a client after so many seconds (150)")
+    parser.add_argument("--runs", type=int, default=1, help="run each so often and show the fastest (1)")
+    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "s3haul")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--show", action="store_true", help="run nothing, print the table of what was measured")
+    return parser.parse_args()
+
+
+def install():
+    """The clients, in a virtual environment that is made once per version of requirements.txt."""
+    wanted, tools = HERE / "requirements.txt", STATE / "venv"
+    marker = tools / "requirements.txt"
+    if not marker.exists() or marker.read_text() != wanted.read_text():
+        print("installing the clients …", file=sys.stderr)
+        shutil.rmtree(tools, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", tools], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", tools / "bin" / "python", "install", "--quiet"]
+        only = ["--disable-pip-version-check", "--only-binary", ":all:"]
+        subprocess.run([*pip, *only, "-r", wanted], check=True)
+        shutil.copy(wanted, marker)
+    return tools
+
+
+def files_of(work):
+    """The files that a piece of work sends up, made once. Bytes that neither compress nor repeat within a part."""
+    if work.files is None:
+        return ""
+    count, size = work.files
+    place = STATE / "files" / f"{count}x{size}"
+    if not place.exists():
+        unfinished = place.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for index in range(count):
+            with open(unfinished / f"{index:06}", "wb") as file:
+                for _ in range(size // MIB):
+                    file.write(os.urandom(MIB))
+                file.write(os.urandom(size % MIB))
+        unfinished.rename(place)
+    return str(place / "000000" if work.kind == "upload-file" else place)
+
+
+def verdict(work, measured, seen):
+    """`ok`, or what is wrong with a run that came to its end."""
+    held = {usage["bucket"]: usage for usage in seen["buckets"]}
+    copies = held["copies"]
+    if work.files:
+        objects, size = work.files[0], work.files[0] * work.files[1]
+    else:
+        objects, size = held["data"]["objects"], held["data"]["bytes"]
+    wrong = []
+    if measured.exit != 0:
+        wrong.append(f"exit {measured.exit}")
+    if copies["objects"] != objects:
+        wrong.append(f"{objects - copies['objects']:,} of {objects:,} objects missing")
+    elif copies["bytes"] != size:
+        wrong.append(f"{copies['bytes']:,} bytes instead of {size:,}")
+    if copies["open_uploads"]:
+        wrong.append(f"{copies['open_uploads']} uploads left open")
+    if work.kind == "sync" and seen["calls"].keys() & {"CopyObject", "PutObject", "CreateMultipartUpload"}:
+        wrong.append("wrote what was there")
+    return ", ".join(wrong) or "ok"
+
+
+def run(work, client, tuned, limit, binary):
+    """One run, as the table shows it."""
+    files = files_of(work)
+    with tempfile.TemporaryDirectory(prefix="versus-") as directory:
+        sandbox = process.Sandbox(binary, work.sandbox)
+        with sandbox:
+            environment = base(sandbox.variables, directory)
+            client.prepare(work, tuned, environment)
+            command = client.command(work, tuned, files, environment)
+            measured = process.measure(command, environment, directory, limit)
+    seen = sandbox.seen
+    result = f"> {limit:g} s" if measured.stopped else verdict(work, measured, seen)
+    if result != "ok":
+        print(measured.output, file=sys.stderr)
+    keys = (environment["AWS_SECRET_ACCESS_KEY"], environment["AWS_ENDPOINT_URL_S3"].removeprefix("http://"))
+    shown = " ".join(command).replace(str(STATE), "…").replace(str(ROOT), ".")
+    for secret, name in zip(keys, ("SECRET", "ENDPOINT")):
+        shown = shown.replace(secret, name)
+    return {
+        "result": result,
+        "seconds": measured.seconds,
+        "cpu": measured.cpu,
+        "memory": measured.memory,
+        "requests": seen["requests"],
+        "throttled": seen["throttled"],
+        "most_in_flight": seen["most_in_flight"],
+        "sandbox_cpu": sandbox.cpu,
+        "command": shown,
+    }
+
+
+def start_up(work, client, limit):
+    """The median of five starts."""
+    with tempfile.TemporaryDirectory(prefix="versus-") as directory:
+        def environment(url):
+            variables = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox-secret"}
+            made = base({**variables, "AWS_ENDPOINT_URL_S3": url, "AWS_REGION": "us-east-1"}, directory)
+            client.prepare(work, False, made)
+            return made
+
+        def command(url):
+            return client.command(work, False, "", environment(url))
+
+        times = [process.time_to_first_request(command, environment, directory, limit) for _ in range(5)]
+        shown = " ".join(command("http://ENDPOINT")).replace(str(STATE), "…").replace(str(ROOT), ".")
+    seconds = [seconds for seconds, _ in times if seconds is not None]
+    if len(seconds) < len(times):
+        return {"result": "sends no request", "command": shown}
+    return {
+        "result": "ok", "seconds": statistics.median(seconds), "cpu": statistics.median(cpu for _, cpu in times),
+        "command": shown,
+    }
+
+
+def best(outcomes):
+    """The fastest of those that are right, or any of those that are not."""
+    good = [outcome for outcome in outcomes if outcome["result"] == "ok"]
+    return min(good or outcomes, key=lambda outcome: outcome.get("seconds", 0))
+
+
+def cells(work, outcome):
+    """What the table shows of a run."""
+    def of(key, text):
+        return text(outcome[key]) if outcome.get(key) is not None else ""
+
+    good = outcome["result"] == "ok"
+    requests = outcome.get("requests") or 0
+    unit = ""
+    if work.unit and good:
+        count, name = work.unit
+        each = outcome["cpu"] / count
+        unit = f"{each:.2f} s/{name}" if name == "GiB" else f"{each * 1e6:,.0f} µs/{name}"
+    seconds = of("seconds", lambda value: f"{value * 1000:,.0f} ms" if work.kind == "start" else f"{value:.2f} s")
+    return [
+        seconds if good else "",
+        f"{outcome['seconds'] / work.limit:.2f}" if work.limit and good else "",
+        of("cpu", lambda value: f"{value:.2f} s"),
+        unit,
+        of("memory", lambda value: f"{value / MIB:,.0f} MiB"),
+        of("requests", lambda value: f"{value:,}"),
+        f"{100 * outcome['throttled'] / requests:.1f} %" if requests else "",
+        of("most_in_flight", lambda value: f"{value:,}"),
+        of("sandbox_cpu", lambda value: f"{value:.1f} s"),
+        outcome["result"],
+    ]
+
+
+HEAD = [
+    "client", "flags", "time", "× limit", "CPU", "CPU for each", "peak memory", "requests", "throttled", "in flight",
+    "sandbox's CPU", "result",
+]
+
+
+def table(rows, known):
+    """One Markdown table of everything that is known."""
+    lines = ["| work | " + " | ".join(HEAD) + " |", "|---" * (len(HEAD) + 1) + "|"]
+    for work in rows:
+        limit = f"limit {work.limit:.2f} s" + (f" ({work.limit_text})" if work.limit_text else "") if work.limit else ""
+        title = "; ".join(text for text in (work.title, limit, f"goal {work.goal}" if work.goal else "") if text)
+        for client in CLIENTS:
+            for variant in VARIANTS:
+                outcome = known.get(f"{work.name}/{client.name}/{variant}")
+                unable = outcome is not None and "command" not in outcome
+                if outcome is None or (unable and variant == "tuned"):
+                    continue
+                line = [title, client.name, variant, *cells(work, outcome)]
+                lines.append("| " + " | ".join(line) + " |")
+                title = ""
+    return "\n".join(lines)
+
+
+def machine():
+    """What it was measured on."""
+    with open("/proc/cpuinfo") as info:
+        model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "unknown")
+    with open("/proc/meminfo") as info:
+        memory = int(next(line for line in info if line.startswith("MemTotal")).split()[1]) / (1 << 20)
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def document(rows, known, versions):
+    """benches/RESULTS.md."""
+    dates = sorted({outcome["date"] for outcome in known.values()})
+    commands = [
+        f"- `{key}`: `{outcome['command']}`" for key, outcome in known.items()
+        if "command" in outcome and key.split("/")[2] == "tuned"
+    ]
+    return f"""# s3haul beside other clients
+
+Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is one run.
+
+- Machine: {machine()}. Client and sandbox share it.
+- Clients: {'; '.join(versions)}. All but s3haul come from PyPI; what is not there (s3sync, mc, s3cmd's faster
+  successors) is left out.
+- The sandbox's model, where a row does not say otherwise: lists 60 ms, HEAD 15 ms, Create 25 ms, copies 35 ms and their
+  bytes at 80 MB/s, Complete 80 ms; 3,500 writes and 5,500 reads per second for each prefix, a quarter of a second of
+  which may come at once. `limit` is what that model takes with the best part size and any number of requests in flight.
+- `default` is the bare command, `tuned` the flags that are known to serve best (below). `throttled` is what the sandbox
+  answered with SlowDown; `sandbox's CPU` shows where it, and not the client, was the limit. Peak memory is the largest
+  resident set; less than some 20 MiB can't be seen. `ok`: exit code 0, all objects and bytes there, no upload left open.
+
+{table(rows, known)}
+
+## Flags
+
+{chr(10).join(commands)}
+"""
+
+
+def main():
+    asked = arguments()
+    rows = works(asked.scale)
+    store = STATE / f"runs-{asked.scale:g}.json"
+    known = json.loads(store.read_text()) if store.exists() and not asked.fresh else {}
+    tools = install()
+    clients = [client(asked.binary.resolve(), tools) for client in CLIENTS]
+
+    def chosen(option, names):
+        names = list(names)
+        wanted = option.split(",") if option else names
+        for name in wanted:
+            if name not in names:
+                sys.exit(f"{name} is none of {', '.join(names)}")
+        return wanted
+
+    wanted_rows = chosen(asked.rows, (work.name for work in rows))
+    wanted_clients = chosen(asked.clients, (client.name for client in clients))
+    variants = chosen(asked.variants, VARIANTS)
+    jobs = [
+        (work, client, variant)
+        for work in rows if work.name in wanted_rows and not asked.show
+        for client in clients if client.name in wanted_clients
+        if work.clients is None or client.name in work.clients
+        for variant in variants
+    ]
+    for work, client, variant in jobs:
+        key, tuned = f"{work.name}/{client.name}/{variant}", VARIANTS[variant]
+        try:
+            if work.kind == "start":
+                client.prepare(work, tuned, base({"AWS_ENDPOINT_URL_S3": "", "AWS_REGION": ""}, "/nonexistent"))
+                outcome = start_up(work, client, asked.limit)
+            else:
+                outcome = best([
+                    run(work, client, tuned, asked.limit, asked.binary) for _ in range(asked.runs)
+                ])
+        except Unable as reason:
+            outcome = {"result": str(reason)}
+        outcome["date"] = datetime.date.today().isoformat()
+        known[key] = outcome
+        store.write_text(json.dumps(known, indent=1))
+        print(f"{key}: {' | '.join(cell for cell in cells(work, outcome) if cell)}", file=sys.stderr, flush=True)
+    if not known:
+        sys.exit("nothing was measured yet")
+    print(table(rows, known))
+    if asked.scale == 1.0:
+        versions = []
+        for client in clients:
+            said = subprocess.run(client.version(), capture_output=True, text=True).stdout.strip().splitlines()
+            first = said[0] if said else "?"
+            versions.append(first if client.name in first else f"{client.name} {first}")
+        RESULTS.write_text(document(rows, known, versions))
+        print(f"\nwritten to {RESULTS.relative_to(ROOT)}", file=sys.stderr)
+
+
+main()
