@@ -1,21 +1,26 @@
-//! The pure parts that run once per object or part. `cargo bench`.
+//! The parts that run once per object or part and wait for nobody. `cargo bench`; clients are compared by
+//! `benches/versus`.
 
 #![expect(clippy::unwrap_used, reason = "fixed inputs")]
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 use s3haul::checksum;
 use s3haul::journal::event::{Ended, Event, PlannedObject};
 use s3haul::journal::state::RunState;
 use s3haul::listing::filter::Filter;
+use s3haul::listing::join::Counterparts;
+use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{Selection, When};
+use s3haul::pace::slots::{Slots, Want};
 use s3haul::plan::decide::{Side, decide};
 use s3haul::plan::parts::{Goal, layout};
-use s3haul::s3::ChecksumAlgorithm;
 use s3haul::s3::capabilities::PartLimits;
+use s3haul::s3::{ArchiveState, ChecksumAlgorithm};
 use s3haul::size::{MIB, TIB};
 
 fn pure(criterion: &mut Criterion) {
@@ -75,5 +80,74 @@ fn pure(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pure);
+/// Ten thousand objects of a source, in key order.
+fn entries() -> Vec<Entry> {
+    let entry = |at: u32| Entry {
+        key: ObjectKey::new(&format!("year=2026/month=11/part-{at:012}.parquet")).unwrap(),
+        relative_at: 0,
+        size: 1,
+        etag: Some("0123456789abcdef0123456789abcdef".to_owned()),
+        version: None,
+        modified: None,
+        storage_class: None,
+        archive: ArchiveState::Readable,
+    };
+    (0..10_000).map(entry).collect()
+}
+
+fn walking(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (source, mut group) = (entries(), criterion.benchmark_group("walking"));
+    group.throughput(Throughput::Elements(source.len() as u64));
+    group.bench_function("merge-join of 10,000 keys with 9,000 that are there", |bench| {
+        let there = source.iter().enumerate().filter(|(at, _)| at % 10 != 0);
+        let there: Vec<_> = there.map(|(_, entry)| Found::Entry(entry.clone())).collect();
+        bench.iter_batched(
+            || Counterparts::of(Listing::of(there.clone())),
+            |mut counterparts| {
+                let found = runtime.block_on(async {
+                    let mut found = 0;
+                    for entry in &source {
+                        found += u32::from(counterparts.find(entry.key.as_str()).await.unwrap().is_some());
+                    }
+                    found
+                });
+                assert_eq!(found, 9_000);
+                counterparts
+            },
+            BatchSize::LargeInput,
+        );
+    });
+}
+
+fn pacing(criterion: &mut Criterion) {
+    criterion.bench_function("a place in flight that is free", |bench| {
+        let slots = Slots::new(2048);
+        bench.iter(|| slots.request(black_box(Want::Small)).try_recv().unwrap());
+    });
+    criterion.bench_function("a place in flight that 2,000 parts wait for", |bench| {
+        let slots = Slots::new(64);
+        let mut left = u64::MAX;
+        // The largest is served first, so these are served in the order in which they ask.
+        let mut ask = || {
+            left -= 1;
+            slots.request(Want::Bulk(left))
+        };
+        let (mut held, mut waiting) = (VecDeque::new(), VecDeque::new());
+        while waiting.len() < 2_000 {
+            let mut place = ask();
+            match place.try_recv() {
+                Ok(slot) => held.push_back(slot),
+                Err(_) => waiting.push_back(place),
+            }
+        }
+        bench.iter(|| {
+            drop(held.pop_front());
+            held.push_back(waiting.pop_front().unwrap().try_recv().unwrap());
+            waiting.push_back(ask());
+        });
+    });
+}
+
+criterion_group!(benches, pure, walking, pacing);
 criterion_main!(benches);

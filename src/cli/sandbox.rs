@@ -59,7 +59,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FRACTION:TIME", value_parser = ramp)]
     ramp: Option<Ramp>,
     /// Keep no bytes of uploads above 64 KiB, only lengths and checksums, so that it is the client that is measured:
-    /// other bytes are read back, ETags are not MD5 sums, and Content-MD5 is not checked.
+    /// other bytes are read back, ETags are not MD5 sums, and neither Content-MD5 nor a signature that covers the SHA-256
+    /// of the bytes is checked.
     #[arg(long)]
     virtual_uploads: bool,
 }

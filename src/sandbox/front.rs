@@ -251,7 +251,7 @@ impl Front {
         let answered = match odd_expires(&parts, &body) {
             None => {
                 let mut request = Request::from_parts(parts, Body::from(body));
-                kind::waive_signature(&mut request, &self.access_key);
+                kind::waive_signature(&mut request, &self.access_key, self.store.quirks());
                 self.service.call(request).await
             }
             Some(expires) => self.call_with(parts, expires).await,

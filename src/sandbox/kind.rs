@@ -5,31 +5,41 @@
 //! sandbox a look-alike that lacks things.
 //!
 //! Requests to directory buckets are signed for the service `s3express`, which the `s3s` crate does not know. Their
-//! signature is not verified; that they name the right key is.
+//! signature is not verified, nor that of uploads that are not kept; that they name the right key is.
 
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
 use hyper::{HeaderMap, Request};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::{Body, S3Result, s3_error};
 
 use super::bucket::Bucket;
 use super::operation::{Call, Operation};
+use super::payload::KEPT;
 use super::refusal::Refusal;
 use super::store::Quirks;
 
 /// Marks a request whose signature was not verified.
 #[derive(Clone, Copy)]
-struct Express;
+struct Waived;
 
-/// Takes a signature for `s3express` off a request that names the key.
-pub(super) fn waive_signature(request: &mut Request<Body>, access_key: &str) {
-    let named = format!("Credential={access_key}/");
-    let is_express = header(request.headers(), AUTHORIZATION.as_str())
-        .is_some_and(|value| value.contains("/s3express/aws4_request") && value.contains(&named));
-    if is_express {
+/// Takes the signature off a request that names the key, where `s3s` can't check it (those for `s3express`) or should
+/// not: to check one that covers the hash of a payload which is not kept takes more CPU than all else about it.
+pub(super) fn waive_signature(request: &mut Request<Body>, access_key: &str, quirks: &Quirks) {
+    let Some(signature) = header(request.headers(), AUTHORIZATION.as_str()) else { return };
+    let named = signature.contains(&format!("Credential={access_key}/"));
+    let is_express = signature.contains("/s3express/aws4_request");
+    let passes = Quirks::on(&quirks.virtual_uploads) && is_long_and_hashed(request.headers());
+    if named && (is_express || passes) {
         request.headers_mut().remove(AUTHORIZATION);
-        request.extensions_mut().insert(Express);
+        request.extensions_mut().insert(Waived);
     }
+}
+
+/// Whether the body is not kept by [`Payload::pass`](super::payload::Payload::pass), and is hashed for the signature.
+fn is_long_and_hashed(headers: &HeaderMap) -> bool {
+    let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
+    let hash = header(headers, "x-amz-content-sha256").unwrap_or_default();
+    length > Some(KEPT) && hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Lets through what is signed, and what [`waive_signature`] has seen.
@@ -38,7 +48,7 @@ pub(super) struct Signed;
 #[async_trait::async_trait]
 impl S3Access for Signed {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if context.credentials().is_some() || context.extensions_mut().get::<Express>().is_some() {
+        if context.credentials().is_some() || context.extensions_mut().get::<Waived>().is_some() {
             return Ok(());
         }
         Err(s3_error!(AccessDenied, "Signature is required"))

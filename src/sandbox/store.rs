@@ -116,7 +116,8 @@ pub struct Quirks {
     /// the object is dated at the initiation of its upload.
     pub deletes_win_over_uploads: AtomicBool,
     /// Bodies of uploads above 64 KiB are not kept: what is stored has their length and checksums and other bytes, and
-    /// its `ETag` does not follow from theirs. `Content-MD5` is not checked. For benchmarks of uploads.
+    /// its `ETag` does not follow from theirs. Neither `Content-MD5` nor a signature that covers their SHA-256 is checked.
+    /// For benchmarks of uploads.
     pub virtual_uploads: AtomicBool,
     /// A part that is stored after the abort of its upload brings the upload back, with that part, as S3 warns.
     pub late_parts_survive_aborts: AtomicBool,

@@ -70,8 +70,11 @@ impl Seed {
         match self.count {
             None => put(self.location.key.as_str(), self.largest.0),
             Some(count) => {
-                for index in 0..count {
-                    let spread = index.wrapping_mul(0x9E37_79B1);
+                let mut keys: Vec<_> =
+                    (0..count).map(|index| (index.wrapping_mul(0x9E37_79B1), index)).collect();
+                // In order it takes half the time to put ten millions in place.
+                keys.sort_unstable();
+                for (spread, index) in keys {
                     put(&format!("{}{spread:08x}", self.location.key), self.size(index));
                 }
             }

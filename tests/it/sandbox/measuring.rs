@@ -55,6 +55,9 @@ async fn what_a_client_claims_is_checked_all_the_same() {
     let wrong = Algorithm::Crc64Nvme.of(&Content::bytes("other"));
     let answer = call.checksum_crc64_nvme(wrong).send().await;
     assert_eq!(refused(answer), is(400, "BadDigest"));
+    let stranger = super::client(sandbox.url(), "stranger", "sandbox-secret");
+    let call = stranger.put_object().bucket("dst").key("k").body(ByteStream::from(bytes(1, 200_000)));
+    assert_eq!(refused(call.send().await), is(403, "InvalidAccessKeyId"));
     assert!(sandbox.store().object("dst", "k").is_none());
 }
 
