@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 
+sys.dont_write_bytecode = True
+
 import process
 from clients import CLIENTS, Unable, base
 from work import MIB, works
@@ -42,6 +44,7 @@ def arguments():
     parser.add_argument("--runs", type=int, default=1, help="run each so often and show the fastest (1)")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "s3haul")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--missing", action="store_true", help="run only what was not measured before")
     parser.add_argument("--show", action="store_true", help="run nothing, print the table of what was measured")
     return parser.parse_args()
 
@@ -109,7 +112,7 @@ def run(work, client, tuned, limit, binary):
         sandbox = process.Sandbox(binary, work.sandbox)
         with sandbox:
             environment = base(sandbox.variables, directory)
-            client.prepare(work, tuned, environment)
+            settings = client.prepare(work, tuned, environment)
             command = client.command(work, tuned, files, environment)
             measured = process.measure(command, environment, directory, limit)
     seen = sandbox.seen
@@ -120,6 +123,8 @@ def run(work, client, tuned, limit, binary):
     shown = " ".join(command).replace(str(STATE), "…").replace(str(ROOT), ".")
     for secret, name in zip(keys, ("SECRET", "ENDPOINT")):
         shown = shown.replace(secret, name)
+    if settings:
+        shown += f" (with {settings})"
     return {
         "result": result,
         "seconds": measured.seconds,
@@ -213,6 +218,38 @@ def table(rows, known):
     return "\n".join(lines)
 
 
+def summary(rows, known):
+    """For each work: the limit, s3haul, and the fastest other client by its defaults and by its best flags."""
+    lines = [
+        "| work | limit | s3haul | fastest other, defaults | fastest other, best flags | goal |", "|---" * 6 + "|",
+    ]
+    for work in rows:
+        def right(client, variant):
+            outcome = known.get(f"{work.name}/{client.name}/{variant}")
+            return outcome if outcome and outcome["result"] == "ok" else None
+
+        def fastest(clients, variants):
+            found = [(right(client, variant), client.name) for client in clients for variant in variants]
+            outcome, name = min(
+                ((outcome, name) for outcome, name in found if outcome), key=lambda pair: pair[0]["seconds"],
+                default=(None, None),
+            )
+            return "none" if outcome is None else f"{cells(work, outcome)[0]} ({name})"
+
+        if not any(key.startswith(f"{work.name}/") for key in known):
+            continue
+        ours = right(CLIENTS[0], "default")
+        lines.append("| " + " | ".join([
+            work.title,
+            f"{work.limit:.2f} s" if work.limit else "",
+            cells(work, ours)[0] if ours else "none",
+            fastest(CLIENTS[1:], ["default"]),
+            fastest(CLIENTS[1:], ["default", "tuned"]),
+            work.goal,
+        ]) + " |")
+    return "\n".join(lines)
+
+
 def machine():
     """What it was measured on."""
     with open("/proc/cpuinfo") as info:
@@ -234,14 +271,18 @@ def document(rows, known, versions):
 Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is one run.
 
 - Machine: {machine()}. Client and sandbox share it.
-- Clients: {'; '.join(versions)}. All but s3haul come from PyPI; what is not there (s3sync, mc, s3cmd's faster
-  successors) is left out.
+- Clients: {'; '.join(versions)}. All but s3haul come from PyPI; what is not there (s3sync,
+  mc) is left out.
 - The sandbox's model, where a row does not say otherwise: lists 60 ms, HEAD 15 ms, Create 25 ms, copies 35 ms and their
   bytes at 80 MB/s, Complete 80 ms; 3,500 writes and 5,500 reads per second for each prefix, a quarter of a second of
   which may come at once. `limit` is what that model takes with the best part size and any number of requests in flight.
 - `default` is the bare command, `tuned` the flags that are known to serve best (below). `throttled` is what the sandbox
   answered with SlowDown; `sandbox's CPU` shows where it, and not the client, was the limit. Peak memory is the largest
   resident set; less than some 20 MiB can't be seen. `ok`: exit code 0, all objects and bytes there, no upload left open.
+
+{summary(rows, known)}
+
+## All runs
 
 {table(rows, known)}
 
@@ -276,6 +317,9 @@ def main():
         for client in clients if client.name in wanted_clients
         if work.clients is None or client.name in work.clients
         for variant in variants
+        # Where the requests in flight are given, s3haul has no other flags, and the others only these.
+        if not work.capped or (variant == "default") == (client.name == "s3haul")
+        if not asked.missing or f"{work.name}/{client.name}/{variant}" not in known
     ]
     for work, client, variant in jobs:
         key, tuned = f"{work.name}/{client.name}/{variant}", VARIANTS[variant]
@@ -302,6 +346,8 @@ def main():
             said = subprocess.run(client.version(), capture_output=True, text=True).stdout.strip().splitlines()
             first = said[0] if said else "?"
             versions.append(first if client.name in first else f"{client.name} {first}")
+        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+        versions[0] += f" ({subprocess.run(git, capture_output=True, text=True).stdout.strip() or 'no commit'})"
         RESULTS.write_text(document(rows, known, versions))
         print(f"\nwritten to {RESULTS.relative_to(ROOT)}", file=sys.stderr)
 

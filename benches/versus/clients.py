@@ -1,6 +1,7 @@
 """The clients: what each is called with for a piece of work, by its defaults and by the flags that serve it best.
 
-A command is None where a client has no way to do the work; the reason is told in the results.
+`prepare` puts what a client reads from the environment and from files in place and returns, in words, what of that tunes
+it. It raises `Unable` where a client has no way to do the work; the reason is told in the results.
 """
 
 import os
@@ -75,11 +76,13 @@ class Aws:
         # More threads than these only wait for the interpreter when each request is for a whole object.
         in_flight = work.in_flight if work.kind in ("copy-one", "upload-file") or work.name == "mixed" else 64
         environment["AWS_MAX_ATTEMPTS"] = "20"
-        pathlib.Path(environment["AWS_CONFIG_FILE"]).write_text(
-            "[default]\ns3 =\n"
-            f"  max_concurrent_requests = {in_flight}\n  max_queue_size = 10000\n"
-            f"  multipart_chunksize = {work.part}MB\n  multipart_threshold = {2 * work.part}MB\n"
-        )
+        settings = [
+            f"max_concurrent_requests = {in_flight}", "max_queue_size = 10000",
+            f"multipart_chunksize = {work.part}MB", f"multipart_threshold = {2 * work.part}MB",
+        ]
+        lines = "".join(f"  {setting}\n" for setting in settings)
+        pathlib.Path(environment["AWS_CONFIG_FILE"]).write_text(f"[default]\ns3 =\n{lines}")
+        return "AWS_MAX_ATTEMPTS=20; s3: " + ", ".join(settings)
 
     def command(self, work, tuned, files, environment):
         verb = ["sync"] if work.kind == "sync" else ["cp"]
@@ -151,9 +154,11 @@ class Rclone:
             flags = [
                 "--s3-copy-cutoff", f"{work.part}Mi", "--s3-upload-concurrency", str(work.in_flight),
                 "--transfers", "1" if work.kind == "copy-one" else "512", "--checkers", "512",
-                "--s3-no-check-bucket", "--s3-no-head", "--s3-no-head-object", "--use-server-modtime",
-                "--no-update-modtime", "--no-check-dest", "--fast-list",
+                "--s3-no-check-bucket", "--s3-no-head", "--no-check-dest", "--fast-list",
             ]
+            if work.kind == "copy-many":
+                # The list has the sizes; of one object they come from a HEAD.
+                flags += ["--s3-no-head-object", "--use-server-modtime", "--no-update-modtime"]
         return [self.program, verb, source, destination, "--log-level", "ERROR", *flags]
 
 
