@@ -16,11 +16,10 @@ use s3haul::listing::join::Counterparts;
 use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{Selection, When};
-use s3haul::pace::slots::{Slots, Want};
 use s3haul::plan::decide::{Side, decide};
 use s3haul::plan::parts::{Goal, layout};
 use s3haul::s3::capabilities::PartLimits;
-use s3haul::s3::{ArchiveState, ChecksumAlgorithm};
+use s3haul::s3::ChecksumAlgorithm;
 use s3haul::size::{MIB, TIB};
 
 fn pure(criterion: &mut Criterion) {
@@ -90,7 +89,7 @@ fn entries() -> Vec<Entry> {
         version: None,
         modified: None,
         storage_class: None,
-        archive: ArchiveState::Readable,
+        archive: s3haul::s3::ArchiveState::Readable,
     };
     (0..10_000).map(entry).collect()
 }
@@ -121,6 +120,8 @@ fn walking(criterion: &mut Criterion) {
 }
 
 fn pacing(criterion: &mut Criterion) {
+    use s3haul::pace::slots::{Slots, Want};
+
     criterion.bench_function("a place in flight that is free", |bench| {
         let slots = Slots::new(2048);
         bench.iter(|| slots.request(black_box(Want::Small)).try_recv().unwrap());

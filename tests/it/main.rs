@@ -32,7 +32,6 @@ mod replay;
 mod resume;
 mod retry;
 mod sandbox;
-mod serve;
 mod stop;
 mod upload;
 mod verify;

@@ -14,6 +14,7 @@ mod measuring;
 mod multipart;
 mod protection;
 mod reads;
+mod serving;
 mod versions;
 
 use std::time::Duration;
