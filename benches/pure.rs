@@ -18,8 +18,8 @@ use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{Selection, When};
 use s3haul::plan::decide::{Side, decide};
 use s3haul::plan::parts::{Goal, layout};
-use s3haul::s3::capabilities::PartLimits;
 use s3haul::s3::ChecksumAlgorithm;
+use s3haul::s3::capabilities::PartLimits;
 use s3haul::size::{MIB, TIB};
 
 fn pure(criterion: &mut Criterion) {
