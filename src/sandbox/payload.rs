@@ -51,7 +51,9 @@ impl Payload {
         let mut len = 0;
         let kept = collect(body, KEPT, |chunk| {
             len += chunk.len() as u64;
-            hashers.iter_mut().for_each(|(_, hasher)| hasher.update(chunk));
+            for (_, hasher) in &mut hashers {
+                hasher.update(chunk);
+            }
         })
         .await?;
         if len == 0 {

@@ -181,6 +181,7 @@ impl Store {
     /// Copies the current objects whose keys begin with `from.1` as if somebody else had, past all checks, to keys that
     /// begin with `to.1` instead: `(bucket, prefix)`. They keep their `ETags`, attributes and times. Returns how many.
     /// Creates the bucket if there is none.
+    #[must_use = "0 says that there is nothing with this prefix"]
     pub fn copy_prefix(&self, from: (&str, &str), to: (&str, &str)) -> usize {
         self.create_bucket(to.0, BucketOptions::default());
         let (Some(source), Some(destination)) = (self.find(from.0), self.find(to.0)) else {

@@ -109,7 +109,7 @@ mod tests {
         let sizes: Vec<_> = (0..256).map(|index| few.size(index)).collect();
         assert_eq!((sizes.iter().min(), sizes.iter().max()), (Some(&(64 * KIB)), Some(&MIB)));
         let mean = sizes.iter().sum::<u64>() / 256;
-        assert!(mean.abs_diff((64 * KIB + MIB) / 2) <= 1, "{mean}");
+        assert!(mean.abs_diff(u64::midpoint(64 * KIB, MIB)) <= 1, "{mean}");
         assert_eq!(few.size(256), few.size(0));
         let first = sizes[..16].iter().sum::<u64>() / 16;
         assert!(first.abs_diff(mean) < mean / 4, "mixed from the beginning: {first} beside {mean}");
