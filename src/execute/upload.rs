@@ -269,7 +269,7 @@ impl Upload {
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
-        let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));
+        let initiate = MultipartUpload::initiate(&work.sides.destination, &step.key, attributes);
         let begun = Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) }).await?;
         Ok(Self::of(work, attributes, begun))
     }
