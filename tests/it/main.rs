@@ -25,6 +25,7 @@ mod limits;
 mod manifest;
 mod matrix;
 mod outage;
+mod parts;
 mod proof;
 mod providers;
 mod readme;
