@@ -6,14 +6,12 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use s3haul::checksum;
 use s3haul::journal::event::{Ended, Event, PlannedObject};
 use s3haul::journal::state::RunState;
 use s3haul::listing::filter::Filter;
-use s3haul::listing::join::Counterparts;
-use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{PartGoal, Selection, When};
 use s3haul::pace::speed::Speed;
@@ -82,46 +80,6 @@ fn pure(criterion: &mut Criterion) {
     });
 }
 
-/// Ten thousand objects of a source, in key order.
-fn entries() -> Vec<Entry> {
-    let entry = |at: u32| Entry {
-        key: ObjectKey::new(&format!("year=2026/month=11/part-{at:012}.parquet")).unwrap(),
-        relative_at: 0,
-        size: 1,
-        etag: Some("0123456789abcdef0123456789abcdef".to_owned()),
-        version: None,
-        modified: None,
-        storage_class: None,
-        archive: s3haul::s3::ArchiveState::Readable,
-    };
-    (0..10_000).map(entry).collect()
-}
-
-fn walking(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (source, mut group) = (entries(), criterion.benchmark_group("walking"));
-    group.throughput(Throughput::Elements(source.len() as u64));
-    group.bench_function("merge-join of 10,000 keys with 9,000 that are there", |bench| {
-        let there = source.iter().enumerate().filter(|(at, _)| at % 10 != 0);
-        let there: Vec<_> = there.map(|(_, entry)| Found::Entry(entry.clone())).collect();
-        bench.iter_batched(
-            || Counterparts::of(Listing::of(there.clone())),
-            |mut counterparts| {
-                let found = runtime.block_on(async {
-                    let mut found = 0;
-                    for entry in &source {
-                        found += u32::from(counterparts.find(entry.key.as_str()).await.unwrap().is_some());
-                    }
-                    found
-                });
-                assert_eq!(found, 9_000);
-                counterparts
-            },
-            BatchSize::LargeInput,
-        );
-    });
-}
-
 fn pacing(criterion: &mut Criterion) {
     use s3haul::pace::slots::{Slots, Want};
 
@@ -153,5 +111,5 @@ fn pacing(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pure, walking, pacing);
+criterion_group!(benches, pure, pacing);
 criterion_main!(benches);
