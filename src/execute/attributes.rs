@@ -505,7 +505,9 @@ impl<'w> Wanted<'w> {
         draft: &mut Draft,
     ) -> Result<bool, Failure> {
         let Err(failure) = outcome else { return Ok(true) };
-        if policy == Policy::Try && *failure.kind() != FailureKind::Stopped {
+        // What may go through later is no refusal: nothing is given up for it.
+        let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
+        if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
             draft.losses.push(refused(attribute, &failure, self.work.sides.destination.name()));
             return Ok(false);
         }
