@@ -179,6 +179,11 @@ impl Pacer {
         self.slots.answered(now, took, failure.is_none().then_some(bytes), throttled);
     }
 
+    /// Takes note that the endpoint of `lane` answers nobody, for `reason`, though few requests have found out.
+    pub fn is_silent(&self, lane: &Lane, reason: &str) {
+        lane.outage.begin(self.started.elapsed(), reason);
+    }
+
     /// Takes note of a retry.
     pub fn retried(&self) {
         self.counters.retried.fetch_add(1, Ordering::Relaxed);
