@@ -231,7 +231,7 @@ impl Bucket {
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
                 None if failure.kind().speaks_of_an_outage()
                     && operation != Operation::HeadBucket
-                    && (lane.is_out() || self.is_silent(&failure).await) =>
+                    && (lane.is_out() || Box::pin(self.is_silent(&failure)).await) =>
                 {
                     Duration::ZERO
                 }

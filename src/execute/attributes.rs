@@ -511,9 +511,7 @@ impl<'w> Wanted<'w> {
             draft.losses.push(refused(attribute, &failure, self.work.sides.destination.name()));
             return Ok(false);
         }
-        let details = failure.details();
-        let message = format!("{}; the object is there, without its {attribute}", details.message);
-        Err(Failure::new(details.kind.clone(), details.operation, &*details.place, message))
+        Err(failure.noting(&format!("the object is there, without its {attribute}")))
     }
 }
 
