@@ -1,16 +1,22 @@
-//! The parts that run once per object or part and wait for nobody. `cargo bench`; clients are compared by
-//! `benches/versus`.
+//! The parts that run once per object or part and wait for nobody, and what a journal takes up. `cargo bench`; clients are
+//! compared by `benches/versus`.
+//!
+//! `OBJECTS=10000000 cargo bench --bench pure -- journal` writes the journal of ten million objects, which takes minutes,
+//! tells its size and times how long it takes to read.
 
 #![expect(clippy::unwrap_used, reason = "fixed inputs")]
 
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use s3haul::checksum;
-use s3haul::journal::event::{Ended, Event, PlannedObject};
+use s3haul::journal::event::{Ended, Event, PlannedObject, RunInfo};
+use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::state::RunState;
+use s3haul::journal::{Location, Opened, look};
 use s3haul::listing::filter::Filter;
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{PartGoal, Selection, When};
@@ -20,6 +26,21 @@ use s3haul::plan::parts::{Capacity, Goal, layout};
 use s3haul::s3::ChecksumAlgorithm;
 use s3haul::s3::capabilities::PartLimits;
 use s3haul::size::{MIB, TIB};
+
+/// Objects that a run looks ahead.
+const WINDOW: u64 = 4096;
+
+fn planned(object: u64) -> Event {
+    let key = ObjectKey::new(&format!("year=2026/month=11/part-{object:012}.parquet")).unwrap();
+    let etag = Some("0123456789abcdef0123456789abcdef".to_owned());
+    let entry = PlannedObject { key, size: 1, etag, version: None, modified: None, class: None };
+    Event::ObjectPlanned { range: 0, object, entry }
+}
+
+fn ended(object: u64) -> Event {
+    let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: false };
+    Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+}
 
 fn pure(criterion: &mut Criterion) {
     let capacity = Capacity { in_flight: 2048, speed: Speed::TYPICAL };
@@ -51,25 +72,13 @@ fn pure(criterion: &mut Criterion) {
         bench.iter(|| copy_source(black_box(&bucket), black_box(&key), Some("v1")));
     });
     criterion.bench_function("an object through a run's state, in a window of 4,096", |bench| {
-        let event = |object| {
-            let key = ObjectKey::new(&format!("year=2026/month=11/part-{object:012}.parquet")).unwrap();
-            let etag = Some("0123456789abcdef0123456789abcdef".to_owned());
-            let entry = PlannedObject { key, size: 1, etag, version: None, modified: None, class: None };
-            Event::ObjectPlanned { range: 0, object, entry }
-        };
-        let ended = |object| Event::ObjectEnded {
-            range: 0,
-            object: Some(object),
-            ended: Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: false },
-            receipt: None,
-        };
         let mut state = RunState::default();
         state.apply(Timestamp::UNIX_EPOCH, &Event::RangeBegan { range: 0, transfer: 0, ordered: true });
         let mut object = 0;
         bench.iter(|| {
-            state.apply(Timestamp::UNIX_EPOCH, black_box(&event(object)));
-            if object >= 4096 {
-                state.apply(Timestamp::UNIX_EPOCH, black_box(&ended(object - 4096)));
+            state.apply(Timestamp::UNIX_EPOCH, black_box(&planned(object)));
+            if object >= WINDOW {
+                state.apply(Timestamp::UNIX_EPOCH, black_box(&ended(object - WINDOW)));
             }
             object += 1;
         });
@@ -111,5 +120,55 @@ fn pacing(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pure, pacing);
+/// Bytes of all files in a directory.
+fn bytes_in(directory: &Path) -> u64 {
+    let files = std::fs::read_dir(directory).unwrap();
+    files.filter_map(|file| file.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// Writes the journal of a run with `objects` objects that is stopped before the last ones are over, and returns how many
+/// bytes it had at most.
+async fn write_journal(directory: &Path, objects: u64) -> u64 {
+    let opened = Opened::open(Location::Directory(directory.to_owned())).await.unwrap();
+    let info = RunInfo {
+        run: "bench".into(),
+        job: "bench".into(),
+        transfers: vec!["all".into()],
+        fingerprint: Fingerprint::default(),
+        tool: "bench".into(),
+    };
+    let journal = opened.begin(info, None).await.unwrap();
+    journal.append(Event::RangeBegan { range: 0, transfer: 0, ordered: true }).await.unwrap();
+    let mut peak = 0;
+    for object in 0..objects {
+        journal.append(planned(object)).await.unwrap();
+        if let Some(over) = object.checked_sub(WINDOW) {
+            journal.append(ended(over)).await.unwrap();
+        }
+        if object % 16_384 == 0 {
+            peak = bytes_in(directory).max(peak);
+        }
+    }
+    journal.close(Event::RunStopped).await.unwrap();
+    bytes_in(directory).max(peak)
+}
+
+#[expect(clippy::print_stderr, reason = "the size is a result, too")]
+fn journal(criterion: &mut Criterion) {
+    let objects = std::env::var("OBJECTS").map_or(100_000, |objects| objects.parse().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut written = None;
+    criterion.bench_function("journal: reading what a stopped run left", |bench| {
+        let directory = written.get_or_insert_with(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let peak = runtime.block_on(write_journal(directory.path(), objects));
+            eprintln!("the journal of {objects} objects: {peak} bytes at most");
+            directory
+        });
+        let place = directory.path().to_owned();
+        bench.iter(|| runtime.block_on(look(Location::Directory(place.clone()))).unwrap().unwrap());
+    });
+}
+
+criterion_group!(benches, pure, pacing, journal);
 criterion_main!(benches);

@@ -235,7 +235,12 @@ impl Bucket {
             let wait = match self.retry.wait(failure.kind(), attempts, waited, fastrand::f64()) {
                 Some(wait) => wait,
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
-                None if failure.kind().speaks_of_an_outage() && lane.is_out() => Duration::ZERO,
+                None if failure.kind().speaks_of_an_outage()
+                    && operation != Operation::HeadBucket
+                    && (lane.is_out() || Box::pin(self.is_silent(&failure)).await) =>
+                {
+                    Duration::ZERO
+                }
                 None => return Err(failure),
             };
             tracing::debug!(%failure, ?wait, "will be sent again");
@@ -245,6 +250,25 @@ impl Bucket {
                 () = self.halt.cancelled() => return Err(failure),
             }
         }
+    }
+
+    /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight
+    /// would fail object after object before so many had failed that it counts as an outage, and one object that the
+    /// server chokes on is none: what every server answers, be it with a refusal, tells one from the other.
+    async fn is_silent(&self, failure: &Failure) -> bool {
+        let limit = self.retry.silence;
+        let Ok(pass) = self.pacer.admit(&self.reads, 0, self.retry.patience).await else { return true };
+        let sent = Instant::now();
+        let answer = timeout(limit, self.client.head_bucket(&self.name)).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", limit.as_secs());
+            Err(Failure::new(FailureKind::TimedOut, Operation::HeadBucket, self.name.to_string(), message))
+        });
+        self.pacer.learn(&self.reads, pass, answer.as_ref().err(), 0, sent.elapsed());
+        let is_silent = answer.is_err_and(|refused| refused.kind().speaks_of_an_outage());
+        if is_silent {
+            self.pacer.is_silent(&self.reads, &failure.details().message);
+        }
+        is_silent
     }
 
     fn outlasted(&self, outlasted: &Outlasted, operation: Operation, key: Option<&ObjectKey>) -> Failure {

@@ -22,6 +22,7 @@ mod bucket;
 mod directory;
 mod error;
 pub mod event;
+mod fault;
 pub mod fingerprint;
 mod segment;
 pub mod state;
@@ -42,6 +43,8 @@ use bucket::{BucketLog, Place};
 use directory::Directory;
 pub use error::JournalError;
 use event::{Event, RunInfo};
+use fault::Faulty;
+pub use fault::WriteFault;
 use fingerprint::Fingerprint;
 use segment::Replay;
 pub use segment::Writer;
@@ -112,6 +115,7 @@ pub fn decide(state: &RunState, job: &Fingerprint, intent: Intent) -> Result<Dec
 pub struct Opened {
     store: AnyStore,
     replay: Replay,
+    fault: Option<(u64, WriteFault)>,
 }
 
 #[derive(Debug)]
@@ -136,13 +140,25 @@ impl Opened {
         match location {
             Location::Directory(path) => {
                 let (store, replay) = blocking(&path, |path| Directory::open(path, writer)).await?;
-                Ok(Self { store: AnyStore::Directory(store), replay })
+                Ok(Self { store: AnyStore::Directory(store), replay, fault: None })
             }
             Location::Bucket(bucket, prefix) => {
                 let (store, replay) = BucketLog::open(Place::new(bucket, prefix), writer).await?;
-                Ok(Self { store: AnyStore::Bucket(store), replay })
+                Ok(Self { store: AnyStore::Bucket(store), replay, fault: None })
             }
         }
+    }
+
+    /// The same journal, which writes no record from number `first` on (the first of all is 0): for tests.
+    #[must_use]
+    pub fn failing_from(self, first: u64, fault: WriteFault) -> Self {
+        Self { fault: Some((first, fault)), ..self }
+    }
+
+    /// The number of the next record.
+    #[must_use]
+    pub fn next_record(&self) -> u64 {
+        self.replay.next
     }
 
     /// What the journal says.
@@ -168,11 +184,7 @@ impl Opened {
     /// # Errors
     /// The journal can not be written.
     pub async fn begin(self, run: RunInfo, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
-        let event = Event::RunBegan(run);
-        match self.store {
-            AnyStore::Directory(store) => start(store, self.replay, ledger, event).await,
-            AnyStore::Bucket(store) => start(store, self.replay, ledger, event).await,
-        }
+        self.start(ledger, Event::RunBegan(run)).await
     }
 
     /// Goes on with the run that is there. `ledger` is the report as the last session left it; it is cut to where it is
@@ -181,9 +193,14 @@ impl Opened {
     /// # Errors
     /// The journal can not be written.
     pub async fn resume(self, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
-        match self.store {
-            AnyStore::Directory(store) => start(store, self.replay, ledger, Event::RunResumed).await,
-            AnyStore::Bucket(store) => start(store, self.replay, ledger, Event::RunResumed).await,
+        self.start(ledger, Event::RunResumed).await
+    }
+
+    async fn start(self, ledger: Option<Box<dyn Ledger>>, first: Event) -> Result<Journal, JournalError> {
+        let Self { store, replay, fault } = self;
+        match store {
+            AnyStore::Directory(store) => start(Faulty::new(store, fault), replay, ledger, first).await,
+            AnyStore::Bucket(store) => start(Faulty::new(store, fault), replay, ledger, first).await,
         }
     }
 }

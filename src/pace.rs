@@ -197,6 +197,11 @@ impl Pacer {
         self.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
     }
 
+    /// Takes note that the endpoint of `lane` answers nobody, for `reason`, though few requests have found out.
+    pub fn is_silent(&self, lane: &Lane, reason: &str) {
+        lane.outage.begin(self.started.elapsed(), reason);
+    }
+
     /// Takes note of a retry.
     pub fn retried(&self) {
         self.counters.retried.fetch_add(1, Ordering::Relaxed);

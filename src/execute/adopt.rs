@@ -253,7 +253,19 @@ pub(super) async fn find(
 ) -> Result<Option<Found>, Trouble> {
     while let Some(candidate) = left.pop() {
         let found = match &candidate.open.begun {
-            Some(begun) => judge(work, &candidate, begun, wish).await?,
+            Some(begun) => match judge(work, &candidate, begun, wish).await {
+                Ok(found) => found,
+                // Nobody may know what it holds; to begin anew is always right.
+                Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Denied => {
+                    tracing::warn!(key = %wish.key, %failure, "an open upload can not be gone on with: beginning anew");
+                    None
+                }
+                // It is still to be cancelled.
+                Err(trouble) => {
+                    left.push(candidate);
+                    return Err(trouble);
+                }
+            },
             None => None,
         };
         if let Some(Found::Published(..)) | None = &found {

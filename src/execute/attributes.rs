@@ -505,13 +505,13 @@ impl<'w> Wanted<'w> {
         draft: &mut Draft,
     ) -> Result<bool, Failure> {
         let Err(failure) = outcome else { return Ok(true) };
-        if policy == Policy::Try && *failure.kind() != FailureKind::Stopped {
+        // What may go through later is no refusal: nothing is given up for it.
+        let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
+        if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
             draft.losses.push(refused(attribute, &failure, self.work.sides.destination.name()));
             return Ok(false);
         }
-        let details = failure.details();
-        let message = format!("{}; the object is there, without its {attribute}", details.message);
-        Err(Failure::new(details.kind.clone(), details.operation, &*details.place, message))
+        Err(failure.noting(&format!("the object is there, without its {attribute}")))
     }
 }
 

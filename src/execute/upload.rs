@@ -273,7 +273,8 @@ impl Upload {
             return Ok(Self::of(work, attributes, *begun));
         }
         let initiate = MultipartUpload::initiate(&work.sides.destination, &step.key, attributes);
-        let begun = Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) }).await?;
+        let begun =
+            Box::pin(Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) })).await?;
         Ok(Self::of(work, attributes, begun))
     }
 

@@ -96,6 +96,14 @@ impl Health {
         if self.budget > 0.0 {
             return false;
         }
+        self.silent(now, chance)
+    }
+
+    /// Takes note that nobody is answered, whatever the budget says. Returns true when that begins an outage.
+    pub fn silent(&mut self, now: Duration, chance: f64) -> bool {
+        if self.down.is_some() {
+            return false;
+        }
         // The first good answer after an outage is not yet a healthy server: it gets half of the trust.
         self.budget = BUDGET / 2.0;
         self.down = Some(Down {
@@ -187,6 +195,14 @@ impl Outage {
                 () = over => {}
                 () = sleep(wait.min(patience.saturating_sub(down_for))) => {}
             }
+        }
+    }
+
+    /// Takes note that the endpoint does not even answer what every server answers: it is down, for `reason`.
+    pub fn begin(&self, now: Duration, reason: &str) {
+        if self.health().silent(now, fastrand::f64()) {
+            reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
+            tracing::warn!("the endpoint does not answer: waiting for it ({reason})");
         }
     }
 

@@ -78,6 +78,8 @@ pub enum Effect {
     TruncateBody,
     /// The operation takes effect; the answer has its status and no body.
     EmptyBody,
+    /// The operation takes effect; the answer's body comes one byte at a time, with this pause before each.
+    Trickle(Duration),
     /// The answer is late.
     Delay(Duration),
     /// The operation takes effect with other bytes than it should: one byte of what is stored is wrong, and everything that
@@ -105,6 +107,7 @@ impl fmt::Debug for Effect {
             Self::StallAfter(time) => write!(f, "StallAfter({time:?})"),
             Self::TruncateBody => f.write_str("TruncateBody"),
             Self::EmptyBody => f.write_str("EmptyBody"),
+            Self::Trickle(pause) => write!(f, "Trickle({pause:?})"),
             Self::Delay(time) => write!(f, "Delay({time:?})"),
             Self::Corrupt => f.write_str("Corrupt"),
             Self::Hook(_) => f.write_str("Hook"),

@@ -189,6 +189,7 @@ impl Front {
                 Ok(response)
             }
             Some(Effect::TruncateBody) => Ok(truncated(response)),
+            Some(Effect::Trickle(pause)) => Ok(trickling(response, pause)),
             Some(Effect::EmptyBody) => {
                 response.headers_mut().remove(CONTENT_LENGTH);
                 *response.body_mut() = Body::empty();
@@ -411,6 +412,23 @@ fn truncated(response: Response<Body>) -> Response<Body> {
         let chunk: Bytes = body.next().await?.ok()?;
         let take = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         Some((Ok(Frame::data(chunk.slice(..take))), (body, left - take as u64)))
+    });
+    Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
+}
+
+/// The answer with its body byte by byte.
+fn trickling(response: Response<Body>, pause: Duration) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let sent = futures::stream::unfold((body, Bytes::new()), move |(mut body, mut left)| async move {
+        while left.is_empty() {
+            left = match body.next().await? {
+                Ok(chunk) => chunk,
+                Err(error) => return Some((Err(error), (body, left))),
+            };
+        }
+        tokio::time::sleep(pause).await;
+        let byte = left.split_to(1);
+        Some((Ok(Frame::data(byte)), (body, left)))
     });
     Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
 }

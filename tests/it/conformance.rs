@@ -17,6 +17,7 @@
 
 mod attributes;
 mod copies;
+mod killed;
 mod lists;
 mod multipart;
 mod probe;

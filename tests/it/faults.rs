@@ -3,6 +3,8 @@
 //! "Right" is checked in the sandbox's store, not in what the program says: the destination is equal or absent, and no
 //! upload is left open.
 
+mod grid;
+
 use std::time::Duration;
 
 use rstest::rstest;

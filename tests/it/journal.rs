@@ -1,11 +1,12 @@
-//! The journal in S3: who may write it, and what lost answers do to it.
+//! The journal in S3: who may write it, and what lost answers do to it; and how much room any journal takes.
 
 use s3haul::bucket::Bucket;
-use s3haul::journal::event::{Ended, Event, PlannedObject, RunInfo};
+use s3haul::journal::event::{Ended, Event, PlannedObject, ReceiptLine, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{Intent, Journal, JournalError, Life, Location, Opened, decide, look};
 use s3haul::manifest::job::Provider;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::size::MIB;
 
 use crate::world::{DESTINATION, World};
 
@@ -239,4 +240,53 @@ async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
     let next = resume(&world).await;
     next.commit(planned(2)).await.unwrap();
     assert_eq!(pending(&world).await, 1);
+}
+
+/// Bytes of all files in a directory.
+fn bytes_in(directory: &std::path::Path) -> u64 {
+    let files = std::fs::read_dir(directory).unwrap();
+    // One that is just being removed counts no more.
+    files.filter_map(|file| file.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// With snapshots in the place of what is over, a journal is as large as what is under way, and not as what was done: what
+/// holds for these objects holds for ten million.
+#[tokio::test]
+async fn a_journal_does_not_grow_with_the_objects() {
+    const WINDOW: u64 = 4096;
+    const OBJECTS: u64 = 20 * WINDOW;
+    let directory = tempfile::tempdir().unwrap();
+    let opened = Opened::open(Location::Directory(directory.path().to_owned())).await.unwrap();
+    let journal = opened.begin(run(), None).await.unwrap();
+    journal.append(RANGE).await.unwrap();
+    let (mut peaks, mut written) = ([0; 2], 0);
+    for object in 0..OBJECTS {
+        let planned = planned(object);
+        written += serde_json::to_string(&planned).unwrap().len() as u64;
+        journal.append(planned).await.unwrap();
+        if object >= WINDOW {
+            let receipt = Some(ReceiptLine::of(&"r".repeat(400)).unwrap());
+            let Event::ObjectEnded { range, object, ended, .. } = ended(object - WINDOW) else {
+                unreachable!()
+            };
+            written += 400;
+            journal.append(Event::ObjectEnded { range, object, ended, receipt }).await.unwrap();
+        }
+        if object % 1024 == 0 {
+            let half = usize::from(object > OBJECTS / 2);
+            peaks[half] = bytes_in(directory.path()).max(peaks[half]);
+        }
+    }
+    let closed = journal.close(Event::RunStopped).await.unwrap();
+    assert_eq!(
+        (closed.state.pending_objects() as u64, closed.state.totals.done_objects),
+        (WINDOW, OBJECTS - WINDOW)
+    );
+    let [first, second] = peaks;
+    assert!(written > 2 * second, "{written} bytes of events are too few for {peaks:?}");
+    assert!(second <= first + first / 4, "it grows: {peaks:?}");
+    assert!(second < 20 * MIB, "{peaks:?}");
+    // What a session reads before its first request.
+    let again = Opened::open(Location::Directory(directory.path().to_owned())).await.unwrap();
+    assert_eq!(again.state().pending_objects() as u64, WINDOW);
 }

@@ -1,14 +1,18 @@
 //! The command killed without a word, again and again, in the middle of its work: what it comes to in the end is what one
 //! undisturbed run would have come to, and next to nothing is done twice.
+//!
+//! `KILL_SEED` and `KILLS` set the seed, which is printed, and the number of kills. The same on a server that is no sandbox
+//! is `conformance::killed`.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use s3haul::manifest::job::Transfer;
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
 };
@@ -17,42 +21,99 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cli::process_at;
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::{DESTINATION, SOURCE, World, destination, upload_all};
 
 /// How often the command is killed in all.
 const KILLS: u64 = 60;
+/// How often where the journal is in S3, which has a session wait for its journal, or where bytes are sent from here.
+const FEWER_KILLS: u64 = 12;
 const IN_FLIGHT: u64 = 8;
 const PART: u64 = 5 * MIB;
-/// Parts of each of the large objects.
-const PARTS: [u64; 3] = [40, 25, 10];
-const SMALL: u64 = 40;
+/// Where a journal in S3 is.
+const OPS: &str = "ops";
+/// What an undisturbed run made of the same files.
+const REFERENCE: &str = "reference";
 /// A session that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Errand {
+    /// A copy of buckets, with its journal in a directory.
+    Copy,
+    /// The same with its journal in S3.
+    JournalInS3,
+    /// An upload of files.
+    Upload,
+}
+
 /// What the command is killed at, and up to which occurrence of it.
-const MOMENTS: [(Operation, u64); 8] = [
+type Moment = (Operation, u64);
+
+impl Errand {
+    /// Parts of each of the large objects.
+    fn parts(self) -> &'static [u64] {
+        match self {
+            Self::Copy | Self::JournalInS3 => &[40, 25, 10],
+            // Bytes of files are real.
+            Self::Upload => &[4, 2],
+        }
+    }
+
+    fn small(self) -> u64 {
+        match self {
+            Self::Copy | Self::JournalInS3 => 40,
+            Self::Upload => 12,
+        }
+    }
+
+    fn moments(self) -> Vec<Moment> {
+        let any = [
+            (Operation::CreateMultipartUpload, 3),
+            (Operation::CompleteMultipartUpload, 3),
+            (Operation::ListObjectsV2, 2),
+            (Operation::ListParts, 3),
+        ];
+        let own: &[Moment] = match self {
+            Self::Copy => COPY,
+            Self::JournalInS3 => &[COPY, &[(Operation::PutObject, 12), (Operation::GetObject, 4)]].concat(),
+            Self::Upload => {
+                &[(Operation::UploadPart, 5), (Operation::UploadPart, 5), (Operation::PutObject, 11)]
+            }
+        };
+        [&any, own].concat()
+    }
+
+    /// Requests that move bytes: of parts, and of whole objects.
+    fn moves(self) -> (Operation, Operation) {
+        match self {
+            Self::Copy | Self::JournalInS3 => (Operation::UploadPartCopy, Operation::CopyObject),
+            Self::Upload => (Operation::UploadPart, Operation::PutObject),
+        }
+    }
+}
+
+const COPY: &[Moment] = &[
     (Operation::UploadPartCopy, 25),
     (Operation::UploadPartCopy, 25),
-    (Operation::CreateMultipartUpload, 3),
-    (Operation::CompleteMultipartUpload, 3),
     (Operation::CopyObject, 30),
     (Operation::HeadObject, 40),
-    (Operation::ListObjectsV2, 2),
-    (Operation::ListParts, 3),
 ];
 
 /// One large and small objects with everything that a copy keeps, and a directory for the journal and the report.
 struct Round {
+    errand: Errand,
     world: World,
     directory: TempDir,
     kills: u64,
 }
 
 impl Round {
-    async fn new() -> Self {
+    async fn new(errand: Errand) -> Self {
         let ms = Duration::from_millis;
         let latency = LatencyModel {
             copy: ms(6),
+            put: ms(6),
             create: ms(4),
             complete: ms(6),
             head: ms(2),
@@ -62,28 +123,54 @@ impl Round {
         let model = Model { latency, ..Model::default() };
         let options = SandboxOptions { model, ..SandboxOptions::default() };
         let world = World::with(options, BucketOptions::default()).await;
+        let round = Self { errand, world, directory: TempDir::new().unwrap(), kills: 0 };
+        round.arrange().await;
+        round
+    }
+
+    async fn arrange(&self) {
         // Older than any copy: when the command is killed after the end of its run, the next run is to find nothing to do.
         let written = SystemTime::now() - Duration::from_hours(1);
-        let put = |key: String, seed: u64, size: u64| {
-            let spec = ObjectSpec { last_modified: Some(written), ..ObjectSpec::default() };
-            let spec = spec.content_type("text/x-kill").metadata("seed", seed.to_string());
-            world.sandbox.store().put_object(SOURCE, &key, Content::pattern(seed, size), &spec);
-        };
-        for (seed, parts) in (1..).zip(PARTS) {
-            put(format!("large{seed}"), seed, parts * PART - seed);
+        let large = (1..).zip(self.errand.parts());
+        let large = large.map(|(seed, parts)| (format!("large{seed}"), seed, parts * PART - seed));
+        let small = (0..self.errand.small()).map(|seed| (format!("small{seed:02}.txt"), seed, 100 + seed));
+        let store = self.world.sandbox.store();
+        if self.errand != Errand::Upload {
+            store.create_bucket(OPS, BucketOptions::default());
+            for (key, seed, size) in large.chain(small) {
+                let spec = ObjectSpec { last_modified: Some(written), ..ObjectSpec::default() };
+                let spec = spec.content_type("text/x-kill").metadata("seed", seed.to_string());
+                store.put_object(SOURCE, &key, Content::pattern(seed, size), &spec);
+            }
+            return;
         }
-        for seed in 0..SMALL {
-            put(format!("small{seed:02}"), seed, 100 + seed);
+        fs::create_dir(self.files()).unwrap();
+        for (name, seed, size) in large.chain(small) {
+            let mut bytes = vec![0; usize::try_from(size).unwrap()];
+            fastrand::Rng::with_seed(seed).fill(&mut bytes);
+            let path = self.files().join(name);
+            fs::write(&path, bytes).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
         }
-        Self { world, directory: TempDir::new().unwrap(), kills: 0 }
+        store.create_bucket(REFERENCE, BucketOptions::default());
+        let whole = Transfer { to: destination(&format!("s3://{REFERENCE}/")), ..upload_all(&self.files()) };
+        let run = self.world.run(whole).await;
+        assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
+        self.world.sandbox.calls().clear();
+    }
+
+    fn files(&self) -> PathBuf {
+        self.directory.path().join("files")
     }
 
     fn spawn(&self) -> Child {
         process_at(&self.world)
             .current_dir(self.directory.path())
-            .args(["copy", "s3://source/", "s3://destination/", "--report", "report.jsonl"])
+            .args(["copy", if self.errand == Errand::Upload { "files" } else { "s3://source/" }])
+            .args(["s3://destination/", "--report", "report.jsonl"])
             .args(["--provider", "aws", "--part-size", "5MiB", "--threshold", "5MiB"])
             .args(["--in-flight", &IN_FLIGHT.to_string()])
+            .args(if self.errand == Errand::JournalInS3 { &["--journal", "s3://ops/kill/"][..] } else { &[] })
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.errors()).unwrap())
             .spawn()
@@ -119,7 +206,8 @@ impl Round {
 
     /// A session that is killed in the middle of something. True when it came to its end all the same.
     async fn killed(&mut self, random: &mut fastrand::Rng) -> bool {
-        let (operation, most) = MOMENTS[random.usize(..MOMENTS.len())];
+        let moments = self.errand.moments();
+        let (operation, most) = moments[random.usize(..moments.len())];
         let (nth, delay) = (random.u64(1..=most), Duration::from_micros(random.u64(..20_000)));
         let dying = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&dying);
@@ -144,19 +232,34 @@ impl Round {
     /// What must be true once a session has come to its end.
     fn assert_done(&self) {
         let (world, kills) = (&self.world, self.kills);
-        for key in world.sandbox.store().keys(SOURCE) {
-            world.assert_equal(&key, &key);
-        }
+        let store = world.sandbox.store();
+        let keys = if self.errand == Errand::Upload {
+            for key in store.keys(REFERENCE) {
+                let whole = store.object(REFERENCE, &key).unwrap();
+                let sent = store.object(DESTINATION, &key).unwrap_or_else(|| panic!("{key} is not there"));
+                assert!(sent.content == whole.content, "other bytes in {key}");
+                assert_eq!(sent.attributes, whole.attributes, "{key}");
+            }
+            store.keys(REFERENCE)
+        } else {
+            for key in store.keys(SOURCE) {
+                world.assert_equal(&key, &key);
+            }
+            store.keys(SOURCE)
+        };
+        assert_eq!(store.keys(DESTINATION), keys);
         world.assert_no_upload_is_left();
-        let needed: u64 = PARTS.iter().sum();
-        let twice = world.calls(Operation::UploadPartCopy) - needed;
-        assert!(twice <= kills * IN_FLIGHT, "{twice} part copies too many after {kills} kills");
-        let twice = world.calls(Operation::CopyObject).saturating_sub(SMALL);
-        assert!(twice <= kills * IN_FLIGHT, "{twice} copies too many after {kills} kills");
-        assert_reported(
-            &self.directory.path().join("report.jsonl"),
-            &world.sandbox.store().keys(DESTINATION),
-        );
+        let (part, whole) = self.errand.moves();
+        let sent = |operation| {
+            let calls = world.sandbox.calls().of(operation);
+            calls.iter().filter(|call| call.bucket == DESTINATION).count() as u64
+        };
+        let parts: u64 = self.errand.parts().iter().sum();
+        for (operation, needed) in [(part, parts), (whole, self.errand.small())] {
+            let (sent, most) = (sent(operation), needed + kills * IN_FLIGHT);
+            assert!((needed..=most).contains(&sent), "{sent} {operation:?} of {needed} after {kills} kills");
+        }
+        assert_reported(&self.directory.path().join("report.jsonl"), &keys);
     }
 }
 
@@ -175,15 +278,14 @@ fn assert_reported(report: &Path, keys: &[String]) {
     assert_eq!(lines, wanted);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_at_random_moments_it_comes_to_what_one_run_comes_to() {
+async fn killed(errand: Errand, kills: u64) {
     let seed = std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    let wanted = std::env::var("KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let wanted = std::env::var("KILLS").map_or(kills, |kills| kills.parse().unwrap());
     eprintln!("KILL_SEED={seed} KILLS={wanted}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut kills = 0;
     while kills < wanted {
-        let mut round = Round::new().await;
+        let mut round = Round::new(errand).await;
         // Once in a while from the first moment to the end.
         let most = random.u64(5..=20);
         let mut ended = false;
@@ -198,4 +300,19 @@ async fn killed_at_random_moments_it_comes_to_what_one_run_comes_to() {
         round.assert_done();
         kills += round.kills;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_moments_it_comes_to_what_one_run_comes_to() {
+    killed(Errand::Copy, KILLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_its_journal_in_s3_it_comes_to_what_one_run_comes_to() {
+    killed(Errand::JournalInS3, FEWER_KILLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_sends_files_it_comes_to_what_one_run_comes_to() {
+    killed(Errand::Upload, FEWER_KILLS).await;
 }

@@ -9,6 +9,7 @@ mod access;
 mod adopt;
 mod archived;
 mod attributes;
+mod boundaries;
 mod capabilities;
 mod cli;
 mod conditions;

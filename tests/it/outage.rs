@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use s3haul::execute::Outcome;
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, FailureLimit, Job, Limits};
+use s3haul::pace::RetryPolicy;
+use s3haul::s3::FailureKind;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::MIB;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::cli::command;
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
@@ -126,7 +129,7 @@ async fn a_server_that_stays_away_ends_the_run_and_not_each_object() {
     assert_eq!(all, 601, "each object is accounted for");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     let world = world_with(600).await;
     let (faults, calls) = (world.sandbox.faults(), world.sandbox.calls());
@@ -155,6 +158,77 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     let outcome = run.unwrap().outcome;
     assert_eq!((outcome.done_objects, outcome.failed_objects), (601, 0));
     assert!(probes > 0 && at_once == 1, "{probes} requests during the outage, {at_once} at once");
+}
+
+/// Runs with so many requests in flight through an outage in its middle. What it came to, and what was asked meanwhile.
+async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
+    let mut world = world_with(200).await;
+    (world.retry, world.ceiling) = (RetryPolicy::default(), at_once);
+    let (faults, calls) = (world.sandbox.faults(), world.sandbox.calls());
+    let job = world.job(copy_all());
+    faults.add(Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(50))));
+    let outage = async {
+        while calls.count(Operation::CopyObject) < 50 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        faults.clear();
+        faults.add(Fault::on_any().then(Effect::Error(500, "InternalError")));
+        calls.clear();
+        sleep(lasts).await;
+        faults.clear();
+        calls.total()
+    };
+    let (run, asked) = tokio::join!(world.try_run_job(&job), outage);
+    world.assert_no_upload_is_left();
+    (run.unwrap().outcome, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_minute_is_waited_out_with_few_questions() {
+    let (outcome, asked) = through_an_outage(64, Duration::from_mins(1)).await;
+    assert_eq!((outcome.done_objects, outcome.failed_objects, &outcome.gave_up), (201, 0, &None));
+    // What was under way, what it takes to be sure, and probes whose pauses grow to 15 s.
+    assert!((5..=64 + 64 + 14).contains(&asked), "{asked} requests during the outage");
+    assert!((60.0..120.0).contains(&outcome.seconds), "{} s", outcome.seconds);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_few_requests_meet_is_waited_out_all_the_same() {
+    let (outcome, asked) = through_an_outage(4, Duration::from_mins(5)).await;
+    assert_eq!((outcome.done_objects, outcome.failed_objects, &outcome.gave_up), (201, 0, &None));
+    assert!((5..=150).contains(&asked), "{asked} requests during the outage");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_waits_out_a_minute_too() {
+    let mut world = world_with(1).await;
+    world.retry = RetryPolicy::default();
+    let bucket = world.bucket(SOURCE).await;
+    let key = "00000".parse().unwrap();
+    world.sandbox.calls().clear();
+    world.sandbox.faults().add(Fault::on_any().then(Effect::ResetBefore));
+    let over = async {
+        sleep(Duration::from_mins(1)).await;
+        world.sandbox.faults().clear();
+    };
+    let (head, ()) = tokio::join!(bucket.head(&key, None), over);
+    assert_eq!(head.unwrap().size, 100);
+    let asked = world.calls(Operation::HeadObject);
+    assert!((5..=30).contains(&asked), "{asked} requests");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_nobody_knows_is_told_with_its_reason() {
+    let world = World::new().await;
+    let mut job = world.job(copy_all());
+    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = Some("http://nosuch.invalid".to_owned());
+    let began = Instant::now();
+    let failure = world.try_run_job(&job).await.err().expect("nobody answers there");
+    assert_eq!(*failure.kind(), FailureKind::Unreachable, "{failure}");
+    assert!(failure.kind().may_pass_later() && failure.ends_run());
+    let text = failure.to_string();
+    assert!(text.contains("lookup") && text.contains("check the endpoint's `url`, DNS"), "{text}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Tables in the README that are written from what the code says.
+//! Tables in the README that are written from what the code says, and what it says about the tests.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -25,5 +25,44 @@ pub(crate) fn assert_readme_has(name: &str, table: &str) {
         file.write_all(format!("{before}{begin}{table}{end}{after}").as_bytes()).unwrap();
     } else {
         assert_eq!(committed, table, "the README is old: run the test with UPDATE_README=1");
+    }
+}
+
+/// The tests that hold each of the README's guarantees, by number.
+fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## Guarantees\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut guarantees: Vec<(u32, Vec<String>)> = Vec::new();
+    for line in section.lines() {
+        if let Some((number, _)) = line.split_once(". ")
+            && let Ok(number) = number.parse()
+        {
+            guarantees.push((number, Vec::new()));
+        }
+        let named = line.split('`').skip(1).step_by(2).filter(|name| name.contains("::"));
+        if let Some((_, tests)) = guarantees.last_mut() {
+            tests.extend(named.map(str::to_owned));
+        }
+    }
+    guarantees
+}
+
+#[test]
+fn each_guarantee_names_tests_that_there_are() {
+    let guarantees = tests_of_guarantees();
+    assert_eq!(guarantees.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    for (number, names) in guarantees {
+        assert!(!names.is_empty(), "guarantee {number} names no test");
+        for name in names {
+            let (module, test) = name.rsplit_once("::").unwrap();
+            let file = tests.join(format!("{}.rs", module.replace("::", "/")));
+            let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let begins = text.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("{name} is not there"));
+            // Behind an attribute that makes it a test, and not a helper.
+            let item = text[..begins].rsplit("\n\n").next().unwrap();
+            assert!(item.contains("#[test]") || item.contains("#[tokio::test"), "{name} is no test");
+        }
     }
 }

@@ -220,30 +220,47 @@ async fn of_two_runs_on_a_journal_in_s3_one_survives() {
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_work() {
-    let world = world(400, Duration::from_millis(2)).await;
-    let directory = manifest(&world.sandbox, "");
-    std::fs::create_dir(directory.path().join("journal")).unwrap();
-    // The system lets no file grow beyond 16 KiB.
-    let script =
-        "trap '' XFSZ; ulimit -f 32; exec \"$0\" run job.yaml --journal journal --report other.jsonl";
+/// A run in a system that lets no file grow beyond 16 KiB.
+async fn with_little_room(directory: &Path, more: &str) -> (i32, String) {
+    let script = format!("trap '' XFSZ; ulimit -f 32; exec \"$0\" run job.yaml {more}");
     let options = SandboxOptions::default();
     let child = in_clean_environment(std::process::Command::new("sh"))
-        .args(["-c", script])
+        .args(["-c", &script])
         .arg(assert_cmd::cargo::cargo_bin!("s3haul"))
-        .current_dir(directory.path())
+        .current_dir(directory)
         .env("AWS_ACCESS_KEY_ID", options.access_key)
         .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (exit, stderr) = end(child).await;
+    end(child).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_work() {
+    let world = world(400, Duration::from_millis(2)).await;
+    let directory = manifest(&world.sandbox, "");
+    std::fs::create_dir(directory.path().join("journal")).unwrap();
+    let (exit, stderr) = with_little_room(directory.path(), "--journal journal --report other.jsonl").await;
     assert!(exit == 4 && stderr.contains("error: the journal"), "{exit} {stderr}");
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_was_full_lacks_nothing_in_the_end() {
+    let world = world(400, Duration::from_millis(2)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    let (exit, stderr) = with_little_room(directory.path(), "").await;
+    assert!(exit != 0 && stderr.contains("lacks receipts") && stderr.contains("free some space"), "{stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 400);
+    assert_eq!(world.calls(Operation::CopyObject), 400, "only the report was to be written again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,7 +93,7 @@ impl World {
         Job::single(transfer, [self.endpoint()])
     }
 
-    fn connections(&self, job: &Job, halt: &CancellationToken, limits: &Limits) -> Connections {
+    pub(crate) fn connections(&self, job: &Job, halt: &CancellationToken, limits: &Limits) -> Connections {
         let pacer = Arc::new(Pacer::new(limits, self.ceiling, self.retry));
         Connections::new(job, Some(Self::credentials()), pacer, halt.clone())
     }

@@ -1,0 +1,92 @@
+//! A journal that gives out at a record that a test names: what a run makes of a full disk, and of its own death between
+//! any two events, can't be found out otherwise at exactly that moment. Like the faults of the sandbox it is scripted from
+//! outside, and without a script every call goes straight through.
+
+use std::future::pending;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::JournalError;
+use super::event::Event;
+use super::state::RunState;
+use super::store::Store;
+
+/// How a journal gives out.
+#[derive(Clone, Debug)]
+pub enum WriteFault {
+    /// No space is left.
+    Full,
+    /// Nothing comes back any more, as if the process had died. The token is cancelled when that begins.
+    Dead(CancellationToken),
+}
+
+/// A store in front of another one, with a fault or none.
+#[derive(Debug)]
+pub(super) struct Faulty<S> {
+    store: S,
+    /// The number of the first record that is not written, and what happens instead.
+    fault: Option<(u64, WriteFault)>,
+    struck: bool,
+}
+
+impl<S: Store> Faulty<S> {
+    pub(super) fn new(store: S, fault: Option<(u64, WriteFault)>) -> Self {
+        Self { store, fault, struck: false }
+    }
+
+    /// What becomes of a write from here on.
+    async fn strike(&mut self) -> Result<(), JournalError> {
+        self.struck = true;
+        match &self.fault {
+            None => Ok(()),
+            Some((_, WriteFault::Full)) => Err(JournalError::Full { place: "of a test".to_owned() }),
+            Some((_, WriteFault::Dead(begins))) => {
+                begins.cancel();
+                pending().await
+            }
+        }
+    }
+}
+
+impl<S: Store> Store for Faulty<S> {
+    const KEEPS: bool = S::KEEPS;
+
+    fn gather(&self) -> (Duration, Duration) {
+        self.store.gather()
+    }
+
+    async fn write(&mut self, next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
+        let Some((first, _)) = &self.fault else { return self.store.write(next, lines).await };
+        let fit = usize::try_from(first.saturating_sub(next)).unwrap_or(usize::MAX);
+        let ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+        let good = ends.take(fit).last().unwrap_or(0);
+        if good == lines.len() {
+            return self.store.write(next, lines).await;
+        }
+        if good > 0 {
+            self.store.write(next, lines[..good].to_vec()).await?;
+            self.store.sync().await?;
+        }
+        self.strike().await
+    }
+
+    async fn sync(&mut self) -> Result<(), JournalError> {
+        self.store.sync().await
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        self.store.wants_snapshot()
+    }
+
+    async fn snapshot(&mut self, next: u64, report: u64, state: &RunState) -> Result<(), JournalError> {
+        if self.struck {
+            return self.strike().await;
+        }
+        self.store.snapshot(next, report, state).await
+    }
+
+    async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
+        self.store.tail(visit).await
+    }
+}
