@@ -84,6 +84,8 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
+            // The run is not over before its report is whole.
+            Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Report(ReportError::Create { .. })
             | Self::Journal(_)

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::adopt::{self, Begun, Found, Left, Wish};
 use super::attributes::Wanted;
+use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
@@ -111,6 +112,9 @@ async fn rounds(
             Err(Trouble::SourceChanged) => {
                 tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
+            Err(Trouble::NotOurs) => {
+                tracing::info!(path = %path.display(), "an open upload was of no use: sending it anew");
+            }
             other => return other,
         }
     }
@@ -164,7 +168,12 @@ async fn file_round(
             upload.complete(work, &mut progress, seen).await
         }
         .await;
-        upload.begun.settle(work, upload.id, outcome, &progress, draft).await
+        let ending = upload.begun.settle(work, upload.id, outcome, &progress, draft).await?;
+        let vouched = upload.begun.vouch(work, attributes, &ending, draft).await;
+        if let (Err(_), Ending::Done { etag, .. }) = (&vouched, &ending) {
+            *seen = Seen::Object(etag.clone());
+        }
+        vouched.map(|()| ending)
     } else {
         let _permit = reserve(Arc::clone(&work.memory), stamp.size).await;
         let body = blocking(path, {
@@ -269,6 +278,9 @@ impl Upload {
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
+        if let Some(begun) = claim::find(work, step, &wish, attributes, None, draft).await? {
+            return Ok(Self::of(work, attributes, begun));
+        }
         let tracked = Tracked::intend(work, step).await?;
         let upload = match MultipartUpload::initiate(&work.sides.destination, &step.key, attributes).await {
             Ok(upload) => upload,
@@ -278,7 +290,7 @@ impl Upload {
             }
         };
         tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
-        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new() }))
+        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new(), claimed: false }))
     }
 
     /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
@@ -289,7 +301,7 @@ impl Upload {
         Ok(Self::of(
             work,
             attributes,
-            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new() },
+            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new(), claimed: false },
         ))
     }
 

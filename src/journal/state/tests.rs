@@ -29,6 +29,8 @@ fn begun(upload: u64, parts: usize) -> Event {
         parts: std::iter::repeat_n(64 << 20, parts).collect(),
         attributes: "0123456789abcdef".into(),
         kms: false,
+        losses: Vec::new(),
+        claimed: false,
     }
 }
 
