@@ -9,6 +9,7 @@ mod check;
 mod copy;
 mod history;
 mod journal;
+mod mine;
 mod place;
 mod plan;
 mod progress;

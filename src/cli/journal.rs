@@ -4,20 +4,21 @@
 //! be written (the root of a container often can't), the run does without; a place that was named must be usable.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::CliError;
+use super::{CliError, EndpointFlags, uploads};
 use crate::connections::Connections;
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
 use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
 use crate::listing::local::JOURNALS;
-use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, Source};
+use crate::location::S3Uri;
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
 use crate::report::{Origin, ReportError, ReportWriter};
 use crate::size::{ByteSize, display_count};
 
@@ -114,6 +115,39 @@ pub(super) async fn open(
     };
     let journal = opened.begin(run, report).await?;
     Ok(Session { journal, resumed })
+}
+
+/// A journal that a command looks at.
+#[derive(Clone, Debug)]
+pub(super) enum Named {
+    /// All below the working directory.
+    None,
+    /// This directory.
+    Directory(PathBuf),
+    /// The objects below this prefix.
+    Prefix(S3Uri),
+}
+
+/// Where the journals are that were named, and what they are called.
+pub(super) async fn places(
+    named: Named,
+    endpoint: &EndpointFlags,
+) -> Result<Vec<(String, Location)>, CliError> {
+    let of_directory = |path: PathBuf| (path.display().to_string(), Location::Directory(path));
+    Ok(match named {
+        Named::None => {
+            let Ok(entries) = std::fs::read_dir(JOURNALS) else { return Ok(Vec::new()) };
+            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            paths.retain(|path| path.is_dir());
+            paths.sort();
+            paths.into_iter().map(of_directory).collect()
+        }
+        Named::Directory(path) => vec![of_directory(path)],
+        Named::Prefix(uri) => {
+            let bucket = uploads::connect(&uri, endpoint, Access::default()).await?;
+            vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
+        }
+    })
 }
 
 /// Where the journal is; `None` where none is kept. Standard input can't be read twice.
