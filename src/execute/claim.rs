@@ -11,10 +11,9 @@ use std::future::ready;
 
 use futures::TryStreamExt;
 
-use super::adopt::{Begun, Wish, lengths};
+use super::adopt::{Begun, Wish};
 use super::monitor::Event;
 use super::receipt::Ending;
-use super::tracked::Tracked;
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
@@ -61,14 +60,13 @@ pub(super) async fn find(
         }
         (Some((upload, kept)), None) => {
             others -= 1;
-            let tracked = Tracked::intend(work, step).await?;
-            tracked.begun(work, &upload, wish.terms.claimed(), lengths(wish.layout)).await?;
-            let layout = wish.layout.clone();
-            let (held, of) = (kept.len(), layout.count);
+            let (held, of) = (kept.len(), wish.layout.count);
             draft
                 .notes
                 .push(format!("went on with the open upload {}: {held} of {of} parts were there", upload.id()));
-            Some(Begun { upload, tracked, layout, kept, claimed: true })
+            let found = ready(Ok((upload, wish.terms.claimed())));
+            let begun = Begun::begin(work, step, wish.layout.clone(), found).await?;
+            Some(Begun { kept, claimed: true, ..begun })
         }
         (None, _) => None,
     };
