@@ -15,10 +15,10 @@ use crate::s3::client::StaticCredentials;
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct AccessFlags {
     /// Refuse a bucket that another account owns; 12 digits.
-    #[arg(long, value_name = "ACCOUNT")]
+    #[arg(long, global = true, value_name = "ACCOUNT")]
     expected_owner: Option<String>,
     /// Pay for the requests, as the bucket's owner wants.
-    #[arg(long)]
+    #[arg(long, global = true)]
     requester_pays: bool,
 }
 

@@ -15,7 +15,7 @@ use super::place::{AccessFlags, Place};
 use super::{CliError, EndpointFlags, Exit, Output, say};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer};
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::cost;
 use crate::s3::{CompleteSpec, Failure, OpenUpload};
@@ -135,7 +135,13 @@ pub(super) async fn connect(
         storage_class: None,
         encryption: None,
     };
-    let job = Job::single(Transfer::new("uploads", Source::Stdin, to), [endpoint.endpoint()]);
+    let mut transfer = Transfer::new("uploads", Source::Stdin, to);
+    transfer.destination_access = access.clone();
+    let job = Job::single(transfer, [endpoint.endpoint()]);
+    // Of a transfer there are no more than its destination's terms here.
+    if let Some(finding) = check(&job).into_iter().find(|finding| finding.path.ends_with("expected_owner")) {
+        return Err(CliError::Usage(format!("{}; {}", finding.message, finding.remedy)));
+    }
     let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
     Ok(connections.bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access).await?)
 }

@@ -18,6 +18,7 @@ use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::{at, run as run_command};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
 
 const PART: u64 = 8 * MIB;
@@ -382,9 +383,9 @@ async fn the_command_takes_up_what_is_open_if_it_is_asked_to() {
         world.sandbox.store().delete_object(DESTINATION, "large");
         begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
         world.sandbox.calls().clear();
-        let mut command = crate::cli::at(&world);
+        let mut command = at(&world);
         command.env("S3HAUL_ADOPT", says);
-        let (exit, _, stderr) = crate::cli::run(command, &copy).await;
+        let (exit, _, stderr) = run_command(command, &copy).await;
         assert_eq!(exit, 0, "{stderr}");
         world.assert_equal("large", "large");
         let (copies, left) = if takes { (PARTS - 3, 0) } else { (PARTS, 1) };

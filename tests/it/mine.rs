@@ -12,7 +12,7 @@ use s3haul::sandbox::{
 use s3haul::size::MIB;
 use serde_json::Value;
 
-use crate::cli::run;
+use crate::cli::{at, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 async fn world() -> World {
@@ -29,20 +29,11 @@ async fn world() -> World {
 
 /// A run of both objects in the background, in this directory.
 fn spawn(world: &World, directory: &Path, journal: &[&str]) -> Child {
-    let options = SandboxOptions::default();
-    std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"))
+    process_at(world)
         .args(["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--in-flight", "4"])
         .args(["--part-size", "5MiB", "--threshold", "5MiB"])
         .args(journal)
         .current_dir(directory)
-        .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
-        .env("AWS_ACCESS_KEY_ID", options.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
-        .env_remove("S3HAUL_JOURNAL")
-        .env_remove("S3HAUL_ADOPT")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -75,7 +66,7 @@ async fn foreign(world: &World) -> MultipartUpload {
 }
 
 async fn uploads(world: &World, directory: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = crate::cli::at(world);
+    let mut command = at(world);
     command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
     run(command, &[&["uploads"], arguments].concat()).await
 }
@@ -140,10 +131,12 @@ async fn a_journal_in_s3_says_it_too_and_the_next_run_does_without_what_was_abor
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_of_a_bucket_whose_owner_is_another_are_refused() {
     let world = world().await;
-    let list = ["list", "s3://destination/", "--expected-owner", "999999999999"];
+    let list = ["list", "s3://destination/", "--expected-owner", "999999999999", "--provider", "aws"];
     let (exit, _, stderr) = uploads(&world, Path::new("."), &list).await;
     assert!(exit == 3 && stderr.contains("999999999999"), "{exit} {stderr}");
+    let (exit, _, stderr) = uploads(&world, Path::new("."), &list[..4]).await;
+    assert!(exit == 2 && stderr.contains("only AWS looks at the owner that is expected"), "{exit} {stderr}");
     let verify = ["verify", "s3://source/", "s3://destination/", "--destination-owner", "999999999999"];
-    let (exit, _, stderr) = run(crate::cli::at(&world), &verify).await;
+    let (exit, _, stderr) = run(at(&world), &[&verify[..], &["--provider", "aws"]].concat()).await;
     assert!(exit != 0 && stderr.contains("999999999999"), "{exit} {stderr}");
 }
