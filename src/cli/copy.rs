@@ -14,9 +14,8 @@ use super::{CliError, EndpointFlags, Exit, Output, plan, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch,
-    PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When,
-    check,
+    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartSize,
+    Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;

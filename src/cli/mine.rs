@@ -50,7 +50,8 @@ impl MineFlags {
         let named = match &self.journal {
             None | Some(JournalPlace::Usual) => Named::None,
             Some(JournalPlace::Nowhere) => {
-                let message = "--mine looks into journals, and `--journal none` (or S3HAUL_JOURNAL) names none";
+                let message =
+                    "--mine looks into journals, and `--journal none` (or S3HAUL_JOURNAL) names none";
                 return Err(CliError::Usage(message.to_owned()));
             }
             Some(JournalPlace::Directory(path)) => Named::Directory(path.clone()),
@@ -89,7 +90,8 @@ impl Mine {
     }
 
     fn find(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&Known> {
-        let ids = |known: &&Known| known.recorded.begun.as_ref().is_some_and(|begun| begun.id == open.upload_id);
+        let ids =
+            |known: &&Known| known.recorded.begun.as_ref().is_some_and(|begun| begun.id == open.upload_id);
         let intended = |known: &&Known| {
             let Recorded { begun, place, intended, .. } = &known.recorded;
             let in_time =

@@ -251,12 +251,7 @@ fn found<'a>(
         .try_filter(|found| ready(choice.takes(found)))
 }
 
-async fn list(
-    bucket: &Bucket,
-    location: &S3Uri,
-    choice: &Choice,
-    output: Output,
-) -> Result<Exit, CliError> {
+async fn list(bucket: &Bucket, location: &S3Uri, choice: &Choice, output: Output) -> Result<Exit, CliError> {
     let mut uploads = std::pin::pin!(found(bucket, location, choice));
     let mut wasted = Wasted::default();
     while let Some(found) = uploads.try_next().await? {

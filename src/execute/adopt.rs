@@ -311,7 +311,8 @@ async fn judge(
     begun: &BegunUpload,
     wish: &Wish<'_>,
 ) -> Result<Option<Found>, Trouble> {
-    let Some(layout) = wish.terms.are_those_of(begun).then(|| tiling(&begun.parts, wish.layout)).flatten() else {
+    let Some(layout) = wish.terms.are_those_of(begun).then(|| tiling(&begun.parts, wish.layout)).flatten()
+    else {
         tracing::info!(key = %wish.key, "an open upload is of another source, or was begun otherwise: beginning anew");
         return Ok(None);
     };

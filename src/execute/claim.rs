@@ -61,9 +61,10 @@ pub(super) async fn find(
         (Some((upload, kept)), None) => {
             others -= 1;
             let (held, of) = (kept.len(), wish.layout.count);
-            draft
-                .notes
-                .push(format!("went on with the open upload {}: {held} of {of} parts were there", upload.id()));
+            draft.notes.push(format!(
+                "went on with the open upload {}: {held} of {of} parts were there",
+                upload.id()
+            ));
             let found = ready(Ok((upload, wish.terms.claimed())));
             let begun = Begun::begin(work, step, wish.layout.clone(), found).await?;
             Some(Begun { kept, claimed: true, ..begun })
@@ -90,8 +91,8 @@ async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failur
     let listed = multipart::uploads(bucket, key.as_str());
     // Of all keys that begin with this one, it is the first.
     let listed = listed.try_take_while(|open| ready(Ok(!in_order || open.key == key.as_str())));
-    let unknown = listed
-        .try_filter(|open| ready(open.key == key.as_str() && !work.inherited.knows(&open.upload_id)));
+    let unknown =
+        listed.try_filter(|open| ready(open.key == key.as_str() && !work.inherited.knows(&open.upload_id)));
     unknown.try_collect().await
 }
 

@@ -30,8 +30,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation,
-    SourcePin, WriteCondition, Written,
+    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
+    Operation, SourcePin, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.

@@ -315,8 +315,7 @@ impl BucketLog {
             });
             let fences = segments.chain([number]).map(|segment| Fence { segment, at }).collect();
             let (segment, snapshot) = (number + 1, (number, 0));
-            let log =
-                Self { place, writer, segment, snapshot, snapshot_bytes: 0, tail_bytes: 0, fences };
+            let log = Self { place, writer, segment, snapshot, snapshot_bytes: 0, tail_bytes: 0, fences };
             return Ok((log, salvage));
         }
     }

@@ -182,10 +182,8 @@ mod tests {
         let lock = Lock { retention: Some(retention.clone()), legal_hold: None };
         let kms = |key: &str| Encryption::Kms { key: Some(key.into()), bucket_key: None, dsse: false };
         let text = ContentHeaders { content_type: Some("text/plain".into()), ..ContentHeaders::default() };
-        let octets = ContentHeaders {
-            content_type: Some("binary/octet-stream".into()),
-            ..ContentHeaders::default()
-        };
+        let octets =
+            ContentHeaders { content_type: Some("binary/octet-stream".into()), ..ContentHeaders::default() };
         let plain = Head { headers: octets, ..Head::default() };
         let metadata = || [("team".to_owned(), "blue".to_owned())].into();
         for (want, found, tags, outcome) in [
@@ -230,12 +228,7 @@ mod tests {
                 vec![],
                 Some(Attribute::Encryption),
             ),
-            (
-                Attributes { lock: lock.clone(), ..wanted() },
-                Head { lock, ..plain.clone() },
-                vec![],
-                None,
-            ),
+            (Attributes { lock: lock.clone(), ..wanted() }, Head { lock, ..plain.clone() }, vec![], None),
             (
                 Attributes { lock: Lock { retention: Some(retention), legal_hold: None }, ..wanted() },
                 plain,

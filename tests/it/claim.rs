@@ -43,7 +43,8 @@ fn content(seed: u64) -> Content {
 }
 
 fn put(world: &World, seed: u64) {
-    let spec = ObjectSpec::default().content_type("text/x-large").metadata("team", "blue").tag("tier", "gold");
+    let spec =
+        ObjectSpec::default().content_type("text/x-large").metadata("team", "blue").tag("tier", "gold");
     world.sandbox.store().put_object(SOURCE, "large", content(seed), &spec);
 }
 
@@ -160,7 +161,12 @@ async fn without_the_flag_nothing_open_is_touched() {
     job.claims = false;
     let run = run(&world, &job).await;
     assert_done(&world, &run);
-    assert_eq!((world.calls(Operation::UploadPartCopy), open(&world).len()), (PARTS, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (world.calls(Operation::UploadPartCopy), open(&world).len()),
+        (PARTS, 1),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(world.calls(Operation::ListMultipartUploads), 0);
 }
 
@@ -250,7 +256,8 @@ async fn parts_of_a_source_that_was_replaced_are_not_published() {
     put(&world, 1);
     // The same second, so that no time tells.
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
-    let spec = ObjectSpec { last_modified: Some(SystemTime::now() - Duration::from_secs(5)), ..spec_of(&world) };
+    let spec =
+        ObjectSpec { last_modified: Some(SystemTime::now() - Duration::from_secs(5)), ..spec_of(&world) };
     world.sandbox.store().put_object(SOURCE, "large", content(2), &spec);
     let first = run(&world, &claiming_copy(&world)).await;
     assert_done(&world, &first);
@@ -270,7 +277,8 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     let world = world().await;
     put(&world, 1);
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
-    let spec = ObjectSpec { last_modified: Some(SystemTime::now() + Duration::from_secs(5)), ..spec_of(&world) };
+    let spec =
+        ObjectSpec { last_modified: Some(SystemTime::now() + Duration::from_secs(5)), ..spec_of(&world) };
     world.sandbox.store().put_object(SOURCE, "large", content(2), &spec);
     let run = run(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::MIB;
 use serde_json::Value;
 

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,7 +101,10 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &[]).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains("the journal has them: free some space and run the same command again"), "{stderr}");
+    assert!(
+        stderr.contains("the journal has them: free some space and run the same command again"),
+        "{stderr}"
+    );
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = copy(&world, directory.path(), &[]).await;
@@ -154,7 +155,8 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
     let directory = TempDir::new().unwrap();
     let place = directory.path().join("journal");
     let told = damaged(&world, directory.path(), &["--journal", "journal"], || {
-        let mut segments: Vec<_> = std::fs::read_dir(&place).unwrap().map(|file| file.unwrap().path()).collect();
+        let mut segments: Vec<_> =
+            std::fs::read_dir(&place).unwrap().map(|file| file.unwrap().path()).collect();
         segments.retain(|file| file.to_string_lossy().contains("segment-"));
         segments.sort();
         let last = segments.last().unwrap();
@@ -164,7 +166,10 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
         std::fs::write(last, spoil(&text, at)).unwrap();
     })
     .await;
-    assert!(told.contains("it was moved to journal.damaged-") && told.contains("1 lines of it could not"), "{told}");
+    assert!(
+        told.contains("it was moved to journal.damaged-") && told.contains("1 lines of it could not"),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
