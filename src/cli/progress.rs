@@ -274,3 +274,24 @@ impl Monitor for Console {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::state::Totals;
+    use crate::manifest::job::Limits;
+    use crate::pace::RetryPolicy;
+
+    #[test]
+    fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
+        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
+        let console = Console::new(pacer, Output { json: false, quiet: true }, false);
+        let totals = Totals { done_objects: 4, done_bytes: 400, failed_objects: 1, ..Totals::default() };
+        console.go_on(&RunState { totals, ..RunState::default() });
+        // What was under way is planned again, with the parts that are there.
+        console.observe(&Event::ObjectPlanned { bytes: 600 });
+        console.observe(&Event::BytesCopied { id: None, bytes: 100 });
+        let line = console.line(console.copied(), 0.0);
+        assert!(line.contains("500B of 1000B+") && line.contains("5 of 6+ objects"), "{line}");
+    }
+}

@@ -333,7 +333,7 @@ impl<'w> Wanted<'w> {
                 draft.losses.push(loss);
             }
         }
-        Ok(Self { annotations, wished, ..Self::new(work, full) })
+        Ok(Self { wished, annotations, ..Self::new(work, full) })
     }
 
     /// What an uploaded file shall have.

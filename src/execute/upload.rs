@@ -281,7 +281,7 @@ impl Upload {
         if let Some(begun) = claim::find(work, step, &wish, attributes, None, draft).await? {
             return Ok(Self::of(work, attributes, begun));
         }
-        let initiate = MultipartUpload::initiate(&work.sides.destination, &step.key, attributes);
+        let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));
         let begun = Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) }).await?;
         Ok(Self::of(work, attributes, begun))
     }

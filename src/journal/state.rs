@@ -259,7 +259,9 @@ impl RunState {
                 totals.done_bytes += bytes;
                 totals.parts += u64::from(*parts);
                 totals.objects_with_losses += u64::from(!losses.is_empty());
-                losses.iter().for_each(|loss| totals.losses.add(loss));
+                for loss in losses {
+                    totals.losses.add(loss);
+                }
                 *totals.proofs.entry(proof.clone()).or_default() += 1;
             }
             Ended::Skipped { bytes } => {
