@@ -55,7 +55,7 @@ fn pure(criterion: &mut Criterion) {
         let ended = |object| Event::ObjectEnded {
             range: 0,
             object: Some(object),
-            ended: Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: false },
+            ended: Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: Vec::new() },
             receipt: None,
         };
         let mut state = RunState::default();
