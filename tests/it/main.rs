@@ -28,6 +28,7 @@ mod manifest;
 mod matrix;
 mod mine;
 mod outage;
+mod parts;
 mod proof;
 mod providers;
 mod readme;
