@@ -17,9 +17,10 @@ use super::receipt::Ending;
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::Attribute;
+use crate::manifest::job::{Attribute, PartSize};
 use crate::multipart::{self, MultipartUpload};
-use crate::plan::claim::{difference, may_be_for, usable};
+use crate::plan::claim::{Cut, difference, may_be_for, usable};
+use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone, Tags};
 
@@ -51,22 +52,22 @@ pub(super) async fn find(
         Err(failure) => return Err(failure.into()),
     };
     let mut others = listed.len();
-    let found = best(&work.sides.destination, listed, wish, attributes).await?;
+    let found = best(work, listed, wish, attributes).await?;
     let is_found = found.is_some();
     let begun = match (found, doubt) {
         (Some(_), Some(doubt)) => {
             draft.notes.push(format!("what is open at this key is not gone on with: {doubt}"));
             None
         }
-        (Some((upload, kept)), None) => {
+        (Some((upload, layout, kept)), None) => {
             others -= 1;
-            let (held, of) = (kept.len(), wish.layout.count);
+            let (held, of) = (kept.len(), layout.count);
             draft.notes.push(format!(
                 "went on with the open upload {}: {held} of {of} parts were there",
                 upload.id()
             ));
             let found = ready(Ok((upload, wish.terms.claimed())));
-            let begun = Begun::begin(work, step, wish.layout.clone(), found).await?;
+            let begun = Begun::begin(work, step, layout, found).await?;
             Some(Begun { kept, claimed: true, ..begun })
         }
         (None, _) => None,
@@ -96,17 +97,24 @@ async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failur
     unknown.try_collect().await
 }
 
-/// The one of most use, and its parts.
+/// The one of most use, how it is cut, and its parts.
 async fn best(
-    bucket: &Bucket,
+    work: &Work,
     listed: Vec<OpenUpload>,
     wish: &Wish<'_>,
     attributes: &Attributes,
-) -> Result<Option<(MultipartUpload, Vec<PartDone>)>, Failure> {
-    let source = &wish.terms.source;
+) -> Result<Option<(MultipartUpload, PartLayout, Vec<PartDone>)>, Failure> {
+    let (source, bucket) = (&wish.terms.source, &work.sides.destination);
+    // Those of files are chosen by size alone.
+    let is_automatic = work.sides.transfer.parts.size == PartSize::Auto && work.sides.source.is_some();
+    let cut = if is_automatic && !wish.layout.is_replay() {
+        Cut::Automatically(wish.layout.size, &bucket.capabilities().parts)
+    } else {
+        Cut::Exactly(wish.layout)
+    };
     // A file has its time from another clock, and its parts are compared one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());
-    let mut best: Option<(MultipartUpload, Vec<PartDone>)> = None;
+    let mut best: Option<(MultipartUpload, PartLayout, Vec<PartDone>)> = None;
     for open in listed.into_iter().filter(|open| may_be_for(open, modified, attributes)) {
         let upload = MultipartUpload::open(bucket, wish.key, open.upload_id);
         let upload = match open.initiated {
@@ -118,10 +126,11 @@ async fn best(
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
             Err(failure) => return Err(failure),
         };
-        if let Some(kept) = usable(parts, declared, wish.layout, attributes)
-            && best.as_ref().is_none_or(|(_, most)| kept.len() > most.len())
-        {
-            best = Some((upload, kept));
+        if let Some((layout, kept)) = usable(parts, declared, cut, attributes) {
+            let held = |parts: &[PartDone]| parts.iter().map(|part| part.size).sum::<u64>();
+            if best.as_ref().is_none_or(|(_, _, most)| held(&kept) > held(most)) {
+                best = Some((upload, layout, kept));
+            }
         }
     }
     Ok(best)

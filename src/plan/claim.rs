@@ -7,8 +7,9 @@
 
 use jiff::Timestamp;
 
-use super::parts::PartLayout;
+use super::parts::{PartLayout, may_be_automatic};
 use crate::manifest::job::{Attribute, Encryption};
+use crate::s3::capabilities::PartLimits;
 use crate::s3::{
     Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload, PartDone, Tag, Tags,
 };
@@ -31,19 +32,45 @@ fn class(name: Option<&str>) -> &str {
     name.unwrap_or(STANDARD)
 }
 
-/// The parts of an upload, if it is cut as `layout` is and declares the checksum that `wanted` has. An upload that is cut
+/// How an upload must be cut to be ours.
+#[derive(Clone, Copy, Debug)]
+pub enum Cut<'a> {
+    /// As the layout of now: its part size was given, or the source's boundaries are.
+    Exactly(&'a PartLayout),
+    /// Into any equal parts that are chosen automatically for an object of so many bytes.
+    Automatically(u64, &'a PartLimits),
+}
+
+impl Cut<'_> {
+    /// The layout of an upload that has these parts.
+    fn layout_of(self, listed: &[PartDone]) -> Option<PartLayout> {
+        match self {
+            Self::Exactly(layout) => Some(layout.clone()),
+            Self::Automatically(size, limits) => {
+                let part_size = listed.iter().map(|part| part.size).max()?;
+                let count = u32::try_from(size.div_ceil(part_size.max(1))).ok()?;
+                let may_be = may_be_automatic(part_size, limits) && count <= limits.max_parts;
+                may_be.then(|| PartLayout::uniform(size, part_size, count))
+            }
+        }
+    }
+}
+
+/// The parts of an upload and how it is cut, if that may be by us and it declares the checksum that `wanted` has. One that is cut
 /// otherwise is somebody else's.
 #[must_use]
 pub fn usable(
     mut listed: Vec<PartDone>,
     declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
-    layout: &PartLayout,
+    cut: Cut<'_>,
     wanted: &Attributes,
-) -> Option<Vec<PartDone>> {
+) -> Option<(PartLayout, Vec<PartDone>)> {
+    let layout = cut.layout_of(&listed)?;
     let is_cut_alike = |part: &PartDone| layout.part(part.number).is_some_and(|due| due.length == part.size);
     let alike = listed.iter().all(|part| is_cut_alike(part) && part.checksum.is_some());
     listed.sort_unstable_by_key(|part| part.number);
-    (alike && !listed.is_empty() && declared.is_some() && declared == wanted.checksum).then_some(listed)
+    let usable = alike && !listed.is_empty() && declared.is_some() && declared == wanted.checksum;
+    usable.then_some((layout, listed))
 }
 
 /// The first attribute of the object `found` that is not as wanted. What was left to the bucket (encryption, a default
@@ -119,6 +146,7 @@ fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> boo
 mod tests {
     use super::*;
     use crate::s3::{Lock, Retention};
+    use crate::size::MIB;
 
     const CRC: Option<(ChecksumAlgorithm, ChecksumKind)> =
         Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
@@ -134,7 +162,8 @@ mod tests {
     #[test]
     fn only_what_is_cut_alike_can_be_gone_on_with() {
         let layout = PartLayout::uniform(25, 10, 3);
-        let of = |parts: Vec<PartDone>| usable(parts, CRC, &layout, &wanted()).map(|parts| parts.len());
+        let cut = Cut::Exactly(&layout);
+        let of = |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(_, parts)| parts.len());
         assert_eq!(of(vec![part(3, 5), part(1, 10)]), Some(2));
         let bare = PartDone { checksum: None, ..part(1, 10) };
         for other in [
@@ -149,9 +178,28 @@ mod tests {
         }
         let composite = Some((ChecksumAlgorithm::Sha256, ChecksumKind::Composite));
         for declared in [None, composite] {
-            assert_eq!(usable(vec![part(1, 10)], declared, &layout, &wanted()), None);
+            assert_eq!(usable(vec![part(1, 10)], declared, cut, &wanted()), None);
         }
-        assert_eq!(usable(vec![part(1, 10)], None, &layout, &Attributes::default()), None);
+        assert_eq!(usable(vec![part(1, 10)], None, cut, &Attributes::default()), None);
+    }
+
+    #[test]
+    fn an_automatic_part_size_may_be_another_one_by_now() {
+        let size = 1000 * MIB + 7;
+        let cut = Cut::Automatically(size, &PartLimits::S3);
+        let of = |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(layout, _)| layout);
+        let seventy = PartLayout::uniform(size, 70 * MIB, 15);
+        assert_eq!(of(vec![part(3, 70 * MIB), part(15, 20 * MIB + 7)]), Some(seventy));
+        for other in [
+            // Other tools choose smaller parts, or such as are no whole MiB.
+            vec![part(1, 8 * MIB)],
+            vec![part(1, 70_000_000)],
+            vec![part(1, 70 * MIB), part(2, 60 * MIB)],
+            vec![part(16, 70 * MIB)],
+            vec![part(15, 20 * MIB + 7)],
+        ] {
+            assert_eq!(of(other.clone()), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -229,6 +229,23 @@ async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
 }
 
 #[tokio::test]
+async fn an_automatic_part_size_of_an_earlier_run_is_kept() {
+    let world = world().await;
+    put(&world, 1);
+    // Of the object's 512 MiB, parts of 20 MiB: what another machine had chosen.
+    let earlier = 20 * MIB;
+    begin(&world, &as_the_job_would(), earlier, &[1, 2, 3, 4, 5]).await;
+    let mut transfer = in_parts(copy_all(), PART);
+    transfer.parts.size = PartSize::Auto;
+    let run = run(&world, &claiming(&world, transfer)).await;
+    assert_done(&world, &run);
+    world.assert_no_upload_is_left();
+    let parts = (PART * PARTS - 7).div_ceil(earlier);
+    assert_eq!(world.calls(Operation::UploadPartCopy), parts - 5);
+    assert_eq!(u64::from(run.receipts[0].parts), parts);
+}
+
+#[tokio::test]
 async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() {
     let world = world().await;
     put(&world, 1);
