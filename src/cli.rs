@@ -9,6 +9,7 @@ mod check;
 mod copy;
 mod history;
 mod journal;
+mod mine;
 mod place;
 mod plan;
 mod progress;
@@ -90,6 +91,8 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
+            // The run is not over before its report is whole.
+            Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Report(ReportError::Create { .. })
             | Self::Journal(_)

@@ -10,6 +10,7 @@
 mod adopt;
 mod archive;
 mod attributes;
+mod claim;
 mod condition;
 mod conductor;
 mod hedge;
@@ -70,6 +71,8 @@ enum Trouble {
     SourceChanged,
     /// The source's parts do not end where they were believed to: plan it again and ask for each.
     OtherBoundaries,
+    /// An upload that was found open turned out not to be of this copy: plan it again, and leave that one alone.
+    NotOurs,
     /// The run stops.
     Stopped,
     /// A request failed for good.
@@ -95,6 +98,8 @@ struct Work {
     resumed: Arc<RunState>,
     /// The open uploads of earlier sessions that nobody has taken up yet.
     inherited: Arc<Inherited>,
+    /// Uploads that no journal knows are taken up.
+    claims: bool,
     /// No new work.
     stop: CancellationToken,
     /// The time to let requests end in peace is over.
@@ -175,7 +180,7 @@ impl Work {
         let ending = match outcome {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::SourceChanged | Trouble::OtherBoundaries) => {
+            Err(Trouble::SourceChanged | Trouble::OtherBoundaries | Trouble::NotOurs) => {
                 let message = "another writer was at work on the source or the destination";
                 let operation = Operation::CompleteMultipartUpload;
                 let failure = Failure::new(
@@ -240,7 +245,7 @@ pub async fn run(
             halt.cancel();
         }
     });
-    let mut outcome = Outcome::from(&resumed.totals);
+    let mut outcome = Outcome::from(&**resumed);
     let refusals = Arc::new(Refusals::default());
     let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
     tokio::select! {
@@ -264,6 +269,8 @@ pub async fn run(
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
             inherited: Arc::clone(&inherited),
+            // What was read of a stream is gone: nobody could go on with it.
+            claims: job.claims && transfer.from != Source::Stdin,
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
@@ -287,7 +294,7 @@ pub async fn run(
     drop(watcher);
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();
-    outcome.seconds = seconds(began.elapsed());
+    outcome.seconds += seconds(began.elapsed());
     Ok(outcome)
 }
 

@@ -15,7 +15,8 @@
 //!
 //! # Layout
 //!
-//! `event` and `uploads` are what is recorded, `state` folds it, `segment` is the format, all of them pure. `directory` and
+//! `event` and `uploads` are what is recorded, `state` folds it, `segment` is the format and `salvage` reads what is left of a
+//! damaged one, all of them pure. `directory` and
 //! `bucket` are the stores, `writer` the task that uses one. `fingerprint` tells whether a job is still the same.
 
 mod bucket;
@@ -24,6 +25,7 @@ mod error;
 pub mod event;
 mod fault;
 pub mod fingerprint;
+mod salvage;
 mod segment;
 pub mod state;
 mod store;
@@ -46,6 +48,7 @@ use event::{Event, RunInfo};
 use fault::Faulty;
 pub use fault::WriteFault;
 use fingerprint::Fingerprint;
+pub use salvage::Salvage;
 use segment::Replay;
 pub use segment::Writer;
 use state::{Phase, RunState};
@@ -131,12 +134,7 @@ impl Opened {
     /// # Errors
     /// It is in use, damaged, of a later version, or can not be reached.
     pub async fn open(location: Location) -> Result<Self, JournalError> {
-        let writer = Writer {
-            id: format!("{:016x}", fastrand::u64(..)),
-            host: directory::host(),
-            pid: std::process::id(),
-            since: Timestamp::now(),
-        };
+        let writer = this_process();
         match location {
             Location::Directory(path) => {
                 let (store, replay) = blocking(&path, |path| Directory::open(path, writer)).await?;
@@ -161,6 +159,31 @@ impl Opened {
         self.replay.next
     }
 
+    /// Makes a new journal in the place of one that can not be read, which is lost but for what it still says of open
+    /// uploads. A directory is put aside, and its new name told; in S3, segments stay where they are for some days.
+    ///
+    /// # Errors
+    /// It is in use, or can not be reached.
+    pub async fn begin_anew(location: Location) -> Result<(Self, Salvage, Option<PathBuf>), JournalError> {
+        match location {
+            Location::Directory(path) => {
+                let work = |path: &Path| {
+                    let (aside, salvage) = Directory::put_aside(path)?;
+                    Ok((Directory::open(path, this_process())?, salvage, aside))
+                };
+                let ((store, mut replay), salvage, aside) = blocking(&path, work).await?;
+                replay.state = salvage.clone().into_state();
+                Ok((Self { store: AnyStore::Directory(store), replay, fault: None }, salvage, Some(aside)))
+            }
+            Location::Bucket(bucket, prefix) => {
+                let place = Place::new(bucket, prefix);
+                let (store, salvage) = BucketLog::begin_anew(place, this_process()).await?;
+                let replay = Replay { state: salvage.clone().into_state(), ..Replay::default() };
+                Ok((Self { store: AnyStore::Bucket(store), replay, fault: None }, salvage, None))
+            }
+        }
+    }
+
     /// What the journal says.
     #[must_use]
     pub fn state(&self) -> &RunState {
@@ -172,10 +195,7 @@ impl Opened {
     pub fn resumed(&self, decision: Decision) -> RunState {
         match decision {
             Decision::Resume => self.state().clone(),
-            Decision::Begin => {
-                let RunState { last, uploads, next_id, .. } = self.state().clone();
-                RunState { last, uploads, next_id, ..RunState::default() }
-            }
+            Decision::Begin => self.state().clone().left_behind(),
         }
     }
 
@@ -203,6 +223,11 @@ impl Opened {
             AnyStore::Bucket(store) => start(Faulty::new(store, fault), replay, ledger, first).await,
         }
     }
+}
+
+fn this_process() -> Writer {
+    let (host, since) = (directory::host(), Timestamp::now());
+    Writer { id: format!("{:016x}", fastrand::u64(..)), host, pid: std::process::id(), since }
 }
 
 /// A journal that keeps nothing: receipts go to the ledger, and a run that is killed begins anew.

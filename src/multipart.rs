@@ -435,6 +435,13 @@ impl MultipartUpload {
     }
 }
 
+/// Whether the server may have begun an upload between two moments of our clock.
+pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
+    let early = initiated.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < from);
+    let late = until.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < initiated);
+    !early && !late
+}
+
 /// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments: uploads without parts that are
 /// not `known` to be somebody's. One without parts costs nothing, so a clock that is far off only leaves it there.
 ///
@@ -447,11 +454,7 @@ pub(crate) async fn abort_unknown(
     known: &BTreeSet<String>,
 ) -> Result<(), Failure> {
     let listed: Vec<_> = uploads(bucket, key.as_str()).try_collect().await?;
-    let is_within = |initiated: Timestamp| {
-        let early = initiated.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < from);
-        let late = until.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < initiated);
-        !early && !late
-    };
+    let is_within = |initiated| was_begun_between(initiated, from, until);
     for open in listed {
         let ours = open.key == key.as_str() && !known.contains(&open.upload_id);
         if !ours || !open.initiated.is_some_and(is_within) {

@@ -21,6 +21,7 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Attribute, LayoutChoice, Source, Transfer, Versions, When};
+use crate::plan::attributes::Reads;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::detour::{detour, finds_parts_of};
@@ -269,11 +270,33 @@ impl Sides {
     /// do not tell whether the session came so far.
     async fn ask_again(&self, entry: Entry, key: ObjectKey) -> Planned {
         match self.ask(entry, key, Question::Destination).await {
-            Planned::Skip(entry, key, Skip::Equal) if self.finishes_late() => {
-                self.step(*entry, key, Reason::Always, Seen::Unknown)
+            Planned::Skip(entry, key, Skip::Equal) => {
+                let lacks = if self.finishes_late() { Ok(true) } else { self.lacks_tags(&entry, &key).await };
+                match lacks {
+                    Ok(true) => self.step(*entry, key, Reason::Always, Seen::Unknown),
+                    Ok(false) => Planned::Skip(entry, key, Skip::Equal),
+                    Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+                }
             }
             planned => planned,
         }
+    }
+
+    /// True when a copy that is there has no tags and shall have some: those that are too long for a header are set, all at
+    /// once, when it is there. Who may not see the number of tags may not copy them either.
+    async fn lacks_tags(&self, entry: &Entry, key: &ObjectKey) -> Result<bool, Failure> {
+        let capabilities = self.destination.capabilities();
+        let sets = !self.transfer.set.tags.is_empty();
+        let wants = match &self.source {
+            _ if !capabilities.tags => false,
+            _ if sets => true,
+            // What CopyObject carries along is there from the start.
+            Some(source) if Reads::of(&self.transfer, capabilities, &self.listed_route(entry, key)?).tags => {
+                source.head(&entry.key, entry.version.as_deref()).await?.tag_count > Some(0)
+            }
+            _ => false,
+        };
+        Ok(wants && self.destination.head(key, None).await?.tag_count.is_none_or(|count| count == 0))
     }
 
     /// True when copies get something that no header carries.

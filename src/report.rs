@@ -32,12 +32,24 @@ pub enum ReportError {
         error: io::Error,
     },
     /// Some receipts are not in it.
-    #[error("the report {} lacks receipts: {error}; free some space and run the same command again", path.display())]
+    #[error(
+        "the report {} lacks receipts: {error}; {}",
+        path.display(),
+        if *kept {
+            "the journal has them: free some space and run the same command again, it completes the report and copies \
+             nothing twice"
+        } else {
+            "they are lost, because no journal is kept; what was copied is at the destination, and the same command run \
+             again reports it as skipped"
+        }
+    )]
     Incomplete {
         /// Where.
         path: PathBuf,
         /// The first thing that the system said.
         error: String,
+        /// They are in the journal, so that the run can still complete the report.
+        kept: bool,
     },
 }
 
@@ -166,9 +178,13 @@ pub fn summary(outcome: &Outcome) -> String {
         (false, _) => "finished with failures",
     };
     let took = display_duration(Duration::from_secs_f64(outcome.seconds.max(0.0)));
+    let sessions = match outcome.sessions {
+        0 | 1 => String::new(),
+        sessions => format!(" over {sessions} sessions"),
+    };
     let _ = write!(
         text,
-        "{how} in {took}: {} objects copied and proven ({}",
+        "{how} in {took}{sessions}: {} objects copied and proven ({}",
         count(outcome.done_objects),
         ByteSize(outcome.done_bytes)
     );
@@ -212,7 +228,8 @@ pub fn summary(outcome: &Outcome) -> String {
     let requests = outcome.requests;
     let _ = writeln!(
         text,
-        "requests: {} ({} throttled, {} sent again)",
+        "requests{}: {} ({} throttled, {} sent again)",
+        if sessions.is_empty() { "" } else { " of this session" },
         count(requests.requests),
         count(requests.throttled),
         count(requests.retried)

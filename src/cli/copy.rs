@@ -7,16 +7,16 @@ use clap::Args;
 
 use super::history::HistoryFlags;
 use super::journal::JournalFlags;
-use super::place::Place;
+use super::place::{Place, SidesFlags};
 use super::run::run;
 use super::set::SetFlags;
 use super::{CliError, EndpointFlags, Exit, Output, plan, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    Access, CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch,
-    PartGoal, PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify,
-    When, check,
+    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal,
+    PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When,
+    check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;
@@ -67,15 +67,9 @@ pub(super) struct Copy {
     #[command(flatten)]
     set: SetFlags,
 
-    /// Refuse a source bucket that another account owns; 12 digits.
-    #[arg(long, value_name = "ACCOUNT")]
-    source_owner: Option<String>,
-    /// Refuse a destination bucket that another account owns; 12 digits.
-    #[arg(long, value_name = "ACCOUNT")]
-    destination_owner: Option<String>,
-    /// Pay for the requests to the source, as its owner wants.
-    #[arg(long)]
-    requester_pays: bool,
+    #[command(flatten)]
+    access: SidesFlags,
+
     /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
@@ -171,16 +165,7 @@ impl Copy {
                 "always" => When::Always,
                 _ => When::Changed,
             };
-            if transfer.from.s3().is_some() {
-                let (expected_owner, requester_pays) = (self.source_owner.clone(), self.requester_pays);
-                transfer.source_access = Access { expected_owner, requester_pays };
-            } else if self.source_owner.is_some() || self.requester_pays {
-                let message =
-                    format!("{source} is not in S3: --source-owner and --requester-pays mean nothing");
-                return Err(CliError::Usage(message));
-            }
-            let expected_owner = self.destination_owner.clone();
-            transfer.destination_access = Access { expected_owner, ..Access::default() };
+            self.access.apply(&mut transfer, source)?;
             transfer.select = Selection {
                 include: self.include.iter().cloned().chain(pattern).collect(),
                 exclude: self.exclude.clone(),

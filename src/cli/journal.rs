@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::CliError;
+use super::{CliError, EndpointFlags, uploads};
 use crate::connections::Connections;
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
 use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
 use crate::listing::local::JOURNALS;
-use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, Source};
+use crate::location::S3Uri;
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
 use crate::report::{Origin, ReportError, ReportWriter};
 use crate::size::{ByteSize, display_count};
 
@@ -35,6 +35,10 @@ pub(super) struct JournalFlags {
     /// Go on with an unfinished run although the job was changed since.
     #[arg(long)]
     resume_anyway: bool,
+    /// Without its journal: take up uploads that are open at the keys to be written, as far as their parts can be proven.
+    /// Only if nobody else writes these keys.
+    #[arg(long, env = "S3HAUL_ADOPT", value_parser = clap::builder::FalseyValueParser::new())]
+    adopt: bool,
 }
 
 impl JournalFlags {
@@ -43,6 +47,7 @@ impl JournalFlags {
         if let Some(place) = &self.journal {
             job.journal = place.clone();
         }
+        job.claims = self.adopt;
     }
 
     pub(super) fn intent(&self) -> Intent {
@@ -112,6 +117,39 @@ pub(super) async fn open(
     Ok(Session { journal, resumed })
 }
 
+/// A journal that a command looks at.
+#[derive(Clone, Debug)]
+pub(super) enum Named {
+    /// All below the working directory.
+    None,
+    /// This directory.
+    Directory(PathBuf),
+    /// The objects below this prefix.
+    Prefix(S3Uri),
+}
+
+/// Where the journals are that were named, and what they are called.
+pub(super) async fn places(
+    named: Named,
+    endpoint: &EndpointFlags,
+) -> Result<Vec<(String, Location)>, CliError> {
+    let of_directory = |path: PathBuf| (path.display().to_string(), Location::Directory(path));
+    Ok(match named {
+        Named::None => {
+            let Ok(entries) = std::fs::read_dir(JOURNALS) else { return Ok(Vec::new()) };
+            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            paths.retain(|path| path.is_dir());
+            paths.sort();
+            paths.into_iter().map(of_directory).collect()
+        }
+        Named::Directory(path) => vec![of_directory(path)],
+        Named::Prefix(uri) => {
+            let bucket = uploads::connect(&uri, endpoint, Access::default()).await?;
+            vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
+        }
+    })
+}
+
 /// Where the journal is; `None` where none is kept. Standard input can't be read twice.
 async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Location>, CliError> {
     if job.transfers.iter().any(|transfer| transfer.from == Source::Stdin) {
@@ -129,29 +167,26 @@ async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Loc
     })
 }
 
-/// Opens a journal. One that can't be read any more is put aside if the run is to begin anew.
+/// Opens a journal. In the place of one that can't be read any more another one is made if the run is to begin anew.
 async fn reopen(location: Location, intent: Intent, tell: impl Fn(&str)) -> Result<Opened, JournalError> {
-    match (Opened::open(location.clone()).await, &location) {
-        (
-            Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })),
-            Location::Directory(path),
-        ) if intent == Intent::Fresh => {
-            let aside = aside(path);
-            std::fs::rename(path, &aside).map_err(|failure| JournalError::Io {
-                place: path.display().to_string(),
-                message: format!("it is damaged ({error}) and can't be put aside: {failure}"),
-            })?;
-            tell(&format!("the old journal can't be used ({error}); it was moved to {}", aside.display()));
-            Opened::open(location).await
+    let error = match Opened::open(location.clone()).await {
+        Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }))
+            if intent == Intent::Fresh =>
+        {
+            error
         }
-        (opened, _) => opened,
-    }
-}
-
-fn aside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".damaged-{}", Timestamp::now().as_millisecond()));
-    name.into()
+        opened => return opened,
+    };
+    let (opened, salvage, aside) = Opened::begin_anew(location).await?;
+    let aside = aside.map(|aside| format!("; it was moved to {}", aside.display())).unwrap_or_default();
+    tell(&format!(
+        "the old journal can't be used ({error}){aside}. {} open uploads could be read from it and will be cancelled, {} lines \
+         of it could not: if uploads were in them, `s3haul uploads list` at the destinations shows those. What it knew of \
+         objects is given up: they are compared again",
+        display_count(salvage.open_uploads() as u64),
+        display_count(salvage.bad_lines)
+    ));
+    Ok(opened)
 }
 
 fn report(

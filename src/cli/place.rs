@@ -2,13 +2,66 @@
 
 use std::sync::Arc;
 
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{CliError, JobFile};
 use crate::connections::Connections;
-use crate::manifest::job::Job;
+use crate::manifest::job::{Access, Job, Transfer};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
+
+/// Whose a bucket must be, and who pays for it.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct AccessFlags {
+    /// Refuse a bucket that another account owns; 12 digits.
+    #[arg(long, global = true, value_name = "ACCOUNT")]
+    expected_owner: Option<String>,
+    /// Pay for the requests, as the bucket's owner wants.
+    #[arg(long, global = true)]
+    requester_pays: bool,
+}
+
+impl AccessFlags {
+    pub(super) fn access(&self) -> Access {
+        Access { expected_owner: self.expected_owner.clone(), requester_pays: self.requester_pays }
+    }
+}
+
+/// Whose the buckets of a copy must be, and who pays for its source.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct SidesFlags {
+    /// Refuse a source bucket that another account owns; 12 digits.
+    #[arg(long, value_name = "ACCOUNT")]
+    source_owner: Option<String>,
+    /// Refuse a destination bucket that another account owns; 12 digits.
+    #[arg(long, value_name = "ACCOUNT")]
+    destination_owner: Option<String>,
+    /// Pay for the requests to the source, as its owner wants.
+    #[arg(long)]
+    requester_pays: bool,
+}
+
+impl SidesFlags {
+    /// True when none was given.
+    pub(super) fn are_default(&self) -> bool {
+        self.source_owner.is_none() && self.destination_owner.is_none() && !self.requester_pays
+    }
+
+    /// Gives them to a transfer from `source`, as it was typed.
+    pub(super) fn apply(&self, transfer: &mut Transfer, source: &str) -> Result<(), CliError> {
+        if transfer.from.s3().is_some() {
+            let (expected_owner, requester_pays) = (self.source_owner.clone(), self.requester_pays);
+            transfer.source_access = Access { expected_owner, requester_pays };
+        } else if self.source_owner.is_some() || self.requester_pays {
+            let message = format!("{source} is not in S3: --source-owner and --requester-pays mean nothing");
+            return Err(CliError::Usage(message));
+        }
+        let expected_owner = self.destination_owner.clone();
+        transfer.destination_access = Access { expected_owner, ..Access::default() };
+        Ok(())
+    }
+}
 
 /// Where a job runs: with ambient credentials at its own endpoints, or on a sandbox in this process.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Output;
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt};
+use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::size::{ByteSize, display_count, display_duration};
 
@@ -86,6 +87,16 @@ impl Console {
         }
     }
 
+    /// Begins where earlier sessions of the run came to. What they had under way is planned again.
+    pub(super) fn go_on(&self, state: &RunState) {
+        let totals = &state.totals;
+        let ended = totals.done_objects + totals.restoring_objects + totals.failed_objects;
+        self.planned_objects.store(ended, Ordering::Relaxed);
+        self.ended_objects.store(ended, Ordering::Relaxed);
+        self.planned_bytes.store(totals.done_bytes, Ordering::Relaxed);
+        self.copied_bytes.store(i64::try_from(totals.done_bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
     /// Writes a line to standard error, above the bars.
     pub(super) fn tell(&self, line: &str) {
         match &self.bars {
@@ -101,7 +112,7 @@ impl Console {
     /// Redraws the bars, or writes a line now and then, until it is dropped.
     pub(super) async fn tick(self: Arc<Self>) {
         let every = if self.bars.is_some() { DRAW_EVERY } else { LINE_EVERY };
-        let mut past = std::collections::VecDeque::from([(Instant::now(), 0)]);
+        let mut past = std::collections::VecDeque::from([(Instant::now(), self.copied())]);
         loop {
             tokio::time::sleep(every).await;
             let (now, bytes) = (Instant::now(), self.copied());
@@ -261,5 +272,26 @@ impl Monitor for Console {
             Event::Ignored { place, why } => tracing::info!("ignored {place}: {why}"),
             Event::Excluded => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::state::Totals;
+    use crate::manifest::job::Limits;
+    use crate::pace::RetryPolicy;
+
+    #[test]
+    fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
+        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
+        let console = Console::new(pacer, Output { json: false, quiet: true }, false);
+        let totals = Totals { done_objects: 4, done_bytes: 400, failed_objects: 1, ..Totals::default() };
+        console.go_on(&RunState { totals, ..RunState::default() });
+        // What was under way is planned again, with the parts that are there.
+        console.observe(&Event::ObjectPlanned { bytes: 600 });
+        console.observe(&Event::BytesCopied { id: None, bytes: 100 });
+        let line = console.line(console.copied(), 0.0);
+        assert!(line.contains("500B of 1000B+") && line.contains("5 of 6+ objects"), "{line}");
     }
 }

@@ -93,6 +93,7 @@ pub(super) async fn run(
     }
     let tell = |line: &str| console.tell(line);
     let Session { journal, resumed } = journal::open(job, &mut connections, origin, intent, tell).await?;
+    console.go_on(&resumed);
     let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
@@ -103,6 +104,7 @@ pub(super) async fn run(
     console.finish();
     let outcome = outcome?;
     let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
+    let kept = journal.keeps();
     let closed = journal.close(last).await;
     if output.json {
         say(&serde_json::to_string(&serde_json::json!({ "summary": outcome })).map_err(io::Error::from)?)?;
@@ -111,7 +113,7 @@ pub(super) async fn run(
     }
     let closed = closed?;
     if let Some(path) = &job.report.json {
-        closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error })?;
+        closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
         if !output.json {
             say(&format!("report: {}", path.display()))?;
         }

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::journal::{Named, places};
 use super::{CliError, EndpointFlags, Exit, Output, say};
 use crate::journal::event::FailedObject;
 use crate::journal::state::Totals;
@@ -56,25 +56,19 @@ impl Status {
     }
 
     async fn locations(&self) -> Result<Vec<(String, Location)>, CliError> {
-        let Some(journal) = &self.journal else {
-            let Ok(entries) = std::fs::read_dir(JOURNALS) else { return Ok(Vec::new()) };
-            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            paths.retain(|path| path.is_dir());
-            paths.sort();
-            return Ok(paths
-                .into_iter()
-                .map(|path| (path.display().to_string(), Location::Directory(path)))
-                .collect());
+        let named = match self.journal.as_deref() {
+            None => Named::None,
+            Some(uri) if uri.starts_with("s3://") => {
+                let uri: S3Uri = uri.parse().map_err(|error| CliError::Usage(format!("{error}")))?;
+                if !uri.key.is_prefix() {
+                    let message = format!("{uri}: a journal is a prefix; put a slash at its end");
+                    return Err(CliError::Usage(message));
+                }
+                Named::Prefix(uri)
+            }
+            Some(path) => Named::Directory(path.into()),
         };
-        if !journal.starts_with("s3://") {
-            return Ok(vec![(journal.clone(), Location::Directory(PathBuf::from(journal)))]);
-        }
-        let uri: S3Uri = journal.parse().map_err(|error| CliError::Usage(format!("{error}")))?;
-        if !uri.key.is_prefix() {
-            return Err(CliError::Usage(format!("{journal}: a journal is a prefix; put a slash at its end")));
-        }
-        let bucket = super::uploads::connect(&uri, &self.endpoint).await?;
-        Ok(vec![(journal.clone(), Location::Bucket(bucket, uri.key))])
+        places(named, &self.endpoint).await
     }
 }
 
@@ -254,12 +248,14 @@ mod tests {
                 parts: [64 << 20; 800].into_iter().collect(),
                 attributes: String::new(),
                 kms: false,
+                losses: Vec::new(),
+                claimed: false,
             },
             Event::PartStored { upload: 4, number: 1, size: 64 << 20, etag: "e".into() },
             Event::ObjectEnded {
                 range: 0,
                 object: Some(2),
-                ended: Ended::Done { bytes: 1 << 20, parts: 0, proof: "etag".into(), losses: false },
+                ended: Ended::Done { bytes: 1 << 20, parts: 0, proof: "etag".into(), losses: Vec::new() },
                 receipt: None,
             },
             Event::ObjectEnded { range: 0, object: Some(3), ended: Ended::Failed(failed), receipt: None },

@@ -1,6 +1,7 @@
 //! `uploads`: the multipart uploads that a bucket has open. Their parts are billed until someone completes or aborts them, and
 //! no listing of objects shows them.
 
+use std::future::ready;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::place::Place;
+use super::mine::{Mine, MineFlags};
+use super::place::{AccessFlags, Place};
 use super::{CliError, EndpointFlags, Exit, Output, say};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
-use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Transfer};
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::cost;
 use crate::s3::{CompleteSpec, Failure, OpenUpload};
@@ -27,10 +29,13 @@ Examples:
   s3haul uploads parts s3://lake/tmp/big.bin UPLOAD_ID
   s3haul uploads abort s3://lake/tmp/big.bin UPLOAD_ID
   s3haul uploads abort s3://lake/tmp/ --older-than 7d --dry-run
+  s3haul uploads abort s3://lake/ --mine             what runs of s3haul left open, by their journals
   s3haul uploads complete s3://lake/tmp/big.bin UPLOAD_ID")]
 pub(super) struct Uploads {
     #[command(subcommand)]
     action: Action,
+    #[command(flatten)]
+    access: AccessFlags,
     #[command(flatten)]
     endpoint: EndpointFlags,
 }
@@ -44,6 +49,8 @@ enum Action {
         /// Only uploads begun longer ago than this, for instance 2d or 12h.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
         older_than: Option<Duration>,
+        #[command(flatten)]
+        mine: MineFlags,
     },
     /// List the parts that an upload has.
     Parts {
@@ -52,16 +59,18 @@ enum Action {
         /// The upload id, from `uploads list`.
         upload_id: String,
     },
-    /// Abort one upload, or all below a prefix that are older than an age.
+    /// Abort one upload, or all below a prefix that are older than an age or s3haul's own.
     Abort {
-        /// s3://bucket/key, or a prefix with --older-than
+        /// s3://bucket/key, or a prefix with --older-than or --mine
         location: S3Uri,
         /// The upload id, from `uploads list`.
-        #[arg(required_unless_present = "older_than", conflicts_with = "older_than")]
+        #[arg(required_unless_present_any = ["older_than", "mine"], conflicts_with_all = ["older_than", "mine"])]
         upload_id: Option<String>,
         /// All uploads below LOCATION that were begun longer ago than this.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
         older_than: Option<Duration>,
+        #[command(flatten)]
+        mine: MineFlags,
         /// Show what would be aborted, and abort nothing.
         #[arg(long)]
         dry_run: bool,
@@ -89,9 +98,12 @@ impl Action {
 impl Uploads {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let location = self.action.location().clone();
-        let bucket = connect(&location, &self.endpoint).await?;
+        let bucket = connect(&location, &self.endpoint, self.access.access()).await?;
         match self.action {
-            Action::List { older_than, .. } => list(&bucket, &location, older_than, output).await,
+            Action::List { older_than, mine, .. } => {
+                let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
+                list(&bucket, &location, &choice, output).await
+            }
             Action::Parts { upload_id, .. } => parts(&bucket, &location, &upload_id, output).await,
             Action::Abort { upload_id: Some(id), dry_run, .. } => {
                 if dry_run {
@@ -102,8 +114,9 @@ impl Uploads {
                 MultipartUpload::open(&bucket, &location.key, id).cancel().await?;
                 say(&format!("aborted {location}"))
             }
-            Action::Abort { upload_id: None, older_than, dry_run, .. } => {
-                abort_older(&bucket, &location, older_than, dry_run).await
+            Action::Abort { upload_id: None, older_than, mine, dry_run, .. } => {
+                let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
+                abort_all(&bucket, &location, &choice, dry_run).await
             }
             Action::Complete { upload_id, .. } => complete(&bucket, &location, &upload_id, output).await,
         }
@@ -111,21 +124,49 @@ impl Uploads {
 }
 
 /// The bucket, reached as the flags say.
-pub(super) async fn connect(location: &S3Uri, endpoint: &EndpointFlags) -> Result<Bucket, CliError> {
+pub(super) async fn connect(
+    location: &S3Uri,
+    endpoint: &EndpointFlags,
+    access: Access,
+) -> Result<Bucket, CliError> {
     let to = Destination {
         endpoint: DEFAULT_ENDPOINT.to_owned(),
         location: location.clone(),
         storage_class: None,
         encryption: None,
     };
-    let job = Job::single(Transfer::new("uploads", Source::Stdin, to), [endpoint.endpoint()]);
+    let mut transfer = Transfer::new("uploads", Source::Stdin, to);
+    transfer.destination_access = access.clone();
+    let job = Job::single(transfer, [endpoint.endpoint()]);
+    // Of a transfer there are no more than its destination's terms here.
+    if let Some(finding) = check(&job).into_iter().find(|finding| finding.path.ends_with("expected_owner")) {
+        return Err(CliError::Usage(format!("{}; {}", finding.message, finding.remedy)));
+    }
     let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
-    Ok(connections.bucket(DEFAULT_ENDPOINT, &location.bucket).await?)
+    Ok(connections.bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access).await?)
 }
 
 fn age(upload: &OpenUpload) -> Option<Duration> {
     let since = Timestamp::now().duration_since(upload.initiated?);
     Some(since.try_into().unwrap_or_default())
+}
+
+/// Which open uploads are meant.
+struct Choice {
+    older_than: Option<Duration>,
+    mine: Option<Mine>,
+}
+
+impl Choice {
+    fn takes(&self, found: &Found) -> bool {
+        self.mine.as_ref().is_none_or(|mine| mine.knows(&found.upload, found.bytes))
+    }
+
+    /// Why an upload must not be aborted: a run is at work on it.
+    fn forbids(&self, found: &Found) -> Option<String> {
+        let journal = self.mine.as_ref()?.at_work(&found.upload, found.bytes)?;
+        Some(format!("the run of the journal {journal} is at work on it; stop that first"))
+    }
 }
 
 /// An upload whose age is not known is never older than anything.
@@ -197,25 +238,21 @@ impl Wasted {
     }
 }
 
-/// The uploads below a location that are older than an age, each with the size of its parts.
+/// The uploads below a location that are meant, each with the size of its parts.
 fn found<'a>(
     bucket: &'a Bucket,
     location: &'a S3Uri,
-    older_than: Option<Duration>,
+    choice: &'a Choice,
 ) -> impl Stream<Item = Result<Found, Failure>> + 'a {
     multipart::uploads(bucket, location.key.as_str())
-        .try_filter(move |upload| std::future::ready(is_older(upload, older_than)))
+        .try_filter(|upload| ready(is_older(upload, choice.older_than)))
         .map_ok(|upload| async { Ok(Found::of(bucket, upload).await) })
         .try_buffered(ASKED_AT_ONCE)
+        .try_filter(|found| ready(choice.takes(found)))
 }
 
-async fn list(
-    bucket: &Bucket,
-    location: &S3Uri,
-    older_than: Option<Duration>,
-    output: Output,
-) -> Result<Exit, CliError> {
-    let mut uploads = std::pin::pin!(found(bucket, location, older_than));
+async fn list(bucket: &Bucket, location: &S3Uri, choice: &Choice, output: Output) -> Result<Exit, CliError> {
+    let mut uploads = std::pin::pin!(found(bucket, location, choice));
     let mut wasted = Wasted::default();
     while let Some(found) = uploads.try_next().await? {
         wasted.add(&found, bucket);
@@ -250,20 +287,24 @@ async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Outpu
     Ok(Exit::Done)
 }
 
-async fn abort_older(
+async fn abort_all(
     bucket: &Bucket,
     location: &S3Uri,
-    older_than: Option<Duration>,
+    choice: &Choice,
     dry_run: bool,
 ) -> Result<Exit, CliError> {
     let mut wasted = Wasted::default();
     let mut exit = Exit::Done;
     // All are known before the first is aborted: markers of a list do not survive what they point to.
-    let uploads: Vec<Found> = found(bucket, location, older_than).try_collect().await?;
+    let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
     let ended = futures::stream::iter(uploads).map(|found| {
-        let bucket = bucket.clone();
+        let (bucket, forbidden) = (bucket.clone(), choice.forbids(&found));
         async move {
-            let outcome = if dry_run { Ok(()) } else { abort(&bucket, &found.upload).await };
+            let outcome = match forbidden {
+                Some(why) => Err(format!("s3://{}/{}: {why}", bucket.name(), found.upload.key)),
+                None if dry_run => Ok(()),
+                None => abort(&bucket, &found.upload).await,
+            };
             (found, outcome)
         }
     });

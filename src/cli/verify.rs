@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{Copy, in_s3};
-use super::place::Place as Surroundings;
+use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
 use super::{CliError, EndpointFlags, Exit, JobFile, Output, say};
 use crate::connections::Connections;
@@ -65,6 +65,8 @@ pub(super) struct Verify {
     recursive: bool,
 
     #[command(flatten)]
+    access: SidesFlags,
+    #[command(flatten)]
     endpoint: EndpointFlags,
 }
 
@@ -116,10 +118,13 @@ impl Verify {
 
     /// A job, or the command that wrote a report, says itself what takes part and where.
     fn no_selection(&self) -> Result<(), CliError> {
-        let selects = !self.include.is_empty() || !self.exclude.is_empty() || self.recursive;
+        let selects = !self.include.is_empty()
+            || !self.exclude.is_empty()
+            || self.recursive
+            || !self.access.are_default();
         let endpoint = &self.endpoint;
         if selects || endpoint.region.is_some() || endpoint.profile.is_some() || endpoint.provider.is_some() {
-            let message = "--include, --exclude, --recursive and the endpoint's options go with SRC DST; \
+            let message = "--include, --exclude, --recursive and the options of owners and endpoints go with SRC DST; \
                            a job says itself what takes part and where";
             return Err(CliError::Usage(message.to_owned()));
         }
@@ -143,6 +148,7 @@ impl Verify {
             encryption: None,
         };
         let mut transfer = Transfer::new("verify", from, to);
+        self.access.apply(&mut transfer, source)?;
         transfer.select.include = self.include.iter().cloned().chain(pattern).collect();
         transfer.select.exclude.clone_from(&self.exclude);
         let job = Job::single(transfer, [self.endpoint.endpoint()]);

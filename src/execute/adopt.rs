@@ -32,9 +32,11 @@ use crate::journal::state::RunState;
 use crate::journal::uploads::{BegunUpload, OpenUpload, PartLengths};
 use crate::location::ObjectKey;
 use crate::manifest::capabilities::ConditionalWrite;
+use crate::manifest::job::Policy;
 use crate::multipart::MultipartUpload;
 use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
+use crate::plan::loss::{Loss, Lost};
 use crate::plan::parts::{Boundaries, PartLayout};
 use crate::planner::Step;
 use crate::s3::{Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, PartDone, Written};
@@ -76,6 +78,11 @@ impl Inherited {
     /// The uploads of an object to this place, the latest last. They are the caller's from now on.
     pub(super) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<Left> {
         self.take_if(|open| Some(open.object) == object && open.place == *place)
+    }
+
+    /// True for an upload that some session of the journal has begun.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.known.contains(id)
     }
 
     fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<Left> {
@@ -126,6 +133,8 @@ pub(super) struct Begun {
     pub(super) layout: PartLayout,
     /// Parts that S3 holds.
     pub(super) kept: Vec<PartDone>,
+    /// It was found open, and how it was begun is not known.
+    pub(super) claimed: bool,
 }
 
 /// What publishing an upload came to.
@@ -154,7 +163,7 @@ impl Begun {
             }
         };
         tracked.begun(work, &upload, terms, lengths(&layout)).await?;
-        Ok(Self { upload, tracked, layout, kept: Vec::new() })
+        Ok(Self { upload, tracked, layout, kept: Vec::new(), claimed: false })
     }
 
     /// Completes the upload. Where the object that was to be replaced is gone by now, its key is written as an absent one:
@@ -253,6 +262,8 @@ pub(super) async fn find(
 ) -> Result<Option<Found>, Trouble> {
     while let Some(candidate) = left.pop() {
         let found = match &candidate.open.begun {
+            // Only as long as it is no more than tried, an upload may lack something.
+            Some(begun) if begun.losses.iter().any(|loss| is_demanded(work, loss, draft)) => None,
             Some(begun) => match judge(work, &candidate, begun, wish).await {
                 Ok(found) => found,
                 // Nobody may know what it holds; to begin anew is always right.
@@ -272,11 +283,21 @@ pub(super) async fn find(
             cancel(work, &candidate, draft).await;
         }
         if found.is_some() {
+            // What it was begun without is still missing; what this session found out says nothing about it.
+            if let Some(begun) = &candidate.open.begun {
+                draft.losses.retain(|loss| loss.lost != Lost::NotSet);
+                draft.losses.extend(begun.losses.iter().cloned());
+            }
             cancel_all(work, left, draft).await;
             return Ok(found);
         }
     }
     Ok(None)
+}
+
+/// True for a loss that fails an object now, unless this session comes to it too.
+fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
+    work.sides.transfer.preserve.of(loss.attribute) == Policy::Require && !draft.losses.contains(loss)
 }
 
 /// Cancels what is left of an object and will not be gone on with.
@@ -302,13 +323,15 @@ async fn judge(
     begun: &BegunUpload,
     wish: &Wish<'_>,
 ) -> Result<Option<Found>, Trouble> {
-    let same = begun.source == wish.terms.source && begun.attributes == wish.terms.attributes;
-    let Some(layout) = same.then(|| tiling(&begun.parts, wish.layout)).flatten() else {
+    let Some(layout) = wish.terms.are_those_of(begun).then(|| tiling(&begun.parts, wish.layout)).flatten()
+    else {
         tracing::info!(key = %wish.key, "an open upload is of another source, or was begun otherwise: beginning anew");
         return Ok(None);
     };
     let bucket = &work.sides.destination;
-    let upload = MultipartUpload::open(bucket, wish.key, &*begun.id).begun_at(left.open.intended, begun.kms);
+    let upload = MultipartUpload::open(bucket, wish.key, &*begun.id);
+    // One that was found open is older than its record.
+    let upload = if begun.claimed { upload } else { upload.begun_at(left.open.intended, begun.kms) };
     let listed = match upload.parts().try_collect::<Vec<_>>().await {
         Ok(listed) => listed,
         Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Vec::new(),
@@ -320,7 +343,11 @@ async fn judge(
         reconciled.kept.retain(|part| part.checksum.is_some());
     }
     let kept = reconciled.kept;
-    // Some servers answer with an empty list for an upload that is gone.
+    // Some servers answer with an empty list for an upload that is gone. What became of one of unknown beginnings may lack
+    // something.
+    if kept.is_empty() && begun.claimed {
+        return Ok(None);
+    }
     if kept.is_empty() {
         return published(work, begun, wish).await;
     }
@@ -328,8 +355,8 @@ async fn judge(
         key = %wish.key, kept = kept.len(), parts = layout.count, missing = reconciled.missing,
         different = reconciled.different, "going on with an open upload"
     );
-    let tracked = left.tracked;
-    Ok(Some(Found::Open(Box::new(Begun { upload, tracked, layout, kept }))))
+    let (tracked, claimed) = (left.tracked, begun.claimed);
+    Ok(Some(Found::Open(Box::new(Begun { upload, tracked, layout, kept, claimed }))))
 }
 
 /// The layout that an upload was begun with, if it tiles the object that `now` is for. Automatic part sizes depend on how many

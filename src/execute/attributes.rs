@@ -276,6 +276,8 @@ pub(super) struct Wanted<'w> {
     full: Attributes,
     /// What is sent: the same, or less after a refusal.
     sent: Attributes,
+    /// As the job wants it, whatever servers let it have: the same in every session.
+    wished: Attributes,
     trial: Option<Trial>,
     late_tags: Vec<Tag>,
     annotations: Vec<(String, Option<Bytes>)>,
@@ -324,13 +326,14 @@ impl<'w> Wanted<'w> {
         }
         let annotations =
             if reads.annotations { Box::pin(source.annotations(draft)).await? } else { Vec::new() };
+        let wished = full.clone();
         for attribute in optional(&full, transfer) {
             if let Some(loss) = work.refusals.get(destination, attribute, Lost::NotSet) {
                 full = without(&full, &[attribute], transfer);
                 draft.losses.push(loss);
             }
         }
-        Ok(Self { annotations, ..Self::new(work, full) })
+        Ok(Self { wished, annotations, ..Self::new(work, full) })
     }
 
     /// What an uploaded file shall have.
@@ -340,8 +343,14 @@ impl<'w> Wanted<'w> {
     }
 
     fn new(work: &'w Work, mut full: Attributes) -> Self {
+        let wished = full.clone();
         let late_tags = take_late_tags(&mut full, work.sides.destination.capabilities());
-        Self { work, sent: full.clone(), full, trial: None, late_tags, annotations: Vec::new() }
+        Self { work, sent: full.clone(), full, wished, trial: None, late_tags, annotations: Vec::new() }
+    }
+
+    /// What the object shall have, whatever servers let it have.
+    pub(super) fn wished(&self) -> &Attributes {
+        &self.wished
     }
 
     /// What the request that creates the object is to carry.

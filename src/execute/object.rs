@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
+use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
-use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast};
+use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast, proves};
 use super::receipt::{Ending, Proof};
 use super::tracked::Terms;
 use super::{Draft, Trouble, Work, layout, read};
@@ -29,8 +30,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Capabilities, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
-    Operation, SourcePin, WriteCondition, Written,
+    ArchiveState, Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure,
+    FailureKind, Head, Operation, SourcePin, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -60,6 +61,9 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
         match copy.round(draft).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(key = %step.entry.key, "the source changed: planning it again");
+            }
+            Err(Trouble::NotOurs) => {
+                tracing::info!(key = %step.entry.key, "an open upload was of no use: copying it anew");
             }
             Err(Trouble::OtherBoundaries) => {
                 tracing::info!(key = %step.entry.key, "its parts are not uniform: asking for each");
@@ -243,23 +247,40 @@ impl Copy<'_> {
             etag: Some(pin.etag.clone()),
             modified: head.modified,
         };
-        let terms = Terms::of(version, wanted.attributes());
+        let terms = Terms::of(version, wanted.wished());
         let wish = Wish { key: &step.key, terms: &terms, layout: &layout, checksum: head.checksum.as_ref() };
         match adopt::find(work, &mut self.left, &wish, draft).await? {
             Some(Found::Open(begun)) => {
                 drop(place);
-                return self.carry(head, pin, *begun, draft).await;
+                return self.carry(head, pin, *begun, wanted.attributes(), draft).await;
             }
             Some(Found::Published(found, etag)) => return self.found(head, pin, *found, etag, draft).await,
             None => {}
         }
+        let doubt = self.doubt(head, wanted.attributes());
+        if let Some(begun) = claim::find(work, step, &wish, wanted.attributes(), doubt, draft).await? {
+            drop(place);
+            return self.carry(head, pin, begun, wanted.attributes(), draft).await;
+        }
         let initiate = async {
             let upload = wanted.initiate(source, pin, &step.key, draft).await?;
             drop(place);
-            Ok((upload, Terms::of(terms.source, wanted.attributes())))
+            Ok((upload, terms.begun_with(draft)))
         };
         let begun = Begun::begin(work, step, layout, initiate).await?;
-        self.carry(head, pin, begun, draft).await
+        self.carry(head, pin, begun, wanted.attributes(), draft).await
+    }
+
+    /// Why an upload of unknown beginnings could not be told from one of other bytes, or with another ACL.
+    fn doubt(&self, head: &Head, attributes: &Attributes) -> Option<&'static str> {
+        let declared = attributes.checksum;
+        let is_comparable = Expected::of(head, self.source.capabilities()).is_comparable(declared);
+        let reads = self.work.sides.transfer.proof.prove == Prove::Read
+            && declared.is_some_and(|(_, kind)| kind == ChecksumKind::FullObject);
+        if !is_comparable && !reads {
+            return Some("the source has no checksum to prove its parts by; `prove: read` would compute one");
+        }
+        (!attributes.grants.is_empty()).then_some("its ACL can not be seen before it is an object")
     }
 
     /// Copies the parts that S3 does not hold yet and publishes the object.
@@ -268,6 +289,7 @@ impl Copy<'_> {
         head: &Head,
         pin: &SourcePin,
         begun: Begun,
+        attributes: &Attributes,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let work = self.work;
@@ -275,7 +297,9 @@ impl Copy<'_> {
         let mut progress = Progress::of(begun.tracked, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
         let outcome = self.parts_to_object(head, pin, &begun, (id, &mut progress), draft).await;
-        begun.settle(work, id, outcome, &progress, draft).await
+        let ending = begun.settle(work, id, outcome, &progress, draft).await?;
+        begun.vouch(work, attributes, &ending, draft).await?;
+        Ok(ending)
     }
 
     /// Proves what an earlier session published without seeing the answer.
@@ -333,6 +357,9 @@ impl Copy<'_> {
             }
         }
         self.read_source(&mut expected, head, pin, declared, &made).await?;
+        if begun.claimed && !proves(&expected, &made) {
+            return Err(begun.disown(work, draft));
+        }
         match forecast(&expected, &made, &layout.boundaries, destination.capabilities().content_etags) {
             Forecast::Publish => {}
             Forecast::Unkept(why) => layout::lose(draft, &why),

@@ -1,11 +1,12 @@
 //! What a run came to, counted receipt by receipt.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::receipt::{Ending, Proof, Receipt};
-use crate::journal::state::Totals;
+use crate::journal::state::RunState;
 use crate::pace::PaceCounts;
 use crate::plan::decide::Skip;
 use crate::plan::loss::LossCounts;
@@ -50,9 +51,11 @@ pub struct Outcome {
     pub gave_up: Option<GaveUp>,
     /// Objects by the proof that they rest on.
     pub proofs: BTreeMap<String, u64>,
-    /// Requests, throttles and retries.
+    /// Sessions that the run took.
+    pub sessions: u32,
+    /// Requests, throttles and retries of the last session.
     pub requests: PaceCounts,
-    /// Seconds in all.
+    /// Seconds at work, over all sessions. One that was killed counts until it was heard of last.
     pub seconds: f64,
 }
 
@@ -65,9 +68,10 @@ pub struct GaveUp {
     pub may_pass_later: bool,
 }
 
-impl From<&Totals> for Outcome {
-    /// What earlier sessions of the run came to.
-    fn from(totals: &Totals) -> Self {
+impl From<&RunState> for Outcome {
+    /// What earlier sessions of the run came to, where this one begins.
+    fn from(state: &RunState) -> Self {
+        let (totals, earlier) = (&state.totals, Duration::from_millis(state.session_ms()));
         let mut proofs = totals.proofs.clone();
         let delete_markers = proofs.remove(&Proof::DeleteMarker.to_string()).unwrap_or_default();
         Self {
@@ -83,7 +87,10 @@ impl From<&Totals> for Outcome {
             ignored: totals.ignored,
             failed_objects: totals.failed_objects,
             objects_with_losses: totals.objects_with_losses,
+            losses: totals.losses.clone(),
             proofs,
+            sessions: state.run.as_ref().map_or(1, |_| state.resumed.saturating_add(2)),
+            seconds: earlier.as_secs_f64(),
             ..Self::default()
         }
     }

@@ -77,6 +77,11 @@ impl Made {
     }
 }
 
+/// True when the parts make the source, by a checksum that covers it. Uploads of unknown beginnings are published only then.
+pub(super) fn proves(expected: &Expected, made: &Made) -> bool {
+    expected.checksum.as_ref().zip(made.checksum.as_ref()).is_some_and(|(source, made)| source == made)
+}
+
 /// What is to be expected of an upload whose parts are all there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Forecast {

@@ -237,6 +237,8 @@ pub(super) struct Draft {
     pub(super) attempts: u32,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
+    /// Uploads that no journal knows were looked for.
+    pub(super) looked_for_uploads: bool,
 }
 
 impl Draft {
@@ -256,6 +258,7 @@ impl Draft {
             attempts: 0,
             losses: Vec::new(),
             notes: Vec::new(),
+            looked_for_uploads: false,
         }
     }
 

@@ -161,7 +161,7 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
             bytes,
             parts: receipt.parts,
             proof: proof.to_string(),
-            losses: !receipt.losses.is_empty(),
+            losses: receipt.losses.clone(),
         },
         Ending::Skipped { .. } => Ended::Skipped { bytes },
         Ending::Restoring { .. } => Ended::Restoring { bytes },

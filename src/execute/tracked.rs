@@ -2,7 +2,8 @@
 //!
 //! An upload that nobody remembers costs money until somebody finds it. So it is on record before it is begun, its id before
 //! its first part, and its end only when the server has it no more. Where no journal is kept, all of this is nothing and an
-//! upload that a stop left unfinished is aborted; where one is kept, the next session goes on with it.
+//! upload that a stop left unfinished is aborted; where one is kept, or the next session claims what is open, that goes on
+//! with it.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +15,10 @@ use crate::bucket::Bucket;
 use crate::journal::Journal;
 use crate::journal::event::{Event, SourceVersion, UploadPlace};
 use crate::journal::fingerprint::digest;
-use crate::journal::uploads::PartLengths;
+use crate::journal::uploads::{BegunUpload, PartLengths};
 use crate::location::ObjectKey;
 use crate::multipart::{self, MultipartUpload};
+use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, PartDone};
 
@@ -32,13 +34,35 @@ pub(super) struct Tracked {
 pub(super) struct Terms {
     /// What is copied.
     pub(super) source: SourceVersion,
-    /// A digest of what the object shall have.
-    pub(super) attributes: String,
+    /// A digest of what the object shall have. Not of what it is begun with, which is less where a server refuses
+    /// something that is only tried: the next session does not know that yet.
+    attributes: String,
+    /// What the server did not let it be begun with.
+    losses: Vec<Loss>,
+    /// It was found open, and how it was begun is not known.
+    claimed: bool,
 }
 
 impl Terms {
     pub(super) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
-        Self { source, attributes: digest(&format!("{attributes:?}")) }
+        let attributes = digest(&format!("{attributes:?}"));
+        Self { source, attributes, losses: Vec::new(), claimed: false }
+    }
+
+    /// An upload was begun, without what is lost by now.
+    pub(super) fn begun_with(self, draft: &Draft) -> Self {
+        let losses = draft.losses.iter().filter(|loss| loss.lost == Lost::NotSet).cloned().collect();
+        Self { losses, ..self }
+    }
+
+    /// An upload was found open.
+    pub(super) fn claimed(&self) -> Self {
+        Self { claimed: true, ..self.clone() }
+    }
+
+    /// Whether an upload was begun for the same.
+    pub(super) fn are_those_of(&self, begun: &BegunUpload) -> bool {
+        begun.source == self.source && begun.attributes == self.attributes
     }
 }
 
@@ -73,11 +97,13 @@ impl Tracked {
         terms: Terms,
         parts: PartLengths,
     ) -> Result<(), Trouble> {
-        let Terms { source, attributes } = terms;
+        let Terms { source, attributes, losses, claimed } = terms;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
-        let began = |upload| Event::UploadBegan { upload, id, source, parts, attributes, kms };
+        let began =
+            |upload| Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed };
         let outcome = self.commit(work, began).await;
         if outcome.is_err()
+            && !claimed
             && let Err(failure) = upload.outliving_the_run().cancel().await
         {
             tracing::warn!(%failure, "an upload of ours may be left open");
@@ -136,8 +162,12 @@ impl Tracked {
         }
         // When the journal is broken the upload may be another session's by now.
         let goes_on = matches!(outcome, Err(Trouble::Stopped)) || work.journal.broken().is_cancelled();
-        if self.upload.is_some() && goes_on {
+        if goes_on && (self.upload.is_some() || work.claims) {
             return false;
+        }
+        if matches!(outcome, Err(Trouble::NotOurs)) {
+            self.ended(&work.journal).await;
+            return true;
         }
         if work.abandon(upload, draft).await {
             self.ended(&work.journal).await;

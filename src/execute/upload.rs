@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::attributes::Wanted;
+use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
@@ -111,6 +112,9 @@ async fn rounds(
             Err(Trouble::SourceChanged) => {
                 tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
+            Err(Trouble::NotOurs) => {
+                tracing::info!(path = %path.display(), "an open upload was of no use: sending it anew");
+            }
             other => return other,
         }
     }
@@ -167,7 +171,12 @@ async fn file_round(
             upload.complete(work, &mut progress, seen).await
         }
         .await;
-        upload.begun.settle(work, upload.id, outcome, &progress, draft).await
+        let ending = upload.begun.settle(work, upload.id, outcome, &progress, draft).await?;
+        let vouched = upload.begun.vouch(work, attributes, &ending, draft).await;
+        if let (Err(_), Ending::Done { etag, .. }) = (&vouched, &ending) {
+            *seen = Seen::Object(etag.clone());
+        }
+        vouched.map(|()| ending)
     } else {
         let _permit = reserve(Arc::clone(&work.memory), stamp.size).await;
         let body = blocking(path, {
@@ -272,9 +281,11 @@ impl Upload {
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
-        let initiate = MultipartUpload::initiate(&work.sides.destination, &step.key, attributes);
-        let begun =
-            Box::pin(Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) })).await?;
+        if let Some(begun) = claim::find(work, step, &wish, attributes, None, draft).await? {
+            return Ok(Self::of(work, attributes, begun));
+        }
+        let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));
+        let begun = Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) }).await?;
         Ok(Self::of(work, attributes, begun))
     }
 
@@ -286,7 +297,7 @@ impl Upload {
         Ok(Self::of(
             work,
             attributes,
-            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new() },
+            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new(), claimed: false },
         ))
     }
 

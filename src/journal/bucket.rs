@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::error::JournalError;
 use super::event::Event;
+use super::salvage::Salvage;
 use super::segment::{self, Fence, Header, Name, Replay, Writer, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
@@ -79,6 +80,26 @@ impl Place {
     fn key(&self, name: &str) -> Result<ObjectKey, JournalError> {
         ObjectKey::new(&format!("{}{name}", self.prefix))
             .map_err(|error| JournalError::Io { place: self.to_string(), message: error.to_string() })
+    }
+
+    /// A second writer is kept out by conditional writes alone.
+    fn demand_conditions(&self) -> Result<(), JournalError> {
+        if self.bucket.capabilities().if_none_match.put {
+            return Ok(());
+        }
+        let endpoint = self.bucket.client().endpoint().to_owned();
+        Err(JournalError::Unconditional { place: self.to_string(), endpoint })
+    }
+
+    /// What objects that make no journal together still say.
+    async fn salvage(&self, names: &BTreeSet<Name>) -> Result<Salvage, JournalError> {
+        let get = |name: Name| async move {
+            let bytes = self.get(&name.to_string()).await?.unwrap_or_default();
+            Ok::<_, JournalError>((name, bytes))
+        };
+        let files: Vec<_> =
+            stream::iter(names.iter().copied()).map(get).buffered(AT_ONCE).try_collect().await?;
+        Ok(Salvage::of(files.iter().map(|(name, bytes)| (*name, &bytes[..]))))
     }
 
     async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
@@ -235,10 +256,7 @@ impl std::fmt::Display for Place {
 impl BucketLog {
     /// Reads what is there and takes it over: from now on, every other writer is shut out.
     pub(super) async fn open(place: Place, writer: Writer) -> Result<(Self, Replay), JournalError> {
-        if !place.bucket.capabilities().if_none_match.put {
-            let endpoint = place.bucket.client().endpoint().to_owned();
-            return Err(JournalError::Unconditional { place: place.to_string(), endpoint });
-        }
+        place.demand_conditions()?;
         let mut rounds = 0;
         loop {
             let found = place.load().await?;
@@ -267,6 +285,38 @@ impl BucketLog {
                 fences,
             };
             return Ok((log, replay));
+        }
+    }
+
+    /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first snapshot takes the place
+    /// of everything that is there.
+    pub(super) async fn begin_anew(place: Place, writer: Writer) -> Result<(Self, Salvage), JournalError> {
+        place.demand_conditions()?;
+        let mut rounds = 0;
+        loop {
+            let names = place.names().await?;
+            let salvage = place.salvage(&names).await?;
+            // What the last writer would write next.
+            let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
+            let number = names.iter().map(next).max().unwrap_or(1);
+            let at = Timestamp::now();
+            match place.create(&segment_name(number), Header::new(number, 0, &writer, at).line()).await {
+                Ok(()) => {}
+                Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
+                    rounds += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            // Any of them may be one with which a session took over.
+            let segments = names.iter().filter_map(|name| match name {
+                Name::Segment(number) => Some(*number),
+                Name::Snapshot(_) => None,
+            });
+            let fences = segments.chain([number]).map(|segment| Fence { segment, at }).collect();
+            let (segment, snapshot) = (number + 1, (number, 0));
+            let log = Self { place, writer, segment, snapshot, snapshot_bytes: 0, tail_bytes: 0, fences };
+            return Ok((log, salvage));
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::JournalError;
 use super::event::Event;
+use super::salvage::Salvage;
 use super::segment::{self, Header, Name, Replay, Writer, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
@@ -90,6 +91,26 @@ impl Directory {
             tail_bytes: found.tail_bytes,
         };
         Ok((directory, replay))
+    }
+
+    /// Moves a journal that can not be read out of the way, with all that is in it.
+    pub(super) fn put_aside(path: &Path) -> Result<(PathBuf, Salvage), JournalError> {
+        let failed = |error: io::Error| JournalError::io(&path.display(), &error);
+        let mut files = Vec::new();
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            // A file that can not be read says nothing.
+            if let Some(name) = entry.file_name().to_str().and_then(Name::parse)
+                && let Ok(bytes) = fs::read(entry.path())
+            {
+                files.push((name, bytes));
+            }
+        }
+        let salvage = Salvage::of(files.iter().map(|(name, bytes)| (*name, bytes.as_slice())));
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".damaged-{}", Timestamp::now().as_millisecond()));
+        fs::rename(path, &aside).map_err(failed)?;
+        Ok((aside.into(), salvage))
     }
 
     /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no journal.

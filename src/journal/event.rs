@@ -12,6 +12,7 @@ use super::fingerprint::Fingerprint;
 use super::uploads::PartLengths;
 use crate::listing::Entry;
 use crate::location::{BucketName, ObjectKey};
+use crate::plan::loss::Loss;
 use crate::s3::ArchiveState;
 
 /// Something that has happened.
@@ -91,11 +92,17 @@ pub enum Event {
         source: SourceVersion,
         /// How it is cut.
         parts: PartLengths,
-        /// A digest of the attributes that the upload was begun with.
+        /// A digest of the attributes that the object shall have.
         attributes: String,
         /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         kms: bool,
+        /// What the server did not let it be begun with: whoever goes on with it must tell that too.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        losses: Vec<Loss>,
+        /// It was found open and taken up without a record of how it was begun.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        claimed: bool,
     },
     /// S3 holds a part.
     PartStored {
@@ -217,8 +224,9 @@ pub enum Ended {
         parts: u32,
         /// By what it was proven.
         proof: String,
-        /// Something of it could not be kept.
-        losses: bool,
+        /// What of it could not be kept.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        losses: Vec<Loss>,
     },
     /// The destination has it.
     Skipped {

@@ -318,6 +318,28 @@ pub(super) fn read_segment(
     Ok(SegmentRead { header: Some(header), next, good: lines.finish(may_be_torn)? })
 }
 
+/// What a line says that is taken by itself.
+pub(super) enum Piece {
+    Header,
+    State(Box<RunState>),
+    Event(Timestamp, Event),
+}
+
+/// The lines of a segment or snapshot of which the whole may be damaged; `None` for each that can not be read.
+pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| {
+        let json = verified(line)?;
+        if let Ok(record) = serde_json::from_slice::<Record<Event>>(json) {
+            return Some(Piece::Event(record.at, record.event));
+        }
+        if let Ok(body) = serde_json::from_slice::<SnapshotBody<RunState>>(json) {
+            return Some(Piece::State(Box::new(body.state)));
+        }
+        serde_json::from_slice::<Header>(json).ok().map(|_| Piece::Header)
+    })
+}
+
 /// Only who wrote a segment; none if that can not be read.
 pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
     Lines::new(place, bytes).header()?.ok().map(|header| header.writer)
@@ -350,6 +372,12 @@ pub(super) enum Name {
 }
 
 impl Name {
+    pub(super) const fn number(self) -> u64 {
+        match self {
+            Self::Segment(number) | Self::Snapshot(number) => number,
+        }
+    }
+
     pub(super) fn parse(name: &str) -> Option<Self> {
         let stem = name.strip_suffix(".log")?;
         let parsed = if let Some(number) = stem.strip_prefix("segment-") {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo};
 use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
+use crate::plan::loss::{LossCounts, whole};
 
 /// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
 const FAILURES_KEPT: usize = 20;
@@ -50,6 +51,12 @@ pub struct RunState {
     pub last: Option<Timestamp>,
     /// How often it was gone on with.
     pub resumed: u32,
+    /// When the last session began.
+    #[serde(default)]
+    pub session: Option<Timestamp>,
+    /// How long the sessions before that one lasted, in milliseconds.
+    #[serde(default)]
+    pub worked_ms: u64,
     /// Transfers that are over.
     pub ended_transfers: BTreeSet<u32>,
     /// Ranges of the other transfers.
@@ -109,6 +116,9 @@ pub struct Totals {
     pub failed_objects: u64,
     /// Objects of which something could not be kept.
     pub objects_with_losses: u64,
+    /// What could not be kept, and of how many objects.
+    #[serde(with = "whole")]
+    pub losses: LossCounts,
     /// Objects by the proof that they rest on.
     pub proofs: BTreeMap<String, u64>,
     /// Failed objects by the kind of failure.
@@ -118,7 +128,7 @@ pub struct Totals {
 impl RunState {
     /// Takes an event in that happened at a time.
     pub fn apply(&mut self, at: Timestamp, event: &Event) {
-        self.last = Some(at);
+        let before = self.last.replace(at);
         match event {
             Event::RunBegan(info) => {
                 *self = Self {
@@ -126,6 +136,7 @@ impl RunState {
                     phase: Phase::Running,
                     began: Some(at),
                     last: Some(at),
+                    session: Some(at),
                     uploads: std::mem::take(&mut self.uploads),
                     next_id: self.next_id,
                     ..Self::default()
@@ -134,6 +145,8 @@ impl RunState {
             Event::RunResumed => {
                 self.phase = Phase::Running;
                 self.resumed += 1;
+                self.worked_ms = self.worked_ms.saturating_add(between(self.session, before));
+                self.session = Some(at);
                 // A list without order can not be gone on with in its middle: it is read again, and finds these again.
                 for range in self.ranges.values_mut().filter(|range| !range.ordered && !range.planned) {
                     range.pending.clear();
@@ -187,7 +200,7 @@ impl RunState {
                 let open = OpenUpload { object: *object, place: place.clone(), intended: at, begun: None };
                 self.uploads.insert(*upload, open);
             }
-            Event::UploadBegan { upload, id, source, parts, attributes, kms } => {
+            Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed } => {
                 let Some(open) = self.uploads.get_mut(upload) else { return };
                 open.begun = Some(BegunUpload {
                     id: id.clone(),
@@ -195,6 +208,8 @@ impl RunState {
                     parts: parts.clone(),
                     attributes: attributes.clone(),
                     kms: *kms,
+                    losses: losses.clone(),
+                    claimed: *claimed,
                     stored: PartMarks::default(),
                     stored_bytes: 0,
                     completing: None,
@@ -243,7 +258,10 @@ impl RunState {
                 totals.done_objects += 1;
                 totals.done_bytes += bytes;
                 totals.parts += u64::from(*parts);
-                totals.objects_with_losses += u64::from(*losses);
+                totals.objects_with_losses += u64::from(!losses.is_empty());
+                for loss in losses {
+                    totals.losses.add(loss);
+                }
                 *totals.proofs.entry(proof.clone()).or_default() += 1;
             }
             Ended::Skipped { bytes } => {
@@ -266,10 +284,23 @@ impl RunState {
         }
     }
 
+    /// What a new run takes over from this one: no more than its open uploads.
+    #[must_use]
+    pub fn left_behind(self) -> Self {
+        let Self { last, uploads, next_id, .. } = self;
+        Self { last, uploads, next_id, ..Self::default() }
+    }
+
     /// True when there is a run that can be gone on with.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Stopped)
+    }
+
+    /// How long all sessions so far were at work, in milliseconds. One that was killed counts until it was heard of last.
+    #[must_use]
+    pub fn session_ms(&self) -> u64 {
+        self.worked_ms.saturating_add(between(self.session, self.last))
     }
 
     /// Objects that were planned and are not over, over all ranges.
@@ -291,6 +322,12 @@ impl RunState {
             .filter(move |(_, open)| open.object == object)
             .map(|(upload, open)| (*upload, open))
     }
+}
+
+/// Milliseconds; none when a clock was set back, or nothing has happened.
+fn between(from: Option<Timestamp>, until: Option<Timestamp>) -> u64 {
+    let took = from.zip(until).map(|(from, until)| until.as_millisecond() - from.as_millisecond());
+    took.and_then(|took| u64::try_from(took).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(super) fn planned(object: u64, key: &str) -> Event {
 
 pub(super) fn ended(object: u64) -> Event {
     let receipt = ReceiptLine::of(&serde_json::json!({ "object": object })).unwrap();
-    let ended = Ended::Done { bytes: object, parts: 0, proof: "etag".into(), losses: false };
+    let ended = Ended::Done { bytes: object, parts: 0, proof: "etag".into(), losses: Vec::new() };
     Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: Some(receipt) }
 }
 
@@ -139,6 +139,8 @@ impl Teller {
                         parts: [10; 5].into_iter().collect(),
                         attributes: "a".into(),
                         kms: false,
+                        losses: Vec::new(),
+                        claimed: false,
                     }
                 }
                 _ => range(),

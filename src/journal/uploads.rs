@@ -12,6 +12,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::event::{SourceVersion, UploadPlace};
+use crate::plan::loss::Loss;
 use crate::s3::PartDone;
 
 /// An upload that the server has, or may have.
@@ -37,11 +38,17 @@ pub struct BegunUpload {
     pub source: SourceVersion,
     /// How it is cut.
     pub parts: PartLengths,
-    /// A digest of the attributes that it was begun with.
+    /// A digest of the attributes that the object shall have.
     pub attributes: String,
     /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kms: bool,
+    /// What the server did not let it be begun with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Loss>,
+    /// It was found open and taken up without a record of how it was begun.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
     /// The parts that S3 has confirmed.
     pub stored: PartMarks,
     /// Their bytes.
@@ -220,6 +227,8 @@ mod tests {
             parts: [10, 10, 10, 10, 5].into_iter().collect(),
             attributes: String::new(),
             kms: false,
+            losses: Vec::new(),
+            claimed: false,
             stored,
             stored_bytes: 30,
             completing: None,

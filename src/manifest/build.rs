@@ -70,7 +70,7 @@ pub(super) fn build(file: ManifestFile, default_name: &str, doubts: &Doubts) -> 
     };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
     Built {
-        job: Job { name, endpoints, transfers, limits, report, journal },
+        job: Job { name, endpoints, transfers, limits, report, journal, claims: false },
         indices,
         findings: reader.findings,
     }

@@ -42,6 +42,9 @@ pub struct Job {
     pub report: ReportPaths,
     /// Where runs keep their journal.
     pub journal: JournalPlace,
+    /// Uploads that are open at the keys to be written, and that no journal knows, are taken up where their parts can be
+    /// proven. Whoever runs the job says so, because only they know that nobody else is at work on these keys.
+    pub claims: bool,
 }
 
 /// A server that speaks S3, and who we are there.
@@ -538,6 +541,7 @@ impl Job {
             limits: Limits::default(),
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
+            claims: false,
         }
     }
 }

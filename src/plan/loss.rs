@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::manifest::job::Attribute;
 
@@ -14,7 +14,7 @@ use crate::manifest::job::Attribute;
 const MAX_KINDS: usize = 64;
 
 /// What happened to an attribute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
     /// The source's value can't be read, or it is not known whether there is one.
@@ -36,7 +36,7 @@ impl fmt::Display for Lost {
 }
 
 /// An attribute that a copy has not, or not as its source.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Loss {
     /// Which.
     pub attribute: Attribute,
@@ -91,16 +91,43 @@ impl LossCounts {
     }
 }
 
+/// One kind of loss as it is written.
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    #[serde(flatten)]
+    loss: Loss,
+    objects: u64,
+}
+
 impl Serialize for LossCounts {
     /// A list of losses, each with `objects`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Counted<'a> {
-            #[serde(flatten)]
-            loss: &'a Loss,
-            objects: u64,
-        }
-        serializer.collect_seq(self.iter().map(|(loss, objects)| Counted { loss, objects }))
+        serializer.collect_seq(self.iter().map(|(loss, objects)| Counted { loss: loss.clone(), objects }))
+    }
+}
+
+/// [`LossCounts`] with all that they know, for a journal: the list, and the number of the others.
+pub mod whole {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Counted, LossCounts};
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(counts: &LossCounts, serializer: S) -> Result<S::Ok, S::Error> {
+        (counts, counts.others).serialize(serializer)
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// What is written otherwise.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LossCounts, D::Error> {
+        let (listed, others) = <(Vec<Counted>, u64)>::deserialize(deserializer)?;
+        let counts = listed.into_iter().map(|Counted { loss, objects }| (loss, objects)).collect();
+        Ok(LossCounts { counts, others })
     }
 }
 
@@ -125,5 +152,12 @@ mod tests {
             counts.add(&Loss::new(Attribute::Acl, Lost::NotSet, kind.to_string()));
         }
         assert_eq!((counts.iter().count(), counts.others()), (64, 1000 - 63));
+        let text = {
+            let mut text = Vec::new();
+            whole::serialize(&counts, &mut serde_json::Serializer::new(&mut text)).unwrap();
+            text
+        };
+        let read = whole::deserialize(&mut serde_json::Deserializer::from_slice(&text)).unwrap();
+        assert_eq!(read, counts, "a journal forgets nothing");
     }
 }

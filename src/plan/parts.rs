@@ -169,6 +169,13 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
+/// Whether an automatic layout of a copy may have parts of this size. Which one it has depends on what was learned of the server by
+/// the time that it was chosen.
+#[must_use]
+pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
+    part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)
+}
+
 /// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size allows. Where copies begin
 /// slowly, parts are so large that most of their time is not spent on that, but not so large that places in flight stay empty.
 fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {

@@ -1,7 +1,7 @@
 //! The journal in S3: who may write it, and what lost answers do to it; and how much room any journal takes.
 
 use s3haul::bucket::Bucket;
-use s3haul::journal::event::{Ended, Event, PlannedObject, ReceiptLine, RunInfo};
+use s3haul::journal::event::{Ended, Event, PlannedObject, ReceiptLine, RunInfo, UploadPlace};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{Intent, Journal, JournalError, Life, Location, Opened, decide, look};
 use s3haul::manifest::job::Provider;
@@ -46,7 +46,7 @@ fn planned(object: u64) -> Event {
 }
 
 fn ended(object: u64) -> Event {
-    let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: false };
+    let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: Vec::new() };
     Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
 }
 
@@ -183,7 +183,10 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     let world = World::new().await;
     let first = begin(&world).await;
     first.commit(RANGE).await.unwrap();
-    drop(first);
+    let (bucket, key) = (DESTINATION.parse().unwrap(), "k".parse().unwrap());
+    let place = UploadPlace { endpoint: "default".into(), bucket, key };
+    first.commit(Event::UploadIntended { upload: 7, object: 6, place }).await.unwrap();
+    first.commit(planned(8)).await.unwrap();
     let names = keys(&world);
     let name = format!("{PREFIX}{}", names.iter().rfind(|name| name.starts_with("segment-")).unwrap());
     world.sandbox.store().put_object(
@@ -195,6 +198,19 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     let refused = Opened::open(location(&world).await).await.unwrap_err();
     assert!(matches!(refused, JournalError::Corrupt { .. }), "{refused}");
     assert!(refused.to_string().contains(&name), "{refused}");
+    let (opened, salvage, aside) = Opened::begin_anew(location(&world).await).await.unwrap();
+    assert_eq!((salvage.open_uploads(), salvage.bad_lines, aside), (1, 1, None));
+    assert_eq!(opened.state().pending_objects(), 0, "only uploads are taken over");
+    // Whoever wrote the old one is shut out, as by any other session.
+    let shut_out = first.commit(planned(9)).await.unwrap_err();
+    assert!(matches!(shut_out, JournalError::Fenced { .. }), "{shut_out}");
+    let second = opened.begin(run(), None).await.unwrap();
+    second.commit(RANGE).await.unwrap();
+    assert!(second.next_id() > 7, "a number never comes back");
+    drop(second);
+    let third = resume(&world).await;
+    let closed = third.close(Event::RunStopped).await.unwrap();
+    assert_eq!(closed.state.uploads.keys().collect::<Vec<_>>(), [&7]);
 }
 
 #[tokio::test]

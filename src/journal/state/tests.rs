@@ -3,6 +3,8 @@
 use super::super::event::{SourceVersion, UploadPlace};
 use super::super::tests::{at, ended, info, planned, range};
 use super::*;
+use crate::manifest::job::Attribute;
+use crate::plan::loss::{Loss, Lost};
 
 fn state(events: impl IntoIterator<Item = Event>) -> RunState {
     let mut state = RunState::default();
@@ -29,6 +31,8 @@ fn begun(upload: u64, parts: usize) -> Event {
         parts: std::iter::repeat_n(64 << 20, parts).collect(),
         attributes: "0123456789abcdef".into(),
         kms: false,
+        losses: Vec::new(),
+        claimed: false,
     }
 }
 
@@ -39,6 +43,31 @@ fn a_new_run_forgets_all_but_the_uploads_that_are_still_open() {
     assert_eq!(state.uploads.keys().collect::<Vec<_>>(), [&2]);
     assert_eq!((state.totals, state.ranges.len()), (Totals::default(), 0));
     assert_eq!(state.next_id, 3, "a number never comes back");
+}
+
+#[test]
+fn sums_are_over_all_sessions() {
+    let loss = Loss::new(Attribute::Tags, Lost::NotReadable, "why");
+    let lossy = |object| {
+        let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: vec![loss.clone()] };
+        Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+    };
+    let mut state = state([Event::RunBegan(info()), range(), planned(1, "a"), lossy(1)]);
+    let began = state.began.unwrap().as_millisecond();
+    let after = |seconds: i64| Timestamp::from_millisecond(began + seconds * 1000).unwrap();
+    // Killed after ten seconds, gone on with an hour later, and stopped after five more.
+    state.apply(after(10), &planned(2, "b"));
+    state.apply(after(3610), &Event::RunResumed);
+    assert_eq!((state.worked_ms, state.session_ms()), (10_000, 10_000));
+    state.apply(after(3614), &lossy(2));
+    state.apply(after(3615), &Event::RunStopped);
+    assert_eq!((state.worked_ms, state.session_ms()), (10_000, 15_000));
+    assert_eq!(state.totals.losses.iter().collect::<Vec<_>>(), [(&loss, 2)]);
+    assert_eq!(state.totals.objects_with_losses, 2);
+    let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+    assert_eq!(read, state);
+    state.apply(after(4000), &Event::RunBegan(info()));
+    assert_eq!((state.session_ms(), state.totals.losses.iter().count()), (0, 0));
 }
 
 #[test]

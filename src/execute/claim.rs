@@ -1,0 +1,204 @@
+//! Taking up uploads that no journal knows, where the user asks for it.
+//!
+//! When a journal is lost with its disk, what it knew is still open at the destination and still costs money. Whoever says
+//! that nobody else writes these keys lets a run go on with it. What S3 does not show of an open upload is made sure of by
+//! other means ([`crate::plan::claim`]): parts are proven to make the source by a checksum before they are published, or
+//! one by one where the source is a file; where there is nothing to prove them by, the object is copied anew. What the
+//! object has besides its bytes is compared once it is there, and where that is not as it shall be, it is copied anew over
+//! it. An upload that turns out to be of something else is told and left alone: it may be somebody's.
+
+use std::future::ready;
+
+use futures::TryStreamExt;
+
+use super::adopt::{Begun, Wish};
+use super::monitor::Event;
+use super::receipt::Ending;
+use super::{Draft, Trouble, Work};
+use crate::bucket::Bucket;
+use crate::location::{ObjectKey, S3Uri};
+use crate::manifest::job::{Attribute, PartSize};
+use crate::multipart::{self, MultipartUpload};
+use crate::plan::claim::{Cut, difference, may_be_for, usable};
+use crate::plan::parts::PartLayout;
+use crate::planner::Step;
+use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone, Tags};
+
+/// Looks among the open uploads at an object's key for one to go on with, once per object: that with the most parts that
+/// are of use. `doubt` says why what it makes could not be proven, if so.
+pub(super) async fn find(
+    work: &Work,
+    step: &Step,
+    wish: &Wish<'_>,
+    attributes: &Attributes,
+    doubt: Option<&str>,
+    draft: &mut Draft,
+) -> Result<Option<Begun>, Trouble> {
+    // Several versions of a key may have uploads open, and nothing tells them apart.
+    if !work.claims || step.turn.is_some() || std::mem::replace(&mut draft.looked_for_uploads, true) {
+        return Ok(None);
+    }
+    let listed = match open_at(work, wish.key).await {
+        Ok(listed) => listed,
+        Err(failure)
+            if matches!(
+                failure.kind(),
+                FailureKind::Denied | FailureKind::Unsupported | FailureKind::Invalid
+            ) =>
+        {
+            draft.notes.push(format!("open uploads can not be looked for: {failure}"));
+            return Ok(None);
+        }
+        Err(failure) => return Err(failure.into()),
+    };
+    let mut others = listed.len();
+    let found = best(work, listed, wish, attributes).await?;
+    let is_found = found.is_some();
+    let begun = match (found, doubt) {
+        (Some(_), Some(doubt)) => {
+            draft.notes.push(format!("what is open at this key is not gone on with: {doubt}"));
+            None
+        }
+        (Some((upload, layout, kept)), None) => {
+            others -= 1;
+            let (held, of) = (kept.len(), layout.count);
+            draft.notes.push(format!(
+                "went on with the open upload {}: {held} of {of} parts were there",
+                upload.id()
+            ));
+            let found = ready(Ok((upload, wish.terms.claimed())));
+            let begun = Begun::begin(work, step, layout, found).await?;
+            Some(Begun { kept, claimed: true, ..begun })
+        }
+        (None, _) => None,
+    };
+    if others > 0 && (is_found || draft.notes.is_empty()) {
+        let place = location(work, wish.key);
+        draft.notes.push(format!(
+            "{others} open uploads at this key are left alone; `s3haul uploads list {place}` shows them"
+        ));
+    }
+    Ok(begun)
+}
+
+fn location(work: &Work, key: &ObjectKey) -> S3Uri {
+    S3Uri { bucket: work.sides.destination.name().clone(), key: key.clone() }
+}
+
+/// The uploads that are open at exactly this key and that the journal does not know.
+async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failure> {
+    let bucket = &work.sides.destination;
+    let in_order = bucket.capabilities().ordered_lists;
+    let listed = multipart::uploads(bucket, key.as_str());
+    // Of all keys that begin with this one, it is the first.
+    let listed = listed.try_take_while(|open| ready(Ok(!in_order || open.key == key.as_str())));
+    let unknown =
+        listed.try_filter(|open| ready(open.key == key.as_str() && !work.inherited.knows(&open.upload_id)));
+    unknown.try_collect().await
+}
+
+/// The one of most use, how it is cut, and its parts.
+async fn best(
+    work: &Work,
+    listed: Vec<OpenUpload>,
+    wish: &Wish<'_>,
+    attributes: &Attributes,
+) -> Result<Option<(MultipartUpload, PartLayout, Vec<PartDone>)>, Failure> {
+    let (source, bucket) = (&wish.terms.source, &work.sides.destination);
+    // Those of files are chosen by size alone.
+    let is_automatic = work.sides.transfer.parts.size == PartSize::Auto && work.sides.source.is_some();
+    let cut = if is_automatic && !wish.layout.is_replay() {
+        Cut::Automatically(wish.layout.size, &bucket.capabilities().parts)
+    } else {
+        Cut::Exactly(wish.layout)
+    };
+    // A file has its time from another clock, and its parts are compared one by one.
+    let modified = source.modified.filter(|_| source.etag.is_some());
+    let mut best: Option<(MultipartUpload, PartLayout, Vec<PartDone>)> = None;
+    for open in listed.into_iter().filter(|open| may_be_for(open, modified, attributes)) {
+        let upload = MultipartUpload::open(bucket, wish.key, open.upload_id);
+        let upload = match open.initiated {
+            Some(initiated) => upload.begun_at(initiated, false),
+            None => upload,
+        };
+        let (parts, declared) = match upload.parts().try_collect().await {
+            Ok(parts) => (parts, upload.declared().await?),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
+            Err(failure) => return Err(failure),
+        };
+        if let Some((layout, kept)) = usable(parts, declared, cut, attributes) {
+            let held = |parts: &[PartDone]| parts.iter().map(|part| part.size).sum::<u64>();
+            if best.as_ref().is_none_or(|(_, _, most)| held(&kept) > held(most)) {
+                best = Some((upload, layout, kept));
+            }
+        }
+    }
+    Ok(best)
+}
+
+impl Begun {
+    /// The parts of this upload do not make the source, so somebody else began it.
+    pub(super) fn disown(&self, work: &Work, draft: &mut Draft) -> Trouble {
+        let place = location(work, self.upload.key());
+        let id = self.upload.id();
+        draft.notes.push(format!(
+            "the open upload {id} holds something else; it is left open, and the object was copied anew \
+             (`s3haul uploads abort {place} {id}` frees its parts)"
+        ));
+        Trouble::NotOurs
+    }
+
+    /// Compares what came of an upload of unknown beginnings with what it shall have. Where that differs, it is copied anew.
+    pub(super) async fn vouch(
+        &self,
+        work: &Work,
+        attributes: &Attributes,
+        ending: &Ending,
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
+        let Ending::Done { destination_version, .. } = ending else { return Ok(()) };
+        if !self.claimed {
+            return Ok(());
+        }
+        let bucket = &work.sides.destination;
+        let version = destination_version.as_deref();
+        let Some(attribute) = unlike(bucket, self.upload.key(), version, attributes).await? else {
+            return Ok(());
+        };
+        draft.notes.push(format!(
+            "the open upload {} was begun with other {attribute} than the object shall have: it was copied anew",
+            self.upload.id()
+        ));
+        work.monitor.observe(&Event::BytesVoided { bytes: self.layout.size });
+        Err(Trouble::NotOurs)
+    }
+}
+
+/// What an object has otherwise than it shall.
+async fn unlike(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: Option<&str>,
+    wanted: &Attributes,
+) -> Result<Option<Attribute>, Failure> {
+    let found = match bucket.head(key, version).await {
+        Ok(found) => found,
+        // Another key of a customer than ours, or one where we have none.
+        Err(failure) if *failure.kind() == FailureKind::Invalid => return Ok(Some(Attribute::Encryption)),
+        Err(failure) => return Err(failure),
+    };
+    let has_tags = found.tag_count.is_some_and(|count| count > 0);
+    let wants_tags = matches!(&wanted.tags, Tags::Exactly(tags) if !tags.is_empty());
+    let tags = if bucket.capabilities().tags && (has_tags || wants_tags) {
+        match bucket.tags(key, version).await {
+            Ok(tags) => tags,
+            Err(failure) if matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported) => {
+                return Ok(Some(Attribute::Tags));
+            }
+            Err(failure) => return Err(failure),
+        }
+    } else {
+        Vec::new()
+    };
+    Ok(difference(wanted, &found, &tags))
+}

@@ -1,0 +1,94 @@
+//! What can still be read of a journal that is damaged, when its user gives the run up.
+//!
+//! Of a run that is begun anew nothing has to be known but the uploads that the old one may have left open: nobody else
+//! knows their ids. So every line counts by itself here, and what is between two of them may be missing. At worst an
+//! upload is taken for open that is over by now, and aborting that is no mistake.
+
+use super::segment::{Name, Piece, pieces};
+use super::state::RunState;
+
+/// What a damaged journal still says of open uploads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Salvage {
+    state: RunState,
+    /// Lines that can not be read.
+    pub bad_lines: u64,
+}
+
+impl Salvage {
+    /// Reads the files or objects of a journal, given in any order.
+    pub(super) fn of<'a>(files: impl IntoIterator<Item = (Name, &'a [u8])>) -> Self {
+        let mut files: Vec<_> = files.into_iter().collect();
+        // A snapshot stands before the segment with its number.
+        files.sort_unstable_by_key(|(name, _)| (name.number(), matches!(name, Name::Segment(_))));
+        let mut salvage = Self::default();
+        for (_, bytes) in files {
+            for piece in pieces(bytes) {
+                match piece {
+                    Some(Piece::Header) => {}
+                    Some(Piece::State(state)) => salvage.state = *state,
+                    Some(Piece::Event(at, event)) => salvage.state.apply(at, &event),
+                    None => salvage.bad_lines += 1,
+                }
+            }
+        }
+        salvage
+    }
+
+    /// Uploads that may be open.
+    #[must_use]
+    pub fn open_uploads(&self) -> usize {
+        self.state.uploads.len()
+    }
+
+    /// What a new journal begins with.
+    pub(super) fn into_state(self) -> RunState {
+        self.state.left_behind()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::{Event, UploadPlace};
+    use super::super::segment::{Header, Writer, push_record, snapshot};
+    use super::super::tests::{at, info, planned, range};
+    use super::*;
+
+    fn intended(upload: u64) -> Event {
+        let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
+        let place = UploadPlace { endpoint: "default".into(), bucket, key };
+        Event::UploadIntended { upload, object: upload, place }
+    }
+
+    fn segment(number: u64, events: &[Event]) -> Vec<u8> {
+        let mut lines = Header::new(number, 0, &Writer::unknown(), at(0)).line();
+        for (n, event) in (0..).zip(events) {
+            push_record(&mut lines, n, at(n), event);
+        }
+        lines
+    }
+
+    #[test]
+    fn each_line_counts_by_itself_and_a_snapshot_stands_before_its_segment() {
+        let state = RunState { next_id: 3, ..RunState::default() };
+        let old = segment(1, &[Event::RunBegan(info()), range(), intended(1)]);
+        let middle = snapshot(&Header::new(2, 0, &Writer::unknown(), at(1)), 0, &[], &state);
+        let mut new =
+            segment(2, &[intended(4), planned(5, "a"), intended(6), Event::UploadEnded { upload: 6 }]);
+        let at = new.len() - 3;
+        new[at] ^= 1;
+        let files = [
+            (Name::Segment(2), new.as_slice()),
+            (Name::Snapshot(2), middle.as_slice()),
+            (Name::Segment(1), old.as_slice()),
+        ];
+        let salvage = Salvage::of(files);
+        // The snapshot knows that 1 is over; that 6 is over stood in the line that is bad.
+        assert_eq!((salvage.open_uploads(), salvage.bad_lines), (2, 1));
+        let begun = salvage.into_state();
+        assert_eq!(begun.uploads.keys().collect::<Vec<_>>(), [&4, &6]);
+        assert_eq!((begun.next_id, begun.run, begun.ranges.len()), (7, None, 0));
+        // Without the snapshot, what stands in the segments counts.
+        assert_eq!(Salvage::of([files[0], files[2]]).open_uploads(), 3);
+    }
+}

@@ -1,0 +1,134 @@
+//! A session that ends before all is said and done about an object: what was left out or still to be set is not forgotten.
+
+use std::time::Duration;
+
+use s3haul::execute::receipt::Ending;
+use s3haul::journal::Intent;
+use s3haul::manifest::job::{Job, PartSize, Policy, Transfer};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+};
+use s3haul::size::{ByteSize, MIB};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
+
+const PART: u64 = 8 * MIB;
+const PARTS: u64 = 40;
+const NO_TAGS: &str = "tags not set: s3:PutObjectTagging missing on destination";
+
+async fn world() -> World {
+    let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    let options = SandboxOptions { model, ..SandboxOptions::default() };
+    let mut world = World::with(options, BucketOptions::default()).await;
+    world.ceiling = 8;
+    world
+}
+
+fn transfer() -> Transfer {
+    let mut transfer = copy_all();
+    transfer.parts.size = PartSize::Exactly(ByteSize(PART));
+    transfer.parts.threshold = ByteSize(PART);
+    transfer
+}
+
+fn put(world: &World, key: &str, spec: &ObjectSpec) {
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, PART * PARTS), spec);
+}
+
+/// A session that is stopped at the tenth part.
+async fn stopped(world: &mut World, job: &Job, journal: &TempDir) {
+    let stop = world.stop.clone();
+    let fault = Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel()));
+    world.sandbox.faults().add(fault);
+    let run = world.session(journal.path(), job, Intent::Resume).await;
+    assert!(run.outcome.stopped, "{:?}", run.outcome);
+    world.stop = CancellationToken::new();
+    world.sandbox.calls().clear();
+}
+
+fn losses(run: &Run) -> Vec<String> {
+    run.receipts[0].losses.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
+    let mut world = world().await;
+    put(&world, "large", &ObjectSpec::default().tag("a", "b"));
+    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
+    stopped(&mut world, &job, &journal).await;
+    let held = world.sandbox.store().open_uploads(DESTINATION)[0].parts.len() as u64;
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
+    assert_eq!(losses(&run), [NO_TAGS], "told although this session was refused nothing");
+}
+
+#[tokio::test]
+async fn an_upload_without_an_attribute_that_is_required_by_now_is_begun_anew() {
+    let mut world = world().await;
+    put(&world, "large", &ObjectSpec::default().tag("a", "b"));
+    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    let (mut job, journal) = (world.job(transfer()), TempDir::new().unwrap());
+    stopped(&mut world, &job, &journal).await;
+    world.sandbox.store().allow_all();
+    job.transfers[0].preserve.tags = Policy::Require;
+    let run = world.session(journal.path(), &job, Intent::ResumeAnyway).await;
+    assert_eq!(losses(&run), [""; 0]);
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
+    world.assert_equal("large", "large");
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn what_a_session_learns_about_a_bucket_does_not_hide_what_an_older_upload_has() {
+    let mut world = world().await;
+    put(&world, "large", &ObjectSpec::default().tag("a", "b"));
+    let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
+    stopped(&mut world, &job, &journal).await;
+    // From now on nobody may set tags; the upload has them already. The other object is asked for first.
+    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    assert_eq!(losses(&run), [""; 0], "{:?}", run.receipts);
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
+    world.assert_equal("large", "large");
+}
+
+#[tokio::test]
+async fn tags_that_are_set_late_are_set_by_the_next_session() {
+    let long = (0..10).fold(ObjectSpec::default(), |spec, i| spec.tag(format!("k{i}"), "ü".repeat(256)));
+    for (key, size) in [("large", PART * PARTS), ("small", 10)] {
+        let world = world().await;
+        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &long);
+        let mut transfer = transfer();
+        // A single copy carries the source's tags along; with others they are too long for its headers.
+        transfer.set.tags.insert("k0".into(), "v".into());
+        let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
+        let stall = Fault::on(Operation::PutObjectTagging).nth(1).then(Effect::StallBefore(None));
+        world.sandbox.faults().add(stall);
+        let killed = async {
+            while world.calls(Operation::PutObjectTagging) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            run = world.session(journal.path(), &job, Intent::Resume) => panic!("{:?}", run.outcome),
+            () = killed => {}
+        }
+        let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+        assert!(copy.attributes.tags.is_empty(), "{key}");
+        let run = world.session(journal.path(), &job, Intent::Resume).await;
+        assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+        let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+        assert_eq!(copy.attributes.tags.len(), 10, "{key}");
+        assert_eq!(copy.attributes.tags.get("k0").map(String::as_str), Some("v"), "{key}");
+        // What has its tags is not done again.
+        world.sandbox.calls().clear();
+        let again = world.session(journal.path(), &job, Intent::Resume).await;
+        assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 1), "{key}");
+    }
+}
