@@ -101,20 +101,24 @@ impl<B: Bounds> Lister<B> {
     }
 
     fn check_order(&self, keys: &[&str]) -> Result<(), Failure> {
-        let Some(mut last) = self.last.as_deref() else { return Ok(()) };
-        for key in keys {
-            if last >= *key {
-                let message = format!(
-                    "the server lists `{key}` behind `{last}`, out of the order of their bytes; write `ordered_lists: false` \
-                     into the endpoint's capabilities"
-                );
-                let place = self.bucket.name().to_string();
-                return Err(Failure::new(FailureKind::Invalid, Operation::ListObjects, place, message));
-            }
-            last = key;
-        }
-        Ok(())
+        let Some((before, key)) = self.last.as_deref().and_then(|last| out_of_order(last, keys)) else {
+            return Ok(());
+        };
+        let message = format!(
+            "the server lists `{key}` behind `{before}`, out of the order of their bytes; write `ordered_lists: false` into the \
+             endpoint's capabilities"
+        );
+        let place = self.bucket.name().to_string();
+        Err(Failure::new(FailureKind::Invalid, Operation::ListObjects, place, message))
     }
+}
+
+/// The first key that does not come behind the one before it, and that one.
+fn out_of_order<'k>(mut last: &'k str, keys: &[&'k str]) -> Option<(&'k str, &'k str)> {
+    keys.iter().find_map(|key| {
+        let before = std::mem::replace(&mut last, key);
+        (before >= *key).then_some((before, *key))
+    })
 }
 
 fn found(object: ListedObject, relative_at: usize) -> Found {
@@ -130,5 +134,18 @@ fn found(object: ListedObject, relative_at: usize) -> Found {
             archive: object.archive,
         }),
         Err(_) => Found::Ignored(object.key, super::KEY_TOO_LONG),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::out_of_order;
+
+    #[test]
+    fn keys_that_do_not_ascend_are_noticed() {
+        assert_eq!(out_of_order("", &[]), None);
+        assert_eq!(out_of_order("", &["a", "a/b", "a0", "é"]), None);
+        assert_eq!(out_of_order("", &["a", "c", "b", "d"]), Some(("c", "b")));
+        assert_eq!(out_of_order("b", &["b", "c"]), Some(("b", "b")), "the page before ended there");
     }
 }

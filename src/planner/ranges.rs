@@ -95,7 +95,9 @@ impl Sides {
             walks.spawn(walk(range, false));
         }
         loop {
-            let wants_cut = frontier.lock().wants_cut();
+            // As long as the executor has enough to do, more ranges would only fill memory.
+            let is_behind = news.capacity() > news.max_capacity() / 2;
+            let wants_cut = is_behind && frontier.lock().wants_cut();
             tokio::select! {
                 room = news.reserve(), if wants_cut => {
                     let room = room.map_err(|_| Gone)?;

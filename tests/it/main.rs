@@ -22,6 +22,7 @@ mod kill;
 mod layering;
 mod library;
 mod limits;
+mod listing;
 mod manifest;
 mod matrix;
 mod outage;

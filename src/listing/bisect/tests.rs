@@ -1,3 +1,5 @@
+//! The ranges against a model of a server: that nothing is missed, and how evenly the work is cut.
+
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
