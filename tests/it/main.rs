@@ -28,6 +28,7 @@ mod matrix;
 mod outage;
 mod proof;
 mod providers;
+mod readme;
 mod replay;
 mod resume;
 mod retry;
