@@ -173,15 +173,12 @@ impl Ranges {
     fn widest(&self) -> Option<u32> {
         let guesses = self.listed.values().filter(|listed| listed.is_guess).count();
         let guesses = u32::try_from(guesses).unwrap_or(u32::MAX);
-        let may_guess = guesses.saturating_add(self.in_vain) < FREE_GUESSES + self.pages / 2;
-        if self.pages < FIRST_PAGES
-            || !may_guess
-            || self.listed.len() >= self.most
-            || self.next > self.last
-        {
+        let may_guess = guesses.saturating_add(self.in_vain) < FREE_GUESSES + self.pages / 3;
+        if self.pages < FIRST_PAGES || !may_guess || self.listed.len() >= self.most || self.next > self.last {
             return None;
         }
-        let left = self.listed.iter().filter_map(|(range, listed)| Some((listed.page.as_ref()?.left, *range)));
+        let left =
+            self.listed.iter().filter_map(|(range, listed)| Some((listed.page.as_ref()?.left, *range)));
         let widest = left.max_by(|one, other| one.0.total_cmp(&other.0))?;
         (widest.0 >= WORTH_A_CUT).then_some(widest.1)
     }
@@ -244,7 +241,9 @@ fn middle(page: &Page, until: Option<&ObjectKey>, prefix: usize, alphabet: &Alph
         let middle = f64::midpoint(scale.last, scale.end);
         let precision = (scale.end - scale.last) / 8.0;
         let short = between(format!("{begin}{}", scale.alphabet.text(middle, precision)));
-        if let Some(middle) = short.or_else(|| between(format!("{begin}{}", scale.alphabet.text(middle, 0.0)))) {
+        if let Some(middle) =
+            short.or_else(|| between(format!("{begin}{}", scale.alphabet.text(middle, 0.0))))
+        {
             return Some(middle);
         }
     }

@@ -89,7 +89,8 @@ impl<B: Bounds> Lister<B> {
         if let Some(until) = until {
             let inside = items.partition_point(|object| *object.key <= *until.as_str());
             // What ends with the range needs no further page to see that.
-            let is_end = inside < items.len() || items.last().is_some_and(|last| *last.key == *until.as_str());
+            let is_end =
+                inside < items.len() || items.last().is_some_and(|last| *last.key == *until.as_str());
             items.truncate(inside);
             next = next.filter(|_| !is_end);
         }

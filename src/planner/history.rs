@@ -114,11 +114,7 @@ type Looked = Result<Aligned, Box<Planned>>;
 
 impl Sides {
     /// Plans the histories of all keys, as one range.
-    pub(super) async fn run_histories(
-        &self,
-        resume: Resume,
-        news: mpsc::Sender<News>,
-    ) -> Result<(), Gone> {
+    pub(super) async fn run_histories(&self, resume: Resume, news: mpsc::Sender<News>) -> Result<(), Gone> {
         let range = resume.ranges.first().map_or(0, |range| range.range);
         let outbox = Outbox::new(range, news);
         self.plan_histories(&outbox).await?;
@@ -336,11 +332,7 @@ impl Sides {
     }
 
     /// Sends what a look at a key came to.
-    async fn hand_on(
-        &self,
-        looked: Looked,
-        planned: &Outbox,
-    ) -> Result<(), Gone> {
+    async fn hand_on(&self, looked: Looked, planned: &Outbox) -> Result<(), Gone> {
         let Aligned { history, to, there, tip, held } = match looked {
             Ok(aligned) => aligned,
             Err(other) => return planned.send(*other).await,

@@ -23,6 +23,7 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Found, Listing};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Versions, When};
+use crate::s3::{Failure, FailureKind, Operation};
 
 /// Ranges that are listed at once: at 60 ms a page, half a million keys a second on each side, which is more than two processors can
 /// compare.
@@ -117,8 +118,13 @@ impl Sides {
                 walked = walks.join_next() => match walked {
                     None => return Ok(()),
                     Some(Ok(walked)) => walked?,
-                    // A panic: its range is not ended, and the next session lists it again.
-                    Some(Err(_)) => {}
+                    // A panic: its range is not ended, so that the next session lists it again.
+                    Some(Err(error)) => {
+                        let place = sides.transfer.to.location.to_string();
+                        let message = format!("a task of ours panicked: {error}");
+                        let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
+                        Outbox::new(0, news.clone()).send(Planned::Failed(place, failure)).await?;
+                    }
                 },
                 () = frontier.0.changed.notified() => {}
             }

@@ -31,7 +31,8 @@ impl Client {
         token: Option<&str>,
     ) -> Result<Page<ListedObject>, Failure> {
         let encode = self.capabilities().encoded_lists;
-        let reader = PageReader { knows_archives: self.capabilities().archive_lists, ..PageReader::default() };
+        let reader =
+            PageReader { knows_archives: self.capabilities().archive_lists, ..PageReader::default() };
         self.sdk
             .list_objects_v2()
             .bucket(bucket.as_str())
@@ -48,7 +49,12 @@ impl Client {
         let Listed { items, truncated, next, bad_key } = reader.take();
         if let Some(key) = bad_key {
             let message = format!("the listing holds a key that is not UTF-8: {key}");
-            return Err(Failure::new(FailureKind::Invalid, Operation::ListObjects, bucket.to_string(), message));
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                Operation::ListObjects,
+                bucket.to_string(),
+                message,
+            ));
         }
         let next = next_marker(Some(truncated), next, token)
             .map_err(|_| endless(Operation::ListObjects, bucket.to_string()))?;
@@ -282,7 +288,9 @@ mod tests {
         for end in (0..PAGE.len()).filter(|end| PAGE.is_char_boundary(*end)) {
             assert!(read(&PAGE[..end], true).is_err(), "{end}");
         }
-        for bad in ["", "<html></html>", "<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>"] {
+        for bad in
+            ["", "<html></html>", "<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>"]
+        {
             assert!(read(bad, true).is_err(), "{bad}");
         }
         let bad_size = PAGE.replace("<Size>5</Size>", "<Size>-5</Size>");

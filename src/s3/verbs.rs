@@ -16,8 +16,8 @@ use super::convert::{
 use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::{
     Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
-    Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker,
-    WriteCondition, Written,
+    Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker, WriteCondition,
+    Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 

@@ -36,7 +36,9 @@ impl<'a> Reader<'a> {
     pub(super) fn next(&mut self) -> Result<(&'a str, Tag<'a>), Unreadable> {
         loop {
             let (text, rest) = self.rest.split_once('<').ok_or(Unreadable)?;
-            if let Some(end) = rest.strip_prefix('?').map(|_| "?>").or(rest.strip_prefix("!--").map(|_| "-->")) {
+            if let Some(end) =
+                rest.strip_prefix('?').map(|_| "?>").or(rest.strip_prefix("!--").map(|_| "-->"))
+            {
                 (_, self.rest) = rest.split_once(end).ok_or(Unreadable)?;
                 continue;
             }

@@ -231,7 +231,7 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_fails_in_one_range_leaves_the_others_whole_and_is_listed_again() {
+async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
     const COUNT: u32 = 12_000;
     let world = World::new().await;
     for key in hashed(COUNT) {

@@ -111,7 +111,9 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
     }
     assert_eq!(cuts.ranges.keys().copied().collect::<Vec<_>>(), [9]);
     let ended = match ended(1) {
-        Event::ObjectEnded { object, ended, receipt, .. } => Event::ObjectEnded { range: 9, object, ended, receipt },
+        Event::ObjectEnded { object, ended, receipt, .. } => {
+            Event::ObjectEnded { range: 9, object, ended, receipt }
+        }
         other => other,
     };
     cuts.apply(now, &ended);
@@ -123,7 +125,15 @@ fn a_state_from_before_ranges_were_cut_is_read() {
     let old = r#"{"transfer":0,"ordered":true,"passed":"b","planned":false,"pending":{}}"#;
     let range: RangeState = serde_json::from_str(old).unwrap();
     assert_eq!((range.passed.map(|key| key.to_string()), range.until), (Some("b".to_owned()), None));
-    assert_eq!(serde_json::to_string(&RangeState { passed: "b".parse().ok(), ordered: true, ..RangeState::default() }).unwrap(), old);
+    assert_eq!(
+        serde_json::to_string(&RangeState {
+            passed: "b".parse().ok(),
+            ordered: true,
+            ..RangeState::default()
+        })
+        .unwrap(),
+        old
+    );
 }
 
 #[test]

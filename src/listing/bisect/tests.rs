@@ -37,7 +37,8 @@ struct Listers {
 impl Listers {
     fn new(most: usize) -> Self {
         let whole = KeyRange::default();
-        let ranges = Ranges::new(&ObjectKey::new("").unwrap(), std::slice::from_ref(&whole), most, 1, u32::MAX);
+        let ranges =
+            Ranges::new(&ObjectKey::new("").unwrap(), std::slice::from_ref(&whole), most, 1, u32::MAX);
         Self { ranges, open: vec![(whole, Vec::new())], done: Vec::new(), requests: 0 }
     }
 
@@ -61,7 +62,8 @@ impl Listers {
 
     fn cut(&mut self) {
         while let Some(Cut { range, new }) = self.ranges.cut() {
-            let (cut, _) = self.open.iter_mut().find(|(open, _)| open.range == range).expect("an open range is cut");
+            let (cut, _) =
+                self.open.iter_mut().find(|(open, _)| open.range == range).expect("an open range is cut");
             assert!(new.after > cut.after, "a cut lies behind what was read");
             self.open.push((new, Vec::new()));
         }
@@ -115,22 +117,41 @@ fn buckets() -> Vec<(&'static str, Vec<String>)> {
         ("base 62", all(&|i| base62(hash(i)))),
         ("a counter", all(&|i| format!("{i:012}"))),
         ("a counter without zeros", all(&|i| format!("photo-{i}.jpg"))),
-        ("dates", all(&|i| {
-            let (day, left) = (i / 60, i % 60);
-            format!("logs/{}/{:02}/{:02}/{:02}-{:08x}.gz", 2020 + day / 336, day / 28 % 12 + 1, day % 28 + 1, left, hash(i) as u32)
-        })),
-        ("a deep tree", all(&|i| {
-            let hash = hash(i % 700);
-            format!("warehouse/db/table/{}/{}/{}/part-{i:05}", hash % 9, hash / 9 % 10, hash / 90 % 8)
-        })),
-        ("one hot directory", all(&|i| match i {
-            0..500 => format!("{:08x}/readme", hash(i) as u32),
-            _ => format!("data/events/region=eu-west-1/{:010}", hash(i) % 10_000_000_000),
-        })),
-        ("Japanese and more", all(&|i| {
-            let char = |at: u64| char::from_u32(0x4e00 + (hash(i + at * KEYS) % 5000) as u32).unwrap();
-            format!("写真/{}{}/ünï-{i}", char(1), char(2))
-        })),
+        (
+            "dates",
+            all(&|i| {
+                let (day, left) = (i / 60, i % 60);
+                format!(
+                    "logs/{}/{:02}/{:02}/{:02}-{:08x}.gz",
+                    2020 + day / 336,
+                    day / 28 % 12 + 1,
+                    day % 28 + 1,
+                    left,
+                    hash(i) as u32
+                )
+            }),
+        ),
+        (
+            "a deep tree",
+            all(&|i| {
+                let hash = hash(i % 700);
+                format!("warehouse/db/table/{}/{}/{}/part-{i:05}", hash % 9, hash / 9 % 10, hash / 90 % 8)
+            }),
+        ),
+        (
+            "one hot directory",
+            all(&|i| match i {
+                0..500 => format!("{:08x}/readme", hash(i) as u32),
+                _ => format!("data/events/region=eu-west-1/{:010}", hash(i) % 10_000_000_000),
+            }),
+        ),
+        (
+            "Japanese and more",
+            all(&|i| {
+                let char = |at: u64| char::from_u32(0x4e00 + (hash(i + at * KEYS) % 5000) as u32).unwrap();
+                format!("写真/{}{}/ünï-{i}", char(1), char(2))
+            }),
+        ),
         ("long keys", all(&|i| format!("{}{:024}", "x".repeat(1000), i * 7919))),
         ("long keys of many bytes", all(&|i| format!("{}/{:016x}", "長い".repeat(160), hash(i)))),
     ]
@@ -148,7 +169,11 @@ fn all_kinds_of_keys_are_cut_well() {
         let pages = server.keys.len().div_ceil(PAGE);
         let best = pages.div_ceil(MOST);
         assert!(rounds <= 2 * best + 12, "{name}: {rounds} rounds for {pages} pages");
-        assert!(listers.requests <= 2 * pages + 40, "{name}: {} requests for {pages} pages", listers.requests);
+        assert!(
+            listers.requests <= 2 * pages + 40,
+            "{name}: {} requests for {pages} pages",
+            listers.requests
+        );
     }
 }
 
