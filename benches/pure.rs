@@ -17,14 +17,17 @@ use s3haul::journal::event::{Ended, Event, PlannedObject, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::state::RunState;
 use s3haul::journal::{Location, Opened, look};
+use s3haul::listing::bisect::{KeyRange, Ranges};
 use s3haul::listing::filter::Filter;
+use s3haul::listing::join::Counterparts;
+use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{PartGoal, Selection, When};
 use s3haul::pace::speed::Speed;
 use s3haul::plan::decide::{Side, decide};
 use s3haul::plan::parts::{Capacity, Goal, layout};
-use s3haul::s3::ChecksumAlgorithm;
 use s3haul::s3::capabilities::PartLimits;
+use s3haul::s3::{ArchiveState, ChecksumAlgorithm};
 use s3haul::size::{MIB, TIB};
 
 /// Objects that a run looks ahead.
@@ -64,6 +67,50 @@ fn pure(criterion: &mut Criterion) {
         let filter = Filter::new(&select);
         bench.iter(|| {
             filter.admits(black_box("year=2026/month=11/part-00017.parquet"), 10, None, None).is_ok()
+        });
+    });
+    criterion.bench_function("a listed object beside its counterpart", |bench| {
+        let page = || -> Vec<Found> {
+            let key =
+                |index| ObjectKey::new(&format!("year=2026/month=11/part-{index:012}.parquet")).unwrap();
+            let entry = |index| Entry {
+                key: key(index),
+                relative_at: 0,
+                size: 1,
+                etag: Some("0123456789abcdef0123456789abcdef".to_owned()),
+                version: None,
+                modified: None,
+                storage_class: None,
+                archive: ArchiveState::Readable,
+            };
+            (0..10_000).map(|index| Found::Entry(entry(index))).collect()
+        };
+        let keys: Vec<_> = page()
+            .into_iter()
+            .filter_map(|found| if let Found::Entry(entry) = found { Some(entry.key) } else { None })
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut left: Vec<Counterparts> = Vec::new();
+        let mut at = keys.len();
+        bench.iter(|| {
+            if at == keys.len() {
+                left = vec![Counterparts::of(Listing::of(page()))];
+                at = 0;
+            }
+            let found = runtime.block_on(left[0].find(black_box(keys[at].as_str()))).unwrap().is_some();
+            at += 1;
+            found
+        });
+    });
+    criterion.bench_function("a page of a range, with a cut", |bench| {
+        let keys: Vec<_> = (0..1000_u32).map(|index| format!("{:08x}", index * 1000)).collect();
+        let names: Vec<_> = keys.iter().map(String::as_str).collect();
+        let whole = [KeyRange::default()];
+        bench.iter(|| {
+            let mut ranges = Ranges::new(&ObjectKey::empty(), &whole, 32, 1, u32::MAX);
+            ranges.page(0, black_box(&names), true);
+            ranges.page(0, black_box(&names), true);
+            ranges.cut()
         });
     });
     criterion.bench_function("copy source", |bench| {

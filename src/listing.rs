@@ -1,10 +1,11 @@
 //! What is there: entries of a bucket or directory, in key order, and which of them take part.
 //!
-//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`chosen`], [`local`]), a few pages ahead of its reader and no
-//! further, so that memory does not grow with the number of objects. Entries come in the order of their keys' bytes
+//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`chosen`], [`local`]), one page ahead of its reader and no
+//! further, so that memory does not grow with the number of objects, nor much with the number of listings. Entries come in the order of their keys' bytes
 //! wherever the server keeps that order, which is what lets two listings be compared by walking them side by side
-//! ([`join`]).
+//! ([`join`]). A bucket's keys can be listed in several ranges at once ([`bisect`]).
 
+pub mod bisect;
 pub mod bucket;
 pub mod chosen;
 pub mod filter;
@@ -23,8 +24,8 @@ use crate::s3::{ArchiveState, Failure};
 /// Why an object is left out whose key we can't name.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
-/// Pages that wait between a lister and its reader.
-const PAGES_AHEAD: usize = 3;
+/// Pages that wait between a lister and its reader, besides the one that the reader is at.
+const PAGES_AHEAD: usize = 1;
 
 /// One object or file of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]

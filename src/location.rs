@@ -102,6 +102,12 @@ impl ObjectKey {
         Ok(Self(key.into()))
     }
 
+    /// The prefix of all keys.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self("".into())
+    }
+
     /// The key as S3 knows it, not encoded.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -5,9 +5,12 @@
 //! keys, the destination's listing is walked along; otherwise each key is asked for by HEAD, many at a time. Where a
 //! server does not list in the order of the keys' bytes, or is not known to, what the walk finds is there all the same,
 //! but what it does not find may stand elsewhere in the list and is asked for too. Steps leave through a bounded
-//! channel, so that a plan never holds more objects than the run can look ahead.
+//! channel ([`steps`]), so that a plan never holds more objects than the run can look ahead. Long listings are planned in
+//! ranges side by side ([`ranges`]).
 
 mod history;
+mod ranges;
+mod steps;
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
 
 use crate::bucket::Bucket;
+use crate::listing::bisect::KeyRange;
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
@@ -31,9 +35,10 @@ use crate::plan::replay;
 use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Operation};
 
 pub use history::{Following, Turn};
+pub use ranges::MOST_RANGES;
+use steps::{Gone, Outbox};
+pub use steps::{News, Steps};
 
-/// Steps that wait for the executor.
-const STEPS_AHEAD: usize = 2048;
 /// Keys that are asked for at once where listings can not be compared.
 const HEADS_AT_ONCE: usize = 64;
 /// Steps that wait for the answer about a key before them.
@@ -97,15 +102,24 @@ pub enum Planned {
     Again(u64, Box<Planned>),
 }
 
-/// How far an earlier session came with planning.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What is to be planned: what an earlier session left, or everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// Objects that were planned and are not over, with their numbers in the journal.
     pub pending: Vec<(u64, Entry)>,
-    /// All keys of the source up to this one are known.
-    pub passed: Option<ObjectKey>,
-    /// All keys are known.
-    pub planned: bool,
+    /// Ranges of the source's keys that are not known; none when all keys are.
+    pub ranges: Vec<KeyRange>,
+    /// Numbers for further ranges, from `next` to `last`. Without any, all keys come in order.
+    pub next: u32,
+    /// See `next`.
+    pub last: u32,
+}
+
+impl Resume {
+    /// Everything, in order.
+    fn in_order() -> Self {
+        Self { pending: Vec::new(), ranges: vec![KeyRange::default()], next: 1, last: 0 }
+    }
 }
 
 /// What an entry comes to, or what must be asked first.
@@ -154,80 +168,32 @@ impl Sides {
             })
     }
 
-    /// Plans the transfer in a task of its own.
+    /// Plans the transfer in a task of its own, in the order of the source's keys.
     #[must_use]
-    pub fn plan(&self) -> mpsc::Receiver<Planned> {
-        self.plan_from(Resume::default())
+    pub fn plan(&self) -> Steps {
+        Steps::of(self.plan_from(Resume::in_order()))
+    }
+
+    /// The same in any order, which is faster.
+    #[must_use]
+    pub fn plan_in_any_order(&self) -> Steps {
+        Steps::of(self.plan_from(Resume { last: u32::MAX, ..Resume::in_order() }))
     }
 
     /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet. Histories
     /// ([`Versions::All`]) are always planned from the beginning, which finds what is there.
     #[must_use]
-    pub fn plan_from(&self, resume: Resume) -> mpsc::Receiver<Planned> {
-        let (planned, receiver) = mpsc::channel(STEPS_AHEAD);
+    pub fn plan_from(&self, resume: Resume) -> mpsc::Receiver<News> {
+        let (news, receiver) = Outbox::channel();
         let sides = self.clone();
         tokio::spawn(async move {
             // The receiver is gone when the run stops; then nobody wants the rest.
             let _ = match sides.transfer.versions {
-                Versions::All => sides.run_histories(&planned).await,
-                Versions::Current | Versions::AsOf(_) => sides.run(resume, &planned).await,
+                Versions::All => sides.run_histories(resume, news).await,
+                Versions::Current | Versions::AsOf(_) => sides.run(resume, news).await,
             };
         });
         receiver
-    }
-
-    async fn run(
-        &self,
-        resume: Resume,
-        planned: &mpsc::Sender<Planned>,
-    ) -> Result<(), mpsc::error::SendError<Planned>> {
-        let Resume { pending, passed, planned: is_planned } = resume;
-        let filter = Filter::new(&self.transfer.select);
-        self.plan_again(pending, &filter, planned).await?;
-        if is_planned {
-            return Ok(());
-        }
-        let mut entries = match self.entries(&filter, passed.as_ref()).await {
-            Ok(entries) => entries,
-            Err((place, failure)) => return planned.send(Planned::Failed(place, failure)).await,
-        };
-        let mut counterparts = self.counterparts(passed.as_ref());
-        let at_once = self.heads_at_once();
-        // What is known waits behind what is asked, so that keys leave in their order.
-        let (mut waiting, mut asking) = (FuturesOrdered::new(), 0);
-        while let Some(found) = entries.next().await {
-            if is_passed(&found, passed.as_ref()) {
-                continue;
-            }
-            let next = match self.consider(found, &filter, &mut counterparts).await {
-                Ok(next) => next,
-                Err((place, failure)) => {
-                    planned.send(Planned::Failed(place, failure)).await?;
-                    break;
-                }
-            };
-            waiting.push_back(match next {
-                Next::Known(known) if waiting.is_empty() => {
-                    planned.send(known).await?;
-                    continue;
-                }
-                Next::Known(known) => Either::Left(ready((0, known))),
-                Next::Ask(entry, key, question) => {
-                    asking += 1;
-                    Either::Right(self.ask(entry, key, question).map(|answer| (1, answer)))
-                }
-            });
-            while (asking >= at_once || waiting.len() >= WAITING)
-                && let Some((answered, answer)) = waiting.next().await
-            {
-                asking -= answered;
-                planned.send(answer).await?;
-            }
-        }
-        while let Some((_, answer)) = waiting.next().await {
-            planned.send(answer).await?;
-        }
-        Ok(())
     }
 
     fn heads_at_once(&self) -> usize {
@@ -240,8 +206,8 @@ impl Sides {
         &self,
         pending: Vec<(u64, Entry)>,
         filter: &Filter,
-        planned: &mpsc::Sender<Planned>,
-    ) -> Result<(), mpsc::error::SendError<Planned>> {
+        planned: &Outbox,
+    ) -> Result<(), Gone> {
         let at_once = self.heads_at_once();
         let mut asked = FuturesOrdered::new();
         for (object, entry) in pending {
@@ -407,24 +373,6 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
-    /// The destination's listing, where it can be walked along with the source's.
-    fn counterparts(&self, after: Option<&ObjectKey>) -> Option<Counterparts> {
-        let usable = self.transfer.when != When::Always
-            && self.transfer.chosen.is_none()
-            && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
-            && self.transfer.to.location.key.is_prefix()
-            && self.transfer.keys.preserves_order();
-        usable.then(|| {
-            let (to, keys) = (&self.transfer.to.location.key, &self.transfer.keys);
-            let after = after.and_then(|key| {
-                let relative = key.as_str().get(self.relative_at(key)..)?;
-                keys.destination_key(to, relative, 0).ok()
-            });
-            let after = after.filter(|_| self.lists_in_order()).map(|key| key.to_string());
-            Counterparts::of(bucket::objects(self.destination.clone(), to, after))
-        })
-    }
-
     /// Where the part of a source's key begins that is relative to the transfer's source, in bytes.
     #[must_use]
     pub fn relative_at(&self, key: &ObjectKey) -> usize {
@@ -579,16 +527,6 @@ enum Question {
     Destination,
     /// Whether what both sides have is equal.
     Both,
-}
-
-/// True for what an earlier session has dealt with.
-fn is_passed(found: &Found, passed: Option<&ObjectKey>) -> bool {
-    let Some(passed) = passed.map(ObjectKey::as_str) else { return false };
-    match found {
-        Found::Entry(entry) => entry.key.as_str() <= passed,
-        Found::Ignored(key, _) => key.as_str() <= passed,
-        Found::Failed(..) => false,
-    }
 }
 
 fn side(entry: &Entry) -> Side<'_> {

@@ -16,8 +16,10 @@ pub mod failure;
 mod headers;
 pub mod history;
 mod identity;
+mod list;
 mod read;
 mod verbs;
+mod xml;
 
 use std::collections::BTreeMap;
 use std::fmt;

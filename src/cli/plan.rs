@@ -106,7 +106,9 @@ pub(super) async fn show(
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
         let (mut totals, mut estimate, capacity) = (Totals::default(), Estimate::default(), sides.capacity());
-        let mut planned = sides.plan();
+        // Lines come in the order of keys; sums have none.
+        let in_order = file.is_some() || output.json;
+        let mut planned = if in_order { sides.plan() } else { sides.plan_in_any_order() };
         while let Some(planned) = planned.recv().await {
             match planned {
                 Planned::Step(step) => {

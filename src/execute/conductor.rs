@@ -22,7 +22,7 @@ use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::{FailureLimit, Source};
 use crate::plan::decide::Skip;
-use crate::planner::{Following, Planned, Step};
+use crate::planner::{Following, News, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Steps that the conductor looks ahead to find the largest.
@@ -127,9 +127,8 @@ impl<'a> Conductor<'a> {
             self.begin();
             let room = self.large.len() + self.heavy.len() + self.small.len() < WINDOW;
             tokio::select! {
-                planned = steps.recv(), if planning && room => if let Some(planned) = planned { self.take(planned) } else {
+                news = steps.recv(), if planning && room => if let Some(news) = news { self.hear(news) } else {
                     planning = false;
-                    self.record.planned();
                     self.work.monitor.observe(&Event::PlanEnded);
                 },
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
@@ -141,20 +140,21 @@ impl<'a> Conductor<'a> {
                 else => break,
             }
         }
-        self.record.flush();
+        self.record.flush_all();
         self.record.write().await;
     }
 
     /// The transfer's steps; standard input is one without a listing.
-    fn steps(&self) -> mpsc::Receiver<Planned> {
+    fn steps(&self) -> mpsc::Receiver<News> {
         let sides = &self.work.sides;
         if sides.transfer.from != Source::Stdin {
             return sides.plan_from(record::resume(&self.work, self.number));
         }
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, receiver) = mpsc::channel(2);
         let step = upload::stdin_step(sides);
-        // The channel has room for it.
-        let _ = sender.try_send(step);
+        // The channel has room for both.
+        let _ = sender.try_send(News::Planned(self.number, vec![step]));
+        let _ = sender.try_send(News::Ended(self.number));
         receiver
     }
 
@@ -203,6 +203,19 @@ impl<'a> Conductor<'a> {
             0 if step.entry.size > BULK_FROM => self.heavy.push(BySize(step)),
             0 => self.small.push_back(step),
             _ => self.large.push(BySize(step)),
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Planned(range, batch) => {
+                self.record.turn_to(range);
+                for planned in batch {
+                    self.take(planned);
+                }
+            }
+            News::Cut(cut) => self.record.cut(cut),
+            News::Ended(range) => self.record.planned(range),
         }
     }
 

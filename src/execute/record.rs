@@ -1,56 +1,98 @@
 //! What the conductor tells the journal.
 //!
 //! It decides, event by event, what the next session must know, and the conductor hands the events over before it begins
-//! anything new: an object is on record before its first request. Keys that need no work are gathered. An object that a
+//! anything new: an object is on record before its first request. Keys that need no work are gathered, by the range in
+//! which they were planned. An object that a
 //! stop left undone stays pending, and has no receipt as long as the run can go on.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Work;
 use super::receipt::{Ending, Receipt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, Passed, ReceiptLine};
+use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
 use crate::planner::{Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
 
-/// The record of one transfer, which is one range of keys.
+/// Numbers that each transfer has for its ranges, besides the one that it begins with.
+const RANGES: u32 = 1 << 16;
+
+/// The record of one transfer.
 pub(super) struct Record {
     journal: Journal,
-    range: u32,
     events: Vec<Event>,
+    /// The range that is spoken of.
+    range: u32,
+    /// Keys without work by range, which are not on record yet.
+    gathered: BTreeMap<u32, Gathered>,
+    /// The ranges of objects that are pending.
+    objects: HashMap<u64, u32>,
+    /// Ranges of which something could not be planned: their keys are listed again by the next session.
+    missing: BTreeSet<u32>,
+    plans_once: bool,
+}
+
+/// Keys without work.
+#[derive(Default)]
+struct Gathered {
     passed: Passed,
-    gathered: u32,
-    /// False once something could not be planned: then the keys are listed again by the next session.
-    is_whole: bool,
+    count: u32,
 }
 
 /// How far an earlier session came with this transfer.
-pub(super) fn resume(work: &Work, range: u32) -> Resume {
-    let Some(range) = work.resumed.ranges.get(&range).filter(|range| range.ordered || range.planned) else {
-        return Resume::default();
-    };
-    let pending = range.pending.iter().map(|(object, entry)| {
+pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
+    // The numbers of two transfers never meet: a manifest has no room for so many.
+    let next = (transfer + 1).saturating_mul(RANGES);
+    let last = next.saturating_add(RANGES - 1);
+    let of_transfer = || work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
+    let known = || of_transfer().filter(|(_, range)| range.ordered || range.planned);
+    let next = of_transfer().map(|(range, _)| range + 1).max().unwrap_or_default().max(next);
+    if known().next().is_none() {
+        let whole = KeyRange { range: transfer, ..KeyRange::default() };
+        return Resume { pending: Vec::new(), ranges: vec![whole], next, last };
+    }
+    let pending = known().flat_map(|(_, range)| &range.pending).map(|(object, entry)| {
         let at = work.sides.relative_at(&entry.key);
         (*object, entry.clone().into_entry(at))
     });
-    Resume { pending: pending.collect(), passed: range.passed.clone(), planned: range.planned }
+    let left = known().filter(|(_, state)| !state.planned).map(|(range, state)| KeyRange {
+        range: *range,
+        after: state.passed.clone(),
+        until: state.until.clone(),
+    });
+    Resume { pending: pending.collect(), ranges: left.collect(), next, last }
 }
 
 impl Record {
-    pub(super) fn new(work: &Work, range: u32) -> Self {
-        let events = if work.resumed.ranges.contains_key(&range) {
-            Vec::new()
-        } else {
-            vec![Event::RangeBegan { range, transfer: range, ordered: work.sides.plans_in_order() }]
-        };
+    pub(super) fn new(work: &Work, transfer: u32) -> Self {
+        let ranges = || work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
+        let began = Event::RangeBegan { range: transfer, transfer, ordered: work.sides.plans_in_order() };
         Self {
             journal: work.journal.clone(),
-            range,
-            events,
-            passed: Passed { range, ..Passed::default() },
-            gathered: 0,
-            is_whole: work.sides.plans_once(),
+            events: if ranges().next().is_none() { vec![began] } else { Vec::new() },
+            range: transfer,
+            gathered: BTreeMap::new(),
+            objects: ranges()
+                .flat_map(|(range, state)| state.pending.keys().map(|object| (*object, *range)))
+                .collect(),
+            missing: BTreeSet::new(),
+            plans_once: work.sides.plans_once(),
+        }
+    }
+
+    /// What follows is about this range.
+    pub(super) fn turn_to(&mut self, range: u32) {
+        self.range = range;
+    }
+
+    /// A range was cut.
+    pub(super) fn cut(&mut self, cut: Cut) {
+        if let Some(at) = cut.new.after {
+            self.events.push(Event::RangeCut { range: cut.range, at, new: cut.new.range });
         }
     }
 
@@ -59,55 +101,61 @@ impl Record {
         if step.object.is_some() {
             return;
         }
-        self.flush();
+        self.flush(self.range);
         let object = self.journal.next_id();
         step.object = Some(object);
+        self.objects.insert(object, self.range);
         self.events.push(Event::ObjectPlanned { range: self.range, object, entry: (&step.entry).into() });
     }
 
     /// The destination has an object.
     pub(super) fn skip(&mut self, key: ObjectKey, receipt: &Receipt) {
-        self.passed.skipped_objects += 1;
-        self.passed.skipped_bytes += receipt.size;
-        self.passed.receipts.extend(self.line(receipt));
-        self.pass(key);
+        let line = self.line(receipt);
+        self.gather(|passed| {
+            passed.skipped_objects += 1;
+            passed.skipped_bytes += receipt.size;
+            passed.receipts.extend(line);
+            passed.to = Some(key);
+        });
     }
 
     /// The selection leaves an object out.
     pub(super) fn exclude(&mut self, key: ObjectKey) {
-        self.passed.excluded_objects += 1;
-        self.pass(key);
+        self.gather(|passed| {
+            passed.excluded_objects += 1;
+            passed.to = Some(key);
+        });
     }
 
     /// Something is no object.
     pub(super) fn ignore(&mut self) {
-        self.passed.ignored += 1;
-        self.gather();
+        self.gather(|passed| passed.ignored += 1);
     }
 
-    /// Nothing is left to do about a key and all before it.
+    /// Nothing is left to do about a key and all before it in its range.
     pub(super) fn pass(&mut self, key: ObjectKey) {
-        self.passed.to = Some(key);
-        self.gather();
+        self.gather(|passed| passed.to = Some(key));
     }
 
-    fn gather(&mut self) {
-        self.gathered += 1;
-        if self.gathered >= GATHERED {
-            self.flush();
+    fn gather(&mut self, note: impl FnOnce(&mut Passed)) {
+        let gathered = self.gathered.entry(self.range).or_default();
+        note(&mut gathered.passed);
+        gathered.count += 1;
+        if gathered.count >= GATHERED {
+            self.flush(self.range);
         }
     }
 
     /// Something could not be planned.
     pub(super) fn miss(&mut self) {
-        self.is_whole = false;
+        self.missing.insert(self.range);
     }
 
-    /// All keys are known.
-    pub(super) fn planned(&mut self) {
-        self.flush();
-        if self.is_whole {
-            self.events.push(Event::RangePlanned { range: self.range });
+    /// All keys of a range are known.
+    pub(super) fn planned(&mut self, range: u32) {
+        self.flush(range);
+        if self.plans_once && !self.missing.contains(&range) {
+            self.events.push(Event::RangePlanned { range });
         }
     }
 
@@ -117,13 +165,13 @@ impl Record {
         if goes_on && self.journal.keeps() {
             return;
         }
+        let line = self.line(receipt);
         let Some(ended) = ended(receipt) else {
             // Where nothing is kept, the receipt is all that there will ever be.
-            self.passed.receipts.extend(self.line(receipt));
-            return self.gather();
+            return self.gather(|passed| passed.receipts.extend(line));
         };
-        let receipt = self.line(receipt);
-        self.events.push(Event::ObjectEnded { range: self.range, object, ended, receipt });
+        let range = object.and_then(|object| self.objects.remove(&object)).unwrap_or(self.range);
+        self.events.push(Event::ObjectEnded { range, object, ended, receipt: line });
     }
 
     fn line(&self, receipt: &Receipt) -> Option<ReceiptLine> {
@@ -135,11 +183,17 @@ impl Record {
             .ok()
     }
 
-    /// Puts what was gathered into an event.
-    pub(super) fn flush(&mut self) {
-        if std::mem::take(&mut self.gathered) > 0 {
-            let next = Passed { range: self.range, ..Passed::default() };
-            self.events.push(Event::KeysPassed(std::mem::replace(&mut self.passed, next)));
+    /// Puts what was gathered of a range into an event.
+    fn flush(&mut self, range: u32) {
+        if let Some(Gathered { passed, .. }) = self.gathered.remove(&range) {
+            self.events.push(Event::KeysPassed(Passed { range, ..passed }));
+        }
+    }
+
+    /// The same of all ranges.
+    pub(super) fn flush_all(&mut self) {
+        for (range, Gathered { passed, .. }) in std::mem::take(&mut self.gathered) {
+            self.events.push(Event::KeysPassed(Passed { range, ..passed }));
         }
     }
 

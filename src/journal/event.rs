@@ -29,7 +29,7 @@ pub enum Event {
     RunStopped,
     /// The run came to its end; objects may have failed.
     RunEnded,
-    /// A range of keys is being planned. Each transfer has one, from its first key to its last.
+    /// A range of keys is being planned. Each transfer begins with one, from its first key to its last.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -37,6 +37,15 @@ pub enum Event {
         transfer: u32,
         /// Keys come in the order of their bytes, so that a listing can go on behind any of them.
         ordered: bool,
+    },
+    /// A range was cut in two, which are planned side by side.
+    RangeCut {
+        /// Its number. It ends at `at` now.
+        range: u32,
+        /// The last key that may be in it; no object need have it.
+        at: ObjectKey,
+        /// The number of the other one, which goes from there to where the whole ended.
+        new: u32,
     },
     /// Keys that need no work, up to `to`: the destination has them, or the selection leaves them out. Gathered by the
     /// hundreds, so that a run with nothing to do writes next to nothing.

@@ -1,7 +1,7 @@
 //! How a journal is written: segments of lines, each line with its checksum.
 //!
 //! ```text
-//! 8e1f0c2a {"journal":1,"segment":7,"next":4711,"writer":{…},"at":1763819111000}
+//! 8e1f0c2a {"journal":2,"segment":7,"next":4711,"writer":{…},"at":1763819111000}
 //! 03d2b7f1 {"n":4711,"at":1763819111004,"event":{"part_stored":{"upload":12,"number":345,…}}}
 //! ```
 //! The eight digits are the CRC32C of what follows the blank. Records are numbered without gaps over all segments, so a
@@ -16,8 +16,8 @@ use super::error::JournalError;
 use super::event::Event;
 use super::state::RunState;
 
-/// The version of this format. A reader refuses what it does not know.
-const FORMAT: u32 = 1;
+/// The version of this format. A reader refuses what is newer, and reads what is older: version 1 has no cut ranges.
+const FORMAT: u32 = 2;
 
 /// Who writes a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

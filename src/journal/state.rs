@@ -2,7 +2,7 @@
 //!
 //! [`RunState::apply`] is used while a run writes its journal and when the next session reads it, so that both see the same
 //! state. The state does not grow with the number of objects. A range is walked in key order, so it is enough to know how
-//! far the planner came and which of the planned objects are not over; both are bounded, because the executor looks only
+//! far the planner came and which of the planned objects are not over, range by range; both are bounded, because the executor looks only
 //! so many objects ahead. (The other way round, "all is over up to here, and these beyond it are too", would not do: an
 //! object of terabytes at the front would hold the mark for hours while millions end behind it.)
 //!
@@ -80,6 +80,9 @@ pub struct RangeState {
     pub ordered: bool,
     /// All keys up to this one are known, and all of them are over but for the pending ones.
     pub passed: Option<ObjectKey>,
+    /// Where it ends: the last key that may be in it. None is the last key of the transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<ObjectKey>,
     /// All keys are known.
     pub planned: bool,
     /// Planned objects that are not over, by number.
@@ -168,6 +171,14 @@ impl RunState {
                 if let Some(range) = self.ranges.get_mut(range) {
                     range.planned = true;
                 }
+                self.forget(*range);
+            }
+            Event::RangeCut { range, at, new } => {
+                let Some(cut) = self.ranges.get_mut(range) else { return };
+                let (passed, until) = (Some(at.clone()), cut.until.replace(at.clone()));
+                let transfer = cut.transfer;
+                let behind = RangeState { transfer, ordered: true, passed, until, ..RangeState::default() };
+                self.ranges.insert(*new, behind);
             }
             Event::TransferEnded { transfer } => {
                 self.ended_transfers.insert(*transfer);
@@ -187,9 +198,22 @@ impl RunState {
                 if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object) {
                     range.pending.remove(object);
                 }
+                self.forget(*range);
                 self.end(ended);
             }
             _ => self.apply_to_upload(at, event),
+        }
+    }
+
+    /// Drops a range with which nothing is left to do, unless it is the last one of its transfer, which says that all keys are
+    /// known. So there are no more ranges than are being listed or have pending objects.
+    fn forget(&mut self, range: u32) {
+        let Some(over) = self.ranges.get(&range).filter(|range| range.planned && range.pending.is_empty())
+        else {
+            return;
+        };
+        if self.ranges.values().filter(|other| other.transfer == over.transfer).count() > 1 {
+            self.ranges.remove(&range);
         }
     }
 

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use futures::stream::{self, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{HEADS_AT_ONCE, Planned, Sides, Step};
+use super::steps::{Gone, News, Outbox};
+use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
 use crate::listing::Entry;
@@ -112,11 +113,15 @@ struct Aligned {
 type Looked = Result<Aligned, Box<Planned>>;
 
 impl Sides {
-    /// Plans the histories of all keys.
-    pub(super) async fn run_histories(
-        &self,
-        planned: &mpsc::Sender<Planned>,
-    ) -> Result<(), mpsc::error::SendError<Planned>> {
+    /// Plans the histories of all keys, as one range.
+    pub(super) async fn run_histories(&self, resume: Resume, news: mpsc::Sender<News>) -> Result<(), Gone> {
+        let range = resume.ranges.first().map_or(0, |range| range.range);
+        let outbox = Outbox::new(range, news);
+        self.plan_histories(&outbox).await?;
+        outbox.end().await
+    }
+
+    async fn plan_histories(&self, planned: &Outbox) -> Result<(), Gone> {
         let Some(source) = &self.source else { return Ok(()) };
         let filter = Filter::new(&self.transfer.select);
         let mut told = match (&self.transfer.chosen, &self.transfer.from) {
@@ -196,8 +201,8 @@ impl Sides {
         &self,
         mut history: History,
         filter: &Filter,
-        planned: &mpsc::Sender<Planned>,
-    ) -> Result<Option<(History, ObjectKey)>, mpsc::error::SendError<Planned>> {
+        planned: &Outbox,
+    ) -> Result<Option<(History, ObjectKey)>, Gone> {
         if history.relative().is_empty() {
             planned.send(Planned::Ignored(history.key.to_string(), "the prefix itself")).await?;
             return Ok(None);
@@ -327,11 +332,7 @@ impl Sides {
     }
 
     /// Sends what a look at a key came to.
-    async fn hand_on(
-        &self,
-        looked: Looked,
-        planned: &mpsc::Sender<Planned>,
-    ) -> Result<(), mpsc::error::SendError<Planned>> {
+    async fn hand_on(&self, looked: Looked, planned: &Outbox) -> Result<(), Gone> {
         let Aligned { history, to, there, tip, held } = match looked {
             Ok(aligned) => aligned,
             Err(other) => return planned.send(*other).await,

@@ -70,7 +70,7 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Head {
 }
 
 /// The classes whose objects can not be read until they are restored.
-fn is_archive(storage_class: Option<&str>) -> bool {
+pub(super) fn is_archive(storage_class: Option<&str>) -> bool {
     matches!(storage_class, Some("GLACIER" | "DEEP_ARCHIVE"))
 }
 

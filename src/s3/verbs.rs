@@ -16,8 +16,8 @@ use super::convert::{
 use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::{
     Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
-    Head, ListedObject, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker,
-    WriteCondition, Written,
+    Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker, WriteCondition,
+    Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
@@ -99,57 +99,6 @@ impl Client {
         let answer = self.sdk.head_bucket().bucket(bucket.as_str()).send().await;
         let output = answer.map_err(|error| failure(Operation::HeadBucket, bucket, None, &error))?;
         Ok(output.bucket_region)
-    }
-
-    /// One page of keys in the order of their bytes. `after` is the last key seen before.
-    pub async fn list_objects(
-        &self,
-        bucket: &BucketName,
-        prefix: &str,
-        after: Option<&str>,
-        token: Option<&str>,
-    ) -> Result<Page<ListedObject>, Failure> {
-        let encode = self.capabilities().encoded_lists;
-        let output = self
-            .sdk
-            .list_objects_v2()
-            .bucket(bucket.as_str())
-            .set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()))
-            .set_start_after(after.map(str::to_owned))
-            .set_continuation_token(token.map(str::to_owned))
-            .set_encoding_type(encode.then_some(sdk::EncodingType::Url))
-            .set_optional_object_attributes(self.asks_for_restores(bucket))
-            .send()
-            .await
-            .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
-        let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
-        let items = output
-            .contents
-            .unwrap_or_default()
-            .into_iter()
-            .map(|object| {
-                let storage_class = object.storage_class.map(|class| class.as_str().to_owned());
-                Ok(ListedObject {
-                    archive: self.listed_archive(storage_class.as_deref(), object.restore_status.as_ref()),
-                    key: decode(object.key.unwrap_or_default(), encoded).map_err(|key| {
-                        let message = format!("the listing holds a key that is not UTF-8: {key}");
-                        Failure::new(
-                            FailureKind::Invalid,
-                            Operation::ListObjects,
-                            bucket.to_string(),
-                            message,
-                        )
-                    })?,
-                    size: object.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
-                    etag: object.e_tag.map(unquote),
-                    modified: object.last_modified.and_then(timestamp),
-                    storage_class,
-                })
-            })
-            .collect::<Result<_, Failure>>()?;
-        let next = next_marker(output.is_truncated, output.next_continuation_token, token)
-            .map_err(|_| endless(Operation::ListObjects, bucket.to_string()))?;
-        Ok(Page { items, next })
     }
 
     /// Everything that HEAD tells. The checksum is asked for everywhere: a server that has none ignores the question.

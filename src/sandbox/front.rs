@@ -23,7 +23,7 @@ use super::faults::{Effect, Faults};
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Corrupted, Interleaved, ODD_EXPIRES, Service, SuccessStatus};
+use super::protocol::{CopiedBytes, Corrupted, Interleaved, Lines, ODD_EXPIRES, Service, SuccessStatus};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
@@ -271,6 +271,9 @@ impl Front {
         if let Some(Interleaved(order)) = response.extensions().get().cloned() {
             interleave(&mut response, &order);
         }
+        if let Some(Lines(lines)) = response.extensions_mut().remove::<Lines>() {
+            insert(&mut response, &lines);
+        }
         let details = response.headers_mut().remove(DETAILS);
         if response.status() == StatusCode::NOT_MODIFIED {
             *response.body_mut() = Body::empty();
@@ -344,6 +347,18 @@ fn interleave(response: &mut Response<Body>, order: &[bool]) {
     let end = "</ListVersionsResult>";
     *response.body_mut() = Body::from(rest.replacen(end, &format!("{sequence}{end}"), 1));
     response.headers_mut().remove(CONTENT_LENGTH);
+}
+
+/// Puts the lines of a listing into its document.
+fn insert(response: &mut Response<Body>, lines: &str) {
+    const END: &[u8] = b"</ListBucketResult>";
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    if let Some(document) = body.strip_suffix(END) {
+        *response.body_mut() = Body::from([document, lines.as_bytes(), END].concat());
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
 }
 
 /// The region of the request's credential scope.

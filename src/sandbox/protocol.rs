@@ -58,7 +58,10 @@ pub(super) struct CopiedBytes(pub(super) u64);
 #[derive(Clone, Debug)]
 pub(super) struct Interleaved(pub(super) Vec<bool>);
 
-/// Goes the same way: a success status other than 200, which `s3s` does not take over from an operation.
+/// Goes the same way: lines of a listing, which `s3s` would write at ten times the price.
+#[derive(Clone, Debug)]
+pub(super) struct Lines(pub(super) String);
+
 /// Goes from the HTTP layer to an operation: an `Expires` that is no date.
 pub(super) const ODD_EXPIRES: HeaderName = HeaderName::from_static("x-sandbox-expires");
 

@@ -3,8 +3,6 @@
 //! Both come in the order of their keys' bytes. Where a key map or a server does not keep that order, the destination is
 //! asked for each key instead, and nothing can be said about what it has besides.
 
-use tokio::sync::mpsc;
-
 use super::{Finding, Verdict};
 use crate::execute::receipt::ErrorRecord;
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
@@ -12,7 +10,7 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
-use crate::planner::{Planned, Sides, Step};
+use crate::planner::{Planned, Sides, Step, Steps};
 use crate::s3::FailureKind;
 
 /// What the destination's listing says about a key.
@@ -45,7 +43,7 @@ pub(super) enum Task {
 #[derive(Debug)]
 pub(super) struct Walk {
     sides: Sides,
-    steps: mpsc::Receiver<Planned>,
+    steps: Steps,
     waiting: Option<Box<Step>>,
     there: Option<Front>,
     /// False when a part of the source could not be listed, so that what it lacks is not known.

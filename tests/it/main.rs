@@ -25,6 +25,7 @@ mod late;
 mod layering;
 mod library;
 mod limits;
+mod listing;
 mod manifest;
 mod matrix;
 mod mine;

@@ -90,10 +90,79 @@ fn events_about_what_is_not_known_change_nothing() {
         Event::CompleteIntended { upload: 9, etag: None },
         Event::UploadEnded { upload: 9 },
         Event::RangePlanned { range: 9 },
+        cut(9, "m", 10),
     ] {
         after.apply(known.last.unwrap(), &event);
     }
     assert_eq!(after, known);
+}
+
+fn passed(range: u32, to: &str) -> Event {
+    Event::KeysPassed(Passed { range, to: to.parse().ok(), ..Passed::default() })
+}
+
+fn cut(range: u32, at: &str, new: u32) -> Event {
+    Event::RangeCut { range, at: at.parse().unwrap(), new }
+}
+
+#[test]
+fn a_cut_leaves_the_two_halves_of_what_was_left() {
+    let mut cuts = state([
+        Event::RunBegan(info()),
+        range(),
+        passed(0, "b"),
+        cut(0, "m", 7),
+        cut(0, "f", 8),
+        cut(7, "t", 9),
+        passed(8, "g"),
+    ]);
+    let left = |state: &RunState| -> Vec<_> {
+        let text = |key: &Option<ObjectKey>| key.as_ref().map(ToString::to_string).unwrap_or_default();
+        let unplanned = state.ranges.iter().filter(|(_, range)| !range.planned);
+        unplanned.map(|(number, range)| (*number, text(&range.passed), text(&range.until))).collect()
+    };
+    let range = |number, passed: &str, until: &str| (number, passed.to_owned(), until.to_owned());
+    assert_eq!(
+        left(&cuts),
+        [range(0, "b", "f"), range(7, "m", "t"), range(8, "g", "m"), range(9, "t", "")],
+        "together they are all keys behind `b` but for those up to `g` behind `f`"
+    );
+    assert!(cuts.ranges.values().all(|range| range.ordered && range.transfer == 0));
+    // What is over is forgotten, but for what is pending, and for the last: it says that all keys are known.
+    let in_range = |object, number| match planned(object, "u") {
+        Event::ObjectPlanned { object, entry, .. } => Event::ObjectPlanned { range: number, object, entry },
+        other => other,
+    };
+    let now = cuts.last.unwrap();
+    cuts.apply(now, &in_range(1, 9));
+    for number in [9, 0, 7, 8] {
+        cuts.apply(now, &Event::RangePlanned { range: number });
+    }
+    assert_eq!(cuts.ranges.keys().copied().collect::<Vec<_>>(), [9]);
+    let ended = match ended(1) {
+        Event::ObjectEnded { object, ended, receipt, .. } => {
+            Event::ObjectEnded { range: 9, object, ended, receipt }
+        }
+        other => other,
+    };
+    cuts.apply(now, &ended);
+    assert!(cuts.ranges[&9].planned && cuts.pending_objects() == 0);
+}
+
+#[test]
+fn a_state_from_before_ranges_were_cut_is_read() {
+    let old = r#"{"transfer":0,"ordered":true,"passed":"b","planned":false,"pending":{}}"#;
+    let range: RangeState = serde_json::from_str(old).unwrap();
+    assert_eq!((range.passed.map(|key| key.to_string()), range.until), (Some("b".to_owned()), None));
+    assert_eq!(
+        serde_json::to_string(&RangeState {
+            passed: "b".parse().ok(),
+            ordered: true,
+            ..RangeState::default()
+        })
+        .unwrap(),
+        old
+    );
 }
 
 #[test]

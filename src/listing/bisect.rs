@@ -1,0 +1,256 @@
+//! Where the keys of a prefix are cut, so that many listers list it at once: the pure part.
+//!
+//! S3 gives a list page by page, each after the answer to the one before: sixteen thousand keys a second at 60 ms a page,
+//! whatever the client does. But a list may begin behind any text (`start-after`), so the keys are listed in ranges side by
+//! side. Nothing has to be known about them: a range is cut at a guessed text, and what lies behind the cut is listed from
+//! there on. A guess decides only how even the work is. That no key is listed twice or missed is because the two ranges
+//! meet at the cut, which is fixed before either of them comes there; keys that are written or deleted meanwhile do not
+//! matter, since no cut depends on a key being there.
+//!
+//! The guess rests on the page that was read last: how far along its keys went, beside how far there is to go to
+//! the range's end, says how many pages are left, if keys are spread evenly. That is a wild guess where keys have much in
+//! common (a page of `logs/2026/11/22/…` is next to nothing of all there is up to the end of the prefix), and then a cut in the
+//! middle would find nothing for dozens of times. So if more is expected than is plausible, the cut is made half way in
+//! the *depth* of the keys: six cuts find where a thousand characters in common end.
+//!
+//! A cut costs the one request that lists what is behind it, and only if that finds nothing was it in vain. The
+//! pages that were read bound how many may be in vain, and a prefix of less than three pages is never cut.
+
+mod alphabet;
+
+use std::collections::BTreeMap;
+
+use crate::location::ObjectKey;
+use alphabet::{Alphabet, common, next_char};
+
+/// Pages that are read before the first cut.
+const FIRST_PAGES: u32 = 2;
+/// A range with less than so many pages left is not worth a cut.
+const WORTH_A_CUT: f64 = 3.0;
+/// More pages than this are believed only where keys differ soon.
+const PLAUSIBLE: f64 = 4096.0;
+/// Keys of a page whose characters are looked at.
+const SAMPLES: usize = 16;
+/// Cuts in vain that no page has to pay for.
+const FREE_GUESSES: u32 = 4;
+
+/// Keys behind `after` (or all from the first) up to and with `until` (or to the last).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    /// Its number, by which the journal knows it.
+    pub range: u32,
+    /// Not in the range.
+    pub after: Option<ObjectKey>,
+    /// In the range.
+    pub until: Option<ObjectKey>,
+}
+
+/// A range was cut in two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// This one ends now where the other begins.
+    pub range: u32,
+    /// The other one.
+    pub new: KeyRange,
+}
+
+/// The ranges of one prefix that are being listed.
+#[derive(Debug)]
+pub struct Ranges {
+    /// Bytes that all keys begin with.
+    prefix: usize,
+    alphabet: Alphabet,
+    listed: BTreeMap<u32, Listed>,
+    most: usize,
+    next: u32,
+    last: u32,
+    pages: u32,
+    /// Cuts behind which nothing was found.
+    in_vain: u32,
+}
+
+/// A range that is being listed.
+#[derive(Debug)]
+struct Listed {
+    until: Option<ObjectKey>,
+    /// Nothing of what is behind the cut that made it was seen yet.
+    is_guess: bool,
+    /// Absent before the first page and after the last.
+    page: Option<Page>,
+}
+
+/// The page that was read last.
+#[derive(Debug)]
+struct Page {
+    first: String,
+    last: String,
+    /// Pages that are expected to follow.
+    left: f64,
+}
+
+impl Ranges {
+    /// Begins with some ranges, no more than `most` at a time. New ones are numbered from `next` to `last`.
+    #[must_use]
+    pub fn new(prefix: &ObjectKey, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
+        let listed = |range: &KeyRange| Listed { until: range.until.clone(), is_guess: false, page: None };
+        Self {
+            prefix: prefix.as_str().len(),
+            alphabet: Alphabet::default(),
+            listed: ranges.iter().map(|range| (range.range, listed(range))).collect(),
+            most,
+            next,
+            last,
+            pages: 0,
+            in_vain: 0,
+        }
+    }
+
+    /// Takes note of a page of a range, and says where that ends: what is behind is another's to list. `more` says that the
+    /// server has further pages.
+    pub fn page(&mut self, range: u32, keys: &[&str], more: bool) -> Option<ObjectKey> {
+        self.pages += 1;
+        for key in keys.iter().step_by((keys.len() / SAMPLES).max(1)) {
+            self.alphabet.learn(key.get(self.prefix..).unwrap_or_default());
+        }
+        let listed = self.listed.get_mut(&range)?;
+        let until = listed.until.clone();
+        let inside = |key: &&str| until.as_ref().is_none_or(|until| **key <= *until.as_str());
+        let found_nothing = !keys.first().is_some_and(inside);
+        self.in_vain += u32::from(std::mem::take(&mut listed.is_guess) && found_nothing);
+        listed.page = match (keys.first(), keys.last()) {
+            (Some(first), Some(last)) if more && inside(last) => {
+                Some(Page { first: (*first).to_owned(), last: (*last).to_owned(), left: 0.0 })
+            }
+            _ => None,
+        };
+        self.expect(range);
+        until
+    }
+
+    /// Where a range ends at this moment.
+    #[must_use]
+    pub fn until(&self, range: u32) -> Option<ObjectKey> {
+        self.listed.get(&range)?.until.clone()
+    }
+
+    /// A range is done with.
+    pub fn end(&mut self, range: u32) {
+        self.listed.remove(&range);
+    }
+
+    /// No more cuts: a list failed, and the others would fail like it.
+    pub fn stop(&mut self) {
+        self.most = 0;
+    }
+
+    /// True when [`Ranges::cut`] has something to cut.
+    #[must_use]
+    pub fn wants_cut(&self) -> bool {
+        self.widest().is_some()
+    }
+
+    /// Cuts the range that has the most before it.
+    pub fn cut(&mut self) -> Option<Cut> {
+        while let Some(range) = self.widest() {
+            let new = self.next;
+            let listed = self.listed.get_mut(&range)?;
+            let page = listed.page.as_mut()?;
+            let Some(at) = middle(page, listed.until.as_ref(), self.prefix, &self.alphabet) else {
+                // Not before its next page.
+                page.left = 0.0;
+                continue;
+            };
+            let until = listed.until.replace(at.clone());
+            self.next += 1;
+            self.listed.insert(new, Listed { until: until.clone(), is_guess: true, page: None });
+            self.expect(range);
+            return Some(Cut { range, new: KeyRange { range: new, after: Some(at), until } });
+        }
+        None
+    }
+
+    /// The range with the most pages before it, if one is to be cut.
+    fn widest(&self) -> Option<u32> {
+        let guesses = self.listed.values().filter(|listed| listed.is_guess).count();
+        let guesses = u32::try_from(guesses).unwrap_or(u32::MAX);
+        let may_guess = guesses.saturating_add(self.in_vain) < FREE_GUESSES + self.pages / 3;
+        if self.pages < FIRST_PAGES || !may_guess || self.listed.len() >= self.most || self.next > self.last {
+            return None;
+        }
+        let left =
+            self.listed.iter().filter_map(|(range, listed)| Some((listed.page.as_ref()?.left, *range)));
+        let widest = left.max_by(|one, other| one.0.total_cmp(&other.0))?;
+        (widest.0 >= WORTH_A_CUT).then_some(widest.1)
+    }
+
+    /// How many pages a range has before it, if its keys go on as on its last page.
+    fn expect(&mut self, range: u32) {
+        let Some(listed) = self.listed.get_mut(&range) else { return };
+        let Some(page) = &mut listed.page else { return };
+        page.left = Scale::of(page, listed.until.as_ref(), self.prefix, &self.alphabet).pages_left();
+    }
+}
+
+/// What lies before a range, measured by its last page.
+struct Scale<'a> {
+    /// Bytes that all keys to come have in common, as far as that is known.
+    at: usize,
+    /// Characters after which the keys of the page differ.
+    depth: usize,
+    /// Where the page began and ended, and where the range ends.
+    first: f64,
+    last: f64,
+    end: f64,
+    alphabet: &'a Alphabet,
+}
+
+impl<'a> Scale<'a> {
+    fn of(page: &Page, until: Option<&ObjectKey>, prefix: usize, alphabet: &'a Alphabet) -> Self {
+        let (first, last) = (&*page.first, &*page.last);
+        let at = until.map_or(prefix, |until| common(last, until.as_str())).min(last.len());
+        let differ = common(first, last).max(at);
+        let value = |text: &str| alphabet.value(text.get(at..).unwrap_or_default());
+        Self {
+            at,
+            depth: last.get(at..differ).map_or(0, |text| text.chars().count()),
+            // What comes before the common part of the keys to come is before them all.
+            first: if common(first, last) < at { 0.0 } else { value(first) },
+            last: value(last),
+            end: until.map_or(1.0, |until| value(until.as_str())),
+            alphabet,
+        }
+    }
+
+    fn pages_left(&self) -> f64 {
+        // Keys of one page that begin alike beyond what a number can tell: very many.
+        let progress = (self.last - self.first).max(f64::MIN_POSITIVE);
+        ((self.end - self.last) / progress).max(0.0)
+    }
+}
+
+/// A text between the last key of a page and the end of its range.
+fn middle(page: &Page, until: Option<&ObjectKey>, prefix: usize, alphabet: &Alphabet) -> Option<ObjectKey> {
+    let last = &*page.last;
+    let scale = Scale::of(page, until, prefix, alphabet);
+    let between = |text: String| {
+        let is_between = *text > *last && until.is_none_or(|until| *text < *until.as_str());
+        is_between.then(|| ObjectKey::new(&text).ok()).flatten()
+    };
+    let (begin, rest) = last.split_at_checked(scale.at)?;
+    if scale.depth < 2 || scale.pages_left() <= PLAUSIBLE {
+        let middle = f64::midpoint(scale.last, scale.end);
+        let precision = (scale.end - scale.last) / 8.0;
+        let short = between(format!("{begin}{}", scale.alphabet.text(middle, precision)));
+        if let Some(middle) =
+            short.or_else(|| between(format!("{begin}{}", scale.alphabet.text(middle, 0.0))))
+        {
+            return Some(middle);
+        }
+    }
+    // Behind all keys that begin with so many of the characters.
+    let (at, char) = rest.char_indices().nth(scale.depth / 2)?;
+    between(format!("{begin}{}{}", rest.get(..at)?, next_char(char)?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! The ranges against a model of a server: that nothing is missed, and how evenly the work is cut.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A server that lists `size` keys a page.
+struct Model {
+    keys: BTreeSet<String>,
+    size: usize,
+}
+
+impl Model {
+    fn of(keys: impl IntoIterator<Item = String>, size: usize) -> Self {
+        Self { keys: keys.into_iter().collect(), size }
+    }
+
+    fn page(&self, after: Option<&str>) -> (Vec<String>, bool) {
+        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_owned()));
+        let mut rest = self.keys.range((start, Bound::Unbounded));
+        let page = rest.by_ref().take(self.size).cloned().collect();
+        (page, rest.next().is_some())
+    }
+}
+
+/// What was listed, range by range, in the order in which it came.
+struct Listers {
+    ranges: Ranges,
+    open: Vec<(KeyRange, Vec<String>)>,
+    done: Vec<(KeyRange, Vec<String>)>,
+    requests: usize,
+}
+
+impl Listers {
+    fn new(most: usize) -> Self {
+        let whole = KeyRange::default();
+        let ranges =
+            Ranges::new(&ObjectKey::new("").unwrap(), std::slice::from_ref(&whole), most, 1, u32::MAX);
+        Self { ranges, open: vec![(whole, Vec::new())], done: Vec::new(), requests: 0 }
+    }
+
+    /// One request of one range.
+    fn step(&mut self, at: usize, server: &Model) {
+        self.requests += 1;
+        let (range, keys) = &mut self.open[at];
+        let (page, more) = server.page(range.after.as_ref().map(ObjectKey::as_str));
+        let names: Vec<_> = page.iter().map(String::as_str).collect();
+        let until = self.ranges.page(range.range, &names, more);
+        let inside = |key: &String| until.as_ref().is_none_or(|until| **key <= *until.as_str());
+        keys.extend(page.iter().filter(|key| inside(key)).cloned());
+        if more && page.iter().all(|key| inside(key)) {
+            range.after = ObjectKey::new(page.last().unwrap()).ok();
+        } else {
+            self.ranges.end(range.range);
+            let (range, keys) = self.open.remove(at);
+            self.done.push((KeyRange { until, ..range }, keys));
+        }
+    }
+
+    fn cut(&mut self) {
+        while let Some(Cut { range, new }) = self.ranges.cut() {
+            let (cut, _) =
+                self.open.iter_mut().find(|(open, _)| open.range == range).expect("an open range is cut");
+            assert!(new.after > cut.after, "a cut lies behind what was read");
+            self.open.push((new, Vec::new()));
+        }
+    }
+
+    /// All ranges at the same pace. How many rounds it takes.
+    fn rounds(&mut self, server: &Model) -> usize {
+        let mut rounds = 0;
+        while !self.open.is_empty() {
+            for at in (0..self.open.len()).rev() {
+                self.step(at, server);
+            }
+            self.cut();
+            rounds += 1;
+        }
+        rounds
+    }
+
+    fn listed(&self) -> Vec<String> {
+        let mut all: Vec<_> = self.done.iter().flat_map(|(_, keys)| keys.clone()).collect();
+        for (range, keys) in &self.done {
+            assert!(keys.is_sorted(), "range {} is in order", range.range);
+        }
+        all.sort();
+        all
+    }
+}
+
+/// Something like a hash.
+fn hash(number: u64) -> u64 {
+    let mixed = (number ^ 0x5851_f42d_4c95_7f2d).wrapping_mul(0x2545_f491_4f6c_dd1d);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+const KEYS: u64 = 60_000;
+
+/// What buckets hold, each with a name.
+fn buckets() -> Vec<(&'static str, Vec<String>)> {
+    let all = |key: &dyn Fn(u64) -> String| (0..KEYS).map(key).collect::<Vec<_>>();
+    let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789".as_bytes();
+    let base62 = |mut number: u64| {
+        let mut text = String::new();
+        for _ in 0..10 {
+            text.push(char::from(letters[(number % 62) as usize]));
+            number /= 62;
+        }
+        text
+    };
+    vec![
+        ("hashes", all(&|i| format!("{:016x}", hash(i)))),
+        ("base 62", all(&|i| base62(hash(i)))),
+        ("a counter", all(&|i| format!("{i:012}"))),
+        ("a counter without zeros", all(&|i| format!("photo-{i}.jpg"))),
+        (
+            "dates",
+            all(&|i| {
+                let (day, left) = (i / 60, i % 60);
+                format!(
+                    "logs/{}/{:02}/{:02}/{:02}-{:08x}.gz",
+                    2020 + day / 336,
+                    day / 28 % 12 + 1,
+                    day % 28 + 1,
+                    left,
+                    hash(i) as u32
+                )
+            }),
+        ),
+        (
+            "a deep tree",
+            all(&|i| {
+                let hash = hash(i % 700);
+                format!("warehouse/db/table/{}/{}/{}/part-{i:05}", hash % 9, hash / 9 % 10, hash / 90 % 8)
+            }),
+        ),
+        (
+            "one hot directory",
+            all(&|i| match i {
+                0..500 => format!("{:08x}/readme", hash(i) as u32),
+                _ => format!("data/events/region=eu-west-1/{:010}", hash(i) % 10_000_000_000),
+            }),
+        ),
+        (
+            "Japanese and more",
+            all(&|i| {
+                let char = |at: u64| char::from_u32(0x4e00 + (hash(i + at * KEYS) % 5000) as u32).unwrap();
+                format!("写真/{}{}/ünï-{i}", char(1), char(2))
+            }),
+        ),
+        ("long keys", all(&|i| format!("{}{:024}", "x".repeat(1000), i * 7919))),
+        ("long keys of many bytes", all(&|i| format!("{}/{:016x}", "長い".repeat(160), hash(i)))),
+    ]
+}
+
+#[test]
+fn all_kinds_of_keys_are_cut_well() {
+    const PAGE: usize = 100;
+    const MOST: usize = 32;
+    for (name, keys) in buckets() {
+        let server = Model::of(keys, PAGE);
+        let mut listers = Listers::new(MOST);
+        let rounds = listers.rounds(&server);
+        assert_eq!(listers.listed(), server.keys.iter().cloned().collect::<Vec<_>>(), "{name}");
+        let pages = server.keys.len().div_ceil(PAGE);
+        let best = pages.div_ceil(MOST);
+        assert!(rounds <= 2 * best + 12, "{name}: {rounds} rounds for {pages} pages");
+        assert!(
+            listers.requests <= 2 * pages + 40,
+            "{name}: {} requests for {pages} pages",
+            listers.requests
+        );
+    }
+}
+
+#[test]
+fn a_few_pages_are_not_cut() {
+    for count in [0, 1, 999, 1000, 1999, 2000] {
+        let server = Model::of((0..count).map(|i| format!("{:08x}", hash(i) as u32)), 1000);
+        let mut listers = Listers::new(32);
+        listers.rounds(&server);
+        assert_eq!(listers.requests as u64, count.div_ceil(1000).max(1), "{count} keys");
+    }
+}
+
+#[test]
+fn no_more_ranges_than_asked_for_and_none_after_a_failure() {
+    let server = Model::of((0..KEYS).map(|i| format!("{:016x}", hash(i))), 100);
+    for most in [1, 2, 5] {
+        let mut listers = Listers::new(most);
+        while !listers.open.is_empty() {
+            listers.step(0, &server);
+            listers.cut();
+            assert!(listers.open.len() <= most);
+        }
+    }
+    let mut listers = Listers::new(32);
+    for _ in 0..3 {
+        listers.step(0, &server);
+    }
+    assert!(listers.ranges.wants_cut());
+    listers.ranges.stop();
+    assert!(!listers.ranges.wants_cut() && listers.ranges.cut().is_none());
+}
+
+#[test]
+fn a_session_goes_on_with_several_ranges() {
+    let server = Model::of((0..KEYS).map(|i| format!("{:016x}", hash(i))), 100);
+    let key = |text: &str| ObjectKey::new(text).ok();
+    let left = [
+        KeyRange { range: 3, after: key("2"), until: key("4") },
+        KeyRange { range: 7, after: key("a"), until: None },
+    ];
+    let ranges = Ranges::new(&ObjectKey::new("").unwrap(), &left, 8, 9, 12);
+    let open = left.iter().map(|range| (range.clone(), Vec::new())).collect();
+    let mut listers = Listers { ranges, open, done: Vec::new(), requests: 0 };
+    listers.rounds(&server);
+    let wanted = server.keys.iter().filter(|key| ("2".."4").contains(&key.as_str()) || key.as_str() > "a");
+    assert_eq!(listers.listed(), wanted.cloned().collect::<Vec<_>>());
+    let numbers: BTreeSet<_> = listers.done.iter().map(|(range, _)| range.range).collect();
+    assert_eq!(numbers, [3, 7, 9, 10, 11, 12].into(), "no more numbers than there are");
+}
+
+proptest! {
+    /// Whatever the keys, whichever range is asked first, whatever others do meanwhile.
+    #[test]
+    fn no_key_is_missed_or_listed_twice(
+        keys in proptest::collection::btree_set("[a-c/é\u{10FFFF}]{1,5}|[0-9]{6}|x{200}[0-9]{1,20}", 0..400),
+        size in 1..12_usize,
+        most in 1..20_usize,
+        order in proptest::collection::vec(any::<(u16, u16, bool)>(), 40..400),
+    ) {
+        let mut server = Model::of(keys.clone(), size);
+        // Half of them come and go.
+        let fickle: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 1).map(|(_, key)| key.clone()).collect();
+        let stable: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 0).map(|(_, key)| key.clone()).collect();
+        let mut listers = Listers::new(most);
+        let mut order = order.into_iter().cycle();
+        while !listers.open.is_empty() {
+            let (turn, key, cut) = order.next().unwrap();
+            if let Some(key) = fickle.get(usize::from(key) % fickle.len().max(1))
+                && !server.keys.remove(key)
+            {
+                server.keys.insert(key.clone());
+            }
+            listers.step(usize::from(turn) % listers.open.len(), &server);
+            if cut {
+                listers.cut();
+            }
+        }
+        let mut listed = listers.listed();
+        let all = listed.len();
+        listed.dedup();
+        prop_assert_eq!(all, listed.len(), "a key is listed twice");
+        listed.retain(|key| !fickle.contains(key));
+        prop_assert_eq!(listed, stable);
+    }
+}

@@ -1,0 +1,295 @@
+//! Planning ranges of keys side by side.
+//!
+//! Each range is walked by a task of its own: the source's listing, the destination's beside it, both from the range's
+//! first key to its last. A range that turns out to be long is cut where [`bisect`](crate::listing::bisect) says, for as
+//! long as the executor keeps up: each cut waits for room in the channel to it. What one range holds in memory does not
+//! depend on its length (two pages of each side), and there are at most [`MOST_RANGES`].
+//!
+//! Histories, chosen keys, local files and lists without order are one range.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::{Either, FutureExt, ready};
+use futures::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::steps::{Gone, News, Outbox};
+use super::{Next, Planned, Resume, Sides, WAITING};
+use crate::listing::bisect::{KeyRange, Ranges};
+use crate::listing::bucket::{self, Bounds};
+use crate::listing::filter::Filter;
+use crate::listing::join::Counterparts;
+use crate::listing::{Found, Listing};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Source, Versions, When};
+use crate::s3::{Failure, FailureKind, Operation};
+
+/// Ranges that are listed at once: at 60 ms a page, half a million keys a second on each side, which is more than two processors can
+/// compare.
+pub const MOST_RANGES: usize = 32;
+
+/// The ranges of one transfer, shared by their tasks.
+#[derive(Clone, Debug)]
+struct Frontier(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    ranges: Mutex<Ranges>,
+    /// A page came.
+    changed: Notify,
+    /// Places for questions about single keys, of all ranges together.
+    questions: Semaphore,
+}
+
+impl Frontier {
+    fn lock(&self) -> MutexGuard<'_, Ranges> {
+        self.0.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The source's end of a range, which tells where the range is and learns where it ends.
+#[derive(Debug)]
+struct Leading(Frontier, u32);
+
+impl Bounds for Leading {
+    fn page(&mut self, keys: &[&str], more: bool) -> Option<ObjectKey> {
+        let until = self.0.lock().page(self.1, keys, more);
+        self.0.0.changed.notify_one();
+        until
+    }
+}
+
+/// The destination's, which only learns.
+struct Following<F>(F);
+
+impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for Following<F> {
+    fn page(&mut self, _: &[&str], _: bool) -> Option<ObjectKey> {
+        self.0()
+    }
+}
+
+impl Sides {
+    /// Plans what is left of a transfer.
+    pub(super) async fn run(self, resume: Resume, news: mpsc::Sender<News>) -> Result<(), Gone> {
+        let Resume { pending, ranges, next, last } = resume;
+        let filter = Arc::new(Filter::new(&self.transfer.select));
+        self.plan_again(pending, &filter, &Outbox::new(0, news.clone())).await?;
+        let prefix = match &self.transfer.from {
+            Source::Prefix { location, .. } => location.key.clone(),
+            Source::Object { .. } | Source::Files { .. } | Source::Stdin => ObjectKey::empty(),
+        };
+        let most = if self.is_cut() { self.most_ranges() } else { 1 };
+        let frontier = Frontier(Arc::new(Shared {
+            ranges: Mutex::new(Ranges::new(&prefix, &ranges, most, next, last)),
+            changed: Notify::new(),
+            questions: Semaphore::new(self.heads_at_once()),
+        }));
+        let mut walks = JoinSet::new();
+        let sides = Arc::new(self);
+        let walk = |range: KeyRange, is_new| {
+            let (sides, filter, frontier) = (Arc::clone(&sides), Arc::clone(&filter), frontier.clone());
+            let outbox = Outbox::new(range.range, news.clone());
+            async move { sides.walk_range(&range, is_new, &filter, &frontier, outbox).await }
+        };
+        for range in ranges {
+            walks.spawn(walk(range, false));
+        }
+        loop {
+            // As long as the executor has enough to do, more ranges would only fill memory.
+            let is_behind = news.capacity() > news.max_capacity() / 2;
+            let wants_cut = is_behind && frontier.lock().wants_cut();
+            tokio::select! {
+                room = news.reserve(), if wants_cut => {
+                    let room = room.map_err(|_| Gone)?;
+                    let cut = {
+                        // The range learns of the cut, and can say that it came to its end, only after the cut was told.
+                        let mut ranges = frontier.lock();
+                        let cut = ranges.cut();
+                        if let Some(cut) = &cut {
+                            room.send(News::Cut(cut.clone()));
+                        }
+                        cut
+                    };
+                    if let Some(cut) = cut {
+                        walks.spawn(walk(cut.new, true));
+                    }
+                }
+                walked = walks.join_next() => match walked {
+                    None => return Ok(()),
+                    Some(Ok(walked)) => walked?,
+                    // A panic: its range is not ended, so that the next session lists it again.
+                    Some(Err(error)) => {
+                        let place = sides.transfer.to.location.to_string();
+                        let message = format!("a task of ours panicked: {error}");
+                        let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
+                        Outbox::new(0, news.clone()).send(Planned::Failed(place, failure)).await?;
+                    }
+                },
+                () = frontier.0.changed.notified() => {}
+            }
+        }
+    }
+
+    /// True when the source's keys can be listed from anywhere, and the destination's with them.
+    fn is_cut(&self) -> bool {
+        matches!(self.transfer.from, Source::Prefix { .. })
+            && self.source.is_some()
+            && self.transfer.chosen.is_none()
+            && self.transfer.versions == Versions::Current
+            && self.lists_in_order()
+    }
+
+    /// The source's entries of a range, in order; there may be others before it, and behind it.
+    async fn listing_of(
+        &self,
+        range: &KeyRange,
+        filter: &Filter,
+        frontier: &Frontier,
+    ) -> Result<Listing, Box<Planned>> {
+        if let (Source::Prefix { location, .. }, Some(source), true) =
+            (&self.transfer.from, &self.source, self.is_cut())
+        {
+            let after = range.after.as_ref().map(ToString::to_string);
+            let bounds = Leading(frontier.clone(), range.range);
+            return Ok(bucket::range(source.clone(), &location.key, after, bounds));
+        }
+        let entries = self.entries(filter, range.after.as_ref()).await;
+        entries.map_err(|(place, failure)| Box::new(Planned::Failed(place, failure)))
+    }
+
+    /// The destination's listing, where it can be walked along with the source's.
+    fn counterparts_of(&self, range: &KeyRange, frontier: &Frontier) -> Option<Counterparts> {
+        let usable = self.transfer.when != When::Always
+            && self.transfer.chosen.is_none()
+            && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
+            && self.transfer.to.location.key.is_prefix()
+            && self.transfer.keys.preserves_order();
+        let (destination, to) = (self.destination.clone(), &self.transfer.to.location.key);
+        let after = range.after.as_ref().filter(|_| self.lists_in_order());
+        let after = after.and_then(|key| self.place_of(key)).map(|key| key.to_string());
+        usable.then(|| {
+            if !self.is_cut() {
+                return Counterparts::of(bucket::objects(destination, to, after));
+            }
+            let (sides, frontier, range) = (self.clone(), frontier.clone(), range.range);
+            let until = move || sides.place_of(&frontier.lock().until(range)?);
+            Counterparts::of(bucket::range(destination, to, after, Following(until)))
+        })
+    }
+
+    /// Where a key of the source goes, of an object that may not be there. None for what the map does not take.
+    fn place_of(&self, key: &ObjectKey) -> Option<ObjectKey> {
+        let relative = key.as_str().get(self.relative_at(key)..)?;
+        self.transfer.keys.destination_key(&self.transfer.to.location.key, relative, 0).ok()
+    }
+
+    /// No more listings at once than a quarter of what may be in flight, with two to a range.
+    fn most_ranges(&self) -> usize {
+        let ceiling = self.destination.pacer().slots().ceiling() as usize;
+        (ceiling / 8).clamp(1, MOST_RANGES)
+    }
+
+    /// Plans one range from its beginning to its end.
+    async fn walk_range(
+        &self,
+        range: &KeyRange,
+        is_new: bool,
+        filter: &Filter,
+        frontier: &Frontier,
+        outbox: Outbox,
+    ) -> Result<(), Gone> {
+        let number = range.range;
+        let walked = match self.listing_of(range, filter, frontier).await {
+            Ok(entries) => self.compare(range, is_new, entries, filter, frontier, &outbox).await,
+            Err(failed) => outbox.push(*failed).await,
+        };
+        frontier.lock().end(number);
+        frontier.0.changed.notify_one();
+        walked?;
+        outbox.end().await
+    }
+
+    async fn compare(
+        &self,
+        range: &KeyRange,
+        is_new: bool,
+        mut entries: Listing,
+        filter: &Filter,
+        frontier: &Frontier,
+        outbox: &Outbox,
+    ) -> Result<(), Gone> {
+        // Behind a new cut there may be nothing: then the destination need not be asked.
+        let mut first = if is_new { entries.next().await } else { None };
+        if is_new && first.is_none() {
+            return Ok(());
+        }
+        let mut counterparts = self.counterparts_of(range, frontier);
+        let at_once = self.heads_at_once();
+        // What is known waits behind what is asked, so that keys leave in their order.
+        let (mut waiting, mut asking) = (FuturesOrdered::new(), 0);
+        loop {
+            let found = match first.take() {
+                Some(found) => Some(found),
+                None => match entries.next().now_or_never() {
+                    Some(found) => found,
+                    None => {
+                        outbox.flush().await?;
+                        entries.next().await
+                    }
+                },
+            };
+            let Some(found) = found else { break };
+            if is_elsewhere(&found, range) {
+                continue;
+            }
+            if matches!(found, Found::Failed(..)) {
+                frontier.lock().stop();
+            }
+            let next = match self.consider(found, filter, &mut counterparts).await {
+                Ok(next) => next,
+                Err((place, failure)) => {
+                    frontier.lock().stop();
+                    outbox.push(Planned::Failed(place, failure)).await?;
+                    break;
+                }
+            };
+            waiting.push_back(match next {
+                Next::Known(known) if waiting.is_empty() => {
+                    outbox.push(known).await?;
+                    continue;
+                }
+                Next::Known(known) => Either::Left(ready((0, known))),
+                Next::Ask(entry, key, question) => {
+                    asking += 1;
+                    Either::Right(async move {
+                        // It is never closed.
+                        let _place = frontier.0.questions.acquire().await;
+                        (1, self.ask(entry, key, question).await)
+                    })
+                }
+            });
+            while asking >= at_once || waiting.len() >= WAITING {
+                outbox.flush().await?;
+                let Some((answered, answer)) = waiting.next().await else { break };
+                asking -= answered;
+                outbox.push(answer).await?;
+            }
+        }
+        while let Some((_, answer)) = waiting.next().await {
+            outbox.push(answer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// True for what is not in the range: an earlier session has dealt with it, or another range will.
+fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
+    let key = match found {
+        Found::Entry(entry) => entry.key.as_str(),
+        Found::Ignored(key, _) => key,
+        Found::Failed(..) => return false,
+    };
+    range.after.as_ref().is_some_and(|after| key <= after.as_str())
+        || range.until.as_ref().is_some_and(|until| key > until.as_str())
+}

@@ -1,0 +1,299 @@
+//! `ListObjectsV2`, read from the answer's text.
+//!
+//! A sync of a million objects that are in place is two million lines of lists and nothing else, so a line must cost next to
+//! nothing. The SDK takes 5 µs to read one; here it is 0.6 µs. The request, its signature and its failures are the
+//! SDK's all the same: for an answer that says 200, an interceptor puts our reader in the place of the SDK's.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ErrorMetadata};
+use aws_sdk_s3::operation::list_objects_v2::{ListObjectsV2Error, ListObjectsV2Output};
+use aws_sdk_s3::types as sdk;
+use aws_smithy_runtime_api::client::interceptors::context::{Error, Output};
+use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, OrchestratorError};
+use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
+
+use super::convert::{decode, is_archive, next_marker};
+use super::verbs::{endless, failure};
+use super::xml::{Reader, Tag, Unreadable};
+use super::{ArchiveState, Client, Failure, FailureKind, ListedObject, Operation, Page};
+use crate::location::BucketName;
+
+impl Client {
+    /// One page of keys in the order of their bytes. `after` is the last key seen before.
+    pub async fn list_objects(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page<ListedObject>, Failure> {
+        let encode = self.capabilities().encoded_lists;
+        let reader =
+            PageReader { knows_archives: self.capabilities().archive_lists, ..PageReader::default() };
+        self.sdk
+            .list_objects_v2()
+            .bucket(bucket.as_str())
+            .set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()))
+            .set_start_after(after.map(str::to_owned))
+            .set_continuation_token(token.map(str::to_owned))
+            .set_encoding_type(encode.then_some(sdk::EncodingType::Url))
+            .set_optional_object_attributes(self.asks_for_restores(bucket))
+            .customize()
+            .interceptor(reader.clone())
+            .send()
+            .await
+            .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
+        let Listed { items, truncated, next, bad_key } = reader.take();
+        if let Some(key) = bad_key {
+            let message = format!("the listing holds a key that is not UTF-8: {key}");
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                Operation::ListObjects,
+                bucket.to_string(),
+                message,
+            ));
+        }
+        let next = next_marker(Some(truncated), next, token)
+            .map_err(|_| endless(Operation::ListObjects, bucket.to_string()))?;
+        Ok(Page { items, next })
+    }
+}
+
+/// What an answer says.
+#[derive(Debug, Default, PartialEq)]
+struct Listed {
+    items: Vec<ListedObject>,
+    truncated: bool,
+    next: Option<String>,
+    /// An encoded key that can not be decoded.
+    bad_key: Option<String>,
+}
+
+/// Reads the answer of one request and keeps what it says.
+#[derive(Clone, Debug, Default)]
+struct PageReader {
+    knows_archives: bool,
+    listed: Arc<Mutex<Listed>>,
+}
+
+impl PageReader {
+    fn take(&self) -> Listed {
+        std::mem::take(&mut self.listed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Intercept for PageReader {
+    fn name(&self) -> &'static str {
+        "PageReader"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if context.response().status().as_u16() == 200 {
+            config.interceptor_state().store_put(SharedResponseDeserializer::new(self.clone()));
+        }
+        Ok(())
+    }
+}
+
+impl DeserializeResponse for PageReader {
+    fn deserialize_nonstreaming_with_config(
+        &self,
+        response: &HttpResponse,
+        _: &ConfigBag,
+    ) -> Result<Output, OrchestratorError<Error>> {
+        let document = std::str::from_utf8(response.body().bytes().unwrap_or_default());
+        let document = document.map_err(|error| OrchestratorError::response(error.into()))?;
+        match read(document, self.knows_archives) {
+            Ok(listed) => {
+                *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed;
+                Ok(Output::erase(ListObjectsV2Output::builder().build()))
+            }
+            Err(ReadError::Refused(metadata)) => {
+                Err(OrchestratorError::operation(Error::erase(ListObjectsV2Error::generic(*metadata))))
+            }
+            Err(error) => Err(OrchestratorError::response(error.into())),
+        }
+    }
+}
+
+/// Why a document is no page.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    /// It is an error, whatever the status says.
+    #[error("{0:?}")]
+    Refused(Box<ErrorMetadata>),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+/// Reads a page.
+fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
+    let mut reader = Reader::new(document);
+    match reader.child()? {
+        Some(Tag::Open("ListBucketResult")) => {}
+        Some(Tag::Open("Error")) => return Err(ReadError::Refused(Box::new(refusal(&mut reader)?))),
+        _ => return Err(Unreadable.into()),
+    }
+    // A page has a thousand lines, or none.
+    let mut listed = Listed::default();
+    let mut encoded = false;
+    while let Some(tag) = reader.child()? {
+        match tag {
+            Tag::Open("Contents") => {
+                if listed.items.capacity() == 0 {
+                    listed.items.reserve(1000);
+                }
+                listed.items.push(object(&mut reader, knows_archives)?);
+            }
+            Tag::Open("IsTruncated") => listed.truncated = reader.text()?.trim() == "true",
+            Tag::Open("NextContinuationToken") => listed.next = Some(reader.text()?.into_owned()),
+            Tag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
+            Tag::Open(_) => reader.skip()?,
+            Tag::Empty(_) | Tag::Close(_) => {}
+        }
+    }
+    if encoded {
+        for item in &mut listed.items {
+            let key = std::mem::take(&mut item.key);
+            item.key = decode(key, true).unwrap_or_else(|key| {
+                listed.bad_key = Some(key);
+                String::new()
+            });
+        }
+    }
+    listed.items.shrink_to_fit();
+    Ok(listed)
+}
+
+/// The code and the message of an error.
+fn refusal(reader: &mut Reader<'_>) -> Result<ErrorMetadata, Unreadable> {
+    let mut metadata = ErrorMetadata::builder();
+    while let Some(tag) = reader.child()? {
+        match tag {
+            Tag::Open("Code") => metadata = metadata.code(reader.text()?),
+            Tag::Open("Message") => metadata = metadata.message(reader.text()?),
+            Tag::Open(_) => reader.skip()?,
+            Tag::Empty(_) | Tag::Close(_) => {}
+        }
+    }
+    Ok(metadata.build())
+}
+
+/// One object; the key is as it is written.
+fn object(reader: &mut Reader<'_>, knows_archives: bool) -> Result<ListedObject, Unreadable> {
+    let mut object = ListedObject {
+        key: String::new(),
+        size: 0,
+        etag: None,
+        modified: None,
+        storage_class: None,
+        archive: ArchiveState::Readable,
+    };
+    let mut restore = None;
+    while let Some(tag) = reader.child()? {
+        match tag {
+            Tag::Open("Key") => object.key = reader.text()?.into_owned(),
+            Tag::Open("Size") => object.size = reader.text()?.trim().parse().map_err(|_| Unreadable)?,
+            Tag::Open("ETag") => object.etag = Some(reader.text()?.trim_matches('"').to_owned()),
+            Tag::Open("LastModified") => object.modified = reader.text()?.trim().parse().ok(),
+            Tag::Open("StorageClass") => {
+                let class = reader.text()?;
+                object.storage_class = (class != "STANDARD").then(|| class.into_owned());
+            }
+            Tag::Open("RestoreStatus") => restore = Some(restore_status(reader)?),
+            Tag::Open(_) => reader.skip()?,
+            Tag::Empty(_) | Tag::Close(_) => {}
+        }
+    }
+    if object.key.is_empty() {
+        return Err(Unreadable);
+    }
+    if knows_archives && is_archive(object.storage_class.as_deref()) {
+        object.archive = restore.unwrap_or(ArchiveState::Archived);
+    }
+    Ok(object)
+}
+
+/// What `RestoreStatus` says about an object in an archive.
+fn restore_status(reader: &mut Reader<'_>) -> Result<ArchiveState, Unreadable> {
+    let (mut ongoing, mut expires) = (false, false);
+    while let Some(tag) = reader.child()? {
+        match tag {
+            Tag::Open("IsRestoreInProgress") => ongoing = reader.text()?.trim() == "true",
+            Tag::Open("RestoreExpiryDate") => expires = !reader.text()?.is_empty(),
+            Tag::Open(_) => reader.skip()?,
+            Tag::Empty(_) | Tag::Close(_) => {}
+        }
+    }
+    Ok(match (expires, ongoing) {
+        (true, _) => ArchiveState::Readable,
+        (false, true) => ArchiveState::Restoring,
+        (false, false) => ArchiveState::Archived,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>lake</Name><Prefix/><KeyCount>2</KeyCount>
+<MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>
+<NextContinuationToken>1/a&amp;b==</NextContinuationToken>
+<Contents><Key>a+b%2F%C3%A9&amp;</Key><LastModified>2026-11-22T18:05:01.000Z</LastModified>
+<ETag>&quot;0123-2&quot;</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><Size>5</Size><StorageClass>STANDARD</StorageClass>
+<Owner><ID>x</ID></Owner></Contents>
+<Contents><Key>b</Key><ETag>"4567"</ETag><Size>0</Size><StorageClass>GLACIER</StorageClass>
+<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus></Contents>
+<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes></ListBucketResult>"#;
+
+    #[test]
+    fn a_page_is_read() {
+        let listed = read(PAGE, true).unwrap();
+        assert_eq!((listed.truncated, listed.next.as_deref()), (true, Some("1/a&b==")));
+        let [one, other] = &listed.items[..] else { panic!("{listed:?}") };
+        assert_eq!((&*one.key, one.size, one.etag.as_deref()), ("a b/é&", 5, Some("0123-2")));
+        assert_eq!(one.modified, Some("2026-11-22T18:05:01Z".parse().unwrap()));
+        assert_eq!((&one.storage_class, one.archive), (&None, ArchiveState::Readable));
+        assert_eq!((other.etag.as_deref(), other.storage_class.as_deref()), (Some("4567"), Some("GLACIER")));
+        assert_eq!(other.archive, ArchiveState::Restoring);
+        assert_eq!(read(PAGE, false).unwrap().items[1].archive, ArchiveState::Readable);
+    }
+
+    #[test]
+    fn names_that_are_not_encoded_stay_as_they_are() {
+        let plain = PAGE.replace("<EncodingType>url</EncodingType>", "");
+        assert_eq!(read(&plain, true).unwrap().items[0].key, "a+b%2F%C3%A9&");
+        let bad = PAGE.replace("%C3%A9", "%C3");
+        assert_eq!(read(&bad, true).unwrap().bad_key.as_deref(), Some("a+b%2F%C3&"));
+    }
+
+    #[test]
+    fn an_error_is_one_whatever_the_status_says() {
+        let document = "<?xml version=\"1.0\"?>  <Error><Code>SlowDown</Code><Message>Reduce</Message><RequestId>1</RequestId></Error>";
+        let Err(ReadError::Refused(metadata)) = read(document, true) else { panic!("no error") };
+        assert_eq!((metadata.code(), metadata.message()), (Some("SlowDown"), Some("Reduce")));
+    }
+
+    #[test]
+    fn a_page_that_is_cut_off_is_never_taken_for_a_whole() {
+        for end in (0..PAGE.len()).filter(|end| PAGE.is_char_boundary(*end)) {
+            assert!(read(&PAGE[..end], true).is_err(), "{end}");
+        }
+        for bad in
+            ["", "<html></html>", "<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>"]
+        {
+            assert!(read(bad, true).is_err(), "{bad}");
+        }
+        let bad_size = PAGE.replace("<Size>5</Size>", "<Size>-5</Size>");
+        assert!(read(&bad_size, true).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! Lists: how many requests they take, that ranges find what one list finds, and what a session leaves to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3haul::execute::receipt::{Ending, Receipt};
+use s3haul::journal::{Intent, Location, look};
+use s3haul::manifest::job::{Source, Transfer, When};
+use s3haul::planner::{MOST_RANGES, Planned, Sides};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions, Store,
+};
+
+use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
+
+const LIST: Operation = Operation::ListObjectsV2;
+
+fn put(store: &Store, bucket: &str, key: &str) {
+    store.put_object(bucket, key, Content::bytes(&b"x"[..]), &ObjectSpec::default());
+}
+
+/// Keys that are spread evenly.
+fn hashed(count: u32) -> impl Iterator<Item = String> {
+    (0..count).map(|index| format!("{:08x}", index.wrapping_mul(0x9E37_79B1)))
+}
+
+/// How many pages of a bucket were asked for.
+fn pages(world: &World, bucket: &str) -> usize {
+    world.sandbox.calls().of(LIST).iter().filter(|call| call.bucket == bucket).count()
+}
+
+/// Destination keys by how they ended; each but once.
+fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut ended = BTreeMap::new();
+    for receipt in receipts {
+        let is_copied = match receipt.ending {
+            Ending::Done { .. } => true,
+            Ending::Skipped { .. } => false,
+            ref other => panic!("{}: {other:?}", receipt.destination),
+        };
+        let key = receipt.destination.strip_prefix("s3://destination/").unwrap().to_owned();
+        assert_eq!(ended.insert(key, is_copied), None, "{} was dealt with twice", receipt.destination);
+    }
+    let (copied, left): (Vec<_>, Vec<_>) = ended.into_iter().partition(|(_, is_copied)| *is_copied);
+    let keys = |keys: Vec<(String, bool)>| keys.into_iter().map(|(key, _)| key).collect();
+    (keys(copied), keys(left))
+}
+
+/// A world where a list takes its time, so that many can be under way.
+async fn slow_lists() -> World {
+    let latency = LatencyModel { list: Duration::from_millis(20), ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    let options = SandboxOptions { model, ..SandboxOptions::default() };
+    World::with(options, BucketOptions::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_lists_cost_one_request_a_page() {
+    for (count, expected) in [(0, 1), (7, 1), (1000, 1), (1500, 2), (2000, 2)] {
+        let world = World::new().await;
+        for key in hashed(count) {
+            put(world.sandbox.store(), SOURCE, &key);
+            put(world.sandbox.store(), DESTINATION, &key);
+        }
+        let run = world.run(copy_all()).await;
+        assert_eq!(run.outcome.skipped_objects, u64::from(count));
+        assert_eq!((pages(&world, SOURCE), pages(&world, DESTINATION)), (expected, expected), "{count} keys");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_is_listed_in_ranges_on_both_sides() {
+    const COUNT: u32 = 30_000;
+    let world = slow_lists().await;
+    for (index, key) in hashed(COUNT).enumerate() {
+        let key = format!("p/{key}");
+        put(world.sandbox.store(), SOURCE, &key);
+        if index % 100 != 0 {
+            put(world.sandbox.store(), DESTINATION, &key);
+        }
+    }
+    // What stands beside the prefix is nobody's business.
+    put(world.sandbox.store(), SOURCE, "o");
+    put(world.sandbox.store(), SOURCE, "q");
+    let from = Source::Prefix { endpoint: "default".to_owned(), location: uri("s3://source/p/") };
+    let transfer = Transfer::new("all", from, destination("s3://destination/p/"));
+    let run = world.run(transfer.clone()).await;
+    let missing: BTreeSet<_> = hashed(COUNT).step_by(100).map(|key| format!("p/{key}")).collect();
+    let (copied, left) = endings(&run.receipts);
+    assert_eq!((copied, left.len()), (missing, COUNT as usize * 99 / 100));
+    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), COUNT as usize);
+    let most = world.sandbox.calls().of(LIST).iter().map(|call| call.in_flight).max().unwrap();
+    assert!(most >= 10, "no more than {most} lists were under way at once");
+    for bucket in [SOURCE, DESTINATION] {
+        let pages = pages(&world, bucket);
+        assert!((30..=30 + 2 * MOST_RANGES).contains(&pages), "{bucket}: {pages} pages");
+    }
+
+    // With few requests allowed at once, there are few lists.
+    let world = World { ceiling: 8, ..world };
+    world.sandbox.calls().clear();
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.skipped_objects, u64::from(COUNT));
+    assert_eq!(pages(&world, SOURCE), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_and_delete_meanwhile_hides_nothing() {
+    const COUNT: u32 = 12_000;
+    let world = slow_lists().await;
+    for key in hashed(COUNT) {
+        put(world.sandbox.store(), SOURCE, &key);
+        put(world.sandbox.store(), DESTINATION, &key);
+        put(world.sandbox.store(), SOURCE, &format!("{key}-comes-and-goes"));
+    }
+    let turn = std::sync::atomic::AtomicU32::new(0);
+    let meddle = Effect::hook(move |store| {
+        let turn = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        for key in hashed(COUNT).skip(turn as usize * 97 % COUNT as usize).step_by(501) {
+            store.delete_object(SOURCE, &format!("{key}-comes-and-goes"));
+            put(store, SOURCE, &format!("{key}-new"));
+        }
+    });
+    world.sandbox.faults().add(Fault::on(LIST).then(meddle));
+    let run = world.run(Transfer { when: When::Missing, ..copy_all() }).await;
+    let stable: BTreeSet<_> = hashed(COUNT).collect();
+    let mut seen = BTreeSet::new();
+    for receipt in &run.receipts {
+        let key = receipt.destination.strip_prefix("s3://destination/").unwrap();
+        assert!(seen.insert(key.to_owned()), "{key} was listed twice");
+        if stable.contains(key) {
+            assert!(matches!(receipt.ending, Ending::Skipped { .. }), "{key}: {:?}", receipt.ending);
+        }
+    }
+    let missed: Vec<_> = stable.difference(&seen).take(3).collect();
+    assert!(missed.is_empty(), "{missed:?} were missed");
+}
+
+/// All keys as they are planned.
+async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
+    let mut steps = if in_order { sides.plan() } else { sides.plan_in_any_order() };
+    let mut keys = Vec::new();
+    while let Some(planned) = steps.recv().await {
+        let Planned::Step(step) = planned else { panic!("{planned:?}") };
+        keys.push(step.entry.key.to_string());
+    }
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_all_kinds_are_found_over_the_wire() {
+    let world = World::new().await;
+    let mut keys = BTreeSet::new();
+    for index in 0..700_u32 {
+        let hash = index.wrapping_mul(0x9E37_79B1);
+        let char = char::from_u32(0x4e00 + hash % 9000).unwrap();
+        keys.extend([
+            format!("a b+c%20d&e<f>\"'/{hash:08x}"),
+            format!("写真/{char}{hash:x}"),
+            format!("{}{index:04}", "x".repeat(1020)),
+            format!("{}{hash:08x}", "é".repeat(500)),
+            format!("\u{1F600}/\u{FFFD}{index}"),
+            format!("logs/2026/{:02}/{:02}/{hash:08x}.gz", index / 60 + 1, index % 28 + 1),
+            format!("{hash:08x}//{index}/"),
+        ]);
+    }
+    for key in &keys {
+        put(world.sandbox.store(), SOURCE, key);
+    }
+    let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
+    let transfer = Arc::new(Transfer { when: When::Missing, ..copy_all() });
+    let sides = Sides { transfer, source: Some(source), destination };
+    let all: Vec<_> = keys.into_iter().collect();
+    assert_eq!(planned(&sides, true).await, all);
+    assert_eq!(pages(&world, SOURCE), 5, "in order, there is one list");
+    let mut in_any_order = planned(&sides, false).await;
+    in_any_order.sort();
+    assert_eq!(in_any_order, all);
+    assert!(pages(&world, SOURCE) > 5 + 5, "{} pages: nothing was cut", pages(&world, SOURCE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
+    const COUNT: u32 = 16_000;
+    let latency = LatencyModel {
+        list: Duration::from_millis(5),
+        copy: Duration::from_millis(2),
+        ..LatencyModel::default()
+    };
+    let model = Model { latency, ..Model::default() };
+    let options = SandboxOptions { model, ..SandboxOptions::default() };
+    let mut world = World::with(options, BucketOptions::default()).await;
+    for key in hashed(COUNT) {
+        put(world.sandbox.store(), SOURCE, &key);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("journal");
+    let job = world.job(copy_all());
+    let mut copied = BTreeSet::new();
+    let mut most_ranges = 0;
+    for session in 1..=4 {
+        world.stop = tokio_util::sync::CancellationToken::new();
+        world.sandbox.faults().clear();
+        if session < 4 {
+            let stop = world.stop.clone();
+            let effect = Effect::hook(move |_| stop.cancel());
+            world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(3000).then(effect));
+        }
+        world.sandbox.calls().clear();
+        let run = world.session(&place, &job, Intent::Resume).await;
+        assert_eq!(run.outcome.stopped, session < 4, "session {session}");
+        for receipt in &run.receipts {
+            let fresh = match receipt.ending {
+                Ending::Stopped => true,
+                // An object that was under way at the stop may have been copied, and the next session sees that.
+                Ending::Done { .. } | Ending::Skipped { .. } => copied.insert(receipt.destination.clone()),
+                ref other => panic!("{}: {other:?}", receipt.destination),
+            };
+            assert!(fresh, "{} was dealt with by two sessions", receipt.destination);
+        }
+        let state = look(Location::Directory(place.clone())).await.unwrap().unwrap().state;
+        most_ranges = most_ranges.max(state.ranges.len());
+        let lists = pages(&world, SOURCE);
+        assert!(lists <= 16 + 2 * MOST_RANGES, "session {session}: {lists} lists");
+    }
+    assert!(most_ranges > 3, "{most_ranges}: no session left several ranges");
+    assert!(most_ranges <= 2 * MOST_RANGES, "{most_ranges} ranges");
+    assert_eq!(copied.len(), COUNT as usize);
+    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
+    const COUNT: u32 = 12_000;
+    let world = World::new().await;
+    for key in hashed(COUNT) {
+        put(world.sandbox.store(), SOURCE, &key);
+        put(world.sandbox.store(), DESTINATION, &key);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(copy_all());
+    let place = directory.path().join("journal");
+    world.sandbox.faults().add(Fault::on(LIST).nth(12).then(Effect::Error(403, "AccessDenied")));
+    let run = world.session(&place, &job, Intent::Resume).await;
+    assert_eq!(run.outcome.failed_objects, 1, "the list");
+    let listed = run.outcome.skipped_objects;
+    assert!(listed > 0 && listed < u64::from(COUNT), "{listed}");
+    let state = look(Location::Directory(place)).await.unwrap().unwrap().state;
+    assert_eq!(state.totals.skipped_objects, listed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_out_of_order_is_never_cut() {
+    let world = World::new().await;
+    for key in hashed(5000) {
+        put(world.sandbox.store(), SOURCE, &key);
+    }
+    let unordered = |bucket: s3haul::bucket::Bucket| {
+        let capabilities = s3haul::s3::Capabilities { ordered_lists: false, ..*bucket.capabilities() };
+        bucket.assuming(capabilities)
+    };
+    let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
+    let transfer = Arc::new(Transfer { when: When::Always, ..copy_all() });
+    let sides = Sides { transfer, source: Some(unordered(source)), destination };
+    world.sandbox.calls().clear();
+    let planned = planned(&sides, false).await;
+    assert_eq!(planned.len(), 5000);
+    assert_eq!(pages(&world, SOURCE), 5);
+}
