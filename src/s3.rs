@@ -12,11 +12,13 @@ pub mod client;
 mod convert;
 mod customer_key;
 mod describe;
+mod direct;
 pub mod failure;
 mod headers;
 pub mod history;
 mod identity;
 mod read;
+mod signature;
 mod verbs;
 
 use std::collections::BTreeMap;
