@@ -10,6 +10,7 @@
 mod adopt;
 mod archive;
 mod attributes;
+mod buffers;
 mod condition;
 mod conductor;
 mod history;
@@ -50,6 +51,7 @@ use crate::planner::{Sides, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 use adopt::Inherited;
 use attributes::{Refusals, Wanted};
+use buffers::Buffers;
 use conductor::Conductor;
 use monitor::{Event, Monitor};
 pub use outcome::{GaveUp, Outcome};
@@ -100,6 +102,7 @@ struct Work {
     halt: CancellationToken,
     /// MiB of memory for parts of local files.
     memory: Arc<Semaphore>,
+    buffers: Buffers,
     /// What buckets refused so far.
     refusals: Arc<Refusals>,
     ids: AtomicU64,
@@ -266,6 +269,7 @@ pub async fn run(
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
+            buffers: Buffers::default(),
             refusals: Arc::clone(&refusals),
             ids: AtomicU64::new(u64::from(number) << 48),
         };

@@ -17,6 +17,7 @@ pub mod failure;
 mod headers;
 pub mod history;
 mod identity;
+mod pool;
 mod read;
 mod signature;
 mod verbs;

@@ -1,6 +1,6 @@
 //! A connection to one endpoint in one region.
 //!
-//! All clients of a process share one HTTP pool. The SDK's own retries are off, because each attempt must pass the
+//! All clients of a process share one HTTP pool ([`super::pool`]). The SDK's own retries are off, because each attempt must pass the
 //! pacer and be counted; its stall guard is off too, because a long part copy is silent for longer than the guard's
 //! five seconds; time limits grow with the bytes instead ([`crate::bucket`]).
 
@@ -12,22 +12,18 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{
-    Credentials, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
-};
+use aws_sdk_s3::config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfig};
-use aws_smithy_http_client::{Builder, tls};
 use aws_types::service_config::ServiceConfigKey;
 
 use super::access::AccessHeaders;
 use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
+use super::pool::http_client;
 use super::{Capabilities, CustomerKey};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Provider};
 
-/// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
-const POOL_IDLE: Duration = Duration::from_secs(15);
 /// For TCP and TLS together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -303,17 +299,4 @@ fn ambient_url(base: &SdkConfig) -> Option<String> {
         .ok()?;
     let of_service = base.service_config().and_then(|config| config.load_config(key));
     of_service.or_else(|| base.endpoint_url().map(str::to_owned))
-}
-
-/// The one HTTP client of the process: connections and TLS sessions are shared by all endpoints.
-fn http_client() -> SharedHttpClient {
-    static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
-    CLIENT
-        .get_or_init(|| {
-            Builder::new()
-                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
-                .pool_idle_timeout(POOL_IDLE)
-                .build_https()
-        })
-        .clone()
 }

@@ -22,7 +22,8 @@ use aws_sdk_s3::config::interceptors::{
     BeforeTransmitInterceptorContextRef,
 };
 use aws_sdk_s3::config::{
-    ConfigBag, Credentials, FrozenLayer, Intercept, ResolveCachedIdentity as _, RuntimeComponents, RuntimePlugin,
+    ConfigBag, Credentials, FrozenLayer, Intercept, ResolveCachedIdentity as _, RuntimeComponents,
+    RuntimePlugin,
 };
 use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation as sdk;
@@ -159,7 +160,8 @@ impl Way {
         let authorization = request.headers().get("authorization")?;
         let scope = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=")?.split(',').next()?;
         let mut scope = scope.rsplit('/');
-        let (Some("aws4_request"), Some("s3"), Some(region)) = (scope.next(), scope.next(), scope.next()) else {
+        let (Some("aws4_request"), Some("s3"), Some(region)) = (scope.next(), scope.next(), scope.next())
+        else {
             return None;
         };
         if request.headers().contains_key("x-amz-s3session-token") {

@@ -144,7 +144,10 @@ impl Signer {
 impl std::fmt::Debug for Signer {
     /// Without the secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").field("host", &self.host).field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("Signer")
+            .field("host", &self.host)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
