@@ -67,6 +67,15 @@ pub struct Step {
     pub turn: Option<Box<Turn>>,
 }
 
+impl Step {
+    /// An object that nothing is sent for, as its receipt names it.
+    #[must_use]
+    pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
+        let (route, seen) = (Route::Copy, Seen::Unknown);
+        Self { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None }
+    }
+}
+
 /// What planning an entry came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Planned {

@@ -127,11 +127,8 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let job = self.job()?;
-        let findings = check(&job);
-        if !findings.is_empty() {
-            let lines: Vec<_> =
-                findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
-            return Err(CliError::Usage(lines.join("\nerror: ")));
+        if let Some(error) = CliError::of_findings(&check(&job)) {
+            return Err(error);
         }
         if self.dry_run {
             plan::show(&job, &Place::ambient(), None, output).await

@@ -19,8 +19,7 @@ use super::{Work, upload};
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::{FailureLimit, Source};
-use crate::plan::condition::Seen;
-use crate::plan::decide::{Reason, Route, Skip};
+use crate::plan::decide::Skip;
 use crate::planner::{Following, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -247,8 +246,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
-        let (route, seen) = (Route::Copy, Seen::Unknown);
-        let step = Step { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None };
+        let step = Step::without_work(entry, key);
         let (source, destination) = self.work.location(&step);
         let draft = Draft { route: None, ..Draft::of(&step) };
         self.receipt(draft, source, destination, Ending::Skipped { reason })

@@ -280,6 +280,15 @@ pub struct ProofPolicy {
     pub on_mismatch: OnMismatch,
 }
 
+impl ProofPolicy {
+    /// True when a checksum is demanded and only what the server answers may give it: then it is known before a copy
+    /// whether there can be one.
+    #[must_use]
+    pub fn demands_an_answer(self) -> bool {
+        self.verify == Verify::RequireChecksum && self.prove == Prove::Answers
+    }
+}
+
 /// What counts as proven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

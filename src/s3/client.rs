@@ -1,6 +1,6 @@
 //! A connection to one endpoint in one region.
 //!
-//! All clients of a process share one HTTP pool ([`super::pool`]). The SDK's own retries are off, because each attempt must pass the
+//! All clients of a process share one HTTP pool (`s3::pool`). The SDK's own retries are off, because each attempt must pass the
 //! pacer and be counted; its stall guard is off too, because a long part copy is silent for longer than the guard's
 //! five seconds; time limits grow with the bytes instead ([`crate::bucket`]).
 

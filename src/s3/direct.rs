@@ -1,8 +1,10 @@
 //! The short way to the wire for the requests that are sent by the million.
 //!
 //! For every request the SDK resolves the endpoint again, merges layers of configuration, walks some twenty interceptors
-//! and asks a retry strategy that is off: measured, 60 % of all that a small copy costs this process, and most of the
-//! memory of a request in flight. None of it changes from one request to a bucket to the next. So the SDK sends
+//! and asks a retry strategy that is off: more than half of all that a small copy costs this process. For 20,000 objects
+//! of 1 KiB, each a HEAD and a `CopyObject`, it took 625 µs of processor time an object that way and takes 270 this way; of
+//! what is left, the kernel and HTTP have 40 %, memory 30 %, the SDK's writing and reading 10 %, signatures 1.3 %. A
+//! GiB sent up took 2.96 s and takes 0.96. None of it changes from one request to a bucket to the next. So the SDK sends
 //! the first one, and what it decided is kept as a [`Way`]: the endpoint, the region that is signed for, where credentials
 //! come from, the connection pool. The requests in [`Sent`] then go that way: the SDK's own serialization, one signature,
 //! the SDK's own connector, the SDK's own reading of the answer. Whatever is special (directory buckets with their sessions,
@@ -225,6 +227,13 @@ impl Way {
         match ByteStream::new(body).collect().await {
             Ok(bytes) => *response.body_mut() = SdkBody::from(bytes.into_bytes()),
             Err(error) => return Err(SdkError::response_error(error, response)),
+        }
+        // The SDK gives the text of `Expires` out under a name of its own, and would fail on a text that is no date.
+        let headers = response.headers_mut();
+        if let Some(expires) = headers.remove("expires")
+            && let Err(error) = headers.try_insert("expiresstring", expires)
+        {
+            return Err(SdkError::response_error(error, response));
         }
         let parsed = match codec.layer.load::<SharedResponseDeserializer>() {
             Some(codec) => codec.deserialize_nonstreaming_with_config(&response, &ConfigBag::base()),

@@ -1,8 +1,8 @@
 //! The one HTTP client of the process: connections and TLS sessions are shared by all endpoints and all their clients.
 //!
 //! What TLS takes, above all the machine's list of some hundred and fifty trusted certificates, is read with the first
-//! request that goes over TLS: for an endpoint on plain HTTP that is never, and half of the start-up (15 ms of
-//! processor time with it, 7 without).
+//! request that goes over TLS: for an endpoint on plain HTTP that is never, and half of the processor time of the start-up
+//! (15 ms until the first request with it, 8 without).
 
 use std::sync::OnceLock;
 use std::time::Duration;
