@@ -10,6 +10,7 @@
 mod adopt;
 mod archive;
 mod attributes;
+mod buffers;
 mod claim;
 mod condition;
 mod conductor;
@@ -52,6 +53,7 @@ use crate::planner::{Sides, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 use adopt::Inherited;
 use attributes::{Refusals, Wanted};
+use buffers::Buffers;
 use conductor::Conductor;
 use monitor::{Event, Monitor};
 pub use outcome::{GaveUp, Outcome};
@@ -106,6 +108,7 @@ struct Work {
     halt: CancellationToken,
     /// MiB of memory for parts of local files.
     memory: Arc<Semaphore>,
+    buffers: Buffers,
     /// What buckets refused so far.
     refusals: Arc<Refusals>,
     ids: AtomicU64,
@@ -274,6 +277,7 @@ pub async fn run(
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
+            buffers: Buffers::default(),
             refusals: Arc::clone(&refusals),
             ids: AtomicU64::new(u64::from(number) << 48),
         };

@@ -1,6 +1,7 @@
 //! S3 as this crate speaks to it: the few verbs that a copy needs, in types of our own.
 //!
-//! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden checksums. Pacing and
+//! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden checksums. The frequent
+//! requests go past most of the SDK (`direct`). Pacing and
 //! retrying belong to [`crate::bucket`], so that every attempt is counted and paid for in one place. Nothing outside
 //! this module names a type of the SDK, and every error that S3, a proxy or the network can produce becomes a
 //! [`failure::Failure`] in [`failure`].
@@ -12,12 +13,15 @@ pub mod client;
 mod convert;
 mod customer_key;
 mod describe;
+mod direct;
 pub mod failure;
 mod headers;
 pub mod history;
 mod identity;
 mod list;
+mod pool;
 mod read;
+mod signature;
 mod verbs;
 mod xml;
 

@@ -126,7 +126,8 @@ impl Sandbox {
             options.secret_key,
         );
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(accept(listener, Arc::new(front), stop.clone(), tasks.clone()));
+        let accepting = accept(listener, Arc::new(front), Arc::clone(&record), stop.clone(), tasks.clone());
+        tasks.spawn(accepting);
         Ok(Self { url, store, faults, record, stop, tasks })
     }
 
@@ -169,7 +170,13 @@ impl Drop for Sandbox {
 }
 
 /// Accepts connections until told to stop.
-async fn accept(listener: TcpListener, front: Arc<Front>, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    front: Arc<Front>,
+    record: Arc<CallRecord>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -177,6 +184,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>, stop: CancellationToke
         };
         match accepted {
             Ok((stream, _)) => {
+                record.connected();
                 tasks.spawn(serve(stream, Arc::clone(&front), stop.clone()));
             }
             // Out of file descriptors, most likely: they come back when connections end.

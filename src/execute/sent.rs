@@ -7,7 +7,29 @@ use super::{Trouble, Work, read};
 use crate::checksum;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Prove, Verify};
-use crate::s3::{Attributes, Checksum, Written};
+use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Written};
+
+/// What is summed for comparison with what is read back.
+pub(super) const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
+
+/// What is summed of a part: what the server checks, or else what is compared afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    /// Declared to the server, which checks each part against it.
+    pub(super) algorithm: Option<ChecksumAlgorithm>,
+    /// Without one: the destination will be read.
+    pub(super) reads: bool,
+}
+
+impl Sums {
+    pub(super) fn of(self, body: &[u8]) -> (Option<Checksum>, Option<String>) {
+        match self.algorithm {
+            Some(algorithm) => (Some(checksum::compute(algorithm, body)), None),
+            None if self.reads => (None, Some(checksum::compute(READ_SUM, body).value)),
+            None => (None, Some(checksum::md5_etag(body))),
+        }
+    }
+}
 
 /// What the answer says beyond the size: equal, unequal, or nothing.
 pub(super) fn strong_proof(

@@ -21,12 +21,13 @@ use tokio::time::timeout;
 
 use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::attributes::Wanted;
+use super::buffers::Buffers;
 use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress, Running};
 use super::receipt::{Ending, Proof};
-use super::sent::{by_size, demand, equal, settle, strong_proof};
+use super::sent::{READ_SUM, Sums, by_size, demand, equal, settle, strong_proof};
 use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
@@ -47,8 +48,8 @@ use crate::s3::{
 };
 use crate::size::MIB;
 
-/// What is summed for comparison with what is read back.
-const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
+/// A file of at most this many bytes is read when it is opened.
+const READ_AT_ONCE: u64 = MIB;
 /// How often a file that keeps changing is begun again.
 const ROUNDS: u32 = 4;
 /// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any size.
@@ -131,11 +132,22 @@ async fn file_round(
     (seen, left): (&mut Seen, &mut Vec<Left>),
 ) -> Result<Ending, Trouble> {
     let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    // Opened, read and looked at again in one go where it is small: each step of its own would cost a change of threads.
+    let mut permit = reserve(Arc::clone(&work.memory), step.entry.size.min(READ_AT_ONCE)).await;
     let opened = blocking(path, {
-        let path = path.to_owned();
-        move || File::open(path).and_then(|file| Stamp::of(&file).map(|stamp| (Arc::new(file), stamp)))
+        let (path, buffers) = (path.to_owned(), work.buffers.clone());
+        move || {
+            let file = Arc::new(File::open(path)?);
+            let stamp = Stamp::of(&file)?;
+            if stamp.size > READ_AT_ONCE {
+                return Ok((file, stamp, None));
+            }
+            let body = pread(&file, 0, stamp.size, &buffers)?;
+            let now = Stamp::of(&file)?;
+            Ok((file, stamp, Some((body, now))))
+        }
     });
-    let (file, stamp) = opened.await?;
+    let (file, stamp, read) = opened.await?;
     let route = work.sides.route(stamp.size, &step.entry.key, &step.key)?;
     (draft.size, draft.route, draft.parts) = (stamp.size, Some(route.name()), route.parts());
     let wanted = Wanted::of_upload(work, &step.key);
@@ -147,7 +159,7 @@ async fn file_round(
         })
     };
     if let Route::MultipartUpload(layout) = route {
-        drop(slot);
+        drop((slot, permit, read));
         let upload = Upload::of_file(work, step, attributes, (stamp, layout), left, draft).await?;
         draft.parts = upload.begun.layout.count;
         let mut progress = Progress::of(upload.begun.tracked, Vec::new());
@@ -155,13 +167,21 @@ async fn file_round(
             let parts = (upload.begun.layout.clone(), false);
             let (reader, place) = (Arc::clone(&file), path.to_owned());
             let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
+            let buffers = work.buffers.clone();
             part::all(work, upload.id, parts, &mut progress, move |part| {
                 let (file, path) = (Arc::clone(&reader), place.clone());
                 let (upload, memory) = (sender.clone(), Arc::clone(&memory));
+                let buffers = buffers.clone();
                 async move {
                     let _permit = reserve(memory, part.length).await;
-                    let body = blocking(&path, move || pread(&file, part.offset, part.length)).await?;
-                    upload.send(part.number, body).await
+                    let sums = upload.sums();
+                    let read = blocking(&path, move || {
+                        let body = pread(&file, part.offset, part.length, &buffers)?;
+                        let sums = sums.of(&body);
+                        Ok((body, sums))
+                    });
+                    let (body, sums) = read.await?;
+                    upload.send_summed(part.number, body, sums).await
                 }
             })
             .await?;
@@ -178,16 +198,23 @@ async fn file_round(
         }
         vouched.map(|()| ending)
     } else {
-        let _permit = reserve(Arc::clone(&work.memory), stamp.size).await;
-        let body = blocking(path, {
-            let file = Arc::clone(&file);
-            move || pread(&file, 0, stamp.size)
-        })
-        .await?;
-        if still().await? != stamp {
+        let (body, now) = if let Some(read) = read {
+            read
+        } else {
+            drop(permit.take());
+            permit = reserve(Arc::clone(&work.memory), stamp.size).await;
+            let body = blocking(path, {
+                let (file, buffers) = (Arc::clone(&file), work.buffers.clone());
+                move || pread(&file, 0, stamp.size, &buffers)
+            });
+            (body.await?, still().await?)
+        };
+        if now != stamp {
             return Err(Trouble::SourceChanged);
         }
-        put(work, slot, &step.key, body, attributes, draft, seen).await
+        let ending = put(work, slot, &step.key, body, attributes, draft, seen).await;
+        drop(permit);
+        ending
     }
 }
 
@@ -316,16 +343,14 @@ impl Upload {
         (part.checksum.as_ref() == Some(sum) && part.size == size).then(|| part.clone())
     }
 
-    /// Sums and sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of what was sent, or
-    /// the server's `ETag`s are of its own making.
+    fn sums(&self) -> Sums {
+        Sums { algorithm: self.algorithm, reads: self.reads }
+    }
+
+    /// Sums and sends one part.
     async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
-        let (algorithm, reads, sum_of, size) = (self.algorithm, self.reads, body.clone(), body.len() as u64);
-        let sums = spawn_blocking(move || match algorithm {
-            Some(algorithm) => (Some(checksum::compute(algorithm, &sum_of)), None),
-            None if reads => (None, Some(checksum::compute(READ_SUM, &sum_of).value)),
-            None => (None, Some(checksum::md5_etag(&sum_of))),
-        });
-        let (sum, ours) = sums.await.map_err(|error| {
+        let (sums, sum_of) = (self.sums(), body.clone());
+        let sums = spawn_blocking(move || sums.of(&sum_of)).await.map_err(|error| {
             Failure::new(
                 FailureKind::Bug,
                 Operation::UploadPart,
@@ -333,9 +358,21 @@ impl Upload {
                 error.to_string(),
             )
         })?;
-        if let Some(value) = self.kept(number, size, sum.as_ref()) {
+        self.send_summed(number, body, sums).await
+    }
+
+    /// Sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of what was sent, or
+    /// the server's `ETag`s are of its own making.
+    async fn send_summed(
+        &self,
+        number: u32,
+        body: Bytes,
+        (sum, ours): (Option<Checksum>, Option<String>),
+    ) -> Result<Answer<PartDone>, Failure> {
+        if let Some(value) = self.kept(number, body.len() as u64, sum.as_ref()) {
             return Ok(Answer { value, attempts: 0, maybe_twice: false });
         }
+        let reads = self.reads;
         let mut answer = self.begun.upload.send_part(number, body, sum.as_ref()).await?;
         answer.value.checksum =
             sum.map(|sum| sum.value).or(ours.filter(|ours| reads || *ours == answer.value.etag));
@@ -407,12 +444,10 @@ async fn reserve(memory: Arc<tokio::sync::Semaphore>, bytes: u64) -> Option<Owne
     memory.acquire_many_owned(mib).await.ok()
 }
 
-fn pread(file: &File, offset: u64, length: u64) -> io::Result<Bytes> {
+fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) -> io::Result<Bytes> {
     let length =
         usize::try_from(length).map_err(|_| io::Error::other("the part does not fit into memory"))?;
-    let mut body = vec![0; length];
-    file.read_exact_at(&mut body, offset)?;
-    Ok(body.into())
+    buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
 /// File work off the runtime's threads. A file that ends early has changed.

@@ -6,6 +6,7 @@
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::http::Headers;
 
 use crate::manifest::job::Access;
 
@@ -34,6 +35,18 @@ impl AccessHeaders {
         }
         headers
     }
+
+    /// Adds them to those of a request.
+    ///
+    /// # Errors
+    /// A value that can not stand in a header.
+    pub(super) fn add_to(&self, headers: &mut Headers) -> Result<(), BoxError> {
+        let is_copy = headers.contains_key("x-amz-copy-source");
+        for (name, value) in self.of(is_copy) {
+            headers.try_insert(name, value)?;
+        }
+        Ok(())
+    }
 }
 
 impl Intercept for AccessHeaders {
@@ -47,12 +60,7 @@ impl Intercept for AccessHeaders {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let headers = context.request_mut().headers_mut();
-        let is_copy = headers.contains_key("x-amz-copy-source");
-        for (name, value) in self.of(is_copy) {
-            headers.try_insert(name, value)?;
-        }
-        Ok(())
+        self.add_to(context.request_mut().headers_mut())
     }
 }
 

@@ -1,9 +1,10 @@
 //! A connection to one endpoint in one region.
 //!
-//! All clients of a process share one HTTP pool. The SDK's own retries are off, because each attempt must pass the
+//! All clients of a process share one HTTP pool (`s3::pool`). The SDK's own retries are off, because each attempt must pass the
 //! pacer and be counted; its stall guard is off too, because a long part copy is silent for longer than the guard's
 //! five seconds; time limits grow with the bytes instead ([`crate::bucket`]).
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,23 +12,20 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{
-    Credentials, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
-};
+use aws_sdk_s3::config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfig};
-use aws_smithy_http_client::{Builder, tls};
 use aws_types::service_config::ServiceConfigKey;
 
 use super::access::AccessHeaders;
+use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
+use super::pool::http_client;
 use super::{Capabilities, CustomerKey};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Provider};
 
-/// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
-const POOL_IDLE: Duration = Duration::from_secs(15);
 /// For TCP and TLS together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the environment.
 #[derive(Clone)]
@@ -71,6 +69,9 @@ pub struct Client {
     shared: Arc<Shared>,
     headers: AccessHeaders,
     capabilities: Arc<Capabilities>,
+    /// The bucket that it was made for, if it was, and the short way there once that is known.
+    bucket: Option<BucketName>,
+    way: Arc<OnceLock<Way>>,
 }
 
 #[derive(Debug)]
@@ -129,6 +130,8 @@ impl Client {
             headers: AccessHeaders::default(),
             capabilities: Arc::new(capabilities),
             customer_key: None,
+            bucket: None,
+            way: Arc::default(),
         }
     }
 
@@ -149,13 +152,13 @@ impl Client {
     pub fn to_bucket(&self, bucket: &BucketName, access: Access) -> Self {
         let capabilities = self.capabilities.in_bucket(bucket, self.shared.is_aws);
         let headers = AccessHeaders { own: access, source: self.headers.source.clone() };
-        Self { capabilities: Arc::new(capabilities), ..self.with(headers) }
+        Self { capabilities: Arc::new(capabilities), ..self.with(headers, Some(bucket.clone())) }
     }
 
     /// The same connection for copies out of a bucket with this `access`.
     #[must_use]
     pub fn reading_from(&self, source: Access) -> Self {
-        self.with(AccessHeaders { own: self.headers.own.clone(), source })
+        self.with(AccessHeaders { own: self.headers.own.clone(), source }, self.bucket.clone())
     }
 
     /// The same connection as if the endpoint could do this: for finding out whether it can.
@@ -164,10 +167,32 @@ impl Client {
         Self { capabilities: Arc::new(capabilities), ..self.clone() }
     }
 
-    fn with(&self, headers: AccessHeaders) -> Self {
+    fn with(&self, headers: AccessHeaders, bucket: Option<BucketName>) -> Self {
         let Self { shared, capabilities, customer_key, .. } = self.clone();
-        let config = shared.plain.config().to_builder().interceptor(headers.clone()).build();
-        Self { sdk: aws_sdk_s3::Client::from_conf(config), shared, headers, capabilities, customer_key }
+        let mut config = shared.plain.config().to_builder().interceptor(headers.clone());
+        let way = Arc::default();
+        if let Some(bucket) = &bucket {
+            config = config.interceptor(Learn {
+                bucket: bucket.to_string(),
+                access: headers.clone(),
+                identities: shared.identities.clone(),
+                way: Arc::clone(&way),
+            });
+        }
+        let sdk = aws_sdk_s3::Client::from_conf(config.build());
+        Self { sdk, shared, headers, capabilities, customer_key, bucket, way }
+    }
+
+    /// The SDK's client, for a request that sends this header too.
+    pub(super) fn sdk_with(&self, header: Header) -> Cow<'_, aws_sdk_s3::Client> {
+        let Some((name, value)) = header else { return Cow::Borrowed(&self.sdk) };
+        let config = self.sdk.config().to_builder().interceptor(Extra { name, value });
+        Cow::Owned(aws_sdk_s3::Client::from_conf(config.build()))
+    }
+
+    /// The short way to `bucket`, once it is known.
+    pub(super) fn way(&self, bucket: &BucketName) -> Option<&Way> {
+        self.way.get().filter(|_| self.bucket.as_ref() == Some(bucket))
     }
 
     /// What the endpoint can do, and the bucket where one was named.
@@ -274,17 +299,4 @@ fn ambient_url(base: &SdkConfig) -> Option<String> {
         .ok()?;
     let of_service = base.service_config().and_then(|config| config.load_config(key));
     of_service.or_else(|| base.endpoint_url().map(str::to_owned))
-}
-
-/// The one HTTP client of the process: connections and TLS sessions are shared by all endpoints.
-fn http_client() -> SharedHttpClient {
-    static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
-    CLIENT
-        .get_or_init(|| {
-            Builder::new()
-                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
-                .pool_idle_timeout(POOL_IDLE)
-                .build_https()
-        })
-        .clone()
 }

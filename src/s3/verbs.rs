@@ -4,6 +4,12 @@
 //! that no caller can take it for a copy.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::copy_object::{CopyObject, CopyObjectInput};
+use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadInput;
+use aws_sdk_s3::operation::head_object::{HeadObject, HeadObjectInput};
+use aws_sdk_s3::operation::put_object::{PutObject, PutObjectInput};
+use aws_sdk_s3::operation::upload_part::{UploadPart, UploadPartInput};
+use aws_sdk_s3::operation::upload_part_copy::{UploadPartCopy, UploadPartCopyInput};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types as sdk;
@@ -13,6 +19,7 @@ use super::convert::{
     checksum, completed_part, declared, decode, encryption, head, if_match, if_none_match, is_kms,
     next_marker, part_number, quoted, timestamp, unquote,
 };
+use super::direct::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::{
     Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
@@ -75,22 +82,22 @@ macro_rules! any_checksums {
 }
 pub(super) use any_checksums;
 
-/// Sends the request; `Expires` goes in as the raw header, because S3 keeps texts there that are no dates.
-macro_rules! send_with_expires {
-    ($request:expr, $expires:expr) => {
-        match $expires.clone() {
-            None => $request.send().await,
-            Some(expires) => {
-                $request
-                    .customize()
-                    .mutate_request(move |request| {
-                        request.headers_mut().insert("expires", expires.clone());
-                    })
-                    .send()
-                    .await
-            }
+/// Sends a request: by the short way to the bucket where it is known, else through the whole of the SDK. The header goes
+/// in as it is.
+macro_rules! send {
+    ($client:expr, $bucket:expr, $operation:ty, $request:expr, $header:expr) => {{
+        let (request, header): (_, Header) = ($request, $header);
+        match $client.way($bucket) {
+            Some(way) => way.send::<$operation>(request.build(), header).await,
+            // In a box: these futures are large, and most requests need none.
+            None => Box::pin(request.send_with(&$client.sdk_with(header))).await,
         }
-    };
+    }};
+}
+
+/// `Expires` is sent as it is, because S3 keeps texts there that are no dates.
+fn expires(attributes: &Attributes) -> Header {
+    attributes.headers.expires.clone().map(|text| ("expires", text))
 }
 
 impl Client {
@@ -108,16 +115,13 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Head, Failure> {
-        let request = self
-            .sdk
-            .head_object()
+        let request = HeadObjectInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
             .checksum_mode(sdk::ChecksumMode::Enabled);
-        let output = with_customer_key!(request, &self.customer_key)
-            .send()
-            .await
+        let request = with_customer_key!(request, &self.customer_key);
+        let output = send!(self, bucket, HeadObject, request, None)
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
         Ok(head(output, self.capabilities().archive_lists))
     }
@@ -145,9 +149,7 @@ impl Client {
         } else {
             sdk::AnnotationDirective::Exclude // COPY is the default
         };
-        let request = self
-            .sdk
-            .copy_object()
+        let request = CopyObjectInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
@@ -161,7 +163,7 @@ impl Client {
         let request = with_source_key!(request, &source.customer_key);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        let output = send_with_expires!(request, attributes.headers.expires)
+        let output = send!(self, bucket, CopyObject, request, expires(attributes))
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
         let result = output.copy_object_result;
@@ -185,9 +187,7 @@ impl Client {
         checksum_value: Option<&Checksum>,
         condition: &WriteCondition,
     ) -> Result<Written, Failure> {
-        let mut request = self
-            .sdk
-            .put_object()
+        let mut request = PutObjectInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .body(ByteStream::from(body))
@@ -196,7 +196,7 @@ impl Client {
         request = with_checksum!(request, checksum_value);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        let output = send_with_expires!(request, attributes.headers.expires)
+        let output = send!(self, bucket, PutObject, request, expires(attributes))
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
         Ok(Written {
@@ -215,16 +215,15 @@ impl Client {
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<Begun, Failure> {
-        let request = self
-            .sdk
-            .create_multipart_upload()
+        let request = CreateMultipartUploadInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .set_checksum_algorithm(attributes.checksum.map(|(algorithm, _)| algorithm.into()))
             .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        let output = send_with_expires!(request, attributes.headers.expires)
+        let output = Box::pin(request.send_with(&self.sdk_with(expires(attributes))))
+            .await
             .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
         let kms = output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref());
         let id = output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
@@ -243,9 +242,7 @@ impl Client {
         upload_id: &str,
         number: u32,
     ) -> Result<(String, Option<String>), Failure> {
-        let request = self
-            .sdk
-            .upload_part_copy()
+        let request = UploadPartCopyInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .upload_id(upload_id)
@@ -254,14 +251,10 @@ impl Client {
             .copy_source_if_match(quoted(&source.etag))
             .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")));
         let request = with_source_key!(request, &source.customer_key);
-        let output = with_customer_key!(request, &self.customer_key)
-            .customize()
-            // Without a body the client names no length, for which Ceph answers 411.
-            .mutate_request(|request| {
-                request.headers_mut().insert("content-length", "0");
-            })
-            .send()
-            .await
+        let request = with_customer_key!(request, &self.customer_key);
+        // Without a body the client names no length, for which Ceph answers 411.
+        let length = ("content-length", "0".to_owned());
+        let output = send!(self, bucket, UploadPartCopy, request, Some(length))
             .map_err(|error| failure(Operation::UploadPartCopy, bucket, Some(key), &error))?;
         let result = output.copy_part_result;
         let etag = result.as_ref().and_then(|result| result.e_tag.clone());
@@ -280,18 +273,15 @@ impl Client {
         body: bytes::Bytes,
         checksum: Option<&Checksum>,
     ) -> Result<(String, Option<String>), Failure> {
-        let mut request = self
-            .sdk
-            .upload_part()
+        let mut request = UploadPartInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
             .upload_id(upload_id)
             .part_number(part_number(number))
             .body(ByteStream::from(body));
         request = with_checksum!(request, checksum);
-        let output = with_customer_key!(request, &self.customer_key)
-            .send()
-            .await
+        let request = with_customer_key!(request, &self.customer_key);
+        let output = send!(self, bucket, UploadPart, request, None)
             .map_err(|error| failure(Operation::UploadPart, bucket, Some(key), &error))?;
         let etag = required_etag(output.e_tag, Operation::UploadPart, bucket, key)?;
         let checksum = any_checksum!(output);

@@ -101,7 +101,7 @@ impl Front {
     /// Answers one request, or none: [`Reset`].
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
         let call = Call::classify(request.method(), request.uri(), request.headers());
-        let mut flight = self.record.begin(&call);
+        let mut flight = self.record.begin(&call, request.headers());
         let id = format!("{:016X}", self.requests.fetch_add(1, Ordering::Relaxed));
         let mut response = self.answer(request, &call, &id, &mut flight.outcome).await?;
         flight.outcome.status = Some(response.status().as_u16());

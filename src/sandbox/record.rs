@@ -5,10 +5,12 @@
 //!
 //! [`SandboxOptions::record_calls`]: super::SandboxOptions::record_calls
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::operation::{Call, Operation};
@@ -40,6 +42,8 @@ pub struct CallEntry {
     pub answered: Duration,
     /// Calls in flight when it arrived, this one included.
     pub in_flight: u64,
+    /// The request's headers that are text, by their names in lower case.
+    pub headers: BTreeMap<String, String>,
 }
 
 /// What was answered.
@@ -59,6 +63,7 @@ pub struct CallRecord {
     max_in_flight: AtomicU64,
     copied_bytes: AtomicU64,
     throttled: AtomicU64,
+    connections: AtomicU64,
     entries: Option<Mutex<Vec<CallEntry>>>,
 }
 
@@ -71,6 +76,7 @@ impl CallRecord {
             max_in_flight: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             entries: keep_entries.then(Mutex::default),
         }
     }
@@ -105,6 +111,16 @@ impl CallRecord {
         self.copied_bytes.load(Ordering::Relaxed)
     }
 
+    /// Connections that were accepted since the start.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// All calls in the order in which they were answered; empty if calls are not recorded.
     #[must_use]
     pub fn list(&self) -> Vec<CallEntry> {
@@ -134,13 +150,13 @@ impl CallRecord {
     }
 
     /// Notes that a call arrived. It ends when the guard is dropped, also if the client goes away.
-    pub(super) fn begin(self: &Arc<Self>, call: &Call) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, call: &Call, headers: &HeaderMap) -> InFlight {
         self.counts[call.operation as usize].fetch_add(1, Ordering::Relaxed);
         let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.max_in_flight.fetch_max(in_flight, Ordering::Relaxed);
         InFlight {
             record: Arc::clone(self),
-            call: self.entries.as_ref().map(|_| call.clone()),
+            call: self.entries.as_ref().map(|_| (call.clone(), headers.clone())),
             arrived: self.started.elapsed(),
             at_once: in_flight,
             outcome: Outcome::default(),
@@ -151,7 +167,7 @@ impl CallRecord {
 /// A call that has arrived and is not answered yet.
 pub(super) struct InFlight {
     record: Arc<CallRecord>,
-    call: Option<Call>,
+    call: Option<(Call, HeaderMap)>,
     arrived: Duration,
     at_once: u64,
     /// What to record at the end.
@@ -165,10 +181,13 @@ impl Drop for InFlight {
         if self.outcome.code.as_deref() == Some("SlowDown") {
             self.record.throttled.fetch_add(1, Ordering::Relaxed);
         }
-        let (Some(call), Some(entries)) = (self.call.take(), &self.record.entries) else {
+        let (Some((call, headers)), Some(entries)) = (self.call.take(), &self.record.entries) else {
             return;
         };
         let outcome = std::mem::take(&mut self.outcome);
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        };
         let uploads = matches!(call.operation, Operation::PutObject | Operation::UploadPart);
         entries.lock().unwrap_or_else(PoisonError::into_inner).push(CallEntry {
             operation: call.operation,
@@ -183,6 +202,7 @@ impl Drop for InFlight {
             arrived: self.arrived,
             answered: self.record.started.elapsed(),
             in_flight: self.at_once,
+            headers: headers.iter().filter_map(text).collect(),
         });
     }
 }

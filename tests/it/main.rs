@@ -23,6 +23,7 @@ mod journal;
 mod kill;
 mod late;
 mod layering;
+mod lean;
 mod library;
 mod limits;
 mod listing;

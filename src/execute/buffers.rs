@@ -1,0 +1,92 @@
+//! Memory for parts of local files, used again.
+//!
+//! Fresh memory of some MiB costs more than reading a cached file into it: the system clears every page first, and takes it
+//! back right afterwards. So a buffer that was sent comes back here. How many there are at once is the business of who
+//! asks for them: no more are kept than were in use at the same time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+/// Below this, fresh memory is as good.
+const WORTH_KEEPING: usize = 1 << 20;
+
+/// Buffers that were used before. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    /// Bytes as `fill` makes them out of a buffer of this length with anything in it.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub(super) fn filled<E>(
+        &self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Bytes, E> {
+        if length < WORTH_KEEPING {
+            let mut buffer = vec![0; length];
+            fill(&mut buffer)?;
+            return Ok(buffer.into());
+        }
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut lent = Lent { buffer: used.unwrap_or_default(), home: self.clone() };
+        lent.buffer.resize(length, 0);
+        fill(&mut lent.buffer)?;
+        Ok(Bytes::from_owner(lent))
+    }
+}
+
+/// A buffer that goes back when it is dropped.
+struct Lent {
+    buffer: Vec<u8>,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_once_nobody_reads_it() {
+        let buffers = Buffers::default();
+        let filled = |length: usize, byte: u8| {
+            buffers.filled(length, |buffer| {
+                buffer.fill(byte);
+                Ok::<(), ()>(())
+            })
+        };
+        let first = filled(2 * WORTH_KEEPING, 1).unwrap();
+        let (place, reader) = (first.as_ptr(), first.clone());
+        drop(first);
+        let second = filled(2 * WORTH_KEEPING, 2).unwrap();
+        assert!(second.as_ptr() != place, "somebody still reads the first one");
+        assert!(reader.iter().all(|byte| *byte == 1));
+        drop(reader);
+        // A shorter one than before shows nothing of it.
+        let third = filled(WORTH_KEEPING, 3).unwrap();
+        assert_eq!((third.as_ptr(), third.len()), (place, WORTH_KEEPING));
+        assert!(third.iter().all(|byte| *byte == 3));
+    }
+
+    #[test]
+    fn what_failed_to_be_filled_comes_back_too() {
+        let buffers = Buffers::default();
+        assert_eq!(buffers.filled(WORTH_KEEPING, |_| Err("no")), Err("no"));
+        assert_eq!(buffers.0.lock().unwrap().len(), 1);
+    }
+}
