@@ -24,7 +24,7 @@ use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone, Tags};
 
-/// Looks among the open uploads at an object's key for one to go on with, once per object: that with the most parts that
+/// Looks among the open uploads at an object's key for one to go on with, once per object: that with the most bytes that
 /// are of use. `doubt` says why what it makes could not be proven, if so.
 pub(super) async fn find(
     work: &Work,
@@ -53,7 +53,6 @@ pub(super) async fn find(
     };
     let mut others = listed.len();
     let found = best(work, listed, wish, attributes).await?;
-    let is_found = found.is_some();
     let begun = match (found, doubt) {
         (Some(_), Some(doubt)) => {
             draft.notes.push(format!("what is open at this key is not gone on with: {doubt}"));
@@ -72,7 +71,7 @@ pub(super) async fn find(
         }
         (None, _) => None,
     };
-    if others > 0 && (is_found || draft.notes.is_empty()) {
+    if others > 0 {
         let place = location(work, wish.key);
         draft.notes.push(format!(
             "{others} open uploads at this key are left alone; `s3haul uploads list {place}` shows them"
