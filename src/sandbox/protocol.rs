@@ -58,7 +58,7 @@ pub(super) struct CopiedBytes(pub(super) u64);
 #[derive(Clone, Debug)]
 pub(super) struct Interleaved(pub(super) Vec<bool>);
 
-/// Goes the same way: lines of a listing, which `s3s` would write at ten times the price.
+/// Goes the same way: lines of a listing, which are written without `s3s`.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(pub(super) String);
 

@@ -34,7 +34,7 @@ impl Alphabet {
             }
         }
         if grown {
-            let ascii = (0..128_u8).filter(|byte| self.ascii >> byte & 1 == 1).map(char::from);
+            let ascii = (0..128_u8).filter(|byte| (self.ascii >> byte) & 1 == 1).map(char::from);
             self.sorted = ascii.chain(self.others.iter().copied()).collect();
         }
     }

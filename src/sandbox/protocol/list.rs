@@ -85,8 +85,8 @@ fn restore_status(object: &Object, asked: Option<&[OptionalObjectAttributes]>) -
     })
 }
 
-/// The lines of a page of `ListObjectsV2`. They are written here and not by `s3s`, for which a million of them are
-/// seconds of work: a sandbox must not be what limits a client that is measured with it.
+/// The lines of a page of `ListObjectsV2`. They are written here and not by `s3s`, which makes a dozen texts of each
+/// object first: a sandbox must not be what limits a client that is measured with it.
 fn lines(
     names: Names,
     page: &Page<Arc<Object>>,
