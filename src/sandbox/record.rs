@@ -55,10 +55,10 @@ pub(super) struct Outcome {
 pub struct CallRecord {
     started: Instant,
     counts: [AtomicU64; Operation::ALL.len()],
-    throttled: AtomicU64,
     in_flight: AtomicU64,
     max_in_flight: AtomicU64,
     copied_bytes: AtomicU64,
+    throttled: AtomicU64,
     entries: Option<Mutex<Vec<CallEntry>>>,
 }
 
@@ -67,10 +67,10 @@ impl CallRecord {
         Self {
             started: Instant::now(),
             counts: std::array::from_fn(|_| AtomicU64::new(0)),
-            throttled: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             max_in_flight: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
+            throttled: AtomicU64::new(0),
             entries: keep_entries.then(Mutex::default),
         }
     }
@@ -87,16 +87,16 @@ impl CallRecord {
         Operation::ALL.into_iter().map(|operation| self.count(operation)).sum()
     }
 
-    /// Calls that were answered `SlowDown`, by a limit or a fault.
-    #[must_use]
-    pub fn throttled(&self) -> u64 {
-        self.throttled.load(Ordering::Relaxed)
-    }
-
     /// Most calls that were in flight at once.
     #[must_use]
     pub fn max_in_flight(&self) -> u64 {
         self.max_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were answered `SlowDown`, by a limit or a fault.
+    #[must_use]
+    pub fn throttled(&self) -> u64 {
+        self.throttled.load(Ordering::Relaxed)
     }
 
     /// Bytes copied inside the server.
@@ -160,11 +160,11 @@ pub(super) struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.record.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.record.copied_bytes.fetch_add(self.outcome.copied_bytes, Ordering::Relaxed);
         if self.outcome.code.as_deref() == Some("SlowDown") {
             self.record.throttled.fetch_add(1, Ordering::Relaxed);
         }
-        self.record.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.record.copied_bytes.fetch_add(self.outcome.copied_bytes, Ordering::Relaxed);
         let (Some(call), Some(entries)) = (self.call.take(), &self.record.entries) else {
             return;
         };
