@@ -164,7 +164,7 @@ def start_up(work, client, limit):
 def best(outcomes):
     """The fastest of those that are right, or any of those that are not."""
     good = [outcome for outcome in outcomes if outcome["result"] == "ok"]
-    return min(good or outcomes, key=lambda outcome: outcome.get("seconds", 0))
+    return min(good or outcomes, key=lambda outcome: outcome["seconds"]) | {"runs": len(outcomes)}
 
 
 def cells(work, outcome):
@@ -262,13 +262,14 @@ def machine():
 def document(rows, known, versions):
     """benches/RESULTS.md."""
     dates = sorted({outcome["date"] for outcome in known.values()})
+    runs = max(outcome.get("runs", 1) for outcome in known.values())
     commands = [
         f"- `{key}`: `{outcome['command']}`" for key, outcome in known.items()
         if "command" in outcome and key.split("/")[2] == "tuned"
     ]
     return f"""# s3haul beside other clients
 
-Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is one run.
+Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is {'one run' if runs == 1 else f'the fastest of {runs} runs'}.
 
 - Machine: {machine()}. Client and sandbox share it.
 - Clients: {'; '.join(versions)}. All but s3haul come from PyPI; what is not there (s3sync,

@@ -155,6 +155,8 @@ impl Serve {
 
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let model = self.model()?;
+        // Each request in flight is a socket. Where the limit can't be raised, connections wait.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
         let options =
             SandboxOptions { port: self.port, model, record_calls: false, ..SandboxOptions::default() };
         let (access, secret) = (options.access_key.clone(), options.secret_key.clone());
