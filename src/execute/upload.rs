@@ -148,9 +148,12 @@ async fn file_round(
         draft.parts = upload.begun.layout.count;
         let mut progress = Progress::of(upload.begun.tracked, Vec::new());
         let outcome = async {
-            part::all(work, upload.id, upload.begun.layout.clone(), &mut progress, |part| {
-                let (file, path) = (Arc::clone(&file), path.to_owned());
-                let (upload, memory) = (upload.clone(), Arc::clone(&work.memory));
+            let parts = (upload.begun.layout.clone(), false);
+            let (reader, place) = (Arc::clone(&file), path.to_owned());
+            let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
+            part::all(work, upload.id, parts, &mut progress, move |part| {
+                let (file, path) = (Arc::clone(&reader), place.clone());
+                let (upload, memory) = (sender.clone(), Arc::clone(&memory));
                 async move {
                     let _permit = reserve(memory, part.length).await;
                     let body = blocking(&path, move || pread(&file, part.offset, part.length)).await?;
