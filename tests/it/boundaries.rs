@@ -49,7 +49,7 @@ enum End {
     /// By itself; what the journal was then.
     Whole(Box<(Outcome, RunState)>),
     /// The journal could not be written any more.
-    Broken(Option<Outcome>, JournalError),
+    Broken(Option<Box<Outcome>>, JournalError),
     /// It died.
     Dead,
 }
@@ -158,7 +158,7 @@ impl Stage {
                 closed.report.unwrap();
                 End::Whole(Box::new((outcome, closed.state)))
             }
-            Err(error) => End::Broken(Some(outcome), error),
+            Err(error) => End::Broken(Some(Box::new(outcome)), error),
         }
     }
 
@@ -274,11 +274,11 @@ impl execute::monitor::Monitor for Silent {
 
 /// What an undisturbed run comes to, and how many records it writes.
 fn undisturbed() -> (Totals, u64) {
-    let stage = Stage::new();
-    let (outcome, state) = stage.finish();
+    let run = Stage::new();
+    let (outcome, state) = run.finish();
     assert_eq!((outcome.done_objects, outcome.failed_objects), (4, 2), "{outcome:?}");
-    stage.assert_done("undisturbed", &state, &state.totals, 0);
-    let records = stage.records();
+    run.assert_done("undisturbed", &state, &state.totals, 0);
+    let records = run.records();
     assert!(records > 30, "{records}");
     (state.totals, records)
 }
@@ -287,11 +287,11 @@ fn undisturbed() -> (Totals, u64) {
 fn a_run_that_dies_behind_any_event_goes_on_from_there() {
     let (whole, records) = undisturbed();
     for record in 1..records {
-        let stage = Stage::new();
-        let end = stage.session(Some((record, Death::AtOnce)));
+        let run = Stage::new();
+        let end = run.session(Some((record, Death::AtOnce)));
         assert!(matches!(end, End::Dead), "record {record} of {records}");
-        let (_, state) = stage.finish();
-        stage.assert_done(&format!("record {record}"), &state, &whole, IN_FLIGHT.into());
+        let (_, state) = run.finish();
+        run.assert_done(&format!("record {record}"), &state, &whole, IN_FLIGHT.into());
     }
 }
 
@@ -299,12 +299,12 @@ fn a_run_that_dies_behind_any_event_goes_on_from_there() {
 fn a_run_that_did_all_it_could_behind_its_last_event_goes_on_from_there() {
     let (whole, records) = undisturbed();
     for record in 1..records {
-        let stage = Stage::new();
-        let end = stage.session(Some((record, Death::AsLateAsPossible)));
+        let run = Stage::new();
+        let end = run.session(Some((record, Death::AsLateAsPossible)));
         assert!(matches!(end, End::Dead), "record {record} of {records}");
-        let (_, state) = stage.finish();
+        let (_, state) = run.finish();
         // Nothing was in flight any more, and what is on no record is found on the server.
-        stage.assert_done(&format!("record {record}"), &state, &whole, 0);
+        run.assert_done(&format!("record {record}"), &state, &whole, 0);
     }
 }
 
@@ -315,13 +315,13 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
     eprintln!("KILL_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..8 {
-        let stage = Stage::new();
+        let run = Stage::new();
         let mut deaths = 0;
         let state = loop {
             // A session's first record says no more than that it goes on.
             let records = random.u64(2..8);
             let death = if random.bool() { Death::AtOnce } else { Death::AsLateAsPossible };
-            match stage.session(Some((records, death))) {
+            match run.session(Some((records, death))) {
                 End::Dead => deaths += 1,
                 End::Whole(whole) => break whole.1,
                 End::Broken(_, error) => panic!("{error}"),
@@ -330,7 +330,7 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
         };
         assert!(deaths > 3, "{deaths}");
         let after = format!("round {round}, {deaths} deaths");
-        stage.assert_done(&after, &state, &whole, u64::from(IN_FLIGHT) * deaths);
+        run.assert_done(&after, &state, &whole, u64::from(IN_FLIGHT) * deaths);
     }
 }
 
@@ -338,8 +338,8 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
 fn a_full_disk_ends_a_run_behind_any_event_and_loses_nothing() {
     let (whole, records) = undisturbed();
     for record in 1..records {
-        let stage = Stage::new();
-        let (outcome, error) = match stage.full(record) {
+        let run = Stage::new();
+        let (outcome, error) = match run.full(record) {
             End::Broken(outcome, error) => (outcome, error),
             End::Whole(_) | End::Dead => panic!("record {record} of {records}"),
         };
@@ -348,13 +348,13 @@ fn a_full_disk_ends_a_run_behind_any_event_and_loses_nothing() {
             let all = outcome.done_objects + outcome.failed_objects == OBJECTS;
             assert!(outcome.stopped || all, "record {record} of {records}: {outcome:?}");
         }
-        let calls = stage.world.sandbox.calls().list();
+        let calls = run.world.sandbox.calls().list();
         let aborted = calls.iter().filter(|call| call.operation == Operation::AbortMultipartUpload);
         for abort in aborted.filter(|abort| !abort.key.ends_with("/c")) {
             let stored = |call: &&CallEntry| call.upload_id == abort.upload_id && call.part_number.is_some();
             assert_eq!(calls.iter().find(stored), None, "record {record}: a part that could be kept");
         }
-        let (_, state) = stage.finish();
-        stage.assert_done(&format!("record {record}"), &state, &whole, IN_FLIGHT.into());
+        let (_, state) = run.finish();
+        run.assert_done(&format!("record {record}"), &state, &whole, IN_FLIGHT.into());
     }
 }

@@ -278,6 +278,7 @@ fn assert_reported(report: &Path, keys: &[String]) {
     assert_eq!(lines, wanted);
 }
 
+#[expect(clippy::print_stderr, reason = "the seed of a failure")]
 async fn killed(errand: Errand, kills: u64) {
     let seed = std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     let wanted = std::env::var("KILLS").map_or(kills, |kills| kills.parse().unwrap());

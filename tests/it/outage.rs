@@ -228,7 +228,7 @@ async fn a_name_that_nobody_knows_is_told_with_its_reason() {
     assert!(failure.kind().may_pass_later() && failure.ends_run());
     let text = failure.to_string();
     assert!(text.contains("lookup") && text.contains("check the endpoint's `url`, DNS"), "{text}");
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -56,12 +56,12 @@ fn each_guarantee_names_tests_that_there_are() {
     for (number, names) in guarantees {
         assert!(!names.is_empty(), "guarantee {number} names no test");
         for name in names {
-            let (module, test) = name.rsplit_once("::").unwrap();
-            let file = tests.join(format!("{}.rs", module.replace("::", "/")));
-            let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-            let begins = text.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("{name} is not there"));
+            let (path, test) = name.rsplit_once("::").unwrap();
+            let file = tests.join(format!("{}.rs", path.replace("::", "/")));
+            let module = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let begins = module.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("{name} is not there"));
             // Behind an attribute that makes it a test, and not a helper.
-            let item = text[..begins].rsplit("\n\n").next().unwrap();
+            let item = module[..begins].rsplit("\n\n").next().unwrap();
             assert!(item.contains("#[test]") || item.contains("#[tokio::test"), "{name} is no test");
         }
     }
