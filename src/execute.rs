@@ -13,6 +13,7 @@ mod attributes;
 mod buffers;
 mod condition;
 mod conductor;
+mod hedge;
 mod history;
 mod layout;
 mod listed;

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod outage;
 pub mod retry;
 pub mod slots;
+pub mod speed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ use gate::Gate;
 use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
 pub use slots::{Slot, Slots};
+use speed::{Speed, SpeedEstimate};
 
 /// Bytes per cell of the byte gate: coarse, so that a 5 GiB part is a few thousand cells.
 const BYTES_PER_CELL: u64 = 256 << 10;
@@ -40,6 +42,7 @@ pub struct Pacer {
     slots: Slots,
     lanes: Mutex<HashMap<(String, Class), Arc<Lane>>>,
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
+    speed: Mutex<SpeedEstimate>,
     counters: Counters,
     /// How failed requests are repeated.
     pub retry: RetryPolicy,
@@ -51,6 +54,7 @@ struct Counters {
     requests: AtomicU64,
     throttled: AtomicU64,
     retried: AtomicU64,
+    hedged: AtomicU64,
 }
 
 /// A copy of the pacer's counters.
@@ -62,6 +66,8 @@ pub struct PaceCounts {
     pub throttled: u64,
     /// Requests that were sent again.
     pub retried: u64,
+    /// Requests that were sent a second time because the first one hung.
+    pub hedged: u64,
 }
 
 /// Requests of one class to one bucket: what S3 throttles together.
@@ -93,6 +99,7 @@ impl Pacer {
             slots: Slots::new(ceiling),
             lanes: Mutex::default(),
             outages: Mutex::default(),
+            speed: Mutex::default(),
             counters: Counters::default(),
             retry,
         }
@@ -179,9 +186,25 @@ impl Pacer {
         self.slots.answered(now, took, failure.is_none().then_some(bytes), throttled);
     }
 
+    /// Takes note of a copy inside S3 that was answered after `took`.
+    pub fn copied(&self, bytes: u64, took: Duration) {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).observe(bytes, took);
+    }
+
+    /// How long copies inside S3 take, from what was answered so far.
+    #[must_use]
+    pub fn copy_speed(&self) -> Speed {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
+    }
+
     /// Takes note of a retry.
     pub fn retried(&self) {
         self.counters.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes note of a request that is sent a second time because the first one hangs.
+    pub fn hedged(&self) {
+        self.counters.hedged.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What happened so far.
@@ -191,6 +214,7 @@ impl Pacer {
             requests: self.counters.requests.load(Ordering::Relaxed),
             throttled: self.counters.throttled.load(Ordering::Relaxed),
             retried: self.counters.retried.load(Ordering::Relaxed),
+            hedged: self.counters.hedged.load(Ordering::Relaxed),
         }
     }
 

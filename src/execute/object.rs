@@ -29,14 +29,14 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation,
-    SourcePin, WriteCondition, Written,
+    ArchiveState, Capabilities, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
+    Operation, SourcePin, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
 /// A single copy of more than this takes long enough to count as bulk.
-const BULK_FROM: u64 = 16 << 20;
+pub(super) const BULK_FROM: u64 = 16 << 20;
 
 /// Copies the object of `step`; what it came to is in `draft` and the ending.
 pub(super) async fn copy(
@@ -93,7 +93,7 @@ impl Copy<'_> {
     async fn round(&mut self, draft: &mut Draft) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
-        let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
+        let want = if is_bulk { work.slots().bulk(step.entry.size, step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
         if let Some(etag) = self.needs_no_look()
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
@@ -307,10 +307,14 @@ impl Copy<'_> {
         let Begun { upload, layout, .. } = begun;
         let destination = &work.sides.destination;
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        part::all(work, id, layout.clone(), progress, |part| {
+        // Two requests leave the same part behind only where the source is pinned and no key makes ETags of its own.
+        let Capabilities { part_conditions, content_etags, .. } = *destination.capabilities();
+        let twice = part_conditions && content_etags && !upload.is_kms();
+        let count = layout.count;
+        part::all(work, id, (layout.clone(), twice), progress, move |part| {
             let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
             // A part that is the whole object is named without a range: tiny sources refuse ranges.
-            let range = (layout.count > 1).then(|| part.first_last());
+            let range = (count > 1).then(|| part.first_last());
             async move { upload.copy_range(part.number, &pin, range, part.length).await }
         })
         .await

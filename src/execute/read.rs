@@ -9,7 +9,6 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use crate::bucket::Bucket;
 use crate::checksum;
 use crate::location::ObjectKey;
-use crate::pace::slots::Want;
 use crate::s3::{Checksum, ChecksumAlgorithm, Failure, FailureKind, Operation, SourcePin, Written};
 use crate::size::MIB;
 
@@ -54,7 +53,8 @@ pub(crate) async fn sum(
         (first, (first + RANGE).min(size) - 1)
     });
     let sums = stream::iter(ranges).map(|(first, last)| async move {
-        let place = bucket.pacer().slots().request(Want::Bulk(size - first)).await.map_err(|_| {
+        let slots = bucket.pacer().slots();
+        let place = slots.request(slots.bulk(size - first, RANGE)).await.map_err(|_| {
             Failure::new(
                 FailureKind::Stopped,
                 Operation::GetObject,

@@ -26,6 +26,7 @@ mod limits;
 mod manifest;
 mod matrix;
 mod outage;
+mod parts;
 mod proof;
 mod providers;
 mod readme;
