@@ -109,7 +109,8 @@ async fn rounds(
 ) -> Result<Ending, Trouble> {
     let mut seen = step.seen.clone();
     for _ in 0..ROUNDS {
-        match file_round(work, path, step, draft, (&mut seen, left)).await {
+        // In a box: a task of a copy has no use for so much room.
+        match Box::pin(file_round(work, path, step, draft, (&mut seen, left))).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
@@ -167,11 +168,11 @@ async fn file_round(
             let parts = (upload.begun.layout.clone(), false);
             let (reader, place) = (Arc::clone(&file), path.to_owned());
             let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
-            let buffers = work.buffers.clone();
+            let used = work.buffers.clone();
             part::all(work, upload.id, parts, &mut progress, move |part| {
                 let (file, path) = (Arc::clone(&reader), place.clone());
                 let (upload, memory) = (sender.clone(), Arc::clone(&memory));
-                let buffers = buffers.clone();
+                let buffers = used.clone();
                 async move {
                     let _permit = reserve(memory, part.length).await;
                     let sums = upload.sums();

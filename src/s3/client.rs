@@ -180,7 +180,7 @@ impl Client {
             });
         }
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
-        Self { sdk, shared, headers, capabilities, customer_key, bucket, way }
+        Self { sdk, customer_key, shared, headers, capabilities, bucket, way }
     }
 
     /// The SDK's client, for a request that sends this header too.

@@ -273,15 +273,17 @@ mod tests {
     #[test]
     fn a_new_secret_and_a_new_day_have_a_key_of_their_own() {
         let signer = Signer::new("https://h", "eu-west-1".to_owned(), "s3".to_owned());
-        let signed = |secret: &str, day: u64| {
+        let authorized = |secret: &str, day: u64| {
             let mut request = request("https://h/k", &[]);
             let credentials = Credentials::new("AKID", secret, None, None, "test");
             let time = UNIX_EPOCH + Duration::from_hours(24 * day);
             signer.sign(&mut request, &credentials, time, EMPTY).unwrap();
             request.headers().get("authorization").unwrap().to_owned()
         };
-        let first = signed("one", 1);
-        assert!(signed("two", 1) != first && signed("one", 2) != first && signed("one", 1) == first);
+        let first = authorized("one", 1);
+        assert!(
+            authorized("two", 1) != first && authorized("one", 2) != first && authorized("one", 1) == first
+        );
         assert_eq!(payload_hash(b""), EMPTY);
     }
 }
