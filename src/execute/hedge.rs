@@ -175,24 +175,24 @@ mod tests {
         assert_eq!(again, (100..110).collect::<Vec<_>>(), "those that wait longest, first");
     }
 
-    fn done(number: u32) -> Result<Answer<PartDone>, Failure> {
+    fn done(number: u32) -> Answer<PartDone> {
         let value = PartDone { number, size: 1, etag: String::new(), checksum: None };
-        Ok(Answer { value, attempts: 1, maybe_twice: false })
+        Answer { value, attempts: 1, maybe_twice: false }
     }
 
-    fn failed() -> Result<Answer<PartDone>, Failure> {
-        Err(Failure::new(FailureKind::Transient, Operation::UploadPartCopy, "b/k", "reset"))
+    fn failed() -> Failure {
+        Failure::new(FailureKind::Transient, Operation::UploadPartCopy, "b/k", "reset")
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_good_answer_counts() {
         // What the first and the second request answer, and after how many seconds.
         for (first, second, expected) in [
-            ((60, done(1)), (1, done(2)), Some(2)),
-            ((5, done(1)), (60, done(2)), Some(1)),
-            ((60, done(1)), (1, failed()), Some(1)),
-            ((5, failed()), (60, done(2)), Some(2)),
-            ((5, failed()), (60, failed()), None),
+            ((60, Ok(done(1))), (1, Ok(done(2))), Some(2)),
+            ((5, Ok(done(1))), (60, Ok(done(2))), Some(1)),
+            ((60, Ok(done(1))), (1, Err(failed())), Some(1)),
+            ((5, Err(failed())), (60, Ok(done(2))), Some(2)),
+            ((5, Err(failed())), (60, Err(failed())), None),
         ] {
             let (again, told) = oneshot::channel();
             let requests = RefCell::new(vec![second, first]);

@@ -231,13 +231,14 @@ impl Sides {
         loop {
             let found = match first.take() {
                 Some(found) => Some(found),
-                None => match entries.next().now_or_never() {
-                    Some(found) => found,
-                    None => {
+                None => {
+                    if let Some(found) = entries.next().now_or_never() {
+                        found
+                    } else {
                         outbox.flush().await?;
                         entries.next().await
                     }
-                },
+                }
             };
             let Some(found) = found else { break };
             if is_elsewhere(&found, range) {

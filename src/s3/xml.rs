@@ -109,16 +109,12 @@ fn unescape(text: &str) -> Result<Cow<'_, str>, Unreadable> {
                 code.ok().and_then(char::from_u32).ok_or(Unreadable)?
             }
         });
-        match after.split_once('&') {
-            Some((text, next)) => {
-                whole.push_str(text);
-                rest = next;
-            }
-            None => {
-                whole.push_str(after);
-                return Ok(whole.into());
-            }
-        }
+        let Some((text, next)) = after.split_once('&') else {
+            whole.push_str(after);
+            return Ok(whole.into());
+        };
+        whole.push_str(text);
+        rest = next;
     }
 }
 

@@ -102,7 +102,9 @@ mod tests {
 
     fn of(keys: &[&str]) -> Alphabet {
         let mut alphabet = Alphabet::default();
-        keys.iter().for_each(|key| alphabet.learn(key));
+        for key in keys {
+            alphabet.learn(key);
+        }
         alphabet
     }
 

@@ -53,7 +53,7 @@ impl Listers {
         let until = self.ranges.page(range.range, &names, more);
         let inside = |key: &String| until.as_ref().is_none_or(|until| **key <= *until.as_str());
         keys.extend(page.iter().filter(|key| inside(key)).cloned());
-        if more && page.iter().all(|key| inside(key)) {
+        if more && page.iter().all(inside) {
             range.after = ObjectKey::new(page.last().unwrap()).ok();
         } else {
             self.ranges.end(range.range);
