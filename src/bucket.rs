@@ -19,7 +19,7 @@ use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::outage::Outlasted;
-use crate::pace::{Lane, Pacer, RetryPolicy, slots};
+use crate::pace::{Lanes, Pacer, RetryPolicy, slots};
 use crate::s3::{
     Access, Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Class, Client, CompleteSpec,
     Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone,
@@ -33,8 +33,8 @@ pub struct Bucket {
     name: BucketName,
     client: Client,
     pacer: Arc<Pacer>,
-    reads: Arc<Lane>,
-    writes: Arc<Lane>,
+    reads: Arc<Lanes>,
+    writes: Arc<Lanes>,
     retry: RetryPolicy,
     halt: CancellationToken,
 }
@@ -81,8 +81,8 @@ impl Bucket {
     #[must_use]
     pub fn new(name: BucketName, client: &Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {
         let client = client.to_bucket(&name, Access::default());
-        let reads = pacer.lane(client.endpoint(), name.as_str(), Class::Read);
-        let writes = pacer.lane(client.endpoint(), name.as_str(), Class::Write);
+        let reads = pacer.lanes(client.endpoint(), name.as_str(), Class::Read);
+        let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
         let retry = pacer.retry;
         Self { name, client, pacer, reads, writes, retry, halt }
     }
@@ -178,7 +178,24 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let lane = match operation.class() {
+        let at = key.map_or("", ObjectKey::as_str);
+        self.call_at(at, operation, key, bytes, repeat, attempt).await
+    }
+
+    /// [`Bucket::call`] for a request that is about the keys around `at`, which S3 counts against their partition.
+    async fn call_at<T, F>(
+        &self,
+        at: &str,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+        bytes: u64,
+        repeat: Repeat,
+        attempt: impl Fn() -> F,
+    ) -> Result<Answer<T>, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let lanes = match operation.class() {
             Class::Read => &self.reads,
             Class::Write => &self.writes,
         };
@@ -189,15 +206,15 @@ impl Bucket {
         let (mut attempts, mut maybe_twice, mut renewed) = (0, false, false);
         loop {
             let admitted = tokio::select! {
-                admitted = self.pacer.admit(lane, bytes, self.retry.patience) => admitted,
+                admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience) => admitted,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
-            let mut pass = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
+            let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if first_failure.is_some() {
-                held += pass.held;
+                held += admitted.pass.held;
             }
             attempts += 1;
-            pass.attempt = attempts;
+            admitted.pass.attempt = attempts;
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
                 answer = timeout(limit, attempt()) => answer,
@@ -207,7 +224,7 @@ impl Bucket {
                 let message = format!("no answer within {} s", limit.as_secs());
                 Err(Failure::new(FailureKind::TimedOut, operation, self.place_of(key), message))
             });
-            self.pacer.learn(lane, pass, outcome.as_ref().err(), bytes, sent.elapsed());
+            self.pacer.learn(admitted, outcome.as_ref().err(), bytes, sent.elapsed(), limit);
             let failure = match outcome {
                 Ok(value) => return Ok(Answer { value, attempts, maybe_twice }),
                 Err(failure) => failure.after(attempts),
@@ -229,7 +246,7 @@ impl Bucket {
             let wait = match self.retry.wait(failure.kind(), attempts, waited, fastrand::f64()) {
                 Some(wait) => wait,
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
-                None if failure.kind().speaks_of_an_outage() && lane.is_out() => Duration::ZERO,
+                None if failure.kind().speaks_of_an_outage() && lanes.is_out() => Duration::ZERO,
                 None => return Err(failure),
             };
             tracing::debug!(%failure, ?wait, "will be sent again");
@@ -260,6 +277,19 @@ impl Bucket {
         self.call(operation, key, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
     }
 
+    /// A listing from the key `at` on.
+    async fn list_at<T, F>(
+        &self,
+        operation: Operation,
+        at: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.call_at(at, operation, None, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
+    }
+
     /// The region that the bucket is in, where the server tells.
     pub async fn region(&self) -> Result<Option<String>, Failure> {
         self.read(Operation::HeadBucket, None, || self.client.head_bucket(&self.name)).await
@@ -284,8 +314,8 @@ impl Bucket {
         token: Option<&str>,
     ) -> Result<Page<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
-        self.read(Operation::ListObjects, None, || self.client.list_objects(&self.name, prefix, after, token))
-            .await
+        let list = || self.client.list_objects(&self.name, prefix, after, token);
+        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
     }
 
     /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found too: S3 refuses
@@ -494,7 +524,7 @@ impl Bucket {
         after: Option<&UploadMarker>,
     ) -> Result<Page<OpenUpload, UploadMarker>, Failure> {
         self.check_prefix(Operation::ListMultipartUploads, prefix)?;
-        self.read(Operation::ListMultipartUploads, None, || {
+        self.list_at(Operation::ListMultipartUploads, prefix, || {
             self.client.list_uploads(&self.name, prefix, after)
         })
         .await

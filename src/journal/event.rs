@@ -12,6 +12,7 @@ use super::fingerprint::Fingerprint;
 use super::uploads::PartLengths;
 use crate::listing::Entry;
 use crate::location::{BucketName, ObjectKey};
+use crate::pace::learned::Learned;
 use crate::s3::ArchiveState;
 
 /// Something that has happened.
@@ -121,6 +122,8 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
+    /// What the servers accept, as far as it was learned; in the place of what was known before.
+    PaceLearned(Learned),
 }
 
 /// What a run is.

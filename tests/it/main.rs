@@ -25,6 +25,7 @@ mod limits;
 mod manifest;
 mod matrix;
 mod outage;
+mod pace;
 mod proof;
 mod providers;
 mod replay;
