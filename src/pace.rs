@@ -188,13 +188,16 @@ impl Pacer {
         bytes: u64,
         patience: Duration,
     ) -> Result<Admitted<'a>, Outlasted> {
-        let pass = lanes.outage.pass(patience, || self.started.elapsed()).await?;
-        let passed = lanes.pass(key, || self.started.elapsed()).await;
+        let clock = || self.started.elapsed();
+        let pass = lanes.outage.pass(patience, clock).await?;
+        let passed = lanes.pass(key, clock).await;
         let mut paced = passed.waited;
         paced |= self.requests.pass(1.0).await;
         if bytes > 0 {
             paced |= self.bytes.pass(to_cells(bytes).ceil()).await;
         }
+        // While it stood in line the endpoint may have gone away.
+        let pass = if paced { pass.renewed(patience, clock).await? } else { pass };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         Ok(Admitted { pass, lanes, passed, key, paced })
     }

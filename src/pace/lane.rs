@@ -26,7 +26,7 @@ const MOST: usize = 64;
 /// A prefix that was not throttled for so long goes back to where all others are.
 const FORGOTTEN: Duration = Duration::from_mins(15);
 /// Requests a second that may go ahead of the line, because their keys were never refused while others were.
-const SCOUTS: f64 = 1000.0;
+const SCOUTS: f64 = 20.0;
 /// What an earlier session learned is used with this much caution.
 const CAUTION: f64 = 0.9;
 

@@ -2,13 +2,15 @@
 //!
 //! S3 partitions a bucket by leading strings of its keys, anywhere and not only at slashes, and tells nobody where. What
 //! can be seen is who is refused. While refusals come, requests are counted by the next *piece* of their key: up to its next
-//! slash, or two characters where there is none. When some pieces are refused again and again, and another one is not
-//! although chance would hardly spare it, the former lie in partitions of their own. When all keys share one piece, that
-//! tells nothing, and the next one is looked at. Only as many pieces are counted as are worth a lane each; the others are
-//! counted together.
+//! slash, or two characters where there is none. In each fraction of a second, every piece has its share of the
+//! refusals to expect: keys mostly come in order, and what is refused now can not be compared with what went through a second
+//! ago, at another rate. When some pieces are refused again and again, and another one that was there at the same times is
+//! spared although chance would hardly do that, the former lie in partitions of their own. When all keys share one
+//! piece, that tells nothing, and the next one is looked at. Only as many pieces are counted as are worth a lane each; the
+//! others are counted together.
 //!
-//! A piece that nobody has asked for yet, or that was never refused, gets the benefit of the doubt ([`Evidence::may_scout`]):
-//! behind a long line of requests for hot keys it would hardly be tried, and nobody would ever find out that it is cold.
+//! Behind a long line of requests for hot keys a cold one would hardly be tried, and nobody would ever find out that it is
+//! cold. So requests whose piece was never refused may go ahead of the line now and then ([`Evidence::may_scout`]).
 
 use std::time::Duration;
 
@@ -24,8 +26,10 @@ const DEEPEST: usize = 256;
 const TOGETHER: Duration = Duration::from_secs(10);
 /// Requests that must have been seen before a shared piece is passed by.
 const PLENTY: u32 = 100;
-/// Refusals that make a piece hot.
-const AGAIN: u32 = 5;
+/// Requests within so short and so long a time are compared with each other: two times what a refusal takes.
+const WINDOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+/// Windows in which a piece must have been refused to be hot, or spared to be cold, and refusals that make it hot.
+const AGAIN: (u32, u32) = (3, 5);
 /// A piece is spared by chance once in so many times, as a logarithm: e^7 is a thousand.
 const ODDS: f64 = 7.0;
 
@@ -35,16 +39,50 @@ pub(super) struct Evidence {
     /// What all counted keys begin with.
     base: String,
     since: Option<Duration>,
+    /// The last refusal.
     last: Duration,
+    window: Duration,
     pieces: Vec<(String, Count)>,
     rest: Count,
 }
 
-/// Requests, and how many of them were throttled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
+    /// In this window.
     sent: u32,
-    throttled: u32,
+    refused: u32,
+    /// In all windows before.
+    sent_before: u32,
+    refused_before: u32,
+    /// Refusals that the piece would have had, had all been refused alike.
+    expected: f64,
+    /// Windows with refusals, and those in which it was spared.
+    hot: u32,
+    spared: u32,
+}
+
+impl Count {
+    /// Ends a window in which this share of all requests was refused.
+    fn fold(&mut self, share: f64) {
+        let expected = f64::from(self.sent) * share;
+        self.expected += expected;
+        self.hot += u32::from(self.refused > 0);
+        self.spared += u32::from(self.refused == 0 && expected > 0.0);
+        self.sent_before += std::mem::take(&mut self.sent);
+        self.refused_before += std::mem::take(&mut self.refused);
+    }
+
+    fn is_hot(&self) -> bool {
+        self.hot >= AGAIN.0
+            && self.refused_before >= AGAIN.1
+            && f64::from(self.refused_before) * 2.0 >= self.expected
+    }
+
+    fn is_cold(&self) -> bool {
+        self.spared >= AGAIN.0
+            && self.expected >= ODDS
+            && f64::from(self.refused_before) * 10.0 <= self.expected
+    }
 }
 
 /// A prefix that is throttled by itself.
@@ -62,6 +100,7 @@ impl Evidence {
             base: base.to_owned(),
             since: None,
             last: Duration::ZERO,
+            window: Duration::ZERO,
             pieces: Vec::new(),
             rest: Count::default(),
         }
@@ -82,7 +121,7 @@ impl Evidence {
     pub(super) fn throttled(&mut self, key: &str, sent_at: Duration, now: Duration) -> Vec<Hot> {
         if !self.is_open(now) {
             let base = std::mem::take(&mut self.base);
-            *self = Self { base, since: Some(now), ..Self::new("") };
+            *self = Self { base, since: Some(now), window: now, ..Self::new("") };
         }
         self.last = now;
         let since = self.since.unwrap_or(now);
@@ -90,21 +129,21 @@ impl Evidence {
         if sent_at <= since {
             return Vec::new();
         }
-        self.count(key).throttled += 1;
-        self.verdict(now.saturating_sub(since).as_secs_f64())
+        let window = (now.saturating_sub(sent_at) * 2).clamp(WINDOW.0, WINDOW.1);
+        let hot = if now >= self.window + window { self.fold(now) } else { Vec::new() };
+        self.count(key).refused += 1;
+        hot
     }
 
-    /// Whether a request for `key` may go ahead of the line: others are hot, and its piece was never refused.
+    /// Whether a request for `key` may go ahead of the line: somebody is refused, and its piece never was.
     pub(super) fn may_scout(&self, key: &str) -> bool {
         let piece = key.strip_prefix(&*self.base).map_or("", piece);
-        let Some((_, count)) = self.pieces.iter().find(|(known, _)| known == piece) else {
-            return !piece.is_empty() && self.pieces.len() < PIECES && self.is_somebody_hot();
+        let known = self.pieces.iter().find(|(known, _)| known == piece);
+        let is_innocent = match known {
+            Some((_, count)) => count.refused + count.refused_before == 0,
+            None => !piece.is_empty() && self.pieces.len() < PIECES,
         };
-        count.throttled == 0 && self.is_somebody_hot()
-    }
-
-    fn is_somebody_hot(&self) -> bool {
-        self.pieces.iter().any(|(_, count)| count.throttled >= AGAIN)
+        is_innocent && self.pieces.iter().any(|(_, count)| count.refused + count.refused_before >= AGAIN.1)
     }
 
     fn count(&mut self, key: &str) -> &mut Count {
@@ -124,10 +163,18 @@ impl Evidence {
         }
     }
 
-    fn verdict(&mut self, seconds: f64) -> Vec<Hot> {
+    /// Ends a window and looks at what all of them say together.
+    fn fold(&mut self, now: Duration) -> Vec<Hot> {
+        let all = self.pieces.iter().map(|(_, count)| *count).chain([self.rest]);
+        let (sent, refused) = all.fold((0, 0), |sum, c| (sum.0 + c.sent, sum.1 + c.refused));
+        let share = f64::from(refused) / f64::from(sent.max(1));
+        self.window = now;
+        for count in self.pieces.iter_mut().map(|(_, count)| count).chain([&mut self.rest]) {
+            count.fold(share);
+        }
         if let [(piece, count)] = &self.pieces[..]
-            && count.sent >= PLENTY
-            && self.rest.sent * 50 < count.sent
+            && count.sent_before >= PLENTY
+            && self.rest.sent_before * 50 < count.sent_before
         {
             if self.base.len() + piece.len() <= DEEPEST {
                 let base = format!("{}{piece}", self.base);
@@ -135,20 +182,14 @@ impl Evidence {
             }
             return Vec::new();
         }
-        let hot: Vec<_> = self.pieces.iter().filter(|(_, count)| count.throttled >= AGAIN).collect();
-        let sum = |of: fn(&Count) -> u32| hot.iter().map(|(_, count)| f64::from(of(count))).sum::<f64>();
-        let share = sum(|count| count.throttled) / sum(|count| count.sent).max(1.0);
-        let expected = |count: &Count| f64::from(count.sent) * share;
-        let is_spared =
-            |count: &Count| expected(count) >= ODDS && f64::from(count.throttled) * 10.0 < expected(count);
-        if !self.pieces.iter().any(|(_, count)| is_spared(count)) {
+        let seconds = now.saturating_sub(self.since.unwrap_or(now)).as_secs_f64().max(0.1);
+        let hot: Vec<_> = self.pieces.iter().filter(|(_, count)| count.is_hot()).collect();
+        if hot.is_empty() || !self.pieces.iter().any(|(_, count)| count.is_cold()) {
             return Vec::new();
         }
-        let hot = hot.into_iter().filter(|(_, count)| f64::from(count.throttled) * 2.0 >= expected(count));
-        let seconds = seconds.max(0.1);
-        let hot = hot.map(|(piece, count)| Hot {
+        let hot = hot.into_iter().map(|(piece, count)| Hot {
             prefix: format!("{}{piece}", self.base),
-            accepted: f64::from(count.sent.saturating_sub(count.throttled)) / seconds,
+            accepted: f64::from(count.sent_before.saturating_sub(count.refused_before)) / seconds,
         });
         let hot = hot.collect();
         *self = Self { base: std::mem::take(&mut self.base), ..Self::new("") };
@@ -208,7 +249,7 @@ mod tests {
         let keys = ["a/1", "b/1", "c/1", "hot/1", "d/1", "hot/2"];
         let (rounds, hot) = drive("", &keys, |round, key| key.starts_with("hot/") && round % 2 == 1);
         assert_eq!(hot.iter().map(|hot| &*hot.prefix).collect::<Vec<_>>(), ["hot/"]);
-        assert!(rounds < 100, "{rounds}");
+        assert!(rounds < 1000, "{rounds}");
         let (_, hot) = drive("", &["a/1", "b/1", "c/1", "d/1"], |_, key| key < "c");
         assert_eq!(hot.len(), 2, "{hot:?}");
     }
@@ -223,6 +264,17 @@ mod tests {
         let many: Vec<String> = (0..100).map(|n| format!("{n:03}/x")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(drive("", &many, |round, _| round % 7 == 0).1, []);
+        // Keys that come in order: each piece has its time, and another rate.
+        let mut evidence = Evidence::new("");
+        for round in 0..10_000u32 {
+            let (now, key) = (MS * round, format!("{:02}x", round / 400));
+            if evidence.is_open(now) {
+                evidence.sent(&key);
+            }
+            if round % 400 < 300 - round / 40 {
+                assert_eq!(evidence.throttled(&key, now, now), [], "at {round}");
+            }
+        }
         // One prefix, and nothing to compare it with.
         assert_eq!(drive("", &["a/x"], |round, _| round % 2 == 0).1, []);
     }

@@ -29,6 +29,8 @@ const REQUESTS_BETWEEN: f64 = 500.0;
 const RETURN: (f64, f64) = (1.0, 10.0);
 /// A probe should last for so many times what a refusal takes to arrive, or the rate runs away meanwhile.
 const REFUSALS_BETWEEN: f64 = 15.0;
+/// That far a probe is stretched, in seconds.
+const SLOWEST: f64 = 3.0;
 /// Requests at the end of which their throttled ones are counted, and the share of them that cuts nothing.
 const STRAYS: (u32, f64) = (200, 0.03);
 /// Refusals that are further apart do not belong together.
@@ -168,7 +170,9 @@ impl RateController {
     fn curve(&self, now: Duration) -> f64 {
         let Some(limit) = self.limit else { return self.start + self.sent * GROWTH };
         let few = if limit.settled { REQUESTS_BETWEEN / limit.accepted } else { 0.0 };
-        let back = few.max(limit.refusal * REFUSALS_BETWEEN).clamp(RETURN.0, RETURN.1);
+        // Beyond that it is this machine that is slow.
+        let late = (limit.refusal * REFUSALS_BETWEEN).min(SLOWEST);
+        let back = few.max(late).clamp(RETURN.0, RETURN.1);
         let way = (now.saturating_sub(limit.cut_at).as_secs_f64() - back) / back;
         let haste = if way > 0.0 && !limit.settled { HASTE } else { 1.0 + (way - 1.0).max(0.0) * ESCAPE };
         (limit.accepted * (1.0 + DEPTH * haste * way.powi(3))).max(FLOOR)
