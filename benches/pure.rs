@@ -11,17 +11,20 @@ use s3haul::journal::event::{Ended, Event, PlannedObject};
 use s3haul::journal::state::RunState;
 use s3haul::listing::filter::Filter;
 use s3haul::location::{BucketName, ObjectKey, copy_source};
-use s3haul::manifest::job::{Selection, When};
+use s3haul::manifest::job::{PartGoal, Selection, When};
+use s3haul::pace::speed::Speed;
 use s3haul::plan::decide::{Side, decide};
-use s3haul::plan::parts::{Goal, layout};
+use s3haul::plan::parts::{Capacity, Goal, layout};
 use s3haul::s3::ChecksumAlgorithm;
 use s3haul::s3::capabilities::PartLimits;
 use s3haul::size::{MIB, TIB};
 
 fn pure(criterion: &mut Criterion) {
+    let capacity = Capacity { in_flight: 2048, speed: Speed::TYPICAL };
+    let goal = Goal::Copy { aim: PartGoal::Fastest, capacity };
     criterion.bench_function("layout of 5 TiB, all parts", |bench| {
         bench.iter(|| {
-            let layout = layout(black_box(5 * TIB), &PartLimits::S3, Goal::Copy { in_flight: 2048 }).unwrap();
+            let layout = layout(black_box(5 * TIB), &PartLimits::S3, goal).unwrap();
             layout.parts().map(|part| part.offset).sum::<u64>()
         });
     });

@@ -224,9 +224,15 @@ impl Bucket {
                 let message = format!("no answer within {} s", limit.as_secs());
                 Err(Failure::new(FailureKind::TimedOut, operation, self.place_of(key), message))
             });
-            self.pacer.learn(admitted, outcome.as_ref().err(), bytes, sent.elapsed(), limit);
+            let took = sent.elapsed();
+            self.pacer.learn(admitted, outcome.as_ref().err(), bytes, took, limit);
             let failure = match outcome {
-                Ok(value) => return Ok(Answer { value, attempts, maybe_twice }),
+                Ok(value) => {
+                    if matches!(operation, Operation::CopyObject | Operation::UploadPartCopy) {
+                        self.pacer.copied(bytes, took);
+                    }
+                    return Ok(Answer { value, attempts, maybe_twice });
+                }
                 Err(failure) => failure.after(attempts),
             };
             let needs_a_look = failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;

@@ -29,7 +29,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::journal::JournalError;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
-use crate::manifest::{self, ManifestError};
+use crate::manifest::{self, Finding, ManifestError};
 use crate::report::ReportError;
 use crate::s3::Failure;
 use crate::telemetry::{self, LogFormat};
@@ -80,6 +80,12 @@ enum CliError {
 }
 
 impl CliError {
+    /// Everything that is wrong with a job that the command line makes, if anything is.
+    fn of_findings(findings: &[Finding]) -> Option<Self> {
+        let lines = findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy));
+        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join("\nerror: ")))
+    }
+
     fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,

@@ -12,6 +12,7 @@ mod archive;
 mod attributes;
 mod condition;
 mod conductor;
+mod hedge;
 mod history;
 mod layout;
 mod learned;

@@ -24,6 +24,7 @@ pub mod keys;
 mod limits;
 mod node;
 mod overlap;
+mod parts;
 mod preserve;
 pub mod schema;
 mod shape;

@@ -19,6 +19,7 @@ pub mod rate;
 mod recent;
 pub mod retry;
 pub mod slots;
+pub mod speed;
 pub mod width;
 
 use std::collections::{BTreeMap, HashMap};
@@ -38,6 +39,7 @@ use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
 use slots::Answered;
 pub use slots::{Slot, Slots};
+use speed::{Speed, SpeedEstimate};
 
 /// Bytes per cell of the byte gate: coarse, so that a 5 GiB part is a few thousand cells.
 const BYTES_PER_CELL: u64 = 256 << 10;
@@ -52,6 +54,7 @@ pub struct Pacer {
     /// By `endpoint/bucket`.
     lanes: Mutex<HashMap<(String, Class), Arc<Lanes>>>,
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
+    speed: Mutex<SpeedEstimate>,
     counters: Counters,
     /// How failed requests are repeated.
     pub retry: RetryPolicy,
@@ -63,6 +66,7 @@ struct Counters {
     requests: AtomicU64,
     throttled: AtomicU64,
     retried: AtomicU64,
+    hedged: AtomicU64,
 }
 
 /// A copy of the pacer's counters.
@@ -74,6 +78,8 @@ pub struct PaceCounts {
     pub throttled: u64,
     /// Requests that were sent again.
     pub retried: u64,
+    /// Requests that were sent a second time because the first one hung.
+    pub hedged: u64,
 }
 
 /// The right to send one request. What comes of it is told to [`Pacer::learn`].
@@ -101,6 +107,7 @@ impl Pacer {
             slots: Slots::new(ceiling),
             lanes: Mutex::default(),
             outages: Mutex::default(),
+            speed: Mutex::default(),
             counters: Counters::default(),
             retry,
         }
@@ -238,9 +245,25 @@ impl Pacer {
         });
     }
 
+    /// Takes note of a copy inside S3 that was answered after `took`.
+    pub fn copied(&self, bytes: u64, took: Duration) {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).observe(bytes, took);
+    }
+
+    /// How long copies inside S3 take, from what was answered so far.
+    #[must_use]
+    pub fn copy_speed(&self) -> Speed {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
+    }
+
     /// Takes note of a retry.
     pub fn retried(&self) {
         self.counters.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes note of a request that is sent a second time because the first one hangs.
+    pub fn hedged(&self) {
+        self.counters.hedged.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What happened so far.
@@ -250,6 +273,7 @@ impl Pacer {
             requests: self.counters.requests.load(Ordering::Relaxed),
             throttled: self.counters.throttled.load(Ordering::Relaxed),
             retried: self.counters.retried.load(Ordering::Relaxed),
+            hedged: self.counters.hedged.load(Ordering::Relaxed),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::history::same_content;
+use crate::plan::parts::Capacity;
 use crate::plan::replay;
 use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Operation};
 
@@ -65,6 +66,15 @@ pub struct Step {
     pub object: Option<u64>,
     /// Its place among the versions of its key, where all of them are copied.
     pub turn: Option<Box<Turn>>,
+}
+
+impl Step {
+    /// An object that nothing is sent for, as its receipt names it.
+    #[must_use]
+    pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
+        let (route, seen) = (Route::Copy, Seen::Unknown);
+        Self { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None }
+    }
 }
 
 /// What planning an entry came to.
@@ -122,14 +132,20 @@ impl Sides {
         }
     }
 
+    /// What the destination was seen to copy with.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        let pacer = self.destination.pacer();
+        Capacity { in_flight: pacer.slots().ceiling(), speed: pacer.copy_speed() }
+    }
+
     /// How an object of this size is copied from `source` (or sent: then the source is no key) to `key`.
     ///
     /// # Errors
     /// [`FailureKind::Invalid`] for objects that the endpoint can not hold.
     pub fn route(&self, size: u64, source: &ObjectKey, key: &ObjectKey) -> Result<Route, Failure> {
-        let in_flight = self.destination.pacer().slots().ceiling();
         let capabilities = self.destination.capabilities();
-        route(size, self.origin(), &self.transfer.parts, capabilities, in_flight)
+        route(size, self.origin(), &self.transfer.parts, capabilities, self.capacity())
             .and_then(|route| detour(route, size, source, self.transfer.when, capabilities))
             .map_err(|error| {
                 let operation = Operation::CreateMultipartUpload;

@@ -15,8 +15,8 @@ use crate::journal::fingerprint::Fingerprint;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
     Access, CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch,
-    PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When,
-    check,
+    PartGoal, PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify,
+    When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;
@@ -79,6 +79,9 @@ pub(super) struct Copy {
     /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
+    /// What parts of automatic size aim at: balanced, fastest, or cheapest (the fewest requests).
+    #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>, default_value = "balanced", conflicts_with = "part_size")]
+    part_goal: PartGoal,
     /// Objects larger than this go in parts.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
@@ -127,11 +130,8 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let job = self.job()?;
-        let findings = check(&job);
-        if !findings.is_empty() {
-            let lines: Vec<_> =
-                findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
-            return Err(CliError::Usage(lines.join("\nerror: ")));
+        if let Some(error) = CliError::of_findings(&check(&job)) {
+            return Err(error);
         }
         if self.dry_run {
             plan::show(&job, &Place::ambient(), None, output).await
@@ -195,6 +195,7 @@ impl Copy {
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
                 threshold: self.threshold.unwrap_or(Parts::default().threshold),
+                goal: self.part_goal,
                 layout: self.layout,
             };
             self.history.apply(&mut transfer);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -18,10 +19,11 @@ use crate::manifest::job::{Archived, Job, Restore, Transfer};
 use crate::plan::attributes::Reads;
 use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
-use crate::plan::totals::Totals;
+use crate::plan::parts::Capacity;
+use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::ArchiveState;
-use crate::size::{ByteSize, display_count};
+use crate::size::{ByteSize, display_count, display_duration};
 
 /// Shows what a job would do.
 #[derive(Debug, Args)]
@@ -103,7 +105,7 @@ pub(super) async fn show(
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
-        let mut totals = Totals::default();
+        let (mut totals, mut estimate, capacity) = (Totals::default(), Estimate::default(), sides.capacity());
         let mut planned = sides.plan();
         while let Some(planned) = planned.recv().await {
             match planned {
@@ -122,6 +124,7 @@ pub(super) async fn show(
                             let capabilities = sides.destination.capabilities();
                             let reads = Reads::of(transfer, capabilities, &step.route);
                             totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
+                            estimate.copy(step.entry.size, &step.route, capacity);
                         }
                         let line = Line::of(&sides, &step);
                         if let Some(file) = &mut file {
@@ -159,6 +162,9 @@ pub(super) async fn show(
         } else {
             let fate = fate(transfer, &totals);
             say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals, &fate)))?;
+            if let Some(line) = estimated(&estimate, capacity) {
+                say(&line)?;
+            }
             if totals.objects > 0 && sides.destination.client().url().is_none() {
                 let dollars = totals.dollars(transfer.to.storage_class.as_deref());
                 say(&format!(
@@ -183,6 +189,32 @@ pub(super) async fn show(
     Ok(exit)
 }
 
+/// How long the copies will take, and what that rests on.
+fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
+    let Capacity { in_flight, speed } = capacity;
+    let seconds = Duration::try_from_secs_f64(estimate.seconds(in_flight)?.ceil()).ok()?;
+    let parts = estimate.parts().map_or_else(String::new, |(smallest, largest)| {
+        let (smallest, largest) = (ByteSize(smallest), ByteSize(largest));
+        if smallest == largest {
+            format!(", parts of {largest}")
+        } else {
+            format!(", parts of {smallest} to {largest}")
+        }
+    });
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive rate, for people"
+    )]
+    let rate = ByteSize(speed.bytes_per_second as u64 >> 20 << 20);
+    Some(format!(
+        "  time      about {} at {} in flight{parts}, if one copy takes {:.1} s and a second per {rate}",
+        display_duration(seconds),
+        display_count(u64::from(in_flight)),
+        speed.start,
+    ))
+}
+
 /// What becomes of a transfer's archived objects.
 fn fate(transfer: &Transfer, totals: &Totals) -> String {
     match (transfer.archived, transfer.restore) {
@@ -198,7 +230,6 @@ fn fate(transfer: &Transfer, totals: &Totals) -> String {
     }
 }
 
-/// `fate` is what becomes of archived objects.
 /// A step and those that wait behind it.
 fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     let next = |step: &mut Step| {
@@ -213,6 +244,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     })
 }
 
+/// `fate` is what becomes of archived objects.
 fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let mut lines = vec![format!(

@@ -146,13 +146,7 @@ impl Verify {
         transfer.select.include = self.include.iter().cloned().chain(pattern).collect();
         transfer.select.exclude.clone_from(&self.exclude);
         let job = Job::single(transfer, [self.endpoint.endpoint()]);
-        let findings = check(&job);
-        if findings.is_empty() {
-            return Ok(job);
-        }
-        let lines: Vec<_> =
-            findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy)).collect();
-        Err(CliError::Usage(lines.join("\nerror: ")))
+        CliError::of_findings(&check(&job)).map_or(Ok(job), Err)
     }
 
     async fn job(&self, job: &Job, console: &mut Console) -> Result<Counts, CliError> {

@@ -18,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
+use super::condition::Refused;
 use super::monitor::Event;
 use super::part::Progress;
 use super::receipt::Ending;
@@ -30,9 +31,13 @@ use crate::journal::event::UploadPlace;
 use crate::journal::state::RunState;
 use crate::journal::uploads::{BegunUpload, OpenUpload, PartLengths};
 use crate::location::ObjectKey;
+use crate::manifest::capabilities::ConditionalWrite;
 use crate::multipart::MultipartUpload;
+use crate::plan::condition::Seen;
+use crate::plan::decide::Skip;
 use crate::plan::parts::{Boundaries, PartLayout};
-use crate::s3::{Checksum, ChecksumKind, Failure, FailureKind, Head, PartDone};
+use crate::planner::Step;
+use crate::s3::{Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, PartDone, Written};
 
 /// Uploads that earlier sessions left open, until somebody takes them.
 #[derive(Debug, Default)]
@@ -123,7 +128,64 @@ pub(super) struct Begun {
     pub(super) kept: Vec<PartDone>,
 }
 
+/// What publishing an upload came to.
+#[derive(Debug)]
+pub(super) enum Published {
+    /// It is the object now.
+    Written(Written),
+    /// Somebody else's object stands at the key, and stays.
+    Taken(Skip),
+}
+
 impl Begun {
+    /// Begins an upload: on record before the request, its id and terms before its first part.
+    pub(super) async fn begin(
+        work: &Work,
+        step: &Step,
+        layout: PartLayout,
+        initiate: impl Future<Output = Result<(MultipartUpload, Terms), Failure>>,
+    ) -> Result<Self, Trouble> {
+        let tracked = Tracked::intend(work, step).await?;
+        let (upload, terms) = match initiate.await {
+            Ok(initiated) => initiated,
+            Err(failure) => {
+                tracked.not_begun(work, &step.key, &failure).await;
+                return Err(failure.into());
+            }
+        };
+        tracked.begun(work, &upload, terms, lengths(&layout)).await?;
+        Ok(Self { upload, tracked, layout, kept: Vec::new() })
+    }
+
+    /// Completes the upload. Where the object that was to be replaced is gone by now, its key is written as an absent one:
+    /// the upload stays, so its parts need not be sent again.
+    pub(super) async fn publish(
+        &self,
+        work: &Work,
+        parts: &[PartDone],
+        mut spec: CompleteSpec,
+        seen: &mut Seen,
+    ) -> Result<Published, Trouble> {
+        let mut completed = self.upload.complete(parts, &spec).await;
+        if let Err(failure) = &completed
+            && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
+        {
+            *seen = Seen::Absent;
+            spec.condition = work.condition(seen, ConditionalWrite::Complete);
+            completed = self.upload.complete(parts, &spec).await;
+        }
+        let failure = match completed {
+            Ok(written) => return Ok(Published::Written(written)),
+            Err(failure) => failure,
+        };
+        match work.refused(&spec.condition, &failure) {
+            Some(Refused::Taken(skip)) => Ok(Published::Taken(skip)),
+            // 409: the upload is void for its condition, and all parts must be sent again.
+            Some(Refused::Raced | Refused::Deleted) => Err(Trouble::SourceChanged),
+            None => Err(work.explained(&spec.condition, failure).into()),
+        }
+    }
+
     /// Tells the monitor, with the bytes that are there already, and gives the number by which it knows the upload.
     pub(super) fn announce(&self, work: &Work, held: u64) -> u64 {
         let id = work.next_id();

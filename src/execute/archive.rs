@@ -13,8 +13,7 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Versions};
 use crate::pace::slots::Want;
 use crate::plan::archive::{self, Request};
-use crate::plan::condition::Seen;
-use crate::plan::decide::{Reason, Route, Skip};
+use crate::plan::decide::{Route, Skip};
 use crate::planner::Step;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
@@ -66,15 +65,7 @@ impl<'a> Cold<'a> {
 impl Conductor<'_> {
     /// What the listing tells about an object that the job does not know what to do with.
     pub(super) fn fail_archived(&mut self, object: Option<u64>, entry: Entry, key: ObjectKey) {
-        let step = Step {
-            entry,
-            key,
-            reason: Reason::Missing,
-            route: Route::Restore,
-            seen: Seen::Unknown,
-            object,
-            turn: None,
-        };
+        let step = Step::without_work(entry, key);
         let (source, destination) = self.work.location(&step);
         let failure = Cold::listed(&step).failure(source.clone());
         let draft = Draft { route: None, ..Draft::of(&step) };

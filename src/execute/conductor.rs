@@ -1,7 +1,8 @@
 //! The conductor: takes steps from the planner, keeps the right objects open, and folds what they come to.
 //!
 //! It looks a window of steps ahead, and opens the largest objects first (their tail is what a run ends with) while small
-//! ones fill the places beside them.
+//! ones fill the places beside them. As many uploads are open as it takes to have a part for every place, and some more: the
+//! end of one object must not leave places empty until the next one has begun.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::monitor::Event;
+use super::object::BULK_FROM;
 use super::outcome::{GaveUp, Outcome};
 use super::receipt::{Draft, Ending, ErrorRecord, Receipt};
 use super::record::{self, Record};
@@ -19,15 +21,16 @@ use super::{Work, upload};
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::{FailureLimit, Source};
-use crate::plan::condition::Seen;
-use crate::plan::decide::{Reason, Route, Skip};
+use crate::plan::decide::Skip;
 use crate::planner::{Following, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Steps that the conductor looks ahead to find the largest.
 const WINDOW: usize = 4096;
-/// Multipart objects that are open at the same time.
+/// Multipart objects that are open at the same time, whatever they are cut into.
 const OPEN_UPLOADS: usize = 48;
+/// At most so many are open, where each has so few parts that more of them are needed to fill all places.
+const MOST_OPEN_UPLOADS: usize = 1024;
 
 /// A step by the size of its object, for the heap.
 struct BySize(Box<Step>);
@@ -61,6 +64,8 @@ pub(super) struct Conductor<'a> {
     max_failures: Option<FailureLimit>,
     outcome: &'a mut Outcome,
     large: BinaryHeap<BySize>,
+    /// Copies in one request that take long.
+    heavy: BinaryHeap<BySize>,
     small: VecDeque<Box<Step>>,
     tasks: JoinSet<Receipt>,
     /// What the journal is told.
@@ -70,6 +75,8 @@ pub(super) struct Conductor<'a> {
     /// What is under way, so that a task that panics can still be named.
     open: HashMap<Id, Open>,
     open_large: usize,
+    /// Their parts.
+    open_parts: u64,
 }
 
 struct Open {
@@ -78,7 +85,8 @@ struct Open {
     source: String,
     destination: String,
     size: u64,
-    large: bool,
+    /// Zero for what is done in one request.
+    parts: u32,
     /// The newer versions of its key.
     then: Option<Box<Following>>,
 }
@@ -101,10 +109,12 @@ impl<'a> Conductor<'a> {
             max_failures,
             outcome,
             large: BinaryHeap::new(),
+            heavy: BinaryHeap::new(),
             small: VecDeque::new(),
             tasks: JoinSet::new(),
             open: HashMap::new(),
             open_large: 0,
+            open_parts: 0,
         }
     }
 
@@ -115,7 +125,7 @@ impl<'a> Conductor<'a> {
         loop {
             self.record.write().await;
             self.begin();
-            let room = self.large.len() + self.small.len() < WINDOW;
+            let room = self.large.len() + self.heavy.len() + self.small.len() < WINDOW;
             tokio::select! {
                 planned = steps.recv(), if planning && room => if let Some(planned) = planned { self.take(planned) } else {
                     planning = false;
@@ -153,27 +163,35 @@ impl<'a> Conductor<'a> {
         if self.stop.is_cancelled() {
             return;
         }
-        while self.open_large < OPEN_UPLOADS
+        let (_, width) = self.work.slots().in_flight();
+        while self.opens_more(width)
             && let Some(BySize(step)) = self.large.pop()
         {
-            self.spawn(*step, true);
+            self.spawn(*step);
         }
-        let (_, width) = self.work.slots().in_flight();
         let room = width as usize + 64;
         while self.open.len() - self.open_large < room
-            && let Some(step) = self.small.pop_front()
+            && let Some(step) = self.heavy.pop().map(|BySize(step)| step).or_else(|| self.small.pop_front())
         {
-            self.spawn(*step, false);
+            self.spawn(*step);
         }
     }
 
-    fn spawn(&mut self, mut step: Step, large: bool) {
+    /// Whether one more multipart object should be open.
+    fn opens_more(&self, width: u32) -> bool {
+        let lacks_parts = self.open_parts < 2 * u64::from(width);
+        self.open_large < OPEN_UPLOADS || (lacks_parts && self.open_large < MOST_OPEN_UPLOADS)
+    }
+
+    fn spawn(&mut self, mut step: Step) {
         let then = step.turn.as_mut().and_then(|turn| turn.then.take());
         let (source, destination) = self.work.location(&step);
-        let open = Open { object: step.object, source, destination, size: step.entry.size, large, then };
+        let parts = step.route.parts();
+        let open = Open { object: step.object, source, destination, size: step.entry.size, parts, then };
         let work = Arc::clone(&self.work);
         let handle = self.tasks.spawn(async move { work.run(step).await });
-        self.open_large += usize::from(large);
+        self.open_large += usize::from(parts > 0);
+        self.open_parts += u64::from(parts);
         self.open.insert(handle.id(), open);
     }
 
@@ -182,6 +200,7 @@ impl<'a> Conductor<'a> {
         self.record.plan(&mut step);
         match step.route.parts() {
             0 if first => self.small.push_front(step),
+            0 if step.entry.size > BULK_FROM => self.heavy.push(BySize(step)),
             0 => self.small.push_back(step),
             _ => self.large.push(BySize(step)),
         }
@@ -247,8 +266,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
-        let (route, seen) = (Route::Copy, Seen::Unknown);
-        let step = Step { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None };
+        let step = Step::without_work(entry, key);
         let (source, destination) = self.work.location(&step);
         let draft = Draft { route: None, ..Draft::of(&step) };
         self.receipt(draft, source, destination, Ending::Skipped { reason })
@@ -286,14 +304,15 @@ impl<'a> Conductor<'a> {
 
     fn closed(&mut self, id: Id) -> Option<Open> {
         let open = self.open.remove(&id)?;
-        self.open_large -= usize::from(open.large);
+        self.open_large -= usize::from(open.parts > 0);
+        self.open_parts -= u64::from(open.parts);
         Some(open)
     }
 
     /// What waits when the run stops is on record as not done.
     fn give_up_waiting(&mut self) {
-        let large = std::mem::take(&mut self.large).into_iter().map(|BySize(step)| step);
-        let waiting: Vec<_> = large.chain(std::mem::take(&mut self.small)).collect();
+        let large = std::mem::take(&mut self.large).into_iter().chain(std::mem::take(&mut self.heavy));
+        let waiting: Vec<_> = large.map(|BySize(step)| step).chain(std::mem::take(&mut self.small)).collect();
         for mut step in waiting {
             let then = step.turn.take().and_then(|turn| turn.then);
             let (source, destination) = self.work.location(&step);

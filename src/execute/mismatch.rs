@@ -5,8 +5,9 @@
 //! that condition, the copy stays, and the report says so.
 
 use super::Work;
+use super::receipt::Proof;
 use crate::location::ObjectKey;
-use crate::manifest::job::OnMismatch;
+use crate::manifest::job::{OnMismatch, Verify};
 use crate::s3::{Failure, FailureKind, Operation, Written};
 
 impl Work {
@@ -29,6 +30,15 @@ impl Work {
     pub(super) fn unprovable(&self, key: &ObjectKey, why: &str) -> Failure {
         let place = self.sides.destination.place(key);
         Failure::new(FailureKind::Unprovable, Operation::HeadObject, place, why)
+    }
+
+    /// Lets pass what is as strong as the job demands of an object that is there.
+    pub(super) fn enough(&self, key: &ObjectKey, proof: Proof) -> Result<Proof, Failure> {
+        if self.sides.transfer.proof.verify == Verify::RequireChecksum && !proof.is_checksum() {
+            let why = format!("the copy is there, but no checksum proves it (only: {proof})");
+            return Err(self.unprovable(key, &why));
+        }
+        Ok(proof)
     }
 
     /// Removes what this run wrote; what it came to, in words.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::adopt::{self, Begun, Found, Left, Wish};
+use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::condition::Refused;
@@ -16,7 +16,7 @@ use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast};
 use super::receipt::{Ending, Proof};
-use super::tracked::{Terms, Tracked};
+use super::tracked::Terms;
 use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
 use crate::journal::event::SourceVersion;
@@ -29,14 +29,14 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation,
-    SourcePin, WriteCondition, Written,
+    ArchiveState, Capabilities, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
+    Operation, SourcePin, WriteCondition, Written,
 };
 
 /// How often an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
 /// A single copy of more than this takes long enough to count as bulk.
-const BULK_FROM: u64 = 16 << 20;
+pub(super) const BULK_FROM: u64 = 16 << 20;
 
 /// Copies the object of `step`; what it came to is in `draft` and the ending.
 pub(super) async fn copy(
@@ -93,7 +93,7 @@ impl Copy<'_> {
     async fn round(&mut self, draft: &mut Draft) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
-        let want = if is_bulk { Want::Bulk(step.entry.size) } else { Want::Small };
+        let want = if is_bulk { work.slots().bulk(step.entry.size, step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
         if let Some(etag) = self.needs_no_look()
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
@@ -120,9 +120,8 @@ impl Copy<'_> {
         }
         let destination = &work.sides.destination;
         let mut wanted = Wanted::of_copy(work, source, &mut head, &pin, &route, draft).await?;
-        let policy = work.sides.transfer.proof;
         let expected = Expected::of(&head, source.capabilities());
-        if (policy.verify, policy.prove) == (Verify::RequireChecksum, Prove::Answers)
+        if work.sides.transfer.proof.demands_an_answer()
             && !expected.is_comparable(wanted.attributes().checksum)
         {
             let why = match &head.checksum {
@@ -221,11 +220,7 @@ impl Copy<'_> {
         let expected = Expected::of(head, self.source.capabilities());
         match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
             Verdict::Proven(proof) if proof != Proof::Size => {
-                let demanded = self.work.sides.transfer.proof.verify;
-                if demanded == Verify::RequireChecksum && !proof.is_checksum() {
-                    let why = format!("the copy is there, but no checksum proves it (only: {proof})");
-                    return Err(self.work.unprovable(&self.step.key, &why).into());
-                }
+                let proof = self.work.enough(&self.step.key, proof)?;
                 Ok(Ending::Done { proof, etag: found.etag, destination_version: found.version })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
@@ -258,18 +253,12 @@ impl Copy<'_> {
             Some(Found::Published(found, etag)) => return self.found(head, pin, *found, etag, draft).await,
             None => {}
         }
-        let tracked = Tracked::intend(work, step).await?;
-        let upload = match wanted.initiate(source, pin, &step.key, draft).await {
-            Ok(upload) => upload,
-            Err(failure) => {
-                tracked.not_begun(work, &step.key, &failure).await;
-                return Err(failure.into());
-            }
+        let initiate = async {
+            let upload = wanted.initiate(source, pin, &step.key, draft).await?;
+            drop(place);
+            Ok((upload, Terms::of(terms.source, wanted.attributes())))
         };
-        drop(place);
-        let terms = Terms::of(terms.source, wanted.attributes());
-        tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
-        let begun = Begun { upload, tracked, layout, kept: Vec::new() };
+        let begun = Begun::begin(work, step, layout, initiate).await?;
         self.carry(head, pin, begun, draft).await
     }
 
@@ -318,17 +307,19 @@ impl Copy<'_> {
         let Begun { upload, layout, .. } = begun;
         let destination = &work.sides.destination;
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        part::all(work, id, layout.clone(), progress, |part| {
+        // Two requests leave the same part behind only where the source is pinned and no key makes ETags of its own.
+        let Capabilities { part_conditions, content_etags, .. } = *destination.capabilities();
+        let twice = part_conditions && content_etags && !upload.is_kms();
+        let count = layout.count;
+        part::all(work, id, (layout.clone(), twice), progress, move |part| {
             let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
             // A part that is the whole object is named without a range: tiny sources refuse ranges.
-            let range = (layout.count > 1).then(|| part.first_last());
+            let range = (count > 1).then(|| part.first_last());
             async move { upload.copy_range(part.number, &pin, range, part.length).await }
         })
         .await
         .map_err(|trouble| match trouble {
-            Trouble::Failed(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
-                Trouble::SourceChanged
-            }
+            Trouble::Failed(failure) => moved(failure),
             other => other,
         })?;
         progress.done.sort_unstable_by_key(|part| part.number);
@@ -356,7 +347,7 @@ impl Copy<'_> {
         if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
-        let mut spec = CompleteSpec {
+        let spec = CompleteSpec {
             size: head.size,
             checksum: None,
             // S3 itself then refuses to publish anything that differs from what its parts' checksums make, which the
@@ -366,27 +357,14 @@ impl Copy<'_> {
         };
         let etag = made.etag().filter(|_| !upload.is_kms()).map(str::to_owned);
         begun.tracked.completing(work, etag).await?;
-        let mut completed = upload.complete(&progress.done, &spec).await;
-        if let Err(failure) = &completed
-            && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
-        {
-            // The upload stays, so its parts need not be copied again.
-            self.seen = Seen::Absent;
-            spec.condition = work.condition(&self.seen, ConditionalWrite::Complete);
-            completed = upload.complete(&progress.done, &spec).await;
-        }
-        let written = match completed {
-            Ok(written) => written,
-            Err(failure) => match work.refused(&spec.condition, &failure) {
-                Some(Refused::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
-                // 409: the upload is void for its condition, and all parts must be sent again.
-                Some(Refused::Raced | Refused::Deleted) => return Err(Trouble::SourceChanged),
-                None if *failure.kind() == FailureKind::Corrupted => {
-                    let what = "S3 refused to publish parts that do not make the source's checksum";
-                    return Err(self.differs(head, pin, what, None).await);
-                }
-                None => return Err(work.explained(&spec.condition, failure).into()),
-            },
+        let written = match begun.publish(work, &progress.done, spec, &mut self.seen).await {
+            Ok(Published::Written(written)) => written,
+            Ok(Published::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
+            Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
+                let what = "S3 refused to publish parts that do not make the source's checksum";
+                return Err(self.differs(head, pin, what, None).await);
+            }
+            Err(trouble) => return Err(trouble),
         };
         self.seen = Seen::Object(written.etag.clone());
         drop(place);
@@ -411,23 +389,11 @@ impl Copy<'_> {
             return Ok(());
         };
         if wanted && !expected.is_comparable(declared) {
-            expected.checksum = Some(self.sum(self.source, pin, head.size, sum.algorithm).await?);
+            let sum = read::sum(self.source, pin, head.size, sum.algorithm).await;
+            expected.checksum = Some(sum.map_err(moved)?);
             expected.read = true;
         }
         Ok(())
-    }
-
-    async fn sum(
-        &self,
-        bucket: &Bucket,
-        pin: &SourcePin,
-        size: u64,
-        algorithm: ChecksumAlgorithm,
-    ) -> Result<crate::s3::Checksum, Trouble> {
-        read::sum(bucket, pin, size, algorithm).await.map_err(|failure| match failure.kind() {
-            FailureKind::PreconditionFailed => Trouble::SourceChanged,
-            _ => failure.into(),
-        })
     }
 
     /// What the published object rests on. An object that is not equal, or less proven than the job demands, fails.
@@ -473,11 +439,7 @@ impl Copy<'_> {
             Verdict::Contradicted(what) => return Err(self.differs(head, pin, &what, Some(written)).await),
             Verdict::Unknown => Proof::Size,
         };
-        if policy.verify == Verify::RequireChecksum && !proof.is_checksum() {
-            let why = format!("the copy is there, but no checksum proves it (only: {proof})");
-            return Err(work.unprovable(&step.key, &why).into());
-        }
-        Ok(proof)
+        Ok(work.enough(&step.key, proof)?)
     }
 
     /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored` is none.
@@ -497,21 +459,15 @@ impl Copy<'_> {
         let algorithm =
             stored.as_ref().or(known.as_ref()).map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
         if known.is_none_or(|known| known.algorithm != algorithm) {
-            expected.checksum = Some(self.sum(source, pin, head.size, algorithm).await?);
+            expected.checksum = Some(read::sum(source, pin, head.size, algorithm).await.map_err(moved)?);
         }
         expected.read = true;
         let stored = if let Some(stored) = stored {
             stored
         } else {
             let destination = &work.sides.destination;
-            let copy = SourcePin {
-                bucket: destination.name().clone(),
-                key: step.key.clone(),
-                version: written.version.clone(),
-                etag: written.etag.clone(),
-                customer_key: destination.client().customer_key().cloned(),
-            };
-            self.sum(destination, &copy, head.size, algorithm).await?
+            let sum = read::sum_written(destination, &step.key, written, head.size, algorithm);
+            sum.await.map_err(moved)?
         };
         Ok(super::prove::by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
@@ -544,6 +500,14 @@ impl Copy<'_> {
                 && now.modified == head.modified),
             Err(failure) => Err(failure.into()),
         }
+    }
+}
+
+/// What a request that names the pinned object has failed with.
+fn moved(failure: Failure) -> Trouble {
+    match failure.kind() {
+        FailureKind::PreconditionFailed => Trouble::SourceChanged,
+        _ => failure.into(),
     }
 }
 

@@ -6,13 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 
 use futures::future::OptionFuture;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
+use super::hedge::{Hedge, once_or_twice};
 use super::{Trouble, Work};
 use crate::bucket::Answer;
-use crate::pace::{Slot, slots::Want};
+use crate::pace::Slot;
 use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation, PartDone};
 
@@ -50,16 +53,19 @@ impl Progress {
 }
 
 /// Runs `start` for every part of the layout that S3 does not hold yet. What was confirmed is in `progress` even if it fails.
+/// `twice` tells that a part whose request hangs may be asked for again (see [`super::hedge`]).
 pub(super) async fn all<F>(
     work: &Work,
     id: u64,
-    layout: PartLayout,
+    (layout, twice): (PartLayout, bool),
     progress: &mut Progress,
-    start: impl Fn(PartRange) -> F,
+    start: impl Fn(PartRange) -> F + Send + Sync + 'static,
 ) -> Result<(), Trouble>
 where
     F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
 {
+    let start = Arc::new(start);
+    let mut hedge = Hedge::new(layout.count, twice);
     let mut left = layout.size.saturating_sub(progress.bytes);
     let held: BTreeSet<u32> = progress.done.iter().map(|part| part.number).collect();
     let mut parts = layout.parts().filter(|part| !held.contains(&part.number)).peekable();
@@ -67,23 +73,33 @@ where
     let mut running = Running::default();
     loop {
         if place.is_none() && running.trouble.is_none() && parts.peek().is_some() {
-            place = Some(work.slots().request(Want::Bulk(left)));
+            place = Some(work.slots().request(work.slots().bulk(left, layout.part_size)));
         }
+        let due = hedge.due().filter(|_| running.trouble.is_none());
         tokio::select! {
             Some(slot) = OptionFuture::from(place.as_mut()) => {
                 place = None;
                 match (slot, parts.next()) {
                     (Ok(slot), Some(part)) if running.trouble.is_none() => {
                         left -= part.length;
-                        running.spawn(slot, start(part));
+                        let told = hedge.asked(part.number, Instant::now());
+                        let start = Arc::clone(&start);
+                        running.spawn(slot, once_or_twice(told, move || start(part)));
                     }
                     (Err(_), _) => running.fail(Trouble::Stopped),
                     _ => {}
                 }
             }
             Some(answer) = running.next(work) => {
+                hedge.answered(answer.value.number, Instant::now());
                 if let Err(trouble) = progress.take(work, id, answer).await {
                     running.fail(trouble);
+                }
+            }
+            Some(()) = OptionFuture::from(due.map(sleep_until)) => {
+                if let Some(part) = hedge.again() {
+                    tracing::info!(part, "no answer for long: asking for the part once more");
+                    work.sides.destination.pacer().hedged();
                 }
             }
             else => break,

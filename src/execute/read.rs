@@ -8,14 +8,35 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::bucket::Bucket;
 use crate::checksum;
-use crate::pace::slots::Want;
-use crate::s3::{Checksum, ChecksumAlgorithm, Failure, FailureKind, Operation, SourcePin};
+use crate::location::ObjectKey;
+use crate::s3::{Checksum, ChecksumAlgorithm, Failure, FailureKind, Operation, SourcePin, Written};
 use crate::size::MIB;
 
 /// Bytes of one GET. What is lost when a connection breaks is at most that much.
 const RANGE: u64 = 64 * MIB;
 /// Ranges of one object that are under way at once.
 const AT_ONCE: usize = 16;
+
+/// The checksum over all bytes of what was just written to `key`.
+///
+/// # Errors
+/// See [`sum`].
+pub(crate) async fn sum_written(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    written: &Written,
+    size: u64,
+    algorithm: ChecksumAlgorithm,
+) -> Result<Checksum, Failure> {
+    let pin = SourcePin {
+        bucket: bucket.name().clone(),
+        key: key.clone(),
+        version: written.version.clone(),
+        etag: written.etag.clone(),
+        customer_key: bucket.client().customer_key().cloned(),
+    };
+    sum(bucket, &pin, size, algorithm).await
+}
 
 /// The checksum over all `size` bytes of one version of an object, in an algorithm that combines.
 ///
@@ -32,7 +53,8 @@ pub(crate) async fn sum(
         (first, (first + RANGE).min(size) - 1)
     });
     let sums = stream::iter(ranges).map(|(first, last)| async move {
-        let place = bucket.pacer().slots().request(Want::Bulk(size - first)).await.map_err(|_| {
+        let slots = bucket.pacer().slots();
+        let place = slots.request(slots.bulk(size - first, RANGE)).await.map_err(|_| {
             Failure::new(
                 FailureKind::Stopped,
                 Operation::GetObject,

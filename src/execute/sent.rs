@@ -7,7 +7,7 @@ use super::{Trouble, Work, read};
 use crate::checksum;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Prove, Verify};
-use crate::s3::{Attributes, Checksum, SourcePin, Written};
+use crate::s3::{Attributes, Checksum, Written};
 
 /// What the answer says beyond the size: equal, unequal, or nothing.
 pub(super) fn strong_proof(
@@ -50,10 +50,7 @@ pub(super) async fn by_size(
 
 /// A job that demands a checksum is told before anything is sent that there will be none.
 pub(super) fn demand(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<(), Trouble> {
-    let policy = work.sides.transfer.proof;
-    if (policy.verify, policy.prove) == (Verify::RequireChecksum, Prove::Answers)
-        && attributes.checksum.is_none()
-    {
+    if work.sides.transfer.proof.demands_an_answer() && attributes.checksum.is_none() {
         return Err(work.unprovable(key, "no checksum can be declared to this server").into());
     }
     Ok(())
@@ -69,24 +66,13 @@ pub(super) async fn settle(
     size: u64,
 ) -> Result<Proof, Trouble> {
     let destination = &work.sides.destination;
-    let policy = work.sides.transfer.proof;
-    if let (false, Prove::Read, Some(sent)) = (proof.is_checksum(), policy.prove, local) {
-        let pin = SourcePin {
-            bucket: destination.name().clone(),
-            key: key.clone(),
-            version: written.version.clone(),
-            etag: written.etag.clone(),
-            customer_key: destination.client().customer_key().cloned(),
-        };
-        let stored = read::sum(destination, &pin, size, sent.algorithm).await?;
+    let prove = work.sides.transfer.proof.prove;
+    if let (false, Prove::Read, Some(sent)) = (proof.is_checksum(), prove, local) {
+        let stored = read::sum_written(destination, key, written, size, sent.algorithm).await?;
         if let Err(what) = equal(&sent, &stored) {
             return Err(work.unequal(key, written, &what).await.into());
         }
         proof = Proof::Read;
     }
-    if policy.verify == Verify::RequireChecksum && !proof.is_checksum() {
-        let why = format!("the object is there, but no checksum proves it (only: {proof})");
-        return Err(work.unprovable(key, &why).into());
-    }
-    Ok(proof)
+    Ok(work.enough(key, proof)?)
 }

@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::adopt::{self, Begun, Found, Left, Wish};
+use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::attributes::Wanted;
 use super::condition::Refused;
 use super::monitor::Event;
@@ -148,9 +148,12 @@ async fn file_round(
         draft.parts = upload.begun.layout.count;
         let mut progress = Progress::of(upload.begun.tracked, Vec::new());
         let outcome = async {
-            part::all(work, upload.id, upload.begun.layout.clone(), &mut progress, |part| {
-                let (file, path) = (Arc::clone(&file), path.to_owned());
-                let (upload, memory) = (upload.clone(), Arc::clone(&work.memory));
+            let parts = (upload.begun.layout.clone(), false);
+            let (reader, place) = (Arc::clone(&file), path.to_owned());
+            let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
+            part::all(work, upload.id, parts, &mut progress, move |part| {
+                let (file, path) = (Arc::clone(&reader), place.clone());
+                let (upload, memory) = (sender.clone(), Arc::clone(&memory));
                 async move {
                     let _permit = reserve(memory, part.length).await;
                     let body = blocking(&path, move || pread(&file, part.offset, part.length)).await?;
@@ -269,16 +272,9 @@ impl Upload {
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
-        let tracked = Tracked::intend(work, step).await?;
-        let upload = match MultipartUpload::initiate(&work.sides.destination, &step.key, attributes).await {
-            Ok(upload) => upload,
-            Err(failure) => {
-                tracked.not_begun(work, &step.key, &failure).await;
-                return Err(failure.into());
-            }
-        };
-        tracked.begun(work, &upload, terms, adopt::lengths(&layout)).await?;
-        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new() }))
+        let initiate = MultipartUpload::initiate(&work.sides.destination, &step.key, attributes);
+        let begun = Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) }).await?;
+        Ok(Self::of(work, attributes, begun))
     }
 
     /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
@@ -355,7 +351,7 @@ impl Upload {
             checksum::combine(algorithm, pieces?)
         });
         let whole = local.clone().filter(|_| self.algorithm.is_some());
-        let mut spec = CompleteSpec { size, checksum: None, full_checksum: whole.clone(), condition };
+        let spec = CompleteSpec { size, checksum: None, full_checksum: whole.clone(), condition };
         // Without an algorithm the parts' checksums are sums of ours; the server must not see them.
         let sent: Vec<PartDone> = match self.algorithm {
             Some(_) => parts.clone(),
@@ -364,22 +360,9 @@ impl Upload {
         let key = self.begun.upload.key();
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         self.begun.tracked.completing(work, predicted.clone()).await?;
-        let mut completed = self.begun.upload.complete(&sent, &spec).await;
-        if let Err(failure) = &completed
-            && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
-        {
-            // The upload stays, so its parts need not be sent again.
-            *seen = Seen::Absent;
-            spec.condition = work.condition(seen, ConditionalWrite::Complete);
-            completed = self.begun.upload.complete(&sent, &spec).await;
-        }
-        let written = match completed {
-            Ok(written) => written,
-            Err(failure) => match work.refused(&spec.condition, &failure) {
-                Some(Refused::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
-                Some(Refused::Raced | Refused::Deleted) => return Err(Trouble::SourceChanged),
-                None => return Err(work.explained(&spec.condition, failure).into()),
-            },
+        let written = match self.begun.publish(work, &sent, spec, seen).await? {
+            Published::Written(written) => written,
+            Published::Taken(skip) => return Ok(Ending::Skipped { reason: skip }),
         };
         let all_md5 = summed_with.is_none() && parts.iter().all(|part| part.checksum.is_some());
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size;

@@ -11,8 +11,8 @@ use crc_fast::CrcAlgorithm;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::{
-    Attribute, CustomerKeys, Destination, Encryption, Job, PartSize, Parts, Selection, SetValues, Source,
-    Transfer,
+    Attribute, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts, Selection, SetValues,
+    Source, Transfer,
 };
 use crate::manifest::keys::KeyMap;
 
@@ -121,7 +121,10 @@ impl Fingerprint {
             of("keys.rename"),
             rename.as_ref().map(|rename| rename.as_str().to_owned()).unwrap_or_default(),
         );
-        let Parts { size, threshold, layout } = parts;
+        let Parts { size, threshold, goal, layout } = parts;
+        if *goal != PartGoal::default() {
+            self.set(of("parts.goal"), format!("{goal:?}").to_lowercase());
+        }
         self.set(of("parts.layout"), format!("{layout:?}").to_lowercase());
         self.set(
             of("parts.size"),

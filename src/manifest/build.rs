@@ -198,6 +198,14 @@ impl Reader<'_> {
             let message = "local files have no part boundaries to replay";
             self.refuse(&format!("{path}.parts.layout"), message, "remove it");
         }
+        let exact = section
+            .parts
+            .as_ref()
+            .is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(|size| size != "auto"));
+        if exact {
+            let message = "a goal is what `size: auto` aims at, and the size is given";
+            self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
+        }
         Some(Transfer {
             proof: ProofPolicy {
                 verify: section.verify.or(defaults.verify).unwrap_or_default(),
@@ -405,8 +413,10 @@ impl Reader<'_> {
             self.read::<ByteSize>(&path, Some(text))
         };
         let layout = own.and_then(|parts| parts.layout).or_else(|| shared.and_then(|parts| parts.layout));
+        let goal = own.and_then(|parts| parts.goal).or_else(|| shared.and_then(|parts| parts.goal));
         Parts {
             layout: layout.unwrap_or_default(),
+            goal: goal.unwrap_or_default(),
             size: text("size", |parts| &parts.size).map_or(PartSize::Auto, PartSize::Exactly),
             threshold: text("threshold", |parts| &parts.threshold).unwrap_or(Parts::default().threshold),
         }

@@ -15,7 +15,8 @@ use serde::Deserialize;
 
 use super::capabilities::Overrides;
 use super::job::{
-    Archived, LayoutChoice, OnMismatch, Policy, Preset, Prove, Provider, RestoreTier, Symlinks, Verify, When,
+    Archived, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider, RestoreTier, Symlinks,
+    Verify, When,
 };
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
@@ -335,6 +336,9 @@ pub struct PartsSection {
     /// Larger objects are copied in parts; 5MiB to 5GiB.
     #[schemars(extend("default" = "256MiB", "examples" = ["256MiB"]))]
     pub threshold: Option<String>,
+    /// What `auto` aims at: `fastest`, `cheapest` (the fewest requests) or `balanced`.
+    #[schemars(extend("default" = "balanced", "examples" = ["fastest"]))]
+    pub goal: Option<PartGoal>,
     /// Whose part boundaries a copy has: `source` keeps multipart `ETags` and composite checksums equal.
     #[schemars(extend("default" = "auto", "examples" = ["source"]))]
     pub layout: Option<LayoutChoice>,

@@ -16,20 +16,16 @@ use super::capabilities::Overrides;
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{FailureLimit, FailureLimitError, Limits};
+pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Parts};
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
 pub use super::traces::{JournalPlace, ReportPaths};
 use crate::location::{LocalPath, S3Uri};
-use crate::size::{ByteSize, GIB, MIB};
+use crate::size::ByteSize;
 
 /// The endpoint that a transfer uses when it names none: AWS, with whatever credentials the environment offers.
 pub const DEFAULT_ENDPOINT: &str = "default";
-
-/// S3's smallest part, except for the last one of an upload.
-pub const MIN_PART: ByteSize = ByteSize(5 * MIB);
-/// S3's largest part, and the largest object that one `CopyObject` takes.
-pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
 
 /// Everything that one run does: transfers, run one after another in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,6 +276,15 @@ pub struct ProofPolicy {
     pub on_mismatch: OnMismatch,
 }
 
+impl ProofPolicy {
+    /// True when a checksum is demanded and only what the server answers may give it: then it is known before a copy
+    /// whether there can be one.
+    #[must_use]
+    pub fn demands_an_answer(self) -> bool {
+        self.verify == Verify::RequireChecksum && self.prove == Prove::Answers
+    }
+}
+
 /// What counts as proven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -419,44 +424,6 @@ pub struct Selection {
     pub modified_before: Option<jiff::Timestamp>,
     /// One of these; empty means any. Objects without one are `STANDARD`.
     pub storage_classes: Vec<String>,
-}
-
-/// How objects are cut into parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parts {
-    /// How large a part is.
-    pub size: PartSize,
-    /// Larger objects are copied in parts; [`MIN_PART`] to [`MAX_PART`].
-    pub threshold: ByteSize,
-    /// Whose part boundaries a copy has.
-    pub layout: LayoutChoice,
-}
-
-/// Whose part boundaries a copy has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LayoutChoice {
-    /// Boundaries that make the copy fast.
-    #[default]
-    Auto,
-    /// Those of the source object, so that its `ETag` and its composite checksum stay what they are.
-    Source,
-}
-
-/// How large a part is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PartSize {
-    /// Chosen for each object by its size.
-    #[default]
-    Auto,
-    /// This many bytes, [`MIN_PART`] to [`MAX_PART`]; more where 10,000 parts would not be enough.
-    Exactly(ByteSize),
-}
-
-impl Default for Parts {
-    fn default() -> Self {
-        Self { size: PartSize::Auto, threshold: ByteSize(256 * MIB), layout: LayoutChoice::Auto }
-    }
 }
 
 impl Default for Endpoint {

@@ -34,7 +34,8 @@ const PACED: u32 = 4;
 pub enum Want {
     /// One quick request, or a few in a row.
     Small,
-    /// A part of an object that has this many bytes left to do.
+    /// A part of an object that has this far to go, in bytes that come one after another ([`Slots::bulk`]). The farthest
+    /// goes first.
     Bulk(u64),
 }
 
@@ -173,6 +174,15 @@ impl Slots {
         }
         self.hand_out(state);
         receiver
+    }
+
+    /// A place for one of the pieces that `left` bytes of an object go in. What the object must wait for is one piece, and its
+    /// share of all places for the rest: so a single copy of 5 GiB goes before the small parts of a far larger object, which
+    /// many places can shorten and that copy none.
+    #[must_use]
+    pub fn bulk(&self, left: u64, piece: u64) -> Want {
+        let width = u64::from(self.lock().width.width().max(1));
+        Want::Bulk(piece.saturating_add(left / width))
     }
 
     /// Gives free places to those who wait. A receiver that is gone gives its place back at once by dropping it,

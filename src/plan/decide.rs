@@ -17,7 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::parts::{Goal, LayoutError, PartLayout, UPLOAD_PART, layout};
+use super::parts::{Capacity, Goal, LayoutError, PartLayout, UPLOAD_PART, layout};
 use crate::checksum::part_count;
 use crate::manifest::job::{PartSize, Parts, When};
 use crate::s3::{Capabilities, ChecksumKind, Head};
@@ -198,12 +198,12 @@ pub fn route(
     origin: Origin,
     parts: &Parts,
     capabilities: &Capabilities,
-    in_flight: u32,
+    capacity: Capacity,
 ) -> Result<Route, LayoutError> {
     let single = size <= parts.threshold.0.min(capabilities.max_copy).min(capabilities.parts.max_part);
     let goal = match (&parts.size, origin) {
         (PartSize::Exactly(size), _) => Goal::Exactly(size.0),
-        (PartSize::Auto, Origin::Bucket) => Goal::Copy { in_flight },
+        (PartSize::Auto, Origin::Bucket) => Goal::Copy { aim: parts.goal, capacity },
         (PartSize::Auto, Origin::Local) => Goal::Upload,
     };
     match origin {
@@ -225,8 +225,11 @@ pub fn route(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::speed::Speed;
     use crate::s3::{Checksum, ChecksumAlgorithm};
     use crate::size::{ByteSize, GIB, MIB};
+
+    const CAPACITY: Capacity = Capacity { in_flight: 512, speed: Speed::TYPICAL };
 
     fn at(second: i64) -> Option<Timestamp> {
         Timestamp::from_second(second).ok()
@@ -296,7 +299,7 @@ mod tests {
 
     fn routed(size: u64, origin: Origin, threshold: u64, capabilities: &Capabilities) -> &'static str {
         let parts = Parts { threshold: ByteSize(threshold), ..Parts::default() };
-        route(size, origin, &parts, capabilities, 512).map_or("too large", |route| route.name())
+        route(size, origin, &parts, capabilities, CAPACITY).map_or("too large", |route| route.name())
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! One part copy takes a fixed start plus its bytes at some 60-80 MB/s, however large the object is; so time comes
 //! from many parts in flight, and the request price is the brake. Automatic parts are about 64 to 128 MiB, larger
-//! where 10,000 parts force it, and their number is a multiple of what can be in flight where that is possible: a
-//! last wave of three parts takes as long as a full one. A layout is three numbers; ranges are made when they are
+//! where 10,000 parts force it or where copies were seen to begin slowly, and their number is a multiple of what can be in
+//! flight where that is possible: a last wave of three parts takes as long as a full one. A job may prefer the fewest requests,
+//! or the shortest time by what was learned of the server in flight ([`Speed`]). A layout is three numbers; ranges are made when they are
 //! needed, so that the plan of a 48.8 TiB object takes no more room than that of a small one. Only where the boundaries
 //! of a source are replayed that are not uniform, a layout holds one number per part.
 
@@ -11,13 +12,17 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::manifest::job::PartGoal;
+use crate::pace::speed::Speed;
 use crate::s3::capabilities::PartLimits;
 use crate::size::{ByteSize, MIB};
 
 /// The smallest part that an automatic copy layout uses when it may choose.
 const COPY_PART: u64 = 64 * MIB;
-/// Automatic copy layouts grow to this before they add another wave.
-const LARGE_COPY_PART: u64 = 128 * MIB;
+/// The largest part that slow starts ask for.
+const LARGEST_BALANCED: u64 = 512 * MIB;
+/// The smallest part of a job that wants to be fast: below this, requests are paid and paced for that save no time.
+const FASTEST_PART: u64 = 16 * MIB;
 /// Automatic parts of local files: they wait in memory while they are sent, so they are smaller.
 pub const UPLOAD_PART: u64 = 16 * MIB;
 
@@ -65,17 +70,36 @@ pub enum Boundaries {
 }
 
 /// What the layout is chosen for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// A server-side copy with about this many parts in flight.
     Copy {
-        /// How many requests can be in flight.
-        in_flight: u32,
+        /// What matters most.
+        aim: PartGoal,
+        /// What the server and this machine can do.
+        capacity: Capacity,
     },
     /// An upload from memory.
     Upload,
     /// The size that the user named, larger only where 10,000 parts force it.
     Exactly(u64),
+}
+
+/// What parts can be copied with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// How many requests can be in flight.
+    pub in_flight: u32,
+    /// How long each of them takes.
+    pub speed: Speed,
+}
+
+impl Capacity {
+    /// Seconds that so many copies take, all but the last of `bytes`: wave by wave.
+    #[must_use]
+    pub fn seconds(&self, copies: u32, bytes: u64) -> f64 {
+        f64::from(copies.div_ceil(self.in_flight.max(1))) * self.speed.seconds(bytes)
+    }
 }
 
 /// Why an object can not be cut into parts.
@@ -129,7 +153,11 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
         return Err(LayoutError::TooLarge { size, limit: limits.max_object() });
     }
     let wanted = match goal {
-        Goal::Copy { in_flight } => full_waves(size, u64::from(in_flight.max(1))),
+        Goal::Copy { aim, capacity } => match aim {
+            PartGoal::Balanced => balanced(size, capacity),
+            PartGoal::Fastest => fastest(size, capacity),
+            PartGoal::Cheapest => size.div_ceil(size.div_ceil(limits.max_part)).next_multiple_of(MIB),
+        },
         Goal::Upload => UPLOAD_PART,
         Goal::Exactly(bytes) => bytes,
     };
@@ -141,11 +169,31 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
-/// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size allows.
-fn full_waves(size: u64, in_flight: u64) -> u64 {
-    let waves = size.div_ceil(LARGE_COPY_PART).div_ceil(in_flight).max(1);
-    let parts = (waves * in_flight).min(size.div_ceil(COPY_PART)).max(1);
+/// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size allows. Where copies begin
+/// slowly, parts are so large that most of their time is not spent on that, but not so large that places in flight stay empty.
+fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
+    let in_flight = u64::from(in_flight.max(1));
+    let smallest = speed.worth_starting().min(size / in_flight).clamp(COPY_PART, LARGEST_BALANCED);
+    let waves = size.div_ceil(2 * smallest).div_ceil(in_flight).max(1);
+    let parts = (waves * in_flight).min(size.div_ceil(smallest)).max(1);
     size.div_ceil(parts).next_multiple_of(MIB)
+}
+
+/// The part size that takes the least time. All waves together move the same bytes; more of them cost a start each, fewer a
+/// longer wait for the slowest request of the last one, which is about half of it. Both together are least for the square
+/// root of half of what one wave's bytes take, in starts.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a number of waves, from positive figures"
+)]
+fn fastest(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
+    let in_flight = u64::from(in_flight.max(1));
+    let starts = size as f64 / in_flight as f64 / speed.bytes_per_second / speed.start;
+    let waves = (starts / 2.0).sqrt().round().max(1.0) as u64;
+    let parts = waves.saturating_mul(in_flight).min(size.div_ceil(FASTEST_PART));
+    size.div_ceil(parts.max(1)).next_multiple_of(MIB)
 }
 
 impl PartLayout {
@@ -201,7 +249,11 @@ mod tests {
     use super::*;
     use crate::size::{GIB, TIB};
 
-    const COPY: Goal = Goal::Copy { in_flight: 2048 };
+    const COPY: Goal = copy(PartGoal::Balanced, 2048, Speed::TYPICAL);
+
+    const fn copy(aim: PartGoal, in_flight: u32, speed: Speed) -> Goal {
+        Goal::Copy { aim, capacity: Capacity { in_flight, speed } }
+    }
 
     fn sizes() -> impl Strategy<Value = u64> {
         prop_oneof![
@@ -212,9 +264,15 @@ mod tests {
         ]
     }
 
+    fn aims() -> impl Strategy<Value = PartGoal> {
+        prop_oneof![Just(PartGoal::Balanced), Just(PartGoal::Fastest), Just(PartGoal::Cheapest)]
+    }
+
     fn goals() -> impl Strategy<Value = Goal> {
         prop_oneof![
-            (1..5000u32).prop_map(|in_flight| Goal::Copy { in_flight }),
+            (1..5000u32, 0.001f64..10.0, 1e6f64..1e9, aims()).prop_map(|(in_flight, start, rate, aim)| {
+                copy(aim, in_flight, Speed { start, bytes_per_second: rate })
+            }),
             Just(Goal::Upload),
             (5 * MIB..=5 * GIB).prop_map(Goal::Exactly),
         ]
@@ -264,9 +322,52 @@ mod tests {
             (200 * GIB, 2048, 2048, 100 * MIB),
             (300 * MIB, 512, 5, 60 * MIB),
         ] {
-            let layout = layout(size, &PartLimits::S3, Goal::Copy { in_flight }).unwrap();
+            let goal = copy(PartGoal::Balanced, in_flight, Speed::TYPICAL);
+            let layout = layout(size, &PartLimits::S3, goal).unwrap();
             assert_eq!((layout.count, layout.part_size), (count, part), "{}", ByteSize(size));
         }
+    }
+
+    #[test]
+    fn parts_grow_where_copies_begin_slowly_but_no_place_stays_empty() {
+        let slow = Speed { start: 2.5, bytes_per_second: 78.0 * 1_048_576.0 };
+        for (size, parts, part) in
+            [(TIB, 4096, 256 * MIB), (50 * GIB, 800, 64 * MIB), (200 * GIB, 2048, 100 * MIB)]
+        {
+            let goal = copy(PartGoal::Balanced, 2048, slow);
+            let layout = layout(size, &PartLimits::S3, goal).unwrap();
+            assert_eq!((layout.count, layout.part_size), (parts, part), "{}", ByteSize(size));
+        }
+    }
+
+    #[test]
+    fn the_fastest_is_faster_and_the_cheapest_has_the_fewest_requests() {
+        for speed in [
+            Speed::TYPICAL,
+            Speed { start: 0.035, bytes_per_second: 80e6 },
+            Speed { start: 2.5, ..Speed::TYPICAL },
+        ] {
+            for in_flight in [16, 512, 2048] {
+                for size in [GIB, 50 * GIB, TIB, 20 * TIB] {
+                    let [fastest, balanced, cheapest] =
+                        [PartGoal::Fastest, PartGoal::Balanced, PartGoal::Cheapest].map(|aim| {
+                            let layout = layout(size, &PartLimits::S3, copy(aim, in_flight, speed)).unwrap();
+                            let seconds =
+                                Capacity { in_flight, speed }.seconds(layout.count, layout.part_size);
+                            (layout.count, seconds)
+                        });
+                    // The wait for a straggler counts, too: without it the fastest may be slower by that.
+                    assert!(
+                        fastest.1 <= balanced.1 * 1.3,
+                        "{speed:?} {in_flight} {size}: {fastest:?} {balanced:?}"
+                    );
+                    assert!(cheapest.0 <= balanced.0.min(fastest.0));
+                }
+            }
+        }
+        let layout =
+            layout(12 * GIB, &PartLimits::S3, copy(PartGoal::Cheapest, 512, Speed::TYPICAL)).unwrap();
+        assert_eq!((layout.count, layout.part_size), (3, 4 * GIB), "no part is a small rest");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use super::attributes::Reads;
 use super::cost;
 use super::decide::{Reason, Route};
+use super::parts::Capacity;
 use crate::s3::{Capabilities, Class, Operation};
 
 /// Sums over planned objects.
@@ -57,6 +58,46 @@ pub struct ArchivedClass {
     pub restored_objects: u64,
     /// Their bytes.
     pub restored_bytes: u64,
+}
+
+/// How long the copies of a plan will take, by what one of them takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Seconds of all copies, one after another.
+    stream: f64,
+    /// Seconds of the object that takes longest.
+    longest: f64,
+    /// The smallest and the largest part, in bytes.
+    parts: Option<(u64, u64)>,
+}
+
+impl Estimate {
+    /// Adds an object that is copied by `route`; uploads take as long as this machine's network lets them.
+    pub fn copy(&mut self, size: u64, route: &Route, capacity: Capacity) {
+        let (copies, bytes) = match route {
+            Route::Copy => (1, size),
+            Route::MultipartCopy(layout) => (layout.count, layout.part_size),
+            Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => return,
+        };
+        self.stream += f64::from(copies) * capacity.speed.seconds(bytes);
+        self.longest = self.longest.max(capacity.seconds(copies, bytes));
+        if route.parts() > 0 {
+            let (smallest, largest) = self.parts.unwrap_or((bytes, bytes));
+            self.parts = Some((smallest.min(bytes), largest.max(bytes)));
+        }
+    }
+
+    /// Seconds that all of it takes with so many requests in flight; `None` where nothing is copied inside S3.
+    #[must_use]
+    pub fn seconds(&self, in_flight: u32) -> Option<f64> {
+        (self.stream > 0.0).then(|| (self.stream / f64::from(in_flight.max(1))).max(self.longest))
+    }
+
+    /// The smallest and the largest part, in bytes.
+    #[must_use]
+    pub fn parts(&self) -> Option<(u64, u64)> {
+        self.parts
+    }
 }
 
 /// A [`Reason`] as a key of a sorted map.

@@ -189,17 +189,7 @@ impl Capabilities {
 
     /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are random, its lists
     /// have no order.
-    pub const DIRECTORY: Self = Self {
-        content_etags: false,
-        ordered_lists: false,
-        tags: false,
-        tag_headers: false,
-        directory: true,
-        archive_lists: false,
-        locks: false,
-        annotations: false,
-        ..Self::AWS
-    };
+    pub const DIRECTORY: Self = Self::AWS.of_directory_bucket();
 
     /// A server that we know nothing about: nothing is proven by what it may ignore.
     pub const CAUTIOUS: Self = Self {
@@ -343,30 +333,24 @@ impl Capabilities {
     /// nothing.
     #[must_use]
     pub fn in_bucket(&self, bucket: &BucketName, is_aws: bool) -> Self {
-        let Self {
-            content_etags,
-            ordered_lists,
-            tags,
-            tag_headers,
-            directory,
-            archive_lists,
-            locks,
-            annotations,
-            ..
-        } = Self::DIRECTORY;
         if !is_aws || !bucket.is_directory_bucket() {
             return self.clone();
         }
+        self.of_directory_bucket()
+    }
+
+    /// The same without what directory buckets lack.
+    const fn of_directory_bucket(&self) -> Self {
         Self {
-            content_etags,
-            ordered_lists,
-            tags,
-            tag_headers,
-            directory,
-            archive_lists,
-            locks,
-            annotations,
-            ..self.clone()
+            content_etags: false,
+            ordered_lists: false,
+            tags: false,
+            tag_headers: false,
+            directory: true,
+            archive_lists: false,
+            locks: false,
+            annotations: false,
+            ..*self
         }
     }
 

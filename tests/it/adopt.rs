@@ -65,6 +65,23 @@ impl Stopped {
         Self { world, job, journal }
     }
 
+    /// Killed when the object was published and nobody had heard of it.
+    async fn unseen() -> Self {
+        let world = slow_world().await;
+        put(&world, 1);
+        let mut transfer = copy_large();
+        // So that what stands there already is no reason to leave it.
+        transfer.when = When::Always;
+        let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
+        let unheard = Fault::on(Operation::CompleteMultipartUpload).nth(1).then(Effect::StallAfter(None));
+        world.sandbox.faults().add(unheard);
+        killed_when(&world, &job, journal.path(), |world| {
+            world.sandbox.store().object(DESTINATION, "large").is_some()
+        })
+        .await;
+        Self { world, job, journal }
+    }
+
     fn open(&self) -> UploadInfo {
         let mut open = self.world.sandbox.store().open_uploads(DESTINATION);
         assert_eq!(open.len(), 1, "{open:?}");
@@ -246,21 +263,7 @@ async fn what_could_not_be_cancelled_stays_on_record() {
 
 #[tokio::test]
 async fn an_object_that_was_published_unseen_is_recognised() {
-    let world = slow_world().await;
-    put(&world, 1);
-    let mut transfer = copy_large();
-    // So that what stands there already is no reason to leave it.
-    transfer.when = When::Always;
-    let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(Effect::StallAfter(None)));
-    killed_when(&world, &job, journal.path(), |world| {
-        world.sandbox.store().object(DESTINATION, "large").is_some()
-    })
-    .await;
-    let stopped = Stopped { world, job, journal };
+    let stopped = Stopped::unseen().await;
     let run = stopped.resume().await;
     stopped.assert_done(&run, 0, 0);
     assert_eq!(stopped.world.calls(Operation::CopyObject), 0);
@@ -268,22 +271,9 @@ async fn an_object_that_was_published_unseen_is_recognised() {
 
 #[tokio::test]
 async fn another_object_in_its_place_is_not_taken_for_it() {
-    let world = slow_world().await;
-    put(&world, 1);
-    let mut transfer = copy_large();
-    transfer.when = When::Always;
-    let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(Effect::StallAfter(None)));
-    killed_when(&world, &job, journal.path(), |world| {
-        world.sandbox.store().object(DESTINATION, "large").is_some()
-    })
-    .await;
+    let stopped = Stopped::unseen().await;
     let other = Content::pattern(2, PART * PARTS - 7);
-    world.sandbox.store().put_object(DESTINATION, "large", other, &ObjectSpec::default());
-    let stopped = Stopped { world, job, journal };
+    stopped.world.sandbox.store().put_object(DESTINATION, "large", other, &ObjectSpec::default());
     let run = stopped.resume().await;
     stopped.assert_done(&run, PARTS, 1);
 }

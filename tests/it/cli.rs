@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
+use std::process::{self, Output};
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -15,31 +15,49 @@ use serde_json::Value;
 
 use crate::world::{DESTINATION, SOURCE, World};
 
-pub(crate) fn command() -> Command {
-    let mut command = Command::cargo_bin("s3haul").unwrap();
-    for (name, _) in
-        std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.starts_with("S3HAUL_"))
-    {
+/// The program without anything of this machine's settings, keeping a journal as its users have it.
+pub(crate) fn process() -> process::Command {
+    in_clean_environment(process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul")))
+}
+
+/// Takes this machine's settings from a command that runs the program.
+pub(crate) fn in_clean_environment(mut command: process::Command) -> process::Command {
+    let inherited = std::env::vars().map(|(name, _)| name);
+    for name in inherited.filter(|name| name.starts_with("AWS_") || name.starts_with("S3HAUL_")) {
         command.env_remove(name);
     }
     command
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        // Tests that run side by side in one directory must not go on with each other's runs.
-        .env("S3HAUL_JOURNAL", "none")
-        .timeout(Duration::from_mins(1));
+        .env("AWS_EC2_METADATA_DISABLED", "true");
     command
 }
 
-pub(crate) fn at(world: &World) -> Command {
+/// The same, with the sandbox for S3.
+pub(crate) fn process_at(world: &World) -> process::Command {
     let options = SandboxOptions::default();
-    let mut command = command();
+    let mut command = process();
     command
         .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
         .env("AWS_ACCESS_KEY_ID", options.access_key)
         .env("AWS_SECRET_ACCESS_KEY", options.secret_key);
     command
+}
+
+pub(crate) fn command() -> Command {
+    patient(process())
+}
+
+/// Tests that run side by side in one directory must not go on with each other's runs.
+fn patient(mut command: process::Command) -> Command {
+    command.env("S3HAUL_JOURNAL", "none");
+    let mut command = Command::from_std(command);
+    command.timeout(Duration::from_mins(1));
+    command
+}
+
+pub(crate) fn at(world: &World) -> Command {
+    patient(process_at(world))
 }
 
 /// Runs it without blocking the sandbox, which is in this process.
@@ -261,16 +279,11 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
     let world = World::new().await;
     let before = Content::bytes(b"the last good backup".to_vec());
     world.sandbox.store().put_object(DESTINATION, "dump", before.clone(), &ObjectSpec::default());
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"));
-    let sandbox = SandboxOptions::default();
-    let mut child = command
+    let mut child = process_at(&world)
         .args(["copy", "-", "s3://destination/dump", "--quiet"])
-        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
-        .env("AWS_ACCESS_KEY_ID", sandbox.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", sandbox.secret_key)
         .env("S3HAUL_JOURNAL", "none")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
+        .stdin(process::Stdio::piped())
+        .stdout(process::Stdio::null())
         .spawn()
         .unwrap();
     let mut pipe = child.stdin.take().unwrap();
@@ -281,7 +294,7 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     // The producer dies first, as it does when a terminal sends the signal to both.
     drop(pipe);
-    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     let exit = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
     assert_eq!(exit.code(), Some(4));
     assert_eq!(world.sandbox.store().object(DESTINATION, "dump").unwrap().content, before);
@@ -292,7 +305,7 @@ async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");
-    std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     let (exit, _, stderr) = run(at(&world), &["copy", pipe.to_str().unwrap(), "s3://destination/k"]).await;
     assert!(exit == 1 && stderr.contains("no regular file"), "{exit} {stderr}");
     assert!(world.sandbox.store().keys(DESTINATION).is_empty());
@@ -376,21 +389,16 @@ async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
         SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
     let world = World::with(options, BucketOptions::default()).await;
     put(&world, "large", 100 * GIB);
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"));
-    let sandbox = SandboxOptions::default();
-    let mut child = command
+    let mut child = process_at(&world)
         .args(["copy", "s3://source/large", "s3://destination/", "--in-flight", "16", "--quiet"])
-        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
-        .env("AWS_ACCESS_KEY_ID", sandbox.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", sandbox.secret_key)
         .env("S3HAUL_JOURNAL", "none")
-        .stdout(std::process::Stdio::null())
+        .stdout(process::Stdio::null())
         .spawn()
         .unwrap();
     while world.calls(Operation::UploadPartCopy) < 20 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let exit = tokio::task::spawn_blocking(move || child.wait().unwrap());
     let exit =
         tokio::time::timeout(Duration::from_secs(30), exit).await.expect("it did not end in time").unwrap();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,6 +16,7 @@ use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cli::process_at;
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// How often the command is killed in all.
@@ -78,19 +79,7 @@ impl Round {
     }
 
     fn spawn(&self) -> Child {
-        let options = SandboxOptions::default();
-        let inherited = std::env::vars().map(|(name, _)| name);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_s3haul"));
-        for name in inherited.filter(|name| name.starts_with("AWS_") || name.starts_with("S3HAUL_")) {
-            command.env_remove(name);
-        }
-        command
-            .env("AWS_CONFIG_FILE", "/dev/null")
-            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("AWS_ENDPOINT_URL_S3", self.world.sandbox.url())
-            .env("AWS_ACCESS_KEY_ID", options.access_key)
-            .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
+        process_at(&self.world)
             .current_dir(self.directory.path())
             .args(["copy", "s3://source/", "s3://destination/", "--report", "report.jsonl"])
             .args(["--provider", "aws", "--part-size", "5MiB", "--threshold", "5MiB"])

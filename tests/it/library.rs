@@ -13,6 +13,18 @@ fn key(text: &str) -> ObjectKey {
     text.parse().unwrap()
 }
 
+/// Puts a source there, and pins it.
+fn source(world: &World, content: Content) -> SourcePin {
+    let put = world.sandbox.store().put_object(SOURCE, "s", content, &ObjectSpec::default());
+    SourcePin {
+        bucket: SOURCE.parse().unwrap(),
+        key: key("s"),
+        version: put.version_id,
+        etag: put.etag,
+        customer_key: None,
+    }
+}
+
 fn sized(size: u64) -> CompleteSpec {
     CompleteSpec { size, ..CompleteSpec::default() }
 }
@@ -21,15 +33,7 @@ fn sized(size: u64) -> CompleteSpec {
 async fn parts_from_readers_and_objects_make_one_object_in_any_order() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
-    let source =
-        world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, 20 * MIB), &ObjectSpec::default());
-    let pin = SourcePin {
-        bucket: SOURCE.parse().unwrap(),
-        key: key("s"),
-        version: source.version_id.clone(),
-        etag: source.etag.clone(),
-        customer_key: None,
-    };
+    let pin = source(&world, Content::pattern(1, 20 * MIB));
     let attributes = Attributes {
         checksum: Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         ..Attributes::default()
@@ -57,15 +61,7 @@ async fn parts_from_readers_and_objects_make_one_object_in_any_order() {
 async fn one_part_without_a_range_is_a_whole_object() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
-    let source =
-        world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, 3), &ObjectSpec::default());
-    let pin = SourcePin {
-        bucket: SOURCE.parse().unwrap(),
-        key: key("s"),
-        version: None,
-        etag: source.etag,
-        customer_key: None,
-    };
+    let pin = source(&world, Content::pattern(1, 3));
     let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
     let part = upload.copy_part(1, &pin, None, 3).await.unwrap();
     assert!(upload.complete(&[part], &sized(3)).await.unwrap().etag.ends_with("-1"));
@@ -77,15 +73,7 @@ async fn ten_thousand_parts_are_listed_over_all_pages() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
     let size = 5 * MIB;
-    let source =
-        world.sandbox.store().put_object(SOURCE, "s", Content::pattern(1, size), &ObjectSpec::default());
-    let pin = SourcePin {
-        bucket: SOURCE.parse().unwrap(),
-        key: key("s"),
-        version: None,
-        etag: source.etag,
-        customer_key: None,
-    };
+    let pin = source(&world, Content::pattern(1, size));
     let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
     let copies = (1..=10_000).map(|number| Ok(upload.copy_part(number, &pin, None, size)));
     let parts: Vec<_> = futures::stream::iter(copies).try_buffer_unordered(64).try_collect().await.unwrap();

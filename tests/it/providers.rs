@@ -1,17 +1,13 @@
 //! The README's table of providers, written from their profiles.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 use s3haul::manifest::job::Provider;
 use s3haul::s3::Capabilities;
 use s3haul::s3::capabilities::PartLimits;
 use s3haul::size::ByteSize;
 
-const BEGIN: &str =
-    "<!-- providers: begin (written by a test: UPDATE_README=1 cargo test --test it providers) -->\n";
-const END: &str = "<!-- providers: end -->";
+use crate::readme::assert_readme_has;
 
 fn table() -> String {
     let mut table = String::from(
@@ -89,13 +85,5 @@ fn proof(capabilities: &Capabilities) -> &'static str {
 
 #[test]
 fn the_table_is_that_of_the_profiles() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once(BEGIN).expect("the marker where the table begins");
-    let (committed, after) = rest.split_once(END).expect("the marker where the table ends");
-    if std::env::var_os("UPDATE_README").is_some() {
-        fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
-        return;
-    }
-    assert_eq!(committed, table(), "the README is old: run the test with UPDATE_README=1");
+    assert_readme_has("providers", &table());
 }

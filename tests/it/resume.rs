@@ -9,7 +9,7 @@ use s3haul::sandbox::{
     BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, Sandbox, SandboxOptions,
 };
 
-use crate::cli::run;
+use crate::cli::{at, in_clean_environment, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// A sandbox whose copies take their time, with so many objects to copy.
@@ -44,7 +44,7 @@ fn rewrite(directory: &Path, sandbox: &Sandbox, more: &str) {
 
 /// The program in a directory, as its users have it: it keeps a journal by itself.
 fn command(world: &World, directory: &Path) -> assert_cmd::Command {
-    let mut command = crate::cli::at(world);
+    let mut command = at(world);
     command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
     command
 }
@@ -55,17 +55,9 @@ async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, 
 
 /// A run in the background.
 fn spawn(world: &World, directory: &Path, arguments: &[&str]) -> Child {
-    let options = SandboxOptions::default();
-    std::process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul"))
+    process_at(world)
         .args(arguments)
         .current_dir(directory)
-        .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
-        .env("AWS_ACCESS_KEY_ID", options.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
-        .env_remove("S3HAUL_JOURNAL")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -237,15 +229,12 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
     let script =
         "trap '' XFSZ; ulimit -f 32; exec \"$0\" run job.yaml --journal journal --report other.jsonl";
     let options = SandboxOptions::default();
-    let child = std::process::Command::new("sh")
+    let child = in_clean_environment(std::process::Command::new("sh"))
         .args(["-c", script])
         .arg(assert_cmd::cargo::cargo_bin!("s3haul"))
         .current_dir(directory.path())
-        .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_ACCESS_KEY_ID", options.access_key)
         .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
-        .env_remove("S3HAUL_JOURNAL")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

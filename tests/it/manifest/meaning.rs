@@ -140,6 +140,8 @@ fn destinations(#[case] to: &str, #[case] path: &str, #[case] message: &str, #[c
 #[case("parts: {size: ⟦64}", "parts.size", "no binary unit", "64MiB")]
 #[case("parts: {threshold: ⟦1B}", "parts.threshold", "5MiB to 5GiB", "write 5MiB")]
 #[case("parts: {layout: ⟦sauce}", "parts.layout", "can't be `sauce`", "auto or source")]
+#[case("parts: {goal: ⟦quick}", "parts.goal", "can't be `quick`", "fastest")]
+#[case("parts: {size: 64MiB, goal: ⟦fastest}", "parts.goal", "the size is given", "remove one")]
 #[case("verify: ⟦require_checksums", "verify", "can't be", "`require-checksum`?")]
 #[case("prove: ⟦bytes", "prove", "can't be `bytes`", "answers or read")]
 #[case("on_mismatch: ⟦delete", "on_mismatch", "can't be `delete`", "keep or remove")]

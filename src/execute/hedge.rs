@@ -1,0 +1,214 @@
+//! Asking for a part a second time, because the first request hangs.
+//!
+//! Of ten thousand requests a few take far longer than the rest, and an object is done when the last of its parts is. So a
+//! part that is overdue is copied once more; the first answer counts, and nobody waits for the other. That is safe only
+//! where both requests leave the very same part behind: the same number, the same range of the same version, on a server
+//! that refuses a source that changed and whose `ETag`s follow from the bytes. The second request may still arrive when the
+//! object is published, and changes nothing then.
+//!
+//! What is overdue is judged as TCP judges a lost segment: by the mean of what the answers took, and by how much they differ.
+//! All parts but the last are of one size, so their times compare.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::bucket::Answer;
+use crate::s3::{Failure, PartDone};
+
+/// Answers before anything is called overdue.
+const ENOUGH: u32 = 8;
+/// Mean deviations beyond the mean.
+const DEVIATIONS: u32 = 6;
+/// At least so much beyond the mean, and at least twice the mean: a second request costs as much as the first.
+const LEAST: Duration = Duration::from_secs(1);
+/// One part in so many may be asked for twice: a server that is slow as a whole is not helped by more requests.
+const ONE_IN: u32 = 20;
+
+/// The requests of one upload.
+#[derive(Debug)]
+pub(super) struct Hedge {
+    /// Parts that were asked for once, by number: when, and how to have one asked for again.
+    single: BTreeMap<u32, (Instant, oneshot::Sender<()>)>,
+    answers: u32,
+    mean: Duration,
+    deviation: Duration,
+    left: u32,
+}
+
+impl Hedge {
+    /// For an upload of so many parts; none is asked for twice where that is not safe.
+    pub(super) const fn new(parts: u32, is_safe: bool) -> Self {
+        let left = if is_safe { parts.div_ceil(ONE_IN) } else { 0 };
+        Self { single: BTreeMap::new(), answers: 0, mean: Duration::ZERO, deviation: Duration::ZERO, left }
+    }
+
+    /// A part is asked for; what is returned tells its request when to do so once more.
+    pub(super) fn asked(&mut self, number: u32, now: Instant) -> Option<oneshot::Receiver<()>> {
+        if self.left == 0 {
+            return None;
+        }
+        let (again, told) = oneshot::channel();
+        self.single.insert(number, (now, again));
+        Some(told)
+    }
+
+    /// A part was confirmed.
+    pub(super) fn answered(&mut self, number: u32, now: Instant) {
+        // A part that was asked for twice tells nothing about one request.
+        let Some((asked, _)) = self.single.remove(&number) else { return };
+        let took = now.saturating_duration_since(asked);
+        if self.answers == 0 {
+            (self.mean, self.deviation) = (took, took / 2);
+        } else {
+            self.deviation = (self.deviation * 3 + self.mean.abs_diff(took)) / 4;
+            self.mean = (self.mean * 7 + took) / 8;
+        }
+        self.answers += 1;
+    }
+
+    /// When the part that has waited longest is overdue, if anything may be asked for again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.left == 0 || self.answers < ENOUGH {
+            return None;
+        }
+        let patience = self.mean + (self.deviation * DEVIATIONS).max(LEAST).max(self.mean);
+        self.single.values().map(|(asked, _)| *asked).min().map(|asked| asked + patience)
+    }
+
+    /// Has the part asked for once more that has waited longest; its number.
+    pub(super) fn again(&mut self) -> Option<u32> {
+        let (number, _) = self.single.iter().min_by_key(|(_, (asked, _))| *asked)?;
+        let number = *number;
+        let (_, again) = self.single.remove(&number)?;
+        self.left = self.left.saturating_sub(1);
+        // A request that is gone was answered meanwhile.
+        again.send(()).is_ok().then_some(number)
+    }
+}
+
+/// One part, whose request is sent once more when `told` says so. The first good answer counts; the other is dropped.
+pub(super) async fn once_or_twice<F>(
+    told: Option<oneshot::Receiver<()>>,
+    start: impl Fn() -> F,
+) -> Result<Answer<PartDone>, Failure>
+where
+    F: Future<Output = Result<Answer<PartDone>, Failure>>,
+{
+    let mut first = pin!(start());
+    let Some(told) = told else { return first.await };
+    tokio::select! {
+        answer = &mut first => return answer,
+        Ok(()) = told => {}
+    }
+    // On the heap, because hardly any part needs it and all of them would have room for it.
+    let second = Box::pin(start());
+    let (answer, other) = match select(first, second).await {
+        Either::Left((answer, second)) => (answer, Either::Left(second)),
+        Either::Right((answer, first)) => (answer, Either::Right(first)),
+    };
+    let mut answer = if answer.is_ok() { answer } else { other.await };
+    if let Ok(answer) = &mut answer {
+        answer.attempts += 1;
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::s3::{FailureKind, Operation};
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    type Told = Vec<Option<oneshot::Receiver<()>>>;
+
+    /// An upload whose first parts took these times, with part 100 under way since `start`.
+    fn after(took: impl IntoIterator<Item = u64>, is_safe: bool) -> (Hedge, Instant, Told) {
+        let start = Instant::now();
+        let mut hedge = Hedge::new(200, is_safe);
+        let told = vec![hedge.asked(100, start)];
+        for (number, millis) in (1..).zip(took) {
+            hedge.asked(number, start);
+            hedge.answered(number, start + ms(millis));
+        }
+        (hedge, start, told)
+    }
+
+    #[test]
+    fn a_part_is_overdue_when_it_takes_far_longer_than_the_others() {
+        let (hedge, start, _told) = after((0..20).map(|at| 900 + at % 3 * 50), true);
+        let due = hedge.due().unwrap().duration_since(start);
+        assert!((ms(1900)..=ms(2100)).contains(&due), "{due:?}");
+        // Where times differ much, a long one says little.
+        let (hedge, start, _told) = after((0..40).map(|at| 200 + at % 5 * 900), true);
+        assert!(hedge.due().unwrap().duration_since(start) > ms(5000));
+        let (hedge, start, _told) = after((0..40).map(|_| 60_000), true);
+        assert!(hedge.due().unwrap().duration_since(start) >= ms(119_000));
+    }
+
+    #[test]
+    fn nothing_is_overdue_before_enough_is_known_or_where_it_is_not_safe() {
+        assert_eq!(after([900; 7], true).0.due(), None);
+        assert_eq!(after([900; 50], false).0.due(), None);
+    }
+
+    #[test]
+    fn one_part_in_twenty_is_asked_for_twice_and_none_three_times() {
+        let (mut hedge, start, mut told) = after([900; 8], true);
+        for number in 101..150 {
+            told.push(hedge.asked(number, start + ms(u64::from(number))));
+        }
+        let mut again = Vec::new();
+        while hedge.due().is_some() {
+            again.extend(hedge.again());
+        }
+        assert_eq!(again, (100..110).collect::<Vec<_>>(), "those that wait longest, first");
+    }
+
+    fn done(number: u32) -> Result<Answer<PartDone>, Failure> {
+        let value = PartDone { number, size: 1, etag: String::new(), checksum: None };
+        Ok(Answer { value, attempts: 1, maybe_twice: false })
+    }
+
+    fn failed() -> Result<Answer<PartDone>, Failure> {
+        Err(Failure::new(FailureKind::Transient, Operation::UploadPartCopy, "b/k", "reset"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_good_answer_counts() {
+        // What the first and the second request answer, and after how many seconds.
+        for (first, second, expected) in [
+            ((60, done(1)), (1, done(2)), Some(2)),
+            ((5, done(1)), (60, done(2)), Some(1)),
+            ((60, done(1)), (1, failed()), Some(1)),
+            ((5, failed()), (60, done(2)), Some(2)),
+            ((5, failed()), (60, failed()), None),
+        ] {
+            let (again, told) = oneshot::channel();
+            let requests = RefCell::new(vec![second, first]);
+            let request = || {
+                let (seconds, answer) = requests.borrow_mut().pop().expect("two requests at most");
+                async move {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    answer
+                }
+            };
+            again.send(()).unwrap();
+            let answer = once_or_twice(Some(told), request).await;
+            assert_eq!(
+                answer.as_ref().ok().map(|answer| (answer.value.number, answer.attempts)),
+                expected.map(|number| (number, 2))
+            );
+        }
+    }
+}
