@@ -108,7 +108,7 @@ mod tests {
                 let ticket = meter.draw(cells, now);
                 // Woken late by a millisecond's tick.
                 let due = now + meter.wait(ticket, now).unwrap_or_default();
-                let woken = Duration::from_millis(u64::try_from(due.as_micros().div_ceil(1000)).unwrap());
+                let woken = Duration::from_millis(u64::try_from(due.as_nanos().div_ceil(1_000_000)).unwrap());
                 prop_assert_eq!(meter.wait(ticket, due), None);
                 passed.push((due.max(now), cells));
                 now = if pause < 100 { woken } else { woken + Duration::from_millis(pause) };
