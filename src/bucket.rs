@@ -167,19 +167,20 @@ impl Bucket {
         format!("{}/{key}", self.name)
     }
 
-    async fn call<T, F>(
+    /// Not itself a future around another one: those of all requests end up inside that of an object.
+    fn call<T, F>(
         &self,
         operation: Operation,
         key: Option<&ObjectKey>,
         bytes: u64,
         repeat: Repeat,
         attempt: impl Fn() -> F,
-    ) -> Result<Answer<T>, Failure>
+    ) -> impl Future<Output = Result<Answer<T>, Failure>>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let at = key.map_or("", ObjectKey::as_str);
-        self.call_at(at, operation, key, bytes, repeat, attempt).await
+        self.call_at(at, operation, key, bytes, repeat, attempt)
     }
 
     /// [`Bucket::call`] for a request that is about the keys around `at`, which S3 counts against their partition.

@@ -199,11 +199,11 @@ impl Lanes {
             .map(|hot| Lane::new(&hot.prefix, RateController::known(start, hot.accepted, now), now))
             .collect();
         lanes.push(Lane::new(&lane.prefix, RateController::new(start), now));
-        self.replace(lanes, now);
+        self.replace(&lanes, now);
     }
 
     /// Puts lanes into the table, in the places of those with the same prefixes.
-    fn replace(&self, fresh: Vec<Arc<Lane>>, now: Duration) {
+    fn replace(&self, fresh: &[Arc<Lane>], now: Duration) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.table.load_full();
         let is_fresh = |prefix: &str| fresh.iter().any(|lane| lane.prefix == prefix);
@@ -259,7 +259,7 @@ impl Lanes {
         };
         let lanes: Vec<_> = lanes.take(MOST + 1).map(known).collect();
         if !lanes.is_empty() {
-            self.replace(lanes, now);
+            self.replace(&lanes, now);
         }
     }
 }
@@ -336,7 +336,7 @@ mod tests {
             tasks.spawn(async move { lanes.pass("a", || began.elapsed()).await.waited });
         }
         sleep(MS * 100).await;
-        lanes.replace(vec![Lane::new("", RateController::new(1000.0), began.elapsed())], began.elapsed());
+        lanes.replace(&[Lane::new("", RateController::new(1000.0), began.elapsed())], began.elapsed());
         let mut waited = 0;
         while let Some(task) = tasks.join_next().await {
             waited += u32::from(task.unwrap());

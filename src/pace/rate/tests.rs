@@ -1,8 +1,6 @@
 //! The controller against a model of a server: a token bucket, answers that take their time, a client that wakes up once
 //! in a millisecond.
 
-#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers of a model")]
-
 use std::collections::BinaryHeap;
 
 use proptest::prelude::*;
