@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::Path;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
@@ -23,6 +24,7 @@ use s3haul::listing::join::Counterparts;
 use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{PartGoal, Selection, When};
+use s3haul::pace::rate::RateController;
 use s3haul::pace::speed::Speed;
 use s3haul::plan::decide::{Side, decide};
 use s3haul::plan::parts::{Capacity, Goal, layout};
@@ -128,6 +130,14 @@ fn pure(criterion: &mut Criterion) {
                 state.apply(Timestamp::UNIX_EPOCH, black_box(&ended(object - WINDOW)));
             }
             object += 1;
+        });
+    });
+    criterion.bench_function("a request through the rate of its lane", |bench| {
+        let (mut controller, mut now) = (RateController::new(3500.0), Duration::ZERO);
+        bench.iter(|| {
+            now += Duration::from_micros(250);
+            controller.sent(black_box(now));
+            controller.rate(black_box(now))
         });
     });
     criterion.bench_function("crc64nvme of 16 MiB", |bench| {

@@ -19,7 +19,7 @@ use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::outage::Outlasted;
-use crate::pace::{Lane, Pacer, RetryPolicy, slots};
+use crate::pace::{Lanes, Pacer, RetryPolicy, slots};
 use crate::s3::{
     Access, Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Class, Client, CompleteSpec,
     Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone,
@@ -33,8 +33,8 @@ pub struct Bucket {
     name: BucketName,
     client: Client,
     pacer: Arc<Pacer>,
-    reads: Arc<Lane>,
-    writes: Arc<Lane>,
+    reads: Arc<Lanes>,
+    writes: Arc<Lanes>,
     retry: RetryPolicy,
     halt: CancellationToken,
 }
@@ -81,8 +81,8 @@ impl Bucket {
     #[must_use]
     pub fn new(name: BucketName, client: &Client, pacer: Arc<Pacer>, halt: CancellationToken) -> Self {
         let client = client.to_bucket(&name, Access::default());
-        let reads = pacer.lane(client.endpoint(), name.as_str(), Class::Read);
-        let writes = pacer.lane(client.endpoint(), name.as_str(), Class::Write);
+        let reads = pacer.lanes(client.endpoint(), name.as_str(), Class::Read);
+        let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
         let retry = pacer.retry;
         Self { name, client, pacer, reads, writes, retry, halt }
     }
@@ -167,8 +167,26 @@ impl Bucket {
         format!("{}/{key}", self.name)
     }
 
-    async fn call<T, F>(
+    /// Not itself a future around another one: those of all requests end up inside that of an object.
+    fn call<T, F>(
         &self,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+        bytes: u64,
+        repeat: Repeat,
+        attempt: impl Fn() -> F,
+    ) -> impl Future<Output = Result<Answer<T>, Failure>>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let at = key.map_or("", ObjectKey::as_str);
+        self.call_at(at, operation, key, bytes, repeat, attempt)
+    }
+
+    /// [`Bucket::call`] for a request that is about the keys around `at`, which S3 counts against their partition.
+    async fn call_at<T, F>(
+        &self,
+        at: &str,
         operation: Operation,
         key: Option<&ObjectKey>,
         bytes: u64,
@@ -178,7 +196,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let lane = match operation.class() {
+        let lanes = match operation.class() {
             Class::Read => &self.reads,
             Class::Write => &self.writes,
         };
@@ -189,15 +207,15 @@ impl Bucket {
         let (mut attempts, mut maybe_twice, mut renewed) = (0, false, false);
         loop {
             let admitted = tokio::select! {
-                admitted = self.pacer.admit(lane, bytes, self.retry.patience) => admitted,
+                admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience) => admitted,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
-            let mut pass = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
+            let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if first_failure.is_some() {
-                held += pass.held;
+                held += admitted.pass.held;
             }
             attempts += 1;
-            pass.attempt = attempts;
+            admitted.pass.attempt = attempts;
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
                 answer = timeout(limit, attempt()) => answer,
@@ -208,7 +226,7 @@ impl Bucket {
                 Err(Failure::new(FailureKind::TimedOut, operation, self.place_of(key), message))
             });
             let took = sent.elapsed();
-            self.pacer.learn(lane, pass, outcome.as_ref().err(), bytes, took);
+            self.pacer.learn(admitted, outcome.as_ref().err(), bytes, took, limit);
             let failure = match outcome {
                 Ok(value) => {
                     if matches!(operation, Operation::CopyObject | Operation::UploadPartCopy) {
@@ -237,7 +255,7 @@ impl Bucket {
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
                 None if failure.kind().speaks_of_an_outage()
                     && operation != Operation::HeadBucket
-                    && (lane.is_out() || Box::pin(self.is_silent(&failure)).await) =>
+                    && (lanes.is_out() || Box::pin(self.is_silent(&failure)).await) =>
                 {
                     Duration::ZERO
                 }
@@ -257,13 +275,15 @@ impl Bucket {
     /// server chokes on is none: what every server answers, be it with a refusal, tells one from the other.
     async fn is_silent(&self, failure: &Failure) -> bool {
         let limit = self.retry.silence;
-        let Ok(pass) = self.pacer.admit(&self.reads, 0, self.retry.patience).await else { return true };
+        let Ok(admitted) = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await else {
+            return true;
+        };
         let sent = Instant::now();
         let answer = timeout(limit, self.client.head_bucket(&self.name)).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", limit.as_secs());
             Err(Failure::new(FailureKind::TimedOut, Operation::HeadBucket, self.name.to_string(), message))
         });
-        self.pacer.learn(&self.reads, pass, answer.as_ref().err(), 0, sent.elapsed());
+        self.pacer.learn(admitted, answer.as_ref().err(), 0, sent.elapsed(), limit);
         let is_silent = answer.is_err_and(|refused| refused.kind().speaks_of_an_outage());
         if is_silent {
             self.pacer.is_silent(&self.reads, &failure.details().message);
@@ -290,6 +310,19 @@ impl Bucket {
         self.call(operation, key, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
     }
 
+    /// A listing from the key `at` on.
+    async fn list_at<T, F>(
+        &self,
+        operation: Operation,
+        at: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.call_at(at, operation, None, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
+    }
+
     /// The region that the bucket is in, where the server tells.
     pub async fn region(&self) -> Result<Option<String>, Failure> {
         self.read(Operation::HeadBucket, None, || self.client.head_bucket(&self.name)).await
@@ -314,8 +347,8 @@ impl Bucket {
         token: Option<&str>,
     ) -> Result<Page<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
-        self.read(Operation::ListObjects, None, || self.client.list_objects(&self.name, prefix, after, token))
-            .await
+        let list = || self.client.list_objects(&self.name, prefix, after, token);
+        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
     }
 
     /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found too: S3 refuses
@@ -524,7 +557,7 @@ impl Bucket {
         after: Option<&UploadMarker>,
     ) -> Result<Page<OpenUpload, UploadMarker>, Failure> {
         self.check_prefix(Operation::ListMultipartUploads, prefix)?;
-        self.read(Operation::ListMultipartUploads, None, || {
+        self.list_at(Operation::ListMultipartUploads, prefix, || {
             self.client.list_uploads(&self.name, prefix, after)
         })
         .await

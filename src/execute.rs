@@ -17,6 +17,7 @@ mod conductor;
 mod hedge;
 mod history;
 mod layout;
+mod learned;
 mod listed;
 mod mismatch;
 pub mod monitor;
@@ -226,6 +227,7 @@ pub async fn run(
         connections.of_transfer(transfer).await?;
     }
     let pacer = Arc::clone(connections.pacer());
+    learned::recall(&pacer, resumed);
     let slots = pacer.slots().clone();
     let closer = tokio::spawn({
         let (stop, halt) = (stop.clone(), halt.clone());
@@ -248,6 +250,7 @@ pub async fn run(
             halt.cancel();
         }
     });
+    watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
     let mut outcome = Outcome::from(&**resumed);
     let refusals = Arc::new(Refusals::default());
     let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
@@ -296,6 +299,9 @@ pub async fn run(
     }
     closer.abort();
     drop(watcher);
+    if stop.is_cancelled() {
+        learned::tell(&pacer, journal).await;
+    }
     outcome.stopped = stop.is_cancelled();
     outcome.requests = pacer.counts();
     outcome.seconds += seconds(began.elapsed());

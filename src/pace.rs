@@ -3,30 +3,41 @@
 //!
 //! Every request of every object passes here, retries too. [`slots::Slots`] bounds how many are in flight and hands free
 //! places to parts of large objects first, so that no object has a pool of its own and the tail of a run is short.
-//! A [`Lane`] is the pair of bucket and request class, S3's own unit of throttling; its rate is learned by
-//! [`adaptive::RateController`] and enforced, like the user's limits, by a [`gate::Gate`]. An endpoint that does not answer
-//! is asked by one request at a time until it is back ([`outage::Outage`]).
+//! [`Lanes`] are S3's own units of throttling: a bucket, or a leading part of its keys, and a class of requests. The
+//! rate of each is learned ([`rate::RateController`]), and which prefixes need a lane of their own is learned too. The
+//! user's limits are a [`gate::Gate`] behind them, so that nothing passes faster whatever the lanes believe. An endpoint
+//! that does not answer is asked by one request at a time until it is back ([`outage::Outage`]). What was learned
+//! goes into the journal ([`learned::Learned`]).
 
-pub mod adaptive;
 pub mod gate;
+mod lane;
+pub mod learned;
+mod meter;
 pub mod outage;
+mod prefix;
+pub mod rate;
+mod recent;
 pub mod retry;
 pub mod slots;
 pub mod speed;
+pub mod width;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::manifest::job::Limits;
 use crate::s3::{Class, Failure, FailureKind};
-use adaptive::RateController;
 use gate::Gate;
+pub use lane::Lanes;
+use lane::Passed;
+use learned::Learned;
 use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
+use slots::Answered;
 pub use slots::{Slot, Slots};
 use speed::{Speed, SpeedEstimate};
 
@@ -40,7 +51,8 @@ pub struct Pacer {
     requests: Gate,
     bytes: Gate,
     slots: Slots,
-    lanes: Mutex<HashMap<(String, Class), Arc<Lane>>>,
+    /// By `endpoint/bucket`.
+    lanes: Mutex<HashMap<(String, Class), Arc<Lanes>>>,
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
     speed: Mutex<SpeedEstimate>,
     counters: Counters,
@@ -70,20 +82,16 @@ pub struct PaceCounts {
     pub hedged: u64,
 }
 
-/// Requests of one class to one bucket: what S3 throttles together.
+/// The right to send one request. What comes of it is told to [`Pacer::learn`].
 #[derive(Debug)]
-pub struct Lane {
-    gate: Gate,
-    rate: Mutex<RateController>,
-    outage: Arc<Outage>,
-}
-
-impl Lane {
-    /// True while the endpoint does not answer anyone.
-    #[must_use]
-    pub fn is_out(&self) -> bool {
-        self.outage.is_out()
-    }
+pub struct Admitted<'a> {
+    /// The endpoint's side of it.
+    pub pass: Pass<'a>,
+    lanes: &'a Lanes,
+    passed: Passed,
+    key: &'a str,
+    /// It had to wait for a rate.
+    paced: bool,
 }
 
 impl Pacer {
@@ -111,19 +119,56 @@ impl Pacer {
         &self.slots
     }
 
-    /// The lane of a bucket on an endpoint.
+    /// The lanes of a bucket on an endpoint.
     #[must_use]
-    pub fn lane(&self, endpoint: &str, bucket: &str, class: Class) -> Arc<Lane> {
+    pub fn lanes(&self, endpoint: &str, bucket: &str, class: Class) -> Arc<Lanes> {
+        self.lanes_of(endpoint, format!("{endpoint}/{bucket}"), class)
+    }
+
+    fn lanes_of(&self, endpoint: &str, name: String, class: Class) -> Arc<Lanes> {
         let outage = {
             let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
             let outage = outages.entry(endpoint.to_owned());
             Arc::clone(outage.or_insert_with(|| Arc::new(Outage::new(self.retry.probes))))
         };
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = lanes.entry((format!("{endpoint}/{bucket}"), class));
-        Arc::clone(lane.or_insert_with(|| {
-            Arc::new(Lane { gate: Gate::limited(None), rate: Mutex::new(RateController::new()), outage })
-        }))
+        let now = self.elapsed();
+        let mut all = self.all_lanes();
+        let lanes = all.entry((name, class));
+        Arc::clone(lanes.or_insert_with(|| Arc::new(Lanes::new(class, outage, now))))
+    }
+
+    fn all_lanes(&self) -> MutexGuard<'_, HashMap<(String, Class), Arc<Lanes>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known by now about the limits of all buckets and the width.
+    #[must_use]
+    pub fn learned(&self) -> Learned {
+        let all = self.all_lanes();
+        let mut lanes: Vec<_> = all.iter().flat_map(|((bucket, _), lanes)| lanes.learned(bucket)).collect();
+        drop(all);
+        lanes.sort_by(|one, other| {
+            let key = |lane: &learned::LearnedLane| (lane.bucket.clone(), lane.class == Class::Write);
+            key(one).cmp(&key(other)).then_with(|| one.prefix.cmp(&other.prefix))
+        });
+        lanes.truncate(learned::MOST);
+        Learned { lanes, width: self.slots.in_flight().1 }
+    }
+
+    /// Begins with what an earlier session learned, if it is not older than [`learned::KEPT`].
+    pub fn recall(&self, learned: &Learned) {
+        let now = self.elapsed();
+        for (at, lane) in learned.lanes.iter().enumerate() {
+            let same =
+                |other: &learned::LearnedLane| (&other.bucket, other.class) == (&lane.bucket, lane.class);
+            if learned.lanes[..at].iter().any(same) {
+                continue;
+            }
+            let Some((endpoint, _)) = lane.bucket.split_once('/') else { continue };
+            let lanes = self.lanes_of(endpoint, lane.bucket.clone(), lane.class);
+            lanes.recall(learned.lanes[at..].iter().filter(|other| same(other)), now);
+        }
+        self.slots.recall(learned.width);
     }
 
     /// Endpoints that do not answer at the moment: name, for how long, and what they failed with.
@@ -138,28 +183,43 @@ impl Pacer {
         down.collect()
     }
 
-    /// Waits until a request that moves `bytes` may be sent on `lane`. What comes of it is told to [`Pacer::learn`].
+    /// Waits until a request for `key` (a listing: where it begins) that moves `bytes` may be sent on one of `lanes`. What comes
+    /// of it is told to [`Pacer::learn`].
     ///
     /// # Errors
     /// [`Outlasted`] when the endpoint has not answered anyone for `patience`.
     pub async fn admit<'a>(
         &self,
-        lane: &'a Lane,
+        lanes: &'a Lanes,
+        key: &'a str,
         bytes: u64,
         patience: Duration,
-    ) -> Result<Pass<'a>, Outlasted> {
-        let pass = lane.outage.pass(patience, || self.started.elapsed()).await?;
-        lane.gate.pass(1).await;
-        self.requests.pass(1).await;
+    ) -> Result<Admitted<'a>, Outlasted> {
+        let clock = || self.started.elapsed();
+        let pass = lanes.outage.pass(patience, clock).await?;
+        let passed = lanes.pass(key, clock).await;
+        let mut paced = passed.waited;
+        paced |= self.requests.pass(1).await;
         if bytes > 0 {
-            self.bytes.pass(bytes.div_ceil(BYTES_PER_CELL)).await;
+            paced |= self.bytes.pass(bytes.div_ceil(BYTES_PER_CELL)).await;
         }
+        // While it stood in line the endpoint may have gone away.
+        let pass = if paced { pass.renewed(patience, clock).await? } else { pass };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Ok(pass)
+        Ok(Admitted { pass, lanes, passed, key, paced })
     }
 
-    /// Learns from an answer that came after `took`: a good one when there is no failure.
-    pub fn learn(&self, lane: &Lane, pass: Pass<'_>, failure: Option<&Failure>, bytes: u64, took: Duration) {
+    /// Learns from an answer that came after `took`, of a request that is given up after `limit`: a good one when there is no
+    /// failure.
+    pub fn learn(
+        &self,
+        admitted: Admitted<'_>,
+        failure: Option<&Failure>,
+        bytes: u64,
+        took: Duration,
+        limit: Duration,
+    ) {
+        let Admitted { pass, lanes, passed, key, paced } = admitted;
         let now = self.started.elapsed();
         match failure {
             Some(failure) if failure.kind().speaks_of_an_outage() => {
@@ -171,19 +231,18 @@ impl Pacer {
         }
         let failure = failure.map(Failure::kind);
         let throttled = failure == Some(&FailureKind::Throttled);
-        {
-            let mut rate = lane.rate.lock().unwrap_or_else(PoisonError::into_inner);
-            match failure {
-                Some(FailureKind::Throttled) => rate.throttled(now),
-                None => rate.accepted(now),
-                Some(_) => {}
-            }
-            lane.gate.set(rate.rate(now));
-        }
         if throttled {
+            lanes.throttled(&passed, key, now.saturating_sub(took), now);
             self.counters.throttled.fetch_add(1, Ordering::Relaxed);
         }
-        self.slots.answered(now, took, failure.is_none().then_some(bytes), throttled);
+        let answers = failure.is_none() || failure == Some(&FailureKind::TimedOut);
+        self.slots.answered(Answered {
+            now,
+            took,
+            bytes: failure.is_none().then_some(bytes),
+            paced: paced || throttled,
+            strain: answers.then(|| took.as_secs_f64() / limit.as_secs_f64()),
+        });
     }
 
     /// Takes note of a copy inside S3 that was answered after `took`.
@@ -197,9 +256,9 @@ impl Pacer {
         self.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
     }
 
-    /// Takes note that the endpoint of `lane` answers nobody, for `reason`, though few requests have found out.
-    pub fn is_silent(&self, lane: &Lane, reason: &str) {
-        lane.outage.begin(self.started.elapsed(), reason);
+    /// Takes note that the endpoint of `lanes` answers nobody, for `reason`, though few requests have found out.
+    pub fn is_silent(&self, lanes: &Lanes, reason: &str) {
+        lanes.outage.begin(self.started.elapsed(), reason);
     }
 
     /// Takes note of a retry.
@@ -230,7 +289,7 @@ impl Pacer {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate need not be exact beyond 2^53 bytes a second")]
-fn to_cells(bytes_per_second: u64) -> f64 {
-    bytes_per_second as f64 / BYTES_PER_CELL as f64
+#[expect(clippy::cast_precision_loss, reason = "neither rates nor sizes need be exact beyond 2^53 bytes")]
+fn to_cells(bytes: u64) -> f64 {
+    bytes as f64 / BYTES_PER_CELL as f64
 }

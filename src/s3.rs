@@ -75,7 +75,8 @@ pub enum Operation {
 }
 
 /// S3 limits and throttles these two apart: 3,500 writes and 5,500 reads per second and partitioned prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// GET, HEAD and lists.
     Read,

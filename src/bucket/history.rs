@@ -47,7 +47,8 @@ impl Bucket {
         prefix: &str,
         after: Option<&VersionMarker>,
     ) -> Result<Page<ListedVersion, VersionMarker>, Failure> {
-        self.read(Operation::ListObjectVersions, None, || {
+        let at = after.map_or(prefix, |after| &*after.key);
+        self.list_at(Operation::ListObjectVersions, at, || {
             self.client.list_versions(&self.name, prefix, after, None)
         })
         .await

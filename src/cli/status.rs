@@ -16,7 +16,11 @@ use crate::journal::uploads::OpenUpload;
 use crate::journal::{Glance, Life, Location, Writer, look};
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
+use crate::pace::learned::Learned;
 use crate::size::{ByteSize, display_count, display_duration};
+
+/// Lanes that are shown with what was accepted on them.
+const SHOWN_LANES: usize = 5;
 
 /// Shows how far a run is.
 #[derive(Debug, Args)]
@@ -90,6 +94,8 @@ struct View<'a> {
     pending_objects: u64,
     open_uploads: Vec<UploadView<'a>>,
     latest_failures: Vec<&'a FailedObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learned: Option<&'a Learned>,
     #[serde(skip)]
     now: Timestamp,
 }
@@ -140,6 +146,7 @@ impl<'a> View<'a> {
             pending_objects: state.pending_objects() as u64,
             open_uploads: state.uploads.values().map(UploadView::from).collect(),
             latest_failures: state.failures.iter().collect(),
+            learned: state.learned.as_ref().map(|remembered| &remembered.learned),
             now,
         }
     }
@@ -197,6 +204,9 @@ impl<'a> View<'a> {
                 ByteSize(open.stored_bytes),
                 ByteSize(open.size),
             );
+        }
+        for lane in self.learned.iter().flat_map(|learned| &learned.lanes).take(SHOWN_LANES) {
+            let _ = writeln!(text, "  accepted {lane}, at the last count");
         }
         for failed in &self.latest_failures {
             let _ = writeln!(text, "  failed   {}  {}: {}", failed.source, failed.kind, failed.message);

@@ -12,6 +12,7 @@ use super::fingerprint::Fingerprint;
 use super::uploads::PartLengths;
 use crate::listing::Entry;
 use crate::location::{BucketName, ObjectKey};
+use crate::pace::learned::Learned;
 use crate::plan::loss::Loss;
 use crate::s3::ArchiveState;
 
@@ -137,6 +138,8 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
+    /// What the servers accept, as far as it was learned; in the place of what was known before.
+    PaceLearned(Learned),
 }
 
 /// What a run is.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo};
 use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
+use crate::pace::learned::Learned;
 use crate::plan::loss::{LossCounts, whole};
 
 /// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
@@ -69,6 +70,18 @@ pub struct RunState {
     pub failures: VecDeque<FailedObject>,
     /// The next number for an object or upload.
     pub next_id: u64,
+    /// What the servers accept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Remembered>,
+}
+
+/// What was learned about the servers, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub learned: Learned,
 }
 
 /// How far a range of keys is.
@@ -162,6 +175,7 @@ impl RunState {
             }
             Event::RunStopped => self.phase = Phase::Stopped,
             Event::RunEnded => self.phase = Phase::Ended,
+            Event::PaceLearned(learned) => self.learned = Some(Remembered { at, learned: learned.clone() }),
             Event::RangeBegan { range, transfer, ordered } => {
                 let fresh = RangeState { transfer: *transfer, ordered: *ordered, ..RangeState::default() };
                 self.ranges.entry(*range).or_insert(fresh);

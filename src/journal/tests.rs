@@ -12,6 +12,8 @@ use super::fingerprint::Fingerprint;
 use super::segment::{Header, Replay, Writer, push_record, snapshot};
 use super::state::{Phase, RunState};
 use super::*;
+use crate::pace::learned::{Learned, LearnedLane};
+use crate::s3::Class;
 
 pub(super) fn writer(id: &str) -> Writer {
     Writer { id: id.into(), host: "test".into(), pid: 7, since: Timestamp::UNIX_EPOCH }
@@ -85,6 +87,15 @@ impl Teller {
         let rest = choice / 16;
         match choice % 16 {
             0 => Event::RunResumed,
+            1 if rest.is_multiple_of(2) => {
+                let lane = LearnedLane {
+                    bucket: "default/bucket".into(),
+                    class: Class::Write,
+                    prefix: self.key(),
+                    accepted: u32::try_from(rest).unwrap(),
+                };
+                Event::PaceLearned(Learned { lanes: vec![lane], width: 512 })
+            }
             1 => Event::RunStopped,
             2 | 3 => {
                 let passed = Passed {

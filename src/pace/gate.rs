@@ -1,16 +1,14 @@
-//! A rate limit whose rate can change while requests wait at it.
+//! A limit that the user set: cells pass at its rate and never faster.
 //!
 //! A governor limiter does the counting (GCRA: no bursts beyond its own). Around it: a queue, so that two thousand
-//! waiting requests are one timer and not two thousand racing ones; naps of at most a quarter of a second, so that a raised
-//! rate is felt at once; and a clock on tokio's time, so that tests can pause it. A quota of governor's is fixed,
-//! therefore a new rate is a new limiter, swapped in when it differs by more than two percent.
+//! waiting requests are one timer and not two thousand racing ones, and a clock on tokio's time, so that tests can pause it.
+//! A quota of governor's is fixed, which is what a user's limit is; the rates that are learned change at every answer, and
+//! each change would hand out governor's burst anew, so they have a [meter](super::meter) of their own.
 
 use std::num::NonZeroU32;
 use std::ops::Add;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use governor::clock::{Clock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -19,26 +17,21 @@ use governor::{Quota, RateLimiter};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-/// The longest nap before the rate is looked at again.
-const NAP: Duration = Duration::from_millis(250);
+/// The longest sleep before the rate is looked at again, where it can change.
+pub(super) const NAP: Duration = Duration::from_millis(250);
 /// A limiter may give out this much at once. Timers tick in milliseconds; without some burst a rate above one per tick could not
 /// be reached.
 const BURST: Duration = Duration::from_millis(20);
-/// Rates that differ by less are the same rate.
-const SAME: f64 = 0.02;
 
 /// Lets cells pass at a rate.
 #[derive(Debug)]
-pub struct Gate {
-    limiter: ArcSwapOption<Limiter>,
-    queue: Mutex<()>,
-}
+pub struct Gate(Option<Limiter>);
 
 #[derive(Debug)]
 struct Limiter {
-    rate: f64,
     burst: NonZeroU32,
     inner: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>,
+    queue: Mutex<()>,
 }
 
 impl Limiter {
@@ -48,7 +41,7 @@ impl Limiter {
         let burst = NonZeroU32::new((rate * BURST.as_secs_f64()).clamp(1.0, 1e9) as u32)?;
         let quota = Quota::with_period(period)?.allow_burst(burst);
         let inner = RateLimiter::direct_with_clock(quota, TokioClock { start: Instant::now() });
-        Some(Self { rate, burst, inner })
+        Some(Self { burst, inner, queue: Mutex::default() })
     }
 }
 
@@ -56,44 +49,29 @@ impl Gate {
     /// A gate with this many cells per second, or an open one.
     #[must_use]
     pub fn limited(rate: Option<f64>) -> Self {
-        let limiter = rate.and_then(Limiter::new).map(Arc::new);
-        Self { limiter: ArcSwapOption::new(limiter), queue: Mutex::new(()) }
-    }
-
-    /// Changes the rate; `None` opens the gate.
-    pub fn set(&self, rate: Option<f64>) {
-        let current = self.limiter.load();
-        let same = match (&*current, rate) {
-            (None, None) => true,
-            (Some(limiter), Some(rate)) => (rate / limiter.rate - 1.0).abs() < SAME,
-            _ => false,
-        };
-        if !same {
-            self.limiter.store(rate.and_then(Limiter::new).map(Arc::new));
-        }
+        Self(rate.and_then(Limiter::new))
     }
 
     /// Waits, first come first served, until `cells` may pass. A request of more cells than the burst takes them in
-    /// slices, so that it waits as long as its cells take.
-    pub async fn pass(&self, cells: u64) {
-        if self.limiter.load().is_none() {
-            return;
-        }
-        let _turn = self.queue.lock().await;
-        let mut left = cells;
+    /// slices, so that it waits as long as its cells take. Returns whether it had to wait.
+    pub async fn pass(&self, cells: u64) -> bool {
+        let Some(limiter) = &self.0 else { return false };
+        let _turn = limiter.queue.lock().await;
+        let (mut left, mut waited) = (cells, false);
         while left > 0 {
-            let Some(limiter) = self.limiter.load_full() else { return };
             let slice = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX))
                 .map_or(limiter.burst, |left| left.min(limiter.burst));
             match limiter.inner.check_n(slice) {
                 Ok(Ok(())) => left -= u64::from(slice.get()),
                 Ok(Err(not_until)) => {
-                    sleep(not_until.wait_time_from(limiter.inner.clock().now()).min(NAP)).await;
+                    waited = true;
+                    sleep(not_until.wait_time_from(limiter.inner.clock().now())).await;
                 }
                 // A slice is never larger than the burst, so there is nothing that could not pass.
                 Err(_) => left = 0,
             }
         }
+        waited
     }
 }
 
@@ -162,20 +140,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_rate_is_felt_by_those_who_wait() {
-        let gate = Arc::new(Gate::limited(Some(0.01)));
-        gate.pass(1).await;
-        let began = Instant::now();
-        let waiting = tokio::spawn({
-            let gate = Arc::clone(&gate);
-            async move { gate.pass(1).await }
-        });
-        sleep(Duration::from_secs(1)).await;
-        assert!(!waiting.is_finished());
-        gate.set(Some(50.0));
-        waiting.await.unwrap();
-        assert!(began.elapsed() < Duration::from_millis(1600), "{:?}", began.elapsed());
-        gate.set(None);
-        assert!(passes(&gate, 1, 10_000).await < 0.001, "an open gate costs no time");
+    async fn a_crowd_is_let_through_at_the_rate_and_an_open_gate_costs_no_time() {
+        let gate = std::sync::Arc::new(Gate::limited(Some(1000.0)));
+        let (began, mut crowd) = (Instant::now(), tokio::task::JoinSet::new());
+        for _ in 0..2000 {
+            let gate = std::sync::Arc::clone(&gate);
+            crowd.spawn(async move { gate.pass(1).await });
+        }
+        crowd.join_all().await;
+        let seconds = began.elapsed().as_secs_f64();
+        assert!((1.95..=2.1).contains(&seconds), "{seconds}");
+        assert!(passes(&Gate::limited(None), 1, 10_000).await < 0.001);
     }
 }

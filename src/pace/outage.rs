@@ -228,7 +228,22 @@ impl Outage {
     }
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// The same right for a request that was held up by something else meanwhile: it waits again if the endpoint went away.
+    ///
+    /// # Errors
+    /// [`Outlasted`] as in [`Outage::pass`].
+    pub async fn renewed(self, patience: Duration, clock: impl Fn() -> Duration) -> Result<Self, Outlasted> {
+        if self.is_probe || !self.outage.is_out() {
+            return Ok(self);
+        }
+        let (outage, held): (&'a Outage, _) = (self.outage, self.held);
+        drop(self);
+        let mut pass = outage.pass(patience, clock).await?;
+        pass.held += held;
+        Ok(pass)
+    }
+
     /// The server answered, be it with a refusal.
     pub fn answered(mut self) {
         self.is_probe = false;

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::adaptive::{Interval, WidthController};
+use super::width::{Interval, NARROWEST, WidthController};
 
-/// Where the width starts; it grows from there.
-pub const START: u32 = 512;
+/// Where the width starts. Wide enough for all 800 parts of a 50 GiB object at once: a run that is over in two waves has no
+/// time to learn. It is no stampede, because the lanes let requests go at a rate; and what a slow server can not answer in
+/// a quarter of its time halves the width.
+pub const START: u32 = 1024;
 /// The most requests in flight that are useful by default.
 pub const CEILING: u32 = 2048;
 /// How often the width is looked at: not before this, and not long after that.
@@ -23,6 +25,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// One request counts as much work as this many bytes.
 const BYTES_PER_UNIT: f64 = 4_194_304.0;
+
+/// When more than one in so many requests waited for a rate, that was the limit and not the width.
+const PACED: u32 = 4;
 
 /// What a place is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +56,23 @@ struct State {
     /// Good answers of the interval, and the time that they took in all.
     answers: u32,
     latency: Duration,
+    /// Requests that waited for a rate, and the strain of all that were answered or given up, in all.
+    paced: u32,
+    strain: (f64, u32),
     closed: bool,
+}
+
+/// What an answer says about the width.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) now: Duration,
+    pub(super) took: Duration,
+    /// Bytes of a good one.
+    pub(super) bytes: Option<u64>,
+    /// The request waited for a rate, or was throttled.
+    pub(super) paced: bool,
+    /// The time that it took, as a share of the time that it had.
+    pub(super) strain: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -125,6 +146,8 @@ impl Slots {
             interval: Interval::default(),
             answers: 0,
             latency: Duration::ZERO,
+            paced: 0,
+            strain: (0.0, 0),
             closed: false,
         })))
     }
@@ -201,27 +224,47 @@ impl Slots {
         drop(waiting);
     }
 
-    /// Learns from an answer that came after `took`; `bytes` are those of a good one.
+    /// Learns from an answer.
     ///
     /// An interval ends when it is as long as its requests took, and enough of them were answered to mean something.
-    pub(super) fn answered(&self, now: Duration, took: Duration, bytes: Option<u64>, throttled: bool) {
+    pub(super) fn answered(&self, answer: Answered) {
         let mut state = self.lock();
+        let current = &mut *state;
         #[expect(clippy::cast_precision_loss, reason = "work is a measure, not a count")]
-        if let Some(bytes) = bytes {
-            state.interval.work += 1.0 + bytes as f64 / BYTES_PER_UNIT;
-            state.answers += 1;
-            state.latency += took;
+        if let Some(bytes) = answer.bytes {
+            current.interval.work += 1.0 + bytes as f64 / BYTES_PER_UNIT;
+            current.answers += 1;
+            current.latency += answer.took;
         }
-        state.interval.throttled |= throttled;
-        let length = now.saturating_sub(state.interval_began);
-        let typical = state.latency / state.answers.max(1);
-        let enough = state.answers >= state.width.width() / 4 || length >= LONGEST_INTERVAL;
+        if let Some(strain) = answer.strain {
+            current.strain = (current.strain.0 + strain, current.strain.1 + 1);
+        }
+        current.paced += u32::from(answer.paced);
+        let length = answer.now.saturating_sub(current.interval_began);
+        let typical = current.latency / current.answers.max(1);
+        let enough = current.answers >= current.width.width() / 4 || length >= LONGEST_INTERVAL;
         if length < SHORTEST_INTERVAL.max(typical) || !enough {
             return;
         }
-        let interval = Interval { seconds: length.as_secs_f64(), ..std::mem::take(&mut state.interval) };
-        (state.answers, state.latency, state.interval_began) = (0, Duration::ZERO, now);
-        state.width.observe(interval);
+        let interval = Interval {
+            seconds: length.as_secs_f64(),
+            paced: current.paced > current.answers / PACED,
+            strain: current.strain.0 / f64::from(current.strain.1.max(1)),
+            ..std::mem::take(&mut current.interval)
+        };
+        (current.answers, current.latency, current.interval_began) = (0, Duration::ZERO, answer.now);
+        (current.paced, current.strain) = (0, (0.0, 0));
+        current.width.observe(interval);
+        self.hand_out(state);
+    }
+
+    /// Begins with the width that an earlier session found.
+    pub(super) fn recall(&self, width: u32) {
+        if width < NARROWEST {
+            return;
+        }
+        let mut state = self.lock();
+        state.width = WidthController::new(width, state.width.ceiling());
         self.hand_out(state);
     }
 

@@ -86,7 +86,12 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
     let pure = [
         "size.rs",
         "location.rs",
-        "pace/adaptive.rs",
+        "pace/learned.rs",
+        "pace/meter.rs",
+        "pace/prefix.rs",
+        "pace/rate.rs",
+        "pace/recent.rs",
+        "pace/width.rs",
         "pace/retry.rs",
         "execute/prove.rs",
         "checksum.rs",

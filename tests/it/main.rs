@@ -31,6 +31,7 @@ mod manifest;
 mod matrix;
 mod mine;
 mod outage;
+mod pace;
 mod parts;
 mod proof;
 mod providers;

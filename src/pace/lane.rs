@@ -1,0 +1,365 @@
+//! The lanes of a bucket: what S3 throttles together waits together, what it throttles apart does not.
+//!
+//! A bucket begins with one lane for each class of requests. When a prefix turns out to be throttled alone
+//! ([`super::prefix`]) it gets a lane of its own with what it was seen to accept, and the lane of all others begins anew,
+//! because the cuts that it took were not about them; whoever waits in it finds its place again. Lanes of prefixes are few: a
+//! new one takes the place of the one that was throttled the longest ago. A request finds its lane by its key (a listing by
+//! where it begins) without allocating anything, and while a bucket has one lane, which is nearly always, without comparing
+//! anything.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::sleep;
+
+use super::gate::NAP;
+use super::learned::LearnedLane;
+use super::meter::{Meter, Ticket};
+use super::outage::Outage;
+use super::prefix::{Evidence, Hot};
+use super::rate::RateController;
+use crate::s3::Class;
+
+/// Prefixes of a bucket that can have a lane of their own.
+const MOST: usize = 64;
+/// A prefix that was not throttled for so long goes back to where all others are.
+const FORGOTTEN: Duration = Duration::from_mins(15);
+/// Requests a second that may go ahead of the line, because their keys were never refused while others were.
+const SCOUTS: f64 = 20.0;
+/// What an earlier session learned is used with this much caution.
+const CAUTION: f64 = 0.9;
+
+/// What S3 says that it takes per second and partition, at least. Other servers are not slower by nature, and if one is,
+/// that is learned within moments.
+const fn documented(class: Class) -> f64 {
+    match class {
+        Class::Read => 5500.0,
+        Class::Write => 3500.0,
+    }
+}
+
+/// All lanes of one class of requests to one bucket.
+#[derive(Debug)]
+pub struct Lanes {
+    class: Class,
+    table: ArcSwap<Table>,
+    /// Held while the table is changed.
+    changing: Mutex<()>,
+    pub(super) outage: Arc<Outage>,
+}
+
+#[derive(Clone, Debug)]
+struct Table {
+    root: Arc<Lane>,
+    /// The longest prefixes first.
+    branches: Vec<Arc<Lane>>,
+}
+
+/// Requests that wait together.
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// Empty for the lane of all keys that have no other.
+    prefix: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    rate: RateController,
+    meter: Meter,
+    /// For requests that go ahead of the line.
+    scouts: Meter,
+    evidence: Evidence,
+    /// Another lane has taken its place.
+    retired: bool,
+}
+
+/// A request that may be sent.
+#[derive(Debug)]
+pub(super) struct Passed {
+    lane: Arc<Lane>,
+    /// It had to wait.
+    pub(super) waited: bool,
+    /// It did not stand in line.
+    scout: bool,
+}
+
+/// What a request in line is told.
+enum Turn {
+    Go,
+    /// Go ahead of the line.
+    Scout,
+    Wait(Ticket, Duration),
+    Elsewhere,
+}
+
+impl Lane {
+    fn new(prefix: &str, rate: RateController, now: Duration) -> Arc<Self> {
+        let (meter, scouts) = (Meter::new(rate.rate(now), now), Meter::new(SCOUTS, now));
+        let state = State { rate, meter, scouts, evidence: Evidence::new(prefix), retired: false };
+        Arc::new(Self { prefix: prefix.to_owned(), state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
+        let mut state = self.lock();
+        let State { rate, meter, scouts, evidence, retired } = &mut *state;
+        if *retired {
+            return Turn::Elsewhere;
+        }
+        meter.set(rate.rate(now), now);
+        let ticket = ticket.unwrap_or_else(|| meter.draw(1.0, now));
+        let wait = meter.wait(ticket, now);
+        let is_open = evidence.is_open(now);
+        if let Some(wait) = wait {
+            if !(is_open && evidence.may_scout(key) && scouts.draw_now(now)) {
+                return Turn::Wait(ticket, wait);
+            }
+            meter.give_back(1.0);
+        } else {
+            rate.sent(now);
+        }
+        if is_open {
+            evidence.sent(key);
+        }
+        if wait.is_some() { Turn::Scout } else { Turn::Go }
+    }
+
+    fn cut_at(&self) -> Option<Duration> {
+        self.lock().rate.cut_at()
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
+        let root = Lane::new("", RateController::new(documented(class)), now);
+        let table = ArcSwap::from_pointee(Table { root, branches: Vec::new() });
+        Self { class, table, changing: Mutex::default(), outage }
+    }
+
+    /// True while the endpoint does not answer anyone.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.outage.is_out()
+    }
+
+    fn of(&self, key: &str) -> Arc<Lane> {
+        let table = self.table.load();
+        let branch = table.branches.iter().find(|lane| key.starts_with(&*lane.prefix));
+        Arc::clone(branch.unwrap_or(&table.root))
+    }
+
+    /// Waits, first come first served, until a request for `key` may be sent.
+    pub(super) async fn pass(&self, key: &str, clock: impl Fn() -> Duration) -> Passed {
+        let (mut lane, mut ticket, mut waited) = (self.of(key), None, false);
+        loop {
+            match lane.turn(key, ticket, clock()) {
+                Turn::Go => return Passed { lane, waited, scout: false },
+                Turn::Scout => return Passed { lane, waited, scout: true },
+                Turn::Wait(drawn, wait) => {
+                    (ticket, waited) = (Some(drawn), true);
+                    sleep(wait.min(NAP)).await;
+                }
+                Turn::Elsewhere => (lane, ticket) = (self.of(key), None),
+            }
+        }
+    }
+
+    /// Takes note that a request for `key` that `passed` and was sent at `sent_at` was throttled.
+    pub(super) fn throttled(&self, passed: &Passed, key: &str, sent_at: Duration, now: Duration) {
+        let Passed { lane, scout, .. } = passed;
+        let hot = {
+            let mut state = lane.lock();
+            if state.retired {
+                return;
+            }
+            // A scout's failure is about the keys that it was sent for.
+            if !scout {
+                state.rate.throttled(sent_at, now);
+            }
+            state.evidence.throttled(key, sent_at, now)
+        };
+        if !hot.is_empty() {
+            self.split(lane, &hot, now);
+        }
+    }
+
+    /// Gives the hot prefixes lanes of their own, and `lane` another start without them.
+    fn split(&self, lane: &Arc<Lane>, hot: &[Hot], now: Duration) {
+        let start = documented(self.class);
+        for Hot { prefix, accepted } in hot {
+            tracing::debug!(prefix, accepted, "is throttled alone");
+        }
+        let mut lanes: Vec<_> = hot
+            .iter()
+            .map(|hot| Lane::new(&hot.prefix, RateController::known(start, hot.accepted, now), now))
+            .collect();
+        lanes.push(Lane::new(&lane.prefix, RateController::new(start), now));
+        self.replace(&lanes, now);
+    }
+
+    /// Puts lanes into the table, in the places of those with the same prefixes.
+    fn replace(&self, fresh: &[Arc<Lane>], now: Duration) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.table.load_full();
+        let is_fresh = |prefix: &str| fresh.iter().any(|lane| lane.prefix == prefix);
+        let is_recent = |lane: &Lane| lane.cut_at().is_some_and(|at| now.saturating_sub(at) < FORGOTTEN);
+        let mut branches: Vec<_> =
+            old.branches.iter().filter(|lane| !is_fresh(&lane.prefix) && is_recent(lane)).cloned().collect();
+        branches.extend(fresh.iter().filter(|lane| !lane.prefix.is_empty()).cloned());
+        if branches.len() > MOST {
+            branches.sort_by_cached_key(|lane| std::cmp::Reverse(lane.cut_at()));
+            branches.truncate(MOST);
+        }
+        branches.sort_by_key(|lane| std::cmp::Reverse(lane.prefix.len()));
+        let root = fresh.iter().find(|lane| lane.prefix.is_empty()).unwrap_or(&old.root);
+        let table = Arc::new(Table { root: Arc::clone(root), branches });
+        self.table.store(Arc::clone(&table));
+        for lane in old.branches.iter().chain([&old.root]) {
+            if !table.branches.iter().chain([&table.root]).any(|kept| Arc::ptr_eq(kept, lane)) {
+                lane.lock().retired = true;
+            }
+        }
+    }
+
+    /// What is known about the lanes of `bucket` that were throttled.
+    pub(super) fn learned(&self, bucket: &str) -> Vec<LearnedLane> {
+        let table = self.table.load_full();
+        let lanes = table.branches.iter().chain([&table.root]);
+        let learned = lanes.filter_map(|lane| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a rate, and saturating"
+            )]
+            let accepted = lane.lock().rate.limit()?.round() as u32;
+            Some(LearnedLane {
+                bucket: bucket.to_owned(),
+                class: self.class,
+                prefix: lane.prefix.clone(),
+                accepted,
+            })
+        });
+        learned.collect()
+    }
+
+    /// Begins with what an earlier session learned about this bucket.
+    pub(super) fn recall<'a>(&self, lanes: impl Iterator<Item = &'a LearnedLane>, now: Duration) {
+        let start = documented(self.class);
+        let known = |lane: &LearnedLane| {
+            Lane::new(
+                &lane.prefix,
+                RateController::known(start, f64::from(lane.accepted) * CAUTION, now),
+                now,
+            )
+        };
+        let lanes: Vec<_> = lanes.take(MOST + 1).map(known).collect();
+        if !lanes.is_empty() {
+            self.replace(&lanes, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn lanes() -> Arc<Lanes> {
+        let outage = Arc::new(Outage::new((MS, MS)));
+        Arc::new(Lanes::new(Class::Write, outage, Duration::ZERO))
+    }
+
+    fn prefixes(lanes: &Lanes) -> Vec<String> {
+        lanes.table.load().branches.iter().map(|lane| lane.prefix.clone()).collect()
+    }
+
+    /// Sends requests for `key` one after another for so long; of every `keep` of them one is accepted.
+    async fn send(
+        lanes: Arc<Lanes>,
+        key: &'static str,
+        keep: Option<u32>,
+        began: Instant,
+        time: Duration,
+    ) -> u32 {
+        let mut sent = 0;
+        while began.elapsed() < time {
+            let passed = lanes.pass(key, || began.elapsed()).await;
+            let sent_at = began.elapsed();
+            sleep(MS).await;
+            sent += 1;
+            if keep.is_some_and(|keep| sent % keep != 0) {
+                lanes.throttled(&passed, key, sent_at, began.elapsed());
+            }
+        }
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hot_prefix_gets_a_lane_of_its_own_and_the_others_are_not_slowed() {
+        let (lanes, began, time) = (lanes(), Instant::now(), Duration::from_secs(4));
+        let mut tasks = JoinSet::new();
+        for _ in 0..4 {
+            tasks.spawn(send(Arc::clone(&lanes), "hot/x", Some(4), began, time));
+        }
+        let cold = tokio::spawn(send(Arc::clone(&lanes), "cold/x", None, began, time));
+        while tasks.join_next().await.is_some() {}
+        assert_eq!(prefixes(&lanes), ["hot/"]);
+        let now = began.elapsed();
+        assert_eq!(lanes.of("cold/x").lock().rate.limit(), None);
+        assert!(lanes.of("cold/x").lock().rate.rate(now) >= 3500.0);
+        assert!(lanes.of("hot/y").lock().rate.rate(now) < 1000.0);
+        assert!(cold.await.unwrap() > 1500, "one at a time with two milliseconds each");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_in_a_lane_that_is_replaced_goes_on_in_the_new_one() {
+        let (lanes, began) = (lanes(), Instant::now());
+        let slow = |prefix: &str| LearnedLane {
+            bucket: String::new(),
+            class: Class::Write,
+            prefix: prefix.to_owned(),
+            accepted: 2,
+        };
+        lanes.recall([slow("")].iter(), Duration::ZERO);
+        let mut tasks = JoinSet::new();
+        for _ in 0..100 {
+            let lanes = Arc::clone(&lanes);
+            tasks.spawn(async move { lanes.pass("a", || began.elapsed()).await.waited });
+        }
+        sleep(MS * 100).await;
+        lanes.replace(&[Lane::new("", RateController::new(1000.0), began.elapsed())], began.elapsed());
+        let mut waited = 0;
+        while let Some(task) = tasks.join_next().await {
+            waited += u32::from(task.unwrap());
+        }
+        assert!(waited >= 98 && began.elapsed() < Duration::from_secs(1), "{waited}, {:?}", began.elapsed());
+    }
+
+    #[test]
+    fn the_longest_prefix_counts_and_lanes_are_few() {
+        let lanes = lanes();
+        let hot = |prefix: String| Hot { prefix, accepted: 10.0 };
+        let root = Arc::clone(&lanes.table.load().root);
+        lanes.split(&root, &[hot("a/".into()), hot("a/b/".into())], MS);
+        assert_eq!(lanes.of("a/b/c").prefix, "a/b/");
+        assert_eq!(lanes.of("a/c").prefix, "a/");
+        assert_eq!(lanes.of("a").prefix, "");
+        for round in 1..200u32 {
+            lanes.split(&root, &[hot(format!("p{round}/"))], MS * (round + 1));
+        }
+        assert_eq!(prefixes(&lanes).len(), MOST);
+        assert_eq!(lanes.of("p199/x").prefix, "p199/", "the latest is there");
+        assert_eq!(lanes.of("a/b/c").prefix, "", "the first is not");
+        lanes.split(&root, &[hot("late/".into())], Duration::from_hours(1));
+        assert_eq!(prefixes(&lanes), ["late/"]);
+    }
+}

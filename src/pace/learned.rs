@@ -1,0 +1,91 @@
+//! What a run has learned about its buckets, for the session that goes on with it. Pure.
+//!
+//! Limits are the server's and change with its load, so this is a hint and nothing more: it is kept for a quarter of an
+//! hour, and whoever begins with it begins a little below it and probes as after any cut.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::s3::Class;
+
+/// What is older tells nothing.
+pub const KEPT: Duration = Duration::from_mins(15);
+/// Lanes that are remembered, over all buckets.
+pub(super) const MOST: usize = 256;
+/// A figure that changes by less is the same, relative to it.
+const SAME: f64 = 0.1;
+
+/// Lanes that were throttled, and the width.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Learned {
+    /// The lanes, in a fixed order.
+    pub lanes: Vec<LearnedLane>,
+    /// Requests in flight that were found to pay.
+    pub width: u32,
+}
+
+/// What a server accepts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearnedLane {
+    /// The endpoint's name and the bucket's, with a slash between.
+    pub bucket: String,
+    /// Reads or writes.
+    pub class: Class,
+    /// Keys that begin with this; empty for all that no other lane has.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Requests per second.
+    pub accepted: u32,
+}
+
+impl Learned {
+    /// Whether this is worth remembering in the place of `other`.
+    #[must_use]
+    pub fn differs_from(&self, other: &Self) -> bool {
+        let far = |one: f64, other: f64| (one - other).abs() > other.abs().max(1.0) * SAME;
+        let same_lane = |one: &LearnedLane, other: &LearnedLane| {
+            (&one.bucket, one.class, &one.prefix) == (&other.bucket, other.class, &other.prefix)
+                && !far(one.accepted.into(), other.accepted.into())
+        };
+        self.lanes.len() != other.lanes.len()
+            || far(self.width.into(), other.width.into())
+            || self.lanes.iter().zip(&other.lanes).any(|(one, other)| !same_lane(one, other))
+    }
+}
+
+impl std::fmt::Display for LearnedLane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let class = match self.class {
+            Class::Read => "reads",
+            Class::Write => "writes",
+        };
+        let Self { bucket, prefix, accepted, .. } = self;
+        let bucket = bucket.split_once('/').map_or(&**bucket, |(_, bucket)| bucket);
+        write!(f, "{accepted} {class}/s on s3://{bucket}/{prefix}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_changes_are_not_worth_a_line() {
+        let of = |accepted, width| Learned {
+            lanes: vec![LearnedLane {
+                bucket: "default/lake".into(),
+                class: Class::Write,
+                prefix: "hot/".into(),
+                accepted,
+            }],
+            width,
+        };
+        assert!(!of(100, 512).differs_from(&of(105, 512)));
+        assert!(of(100, 512).differs_from(&of(115, 512)));
+        assert!(of(100, 512).differs_from(&of(100, 1024)));
+        assert!(of(100, 512).differs_from(&Learned::default()));
+        assert_eq!(of(100, 1).lanes[0].to_string(), "100 writes/s on s3://lake/hot/");
+    }
+}

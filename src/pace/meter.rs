@@ -1,0 +1,141 @@
+//! Counts cells out at a rate that may change at any moment. Pure: `now` is an argument.
+//!
+//! Whoever wants cells draws a ticket, the number of its last cell. A clock counts the cells that the rate has earned so far,
+//! and a ticket is good once the clock has reached it. So the order is that of arrival, a new rate is felt by all who wait
+//! because it only turns the clock faster or slower, and somebody who is woken late has lost nothing: no turn is handed from
+//! one waiter to the next, which would make the delay of each wake-up a delay of the whole queue. The clock never runs
+//! ahead of the tickets by more than a burst, so a pause does not save up.
+
+use std::time::Duration;
+
+/// Cells earned in so much time may be saved up.
+const BURST: Duration = Duration::from_millis(20);
+
+/// A part of a cell that nobody waits for.
+const NOTHING: f64 = 1e-3;
+
+/// A clock of cells.
+#[derive(Clone, Debug)]
+pub(super) struct Meter {
+    rate: f64,
+    /// The last ticket, as the sum of all cells drawn.
+    drawn: f64,
+    /// Cells earned.
+    clock: f64,
+    at: Duration,
+}
+
+/// The number of a last cell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ticket(f64);
+
+impl Meter {
+    /// A clock that begins at `now` with this many cells a second, more than none.
+    #[must_use]
+    pub(super) fn new(rate: f64, now: Duration) -> Self {
+        Self { rate, drawn: 0.0, clock: burst(rate), at: now }
+    }
+
+    /// Changes the rate from `now` on.
+    pub(super) fn set(&mut self, rate: f64, now: Duration) {
+        self.advance(now);
+        self.rate = rate;
+    }
+
+    /// Draws a ticket for this many cells.
+    pub(super) fn draw(&mut self, cells: f64, now: Duration) -> Ticket {
+        self.advance(now);
+        self.drawn += cells;
+        Ticket(self.drawn)
+    }
+
+    /// How long the ticket has to wait at the rate of this moment; `None` once it is good.
+    pub(super) fn wait(&mut self, ticket: Ticket, now: Duration) -> Option<Duration> {
+        self.advance(now);
+        // Sums of many small numbers are off by a little.
+        let missing = ticket.0 - self.clock;
+        if missing <= NOTHING {
+            return None;
+        }
+        Some(Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX))
+    }
+
+    /// Draws one cell if it need not be waited for.
+    pub(super) fn draw_now(&mut self, now: Duration) -> bool {
+        self.advance(now);
+        let is_there = self.clock >= self.drawn + 1.0 - NOTHING;
+        self.drawn += f64::from(u8::from(is_there));
+        is_there
+    }
+
+    /// A ticket for this many cells is not used: whoever stands behind it moves up.
+    pub(super) fn give_back(&mut self, cells: f64) {
+        self.clock += cells;
+    }
+
+    fn advance(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        self.clock = (self.clock + self.rate * passed).min(self.drawn + burst(self.rate));
+    }
+}
+
+/// At least one cell, or nothing would ever pass at once.
+fn burst(rate: f64) -> f64 {
+    (rate * BURST.as_secs_f64()).max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whenever and however much is asked for, no stretch of time sees more than its rate and one burst, and a queue
+        /// that never empties loses nothing.
+        #[test]
+        fn a_limit_is_kept_over_every_stretch_and_used(
+            rate in 1.0..20_000.0f64,
+            asks in prop::collection::vec((0u64..200, 1u32..50), 1..200),
+        ) {
+            let mut meter = Meter::new(rate, Duration::ZERO);
+            let (mut now, mut passed) = (Duration::ZERO, Vec::new());
+            let mut all = 0.0;
+            for (pause, cells) in asks {
+                let cells = f64::from(cells);
+                all += cells;
+                let ticket = meter.draw(cells, now);
+                // Woken late by a millisecond's tick.
+                let due = now + meter.wait(ticket, now).unwrap_or_default();
+                let woken = Duration::from_millis(u64::try_from(due.as_nanos().div_ceil(1_000_000)).unwrap());
+                prop_assert_eq!(meter.wait(ticket, due), None);
+                passed.push((due.max(now), cells));
+                now = if pause < 100 { woken } else { woken + Duration::from_millis(pause) };
+            }
+            for first in 0..passed.len() {
+                let mut cells = 0.0;
+                for (time, more) in &passed[first..] {
+                    cells += more;
+                    let seconds = time.saturating_sub(passed[first].0).as_secs_f64();
+                    // The first of the stretch may have earned its cells before.
+                    prop_assert!(cells - passed[first].1 <= rate * seconds + burst(rate) + 2.0 * NOTHING);
+                }
+            }
+            let busy = all / rate;
+            prop_assert!(passed.last().unwrap().0.as_secs_f64() + BURST.as_secs_f64() + 1.0 / rate >= busy - 2.0 * NOTHING / rate - 1e-3);
+        }
+    }
+
+    #[test]
+    fn a_new_rate_turns_the_clock_for_those_who_wait() {
+        let second = Duration::from_secs(1);
+        let mut meter = Meter::new(1.0, Duration::ZERO);
+        meter.draw(1.0, Duration::ZERO);
+        let ticket = meter.draw(100.0, Duration::ZERO);
+        assert_eq!(meter.wait(ticket, second), Some(second * 99));
+        meter.set(99.0, second);
+        assert_eq!(meter.wait(ticket, second), Some(second));
+        assert_eq!(meter.wait(ticket, second * 2), None);
+    }
+}

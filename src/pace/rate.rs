@@ -1,0 +1,195 @@
+//! How many requests a second a server accepts, learned from its answers. Pure: `now` is an argument.
+//!
+//! **Start.** S3 documents what each partition of a bucket takes at least, and that is where a lane starts. From there
+//! its rate grows with each request that is sent, so that it doubles within a second or two while it is used and a server
+//! that takes everything holds nobody up; a full stampede on the first moment would be throttled by the hundreds.
+//!
+//! **Cut.** A token bucket on the other side lets more pass than its rate until it is empty, so the rate at which the first
+//! `SlowDown` comes says little. But from then on everything beyond the limit is refused: the share of accepted requests
+//! among those *sent* since then, times the rate of sending, *is* the limit. A cut goes a little below it. What was
+//! sent before a cut tells nothing about the rate after it, so there is at most one cut per round trip, and a limit that
+//! fell to an eighth is found within a few of them. A few strays (half a percent of the requests) cut nothing.
+//!
+//! **Return.** The rate comes back to the limit within a second or so and probes beyond it ever faster, as TCP CUBIC does:
+//! careful near the limit, quick far from it, so that a limit that doubles is followed. Where requests are few, the
+//! curve is stretched, because each probe costs a refusal or two. Between two cuts both of which found the bucket empty, what was
+//! accepted on average is what the limit gave at least; that keeps one noisy share from costing seconds.
+
+use std::time::Duration;
+
+use super::recent::Recent;
+
+/// While nothing was throttled, each request sent adds so much to the rate: ln 2, which doubles it in a second.
+const GROWTH: f64 = 0.693;
+/// A cut goes this far below the limit, relative to it.
+const DEPTH: f64 = 0.06;
+/// A probe costs a refusal or two, so that many requests should pass between a cut and the return to the limit.
+const REQUESTS_BETWEEN: f64 = 500.0;
+/// Seconds from a cut back to the limit: the shortest and the longest.
+const RETURN: (f64, f64) = (1.0, 10.0);
+/// A probe should last for so many times what a refusal takes to arrive, or the rate runs away meanwhile.
+const REFUSALS_BETWEEN: f64 = 15.0;
+/// That far a probe is stretched, in seconds.
+const SLOWEST: f64 = 3.0;
+/// Requests at the end of which their throttled ones are counted, and the share of them that cuts nothing.
+const STRAYS: (u32, f64) = (200, 0.03);
+/// Refusals that are further apart do not belong together.
+const TOGETHER: Duration = Duration::from_millis(250);
+/// Fewer requests than this say nothing about a share.
+const SAMPLE: f64 = 20.0;
+/// The rate of sending is that of so many of the last milliseconds.
+const SENDING: Duration = Duration::from_millis(200);
+/// A limit found so near to the one before is believed.
+const NEAR: f64 = 0.25;
+/// Until then the way beyond it is steeper.
+const HASTE: f64 = 4.0;
+/// Beyond the point where a limit that stands would have been felt, it is steeper too.
+const ESCAPE: f64 = 2.0;
+/// Two cuts that are this far apart bound what the limit was between them.
+const SPAN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// A limit that is found this far below the average since the last cut has dropped meanwhile.
+const DROPPED: f64 = 0.7;
+/// Probing beyond so many times what is used is guessing.
+const GUESSING: f64 = 2.0;
+/// Requests per second below which no lane goes: a run must go on.
+pub const FLOOR: f64 = 2.0;
+
+/// The rate of one lane, in requests per second.
+#[derive(Clone, Debug)]
+pub struct RateController {
+    start: f64,
+    /// Requests sent while nothing was throttled.
+    sent: f64,
+    limit: Option<Limit>,
+    /// The throttled requests that no cut has answered yet.
+    news: Option<News>,
+    recent: Recent,
+}
+
+/// What was learned at the last cut.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    cut_at: Duration,
+    /// The rate that the server accepts, as far as we know.
+    accepted: f64,
+    /// Requests sent since, less those that were throttled.
+    passed: f64,
+    /// It was found twice.
+    settled: bool,
+    /// Seconds that a refusal took.
+    refusal: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct News {
+    /// When the first of them was sent.
+    since: Duration,
+    /// When the last one was.
+    last: Duration,
+}
+
+impl RateController {
+    /// A lane that nothing is known about but what it may `start` with.
+    #[must_use]
+    pub fn new(start: f64) -> Self {
+        Self { start: start.max(FLOOR), sent: 0.0, limit: None, news: None, recent: Recent::default() }
+    }
+
+    /// A lane whose server is known to accept this much, since `now`.
+    #[must_use]
+    pub fn known(start: f64, accepted: f64, now: Duration) -> Self {
+        let limit =
+            Limit { cut_at: now, accepted: accepted.max(FLOOR), passed: 0.0, settled: false, refusal: 0.0 };
+        Self { limit: Some(limit), ..Self::new(start) }
+    }
+
+    /// Takes note of a request that is sent.
+    pub fn sent(&mut self, now: Duration) {
+        self.recent.sent(now);
+        match &mut self.limit {
+            Some(limit) => limit.passed += 1.0,
+            None => self.sent += 1.0,
+        }
+    }
+
+    /// Takes note that a request sent at `sent_at` was throttled. True when that cut the rate.
+    pub fn throttled(&mut self, sent_at: Duration, now: Duration) -> bool {
+        self.recent.throttled(sent_at);
+        if let Some(limit) = &mut self.limit {
+            if sent_at <= limit.cut_at {
+                return false;
+            }
+            limit.passed -= 1.0;
+        }
+        let used = self.recent.used(now);
+        let together = TOGETHER.max(Duration::from_secs_f64(SAMPLE / used.max(SAMPLE)));
+        let old = self.news.take().filter(|news| sent_at <= news.last + together);
+        let news = old.unwrap_or(News { since: sent_at, last: sent_at });
+        let news = News { since: news.since.min(sent_at), last: news.last.max(sent_at) };
+        let since = self.limit.map_or(Duration::ZERO, |limit| limit.cut_at);
+        let (sent, throttled) = self.recent.between(since, news.last, STRAYS.0);
+        let (sample, refused) = self.recent.between(news.since, news.last, u32::MAX);
+        let enough = (used / 4.0).clamp(2.0, SAMPLE);
+        if f64::from(throttled) < f64::from(sent) * STRAYS.1 || f64::from(sample) < enough {
+            self.news = Some(news);
+            return false;
+        }
+        // The stretch begins with a refusal because of how it was chosen.
+        let share = 1.0 - f64::from(refused.saturating_sub(1)) / f64::from(sample.max(2) - 1);
+        let accepted = self.estimate(share, now);
+        let settled = self.limit.is_some_and(|limit| (accepted / limit.accepted - 1.0).abs() < NEAR);
+        let refusal = now.saturating_sub(sent_at).as_secs_f64();
+        self.limit = Some(Limit { cut_at: now, accepted, passed: 0.0, settled, refusal });
+        true
+    }
+
+    /// What the server accepts when it accepts this share of what is sent.
+    fn estimate(&self, share: f64, now: Duration) -> f64 {
+        let sending = self.recent.rate(now, SENDING).min(self.rate(now));
+        let found = sending * share.max(0.0);
+        let average = self.limit.and_then(|limit| {
+            let span = now.saturating_sub(limit.cut_at);
+            let average = (limit.passed / span.as_secs_f64()).min(sending);
+            (SPAN.0..SPAN.1).contains(&span).then_some(average)
+        });
+        match average {
+            Some(average) if found > average * DROPPED => found.max(average),
+            _ => found,
+        }
+        .max(FLOOR)
+    }
+
+    /// Requests per second at this moment.
+    #[must_use]
+    pub fn rate(&self, now: Duration) -> f64 {
+        let known = self.limit.map_or(self.start, |limit| limit.accepted);
+        self.curve(now).min((self.recent.used(now) * GUESSING).max(known)).max(FLOOR)
+    }
+
+    /// The rate if all of it is used.
+    fn curve(&self, now: Duration) -> f64 {
+        let Some(limit) = self.limit else { return self.start + self.sent * GROWTH };
+        let few = if limit.settled { REQUESTS_BETWEEN / limit.accepted } else { 0.0 };
+        // Beyond that it is this machine that is slow.
+        let late = (limit.refusal * REFUSALS_BETWEEN).min(SLOWEST);
+        let back = few.max(late).clamp(RETURN.0, RETURN.1);
+        let way = (now.saturating_sub(limit.cut_at).as_secs_f64() - back) / back;
+        let haste = if way > 0.0 && !limit.settled { HASTE } else { 1.0 + (way - 1.0).max(0.0) * ESCAPE };
+        (limit.accepted * (1.0 + DEPTH * haste * way.powi(3))).max(FLOOR)
+    }
+
+    /// What the server was last seen to accept at most; `None` while it never throttled.
+    #[must_use]
+    pub fn limit(&self) -> Option<f64> {
+        self.limit.map(|limit| limit.accepted)
+    }
+
+    /// When the server last set a limit.
+    #[must_use]
+    pub fn cut_at(&self) -> Option<Duration> {
+        self.limit.map(|limit| limit.cut_at)
+    }
+}
+
+#[cfg(test)]
+mod tests;

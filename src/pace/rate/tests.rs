@@ -1,0 +1,284 @@
+//! The controller against a model of a server: a token bucket, answers that take their time, a client that wakes up once
+//! in a millisecond.
+
+use std::collections::BinaryHeap;
+
+use proptest::prelude::*;
+
+use super::super::meter::Meter;
+use super::*;
+
+const TICK: Duration = Duration::from_millis(1);
+const WRITES: f64 = 3500.0;
+
+/// A server and the way to it.
+#[derive(Clone, Copy)]
+struct Server<L: Fn(f64) -> f64> {
+    /// Requests a second that it accepts at a second.
+    limit: L,
+    /// Seconds of its limit that it lets through at once.
+    burst: f64,
+    /// Time to a refusal and to a good answer.
+    refuses: Duration,
+    answers: Duration,
+    /// Refusals for no reason, one in so many requests.
+    strays: Option<u32>,
+}
+
+impl<L: Fn(f64) -> f64> Server<L> {
+    fn new(limit: L) -> Self {
+        let ms = Duration::from_millis;
+        Self { limit, burst: 0.25, refuses: ms(20), answers: ms(45), strays: None }
+    }
+}
+
+/// Accepted and throttled requests by second.
+struct Run {
+    accepted: Vec<f64>,
+    throttled: Vec<f64>,
+    seconds: f64,
+}
+
+impl Run {
+    fn accepted(&self, from: usize) -> f64 {
+        self.accepted[from..].iter().sum()
+    }
+
+    /// Share of all requests since that second.
+    fn throttled(&self, from: usize) -> f64 {
+        let throttled: f64 = self.throttled[from..].iter().sum();
+        throttled / (throttled + self.accepted(from))
+    }
+}
+
+/// What a run is asked for.
+#[derive(Clone, Copy)]
+struct Demand {
+    /// Requests that must be accepted; the run ends then.
+    requests: f64,
+    /// Requests in flight.
+    width: usize,
+    /// Requests a second that there are at all.
+    rate: f64,
+    seconds: u32,
+}
+
+const ENDLESS: Demand = Demand { requests: 1e12, width: 2048, rate: 20_000.0, seconds: 60 };
+
+/// Lets the controller run. Refused requests come again after a while, as any other.
+fn drive<L: Fn(f64) -> f64>(server: &Server<L>, demand: Demand, controller: &mut RateController) -> Run {
+    let Demand { requests, width, rate, seconds } = demand;
+    let mut run = Run { accepted: vec![0.0], throttled: vec![0.0], seconds: f64::from(seconds) };
+    let mut meter = Meter::new(controller.rate(Duration::ZERO), Duration::ZERO);
+    let mut tokens = (server.limit)(0.0) * server.burst;
+    // The times of answers, the earliest first; of refusals with the time of sending.
+    let mut refusals: BinaryHeap<std::cmp::Reverse<(Duration, Duration)>> = BinaryHeap::new();
+    let mut answers: BinaryHeap<std::cmp::Reverse<Duration>> = BinaryHeap::new();
+    let (mut accepted, mut number, mut credit) = (0.0, 0u32, 0.0f64);
+    let mut waiting = None;
+    for step in 0..seconds * 1000 {
+        let now = TICK * step;
+        let second = now.as_secs_f64();
+        let limit = (server.limit)(second);
+        tokens = (tokens + limit / 1000.0).min((limit * server.burst).max(3.0));
+        credit = (credit + rate / 1000.0).min(rate / 20.0 + 1.0);
+        if step % 1000 == 0 && step > 0 {
+            run.accepted.push(0.0);
+            run.throttled.push(0.0);
+        }
+        while let Some(std::cmp::Reverse((at, sent_at))) = refusals.peek().copied()
+            && at <= now
+        {
+            refusals.pop();
+            controller.throttled(sent_at, now);
+        }
+        while answers.peek().is_some_and(|at| at.0 <= now) {
+            answers.pop();
+        }
+        meter.set(controller.rate(now), now);
+        while credit >= 1.0 && answers.len() + refusals.len() < width {
+            let ticket = *waiting.get_or_insert_with(|| meter.draw(1.0, now));
+            if meter.wait(ticket, now).is_some() {
+                break;
+            }
+            waiting = None;
+            credit -= 1.0;
+            controller.sent(now);
+            meter.set(controller.rate(now), now);
+            number += 1;
+            let stray = server.strays.is_some_and(|nth| number % nth == 0);
+            if tokens >= 1.0 && !stray {
+                tokens -= 1.0;
+                accepted += 1.0;
+                *run.accepted.last_mut().unwrap() += 1.0;
+                answers.push(std::cmp::Reverse(now + server.answers));
+            } else {
+                *run.throttled.last_mut().unwrap() += 1.0;
+                refusals.push(std::cmp::Reverse((now + server.refuses, now)));
+            }
+        }
+        if accepted >= requests {
+            run.seconds = second + server.answers.as_secs_f64();
+            break;
+        }
+    }
+    run
+}
+
+fn fresh<L: Fn(f64) -> f64>(server: &Server<L>, demand: Demand) -> Run {
+    drive(server, demand, &mut RateController::new(WRITES))
+}
+
+fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [Server<impl Fn(f64) -> f64 + Copy>; 4] {
+    let ms = Duration::from_millis;
+    let model = Server::new(limit);
+    [
+        model,
+        // Refusals at once, as on the loopback.
+        Server { refuses: ms(2), ..model },
+        // No burst but what a client's clock needs.
+        Server { burst: 0.01, ..model },
+        Server { burst: 0.01, answers: ms(200), ..model },
+    ]
+}
+
+#[test]
+fn a_fixed_limit_is_found_and_held_with_little_throttling() {
+    for limit in [20.0, 437.0, 3500.0] {
+        for server in servers(move |_| limit) {
+            let run = fresh(&server, Demand { seconds: 40, ..ENDLESS });
+            let share = run.accepted(10) / (30.0 * limit);
+            assert!(share >= 0.95, "{limit}/s: {share:.3} of it is used");
+            assert!(run.throttled(10) < 0.01, "{limit}/s: {:.4} throttled", run.throttled(10));
+        }
+    }
+}
+
+#[test]
+fn a_server_with_a_long_burst_and_one_far_away_are_used_too() {
+    let ms = Duration::from_millis;
+    let model = Server::new(|_| 3500.0);
+    for server in
+        [Server { burst: 1.0, ..model }, Server { refuses: ms(150), answers: ms(250), burst: 0.25, ..model }]
+    {
+        let run = fresh(&server, ENDLESS);
+        assert!(run.accepted(10) >= 0.92 * 50.0 * 3500.0, "{}", run.accepted(10));
+        assert!(run.throttled(10) < 0.01, "{}", run.throttled(10));
+    }
+}
+
+/// From the first request to the last answer.
+#[test]
+fn a_short_run_loses_nothing_to_the_search() {
+    for server in servers(|_| 3500.0) {
+        let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
+        assert!(run.seconds <= 6.2, "{} s", run.seconds);
+        assert!(run.throttled(0) < 0.01, "{} throttled", run.throttled(0));
+    }
+}
+
+#[test]
+fn a_server_that_takes_everything_is_not_made_to_wait() {
+    let server = Server::new(|_| 1e9);
+    let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
+    assert!(run.seconds < 3.0, "{} s, where the demand alone takes 1 s", run.seconds);
+    // 50 GiB in parts of 64 MiB.
+    let parts = Demand { requests: 800.0, ..ENDLESS };
+    let run = fresh(&Server { answers: Duration::from_millis(870), ..server }, parts);
+    assert!(run.seconds < 1.2, "{} s", run.seconds);
+}
+
+#[test]
+fn a_limit_that_doubles_is_followed() {
+    let eighth = WRITES / 8.0;
+    for server in servers(move |second| eighth * 2f64.powf((second / 10.0).floor().min(3.0))) {
+        // The limit alone takes 23.8 s.
+        let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
+        assert!(run.seconds <= 26.0, "{} s", run.seconds);
+        assert!(run.throttled(0) < 0.03, "{} throttled", run.throttled(0));
+    }
+    for server in servers(move |second| eighth * 2f64.powf((second / 10.0).min(3.0))) {
+        let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
+        assert!(run.seconds <= 22.5, "{} s where the limit alone takes 20.6 s", run.seconds);
+        assert!(run.throttled(0) < 0.03, "{} throttled", run.throttled(0));
+    }
+}
+
+#[test]
+fn a_limit_that_drops_to_a_quarter_is_met_within_seconds() {
+    for server in servers(|second| if second < 20.0 { 3500.0 } else { 875.0 }) {
+        let run = fresh(&server, ENDLESS);
+        for second in 22..60 {
+            let accepted = run.accepted[second];
+            assert!(accepted >= 0.9 * 875.0, "second {second}: {accepted}");
+            assert!(run.throttled[second] <= 0.03 * 875.0, "second {second}: {}", run.throttled[second]);
+        }
+        assert!(run.throttled[20] < 250.0, "{} when it dropped", run.throttled[20]);
+    }
+}
+
+#[test]
+fn strays_do_not_slow_a_run_down() {
+    for nth in [1000, 300, 100] {
+        let server = Server { strays: Some(nth), ..Server::new(|_| 1e9) };
+        let run = fresh(&server, Demand { rate: 5000.0, ..ENDLESS });
+        assert!(run.accepted(10) > 0.95 * 50.0 * 5000.0, "one in {nth}: {}", run.accepted(10) / 50.0);
+    }
+}
+
+#[test]
+fn a_lane_that_is_hardly_used_does_not_dream_of_millions() {
+    let mut controller = RateController::new(WRITES);
+    for step in 0..600_000 {
+        if step % 10 == 0 {
+            controller.sent(TICK * step);
+        }
+    }
+    assert!(controller.rate(TICK * 600_000) <= WRITES);
+    let mut controller = RateController::known(WRITES, 500.0, Duration::ZERO);
+    controller.sent(TICK);
+    assert!(controller.rate(TICK) < 500.0);
+    assert!(controller.rate(TICK * 600_000) <= 500.0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_limit_is_found(
+        limit in 30.0..6000.0f64,
+        burst in 0.01..0.5f64,
+        refuses in 1u64..50,
+        answers in 5u64..100,
+    ) {
+        let ms = Duration::from_millis;
+        let model = Server::new(move |_| limit);
+        let server = Server { burst, refuses: ms(refuses), answers: ms(answers), ..model };
+        let run = fresh(&server, Demand { seconds: 40, ..ENDLESS });
+        let share = run.accepted(15) / (25.0 * limit);
+        prop_assert!(share >= 0.9, "{share:.3} of {limit}");
+        prop_assert!(run.throttled(15) < 0.02, "{:.4} throttled at {limit}", run.throttled(15));
+    }
+}
+
+proptest! {
+    /// Whatever the answers: never below the floor, and from one cut to the next the rate only rises.
+    #[test]
+    fn the_rate_keeps_its_floor_and_rises_between_cuts(
+        start in 1.0..10_000.0f64,
+        answers in prop::collection::vec((0u64..40, 0u64..300, prop::bool::weighted(0.4)), 1..400),
+    ) {
+        let mut controller = RateController::new(start);
+        let (mut now, mut last) = (Duration::ZERO, 0.0);
+        for (pause, took, throttled) in answers {
+            now += Duration::from_millis(pause);
+            controller.sent(now);
+            let cut = throttled && controller.throttled(now.saturating_sub(Duration::from_millis(took)), now);
+            // What is used decides how far the probing may go, and is no matter here.
+            let rate = controller.curve(now);
+            prop_assert!(rate >= FLOOR && controller.rate(now) >= FLOOR);
+            prop_assert!(cut || rate >= last || last - rate < 1e-9, "{rate} after {last}");
+            last = rate;
+        }
+    }
+}

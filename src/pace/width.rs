@@ -1,0 +1,230 @@
+//! How many requests should be in flight, learned from what they come to. Pure.
+//!
+//! A copy request costs this machine nothing while it waits, so the width is tried at twice what it is, and stays there while
+//! that raises the throughput. When it only raises latency it is taken back, and the other direction is tried: half of it
+//! stays if nothing is lost by it, because a server that is crowded answers everyone late. Each trial that does not pay
+//! makes the rest before the next one longer. While requests wait for a rate (the server's or the user's) the width is not
+//! what limits them, and nothing is concluded. Answers that come near the time at which a request counts as lost are the one
+//! sign that needs no trial: then there are too many.
+
+/// What the controller is told after each interval, which lasts as long as a request takes or longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Interval {
+    /// Length of the interval in seconds.
+    pub seconds: f64,
+    /// Work that was finished, in any unit that adds up (requests plus bytes in units of a request's worth).
+    pub work: f64,
+    /// True when requests waited for a place, so that the width was the limit.
+    pub saturated: bool,
+    /// True when a good part of the requests waited for a rate, or the server throttled.
+    pub paced: bool,
+    /// Mean time to an answer, as a share of the time after which a request counts as lost.
+    pub strain: f64,
+}
+
+/// A doubled width must raise the throughput by this much to stay: far from the 2.0 of a server with room, and far from noise.
+const WORTHWHILE: f64 = 1.3;
+/// Half the width must keep this much of the throughput to stay: far from the 0.5 of a server with room.
+const HARMLESS: f64 = 0.9;
+/// Answers that take more than this share of their time limit come from a crowded server.
+const CROWDED: f64 = 0.25;
+/// Intervals between trials, after the first one that did not pay; doubled with each further one.
+const REST: u32 = 4;
+/// The longest rest.
+const LONGEST_REST: u32 = 64;
+/// The width never falls below this by itself.
+pub const NARROWEST: u32 = 16;
+
+/// How many requests may be in flight.
+#[derive(Clone, Debug)]
+pub struct WidthController {
+    width: u32,
+    ceiling: u32,
+    /// Throughput at the width that was last found to pay.
+    base: f64,
+    /// The width to return to when the trial under way does not pay.
+    trial: Option<u32>,
+    /// The direction of the next trial.
+    wider: bool,
+    rest: u32,
+    next_rest: u32,
+}
+
+impl WidthController {
+    /// Starts at `start`, never goes beyond `ceiling`.
+    #[must_use]
+    pub fn new(start: u32, ceiling: u32) -> Self {
+        let ceiling = ceiling.max(1);
+        Self {
+            width: start.clamp(1, ceiling),
+            ceiling,
+            base: 0.0,
+            trial: None,
+            wider: true,
+            rest: 0,
+            next_rest: REST,
+        }
+    }
+
+    /// The width at this moment.
+    #[must_use]
+    pub const fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// The most that the width can become.
+    #[must_use]
+    pub const fn ceiling(&self) -> u32 {
+        self.ceiling
+    }
+
+    fn floor(&self) -> u32 {
+        NARROWEST.min(self.ceiling)
+    }
+
+    /// Learns from an interval and returns the new width.
+    pub fn observe(&mut self, interval: Interval) -> u32 {
+        let throughput = interval.work / interval.seconds;
+        if interval.strain > CROWDED {
+            self.width = (self.width / 2).max(self.floor());
+            (self.trial, self.wider, self.rest, self.base) = (None, false, REST, 0.0);
+        } else if interval.work <= 0.0 || !throughput.is_finite() {
+            return self.width;
+        } else if interval.paced {
+            self.trial = None;
+        } else if interval.saturated {
+            self.judge(throughput);
+        }
+        self.width
+    }
+
+    /// A full interval with nothing else in the way: was the trial worth it, is it time for another one?
+    fn judge(&mut self, throughput: f64) {
+        match self.trial.take() {
+            Some(before) if throughput < self.base * self.demanded() => {
+                self.width = before;
+                self.wider = !self.wider;
+                self.rest = self.next_rest;
+                self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
+            }
+            Some(_) => {
+                // What is lost by narrower and narrower widths is lost once, not each time.
+                self.base = if self.wider { throughput } else { throughput.max(self.base) };
+                self.next_rest = REST;
+                self.go_on();
+            }
+            None => {
+                self.base = throughput.midpoint(self.base.max(throughput / 2.0));
+                self.go_on();
+            }
+        }
+    }
+
+    const fn demanded(&self) -> f64 {
+        if self.wider { WORTHWHILE } else { HARMLESS }
+    }
+
+    /// Begins the next trial when it is time.
+    fn go_on(&mut self) {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return;
+        }
+        let next = if self.wider {
+            self.width.saturating_mul(2).min(self.ceiling)
+        } else {
+            (self.width / 2).max(self.floor())
+        };
+        if next == self.width || (next > self.width) != self.wider {
+            // As far as it goes: a look in the other direction, after a long while.
+            self.wider = !self.wider;
+            self.rest = LONGEST_REST;
+        } else {
+            self.trial = Some(std::mem::replace(&mut self.width, next));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A server that answers each request after `latency` seconds until it is busy with `knee` of them; from then on more
+    /// requests wait longer, and beyond the `breaking` point it does less.
+    struct Server {
+        latency: f64,
+        knee: f64,
+        breaking: f64,
+    }
+
+    impl Server {
+        fn interval(&self, width: u32) -> Interval {
+            let width = f64::from(width);
+            let lost = (width / self.breaking).max(1.0);
+            let throughput = width.min(self.knee) / self.latency / lost;
+            let seconds = (width / throughput).max(0.5);
+            let work = throughput * seconds;
+            Interval { seconds, work, saturated: true, paced: false, strain: width / throughput / 90.0 }
+        }
+    }
+
+    fn settle(server: &Server, start: u32, ceiling: u32, intervals: u32) -> WidthController {
+        let mut controller = WidthController::new(start, ceiling);
+        for _ in 0..intervals {
+            controller.observe(server.interval(controller.width()));
+        }
+        controller
+    }
+
+    #[test]
+    fn the_width_grows_while_throughput_grows_and_stays_under_its_ceiling() {
+        let wide = Server { latency: 1.0, knee: 1e9, breaking: 1e9 };
+        assert_eq!(settle(&wide, 1024, 2048, 2).width(), 2048);
+        assert_eq!(settle(&wide, 256, 2048, 4).width(), 2048);
+        assert_eq!(settle(&wide, 256, 300, 4).width(), 300);
+        assert_eq!(settle(&wide, 256, 10, 4).width(), 10);
+    }
+
+    #[test]
+    fn a_server_far_away_that_is_crowded_needs_no_trial() {
+        // A look-alike on disks that does 500 MB/s: a thousand parts of 64 MiB take two minutes.
+        let disks = Server { latency: 1.0, knee: 8.0, breaking: 1e9 };
+        let controller = settle(&disks, 1024, 2048, 6);
+        assert!(controller.width() <= 256, "{}", controller.width());
+        let dead = Interval { seconds: 10.0, work: 0.0, saturated: true, paced: false, strain: 1.0 };
+        let mut controller = WidthController::new(1024, 2048);
+        assert_eq!(controller.observe(dead), 512, "nothing came back at all");
+    }
+
+    #[test]
+    fn idle_and_paced_intervals_teach_nothing() {
+        let mut controller = WidthController::new(256, 2048);
+        let idle = Interval { seconds: 1.0, work: 10.0, ..Interval::default() };
+        for _ in 0..100 {
+            controller.observe(idle);
+            controller.observe(Interval { saturated: true, paced: true, ..idle });
+            controller.observe(Interval::default());
+        }
+        assert_eq!(controller.width(), 256);
+    }
+
+    proptest! {
+        /// Wherever it starts: it ends within a factor of the knee, inside its bounds all the way.
+        #[test]
+        fn the_knee_is_found(knee in 20.0..3000.0f64, latency in 0.01..2.0f64, start in 16u32..2048) {
+            let server = Server { latency, knee, breaking: knee * 8.0 };
+            let mut controller = WidthController::new(start, 2048);
+            for _ in 0..120 {
+                let width = controller.observe(server.interval(controller.width()));
+                prop_assert!((NARROWEST..=2048).contains(&width));
+            }
+            // A trial may be under way.
+            let width = controller.trial.unwrap_or(controller.width());
+            let low = (knee * 0.7).min(2048.0 * 0.5);
+            prop_assert!(f64::from(width) >= low.min(2000.0), "{width} for a knee of {knee}");
+            prop_assert!(f64::from(width) <= (knee * 4.0).max(32.0), "{width} for a knee of {knee}");
+        }
+    }
+}

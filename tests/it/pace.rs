@@ -1,0 +1,124 @@
+//! What is learned about a server's limits: per prefix, over the wire, and from one session to the next.
+
+use std::time::Duration;
+
+use s3haul::journal::{Intent, Location, Opened};
+use s3haul::location::ObjectKey;
+use s3haul::manifest::job::Limits;
+use s3haul::pace::learned::{Learned, LearnedLane};
+use s3haul::pace::{Pacer, RetryPolicy};
+use s3haul::s3::{Attributes, Class, WriteCondition};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, Model, ObjectSpec, Operation, RateModel, SandboxOptions,
+};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
+
+/// A sandbox that takes so many writes a second for each leading prefix.
+async fn limited(writes: u32) -> World {
+    let limits = RateModel { writes_per_second: Some(writes), ..RateModel::default() };
+    let model = Model { limits, ..Model::default() };
+    World::with(SandboxOptions { model, ..SandboxOptions::default() }, BucketOptions::default()).await
+}
+
+fn key(text: &str) -> ObjectKey {
+    ObjectKey::new(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_prefix_does_not_slow_a_cold_one() {
+    let world = World::new().await;
+    world.sandbox.faults().add(Fault::on(Operation::PutObject).key("hot/").then(Effect::SlowDown));
+    let bucket = world.bucket(DESTINATION).await;
+    let put = |name: String| {
+        let bucket = bucket.clone();
+        async move {
+            let body = bytes::Bytes::from_static(b"x");
+            bucket.put_object(&key(&name), body, &Attributes::default(), None, WriteCondition::None).await
+        }
+    };
+    let (mut hot, mut cold) = (JoinSet::new(), JoinSet::new());
+    for index in 0..20 {
+        hot.spawn(put(format!("hot/{index}")));
+        cold.spawn(put(format!("cold/{index}")));
+    }
+    // There is always something to do for the other prefix, which is never refused.
+    let limited = || bucket.pacer().learned().lanes;
+    for next in 20.. {
+        if limited().iter().any(|lane| lane.prefix == "hot/") {
+            break;
+        }
+        cold.join_next().await.unwrap().unwrap().unwrap();
+        cold.spawn(put(format!("cold/{next}")));
+    }
+    // Nothing slows it any more, whatever becomes of the other.
+    let lanes = limited();
+    let [lane] = &lanes[..] else { panic!("one lane is limited, not {lanes:?}") };
+    assert_eq!((&*lane.bucket, &*lane.prefix, lane.class), ("default/destination", "hot/", Class::Write));
+    while let Some(ended) = cold.join_next().await {
+        ended.unwrap().unwrap();
+    }
+    hot.abort_all();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_begins_with_what_the_last_one_learned() {
+    let mut world = limited(80).await;
+    for index in 0..400 {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("{index:04}"),
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(copy_all());
+    let stop = world.stop.clone();
+    let first = async {
+        let copied = || world.sandbox.store().keys(DESTINATION).len();
+        while copied() < 200 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+    };
+    let (run, ()) = tokio::join!(world.session(directory.path(), &job, Intent::Resume), first);
+    assert!(run.outcome.stopped && run.outcome.failed_objects == 0, "{:?}", run.outcome);
+    let opened = Opened::open(Location::Directory(directory.path().to_owned())).await.unwrap();
+    let lanes = opened.state().learned.clone().expect("the journal knows").learned.lanes;
+    drop(opened);
+    let [lane] = &lanes[..] else { panic!("{lanes:?}") };
+    assert_eq!((&*lane.bucket, &*lane.prefix, lane.class), ("default/destination", "", Class::Write));
+    assert!((20..=250).contains(&lane.accepted), "80 a second are accepted, not {}", lane.accepted);
+
+    world.stop = CancellationToken::new();
+    let before = run.outcome.requests.throttled;
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (400, 0));
+    let after = run.outcome.requests.throttled;
+    assert!(after * 2 < before, "{after} throttled, and {before} in the session that knew nothing");
+}
+
+#[tokio::test]
+async fn what_is_recalled_is_used_with_caution() {
+    let lane = |prefix: &str, accepted| LearnedLane {
+        bucket: "default/lake".to_owned(),
+        class: Class::Write,
+        prefix: prefix.to_owned(),
+        accepted,
+    };
+    let pacer = Pacer::new(&Limits::default(), 2048, RetryPolicy::default());
+    let learned = Learned { lanes: vec![lane("", 3000), lane("hot/", 100)], width: 2000 };
+    pacer.recall(&learned);
+    let known = pacer.learned();
+    assert_eq!(known.lanes, [lane("", 2700), lane("hot/", 90)]);
+    assert_eq!(known.width, 2000);
+    // A smaller limit of the user's counts for more.
+    let limits = Limits { in_flight: Some(100), ..Limits::default() };
+    let pacer = Pacer::new(&limits, 2048, RetryPolicy::default());
+    pacer.recall(&learned);
+    assert_eq!(pacer.learned().width, 100);
+}
