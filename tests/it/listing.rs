@@ -108,7 +108,7 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_write_and_delete_meanwhile_hides_nothing() {
     const COUNT: u32 = 8000;
-    let world = World::new().await;
+    let world = slow_lists().await;
     for key in hashed(COUNT) {
         put(world.sandbox.store(), SOURCE, &key);
         put(world.sandbox.store(), DESTINATION, &key);
