@@ -223,10 +223,13 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
     // All buckets answer before the first byte moves: a typo in the last transfer is told now, not in an hour.
+    let mut width = u32::MAX;
     for transfer in &job.transfers {
-        connections.of_transfer(transfer).await?;
+        let (_, destination) = connections.of_transfer(transfer).await?;
+        width = width.min(destination.capabilities().first_width);
     }
     let pacer = Arc::clone(connections.pacer());
+    pacer.slots().begin_at(width);
     learned::recall(&pacer, resumed);
     let slots = pacer.slots().clone();
     let closer = tokio::spawn({

@@ -37,9 +37,9 @@ use lane::Passed;
 use learned::Learned;
 use outage::{Outage, Outlasted, Pass};
 pub use retry::RetryPolicy;
-use slots::Answered;
 pub use slots::{Slot, Slots};
 use speed::{Speed, SpeedEstimate};
+use width::Answered;
 
 /// Bytes per cell of the byte gate: coarse, so that a 5 GiB part is a few thousand cells.
 const BYTES_PER_CELL: u64 = 256 << 10;
@@ -168,7 +168,7 @@ impl Pacer {
             let lanes = self.lanes_of(endpoint, lane.bucket.clone(), lane.class);
             lanes.recall(learned.lanes[at..].iter().filter(|other| same(other)), now);
         }
-        self.slots.recall(learned.width);
+        self.slots.begin_at(learned.width);
     }
 
     /// Endpoints that do not answer at the moment: name, for how long, and what they failed with.
@@ -236,10 +236,11 @@ impl Pacer {
             self.counters.throttled.fetch_add(1, Ordering::Relaxed);
         }
         let answers = failure.is_none() || failure == Some(&FailureKind::TimedOut);
-        self.slots.answered(Answered {
+        self.slots.answered(&Answered {
             now,
             took,
-            bytes: failure.is_none().then_some(bytes),
+            bytes,
+            is_good: failure.is_none(),
             paced: paced || throttled,
             strain: answers.then(|| took.as_secs_f64() / limit.as_secs_f64()),
         });

@@ -32,6 +32,9 @@ const OPEN_UPLOADS: usize = 48;
 /// At most so many are open, where each has so few parts that more of them are needed to fill all places.
 const MOST_OPEN_UPLOADS: usize = 1024;
 
+/// So many more objects are open than there are places: one is there when a place becomes free.
+const AHEAD: u32 = 64;
+
 /// A step by the size of its object, for the heap.
 struct BySize(Box<Step>);
 
@@ -77,6 +80,8 @@ pub(super) struct Conductor<'a> {
     open_large: usize,
     /// Their parts.
     open_parts: u64,
+    /// Copies in one request that take long.
+    open_heavy: u32,
 }
 
 struct Open {
@@ -89,6 +94,12 @@ struct Open {
     parts: u32,
     /// The newer versions of its key.
     then: Option<Box<Following>>,
+}
+
+impl Open {
+    fn is_heavy(&self) -> bool {
+        self.parts == 0 && self.size > BULK_FROM
+    }
 }
 
 impl<'a> Conductor<'a> {
@@ -115,6 +126,7 @@ impl<'a> Conductor<'a> {
             open: HashMap::new(),
             open_large: 0,
             open_parts: 0,
+            open_heavy: 0,
         }
     }
 
@@ -169,9 +181,14 @@ impl<'a> Conductor<'a> {
         {
             self.spawn(*step);
         }
-        let room = width as usize + 64;
-        while self.open.len() - self.open_large < room
-            && let Some(step) = self.heavy.pop().map(|BySize(step)| step).or_else(|| self.small.pop_front())
+        while self.open_heavy < width + AHEAD
+            && let Some(BySize(step)) = self.heavy.pop()
+        {
+            self.spawn(*step);
+        }
+        let small = self.work.slots().for_small() + AHEAD;
+        while self.open.len() - self.open_large - (self.open_heavy as usize) < small as usize
+            && let Some(step) = self.small.pop_front()
         {
             self.spawn(*step);
         }
@@ -192,6 +209,7 @@ impl<'a> Conductor<'a> {
         let handle = self.tasks.spawn(async move { work.run(step).await });
         self.open_large += usize::from(parts > 0);
         self.open_parts += u64::from(parts);
+        self.open_heavy += u32::from(open.is_heavy());
         self.open.insert(handle.id(), open);
     }
 
@@ -319,6 +337,7 @@ impl<'a> Conductor<'a> {
         let open = self.open.remove(&id)?;
         self.open_large -= usize::from(open.parts > 0);
         self.open_parts -= u64::from(open.parts);
+        self.open_heavy -= u32::from(open.is_heavy());
         Some(open)
     }
 

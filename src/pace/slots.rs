@@ -3,31 +3,27 @@
 //! Work comes in two kinds. *Bulk* work is a part of a large object: it takes seconds, and the run is over when the last one is, so
 //! the object with the most bytes left goes first. *Small* work is everything that takes one quick request. A
 //! quarter of the places is kept open for small work when there is any, so that neither kind starves the other, and no place
-//! stays free while anything waits. How many places there are is learned ([`WidthController`]) below a ceiling.
+//! stays free while anything waits. How many places there are is learned ([`Width`]) below a ceiling.
+//!
+//! Small work may take only some of them, and how many is learned apart: thousands of copies that S3 is busy with cost
+//! nothing here, but a quick request that is early only stands in line for a rate or for this machine's CPU.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::width::{Interval, NARROWEST, WidthController};
+use super::width::{Answered, NARROWEST, Width};
 
-/// Where the width starts. Wide enough for all 800 parts of a 50 GiB object at once: a run that is over in two waves has no
-/// time to learn. It is no stampede, because the lanes let requests go at a rate; and what a slow server can not answer in
-/// a quarter of its time halves the width.
-pub const START: u32 = 1024;
+/// Where the width starts, unless more is known of the server ([`Slots::begin_at`]).
+const START: u32 = 512;
+/// Where that of small work does: 3,500 copies a second that take 70 ms each, one of S3's partitions, are 250 in flight.
+const START_SMALL: u32 = 256;
 /// The most requests in flight that are useful by default.
 pub const CEILING: u32 = 2048;
-/// How often the width is looked at: not before this, and not long after that.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
-const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
-/// One request counts as much work as this many bytes.
-const BYTES_PER_UNIT: f64 = 4_194_304.0;
-
-/// When more than one in so many requests waited for a rate, that was the limit and not the width.
-const PACED: u32 = 4;
+/// Requests that move less are small: no part is.
+const SMALL: u64 = 5 << 20;
 
 /// What a place is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,34 +41,16 @@ pub struct Slots(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    width: WidthController,
+    /// All places.
+    width: Width,
+    /// Those of them that small work may take.
+    small_width: Width,
     small: u32,
     bulk: u32,
     waiting_small: VecDeque<oneshot::Sender<Slot>>,
     waiting_bulk: BinaryHeap<Waiting>,
     arrivals: u64,
-    interval_began: Duration,
-    interval: Interval,
-    /// Good answers of the interval, and the time that they took in all.
-    answers: u32,
-    latency: Duration,
-    /// Requests that waited for a rate, and the strain of all that were answered or given up, in all.
-    paced: u32,
-    strain: (f64, u32),
     closed: bool,
-}
-
-/// What an answer says about the width.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answered {
-    pub(super) now: Duration,
-    pub(super) took: Duration,
-    /// Bytes of a good one.
-    pub(super) bytes: Option<u64>,
-    /// The request waited for a rate, or was throttled.
-    pub(super) paced: bool,
-    /// The time that it took, as a share of the time that it had.
-    pub(super) strain: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -132,22 +110,17 @@ pub fn default_ceiling(per_request: u64) -> u32 {
 }
 
 impl Slots {
-    /// Places that start at [`START`] and grow up to `ceiling`.
+    /// A few hundred places, that grow up to `ceiling`.
     #[must_use]
     pub fn new(ceiling: u32) -> Self {
         Self(Arc::new(Mutex::new(State {
-            width: WidthController::new(START, ceiling),
+            width: Width::new(START, ceiling),
+            small_width: Width::new(START_SMALL, ceiling),
             small: 0,
             bulk: 0,
             waiting_small: VecDeque::new(),
             waiting_bulk: BinaryHeap::new(),
             arrivals: 0,
-            interval_began: Duration::ZERO,
-            interval: Interval::default(),
-            answers: 0,
-            latency: Duration::ZERO,
-            paced: 0,
-            strain: (0.0, 0),
             closed: false,
         })))
     }
@@ -181,7 +154,7 @@ impl Slots {
     /// many places can shorten and that copy none.
     #[must_use]
     pub fn bulk(&self, left: u64, piece: u64) -> Want {
-        let width = u64::from(self.lock().width.width().max(1));
+        let width = u64::from(self.lock().width.get().max(1));
         Want::Bulk(piece.saturating_add(left / width))
     }
 
@@ -189,18 +162,16 @@ impl Slots {
     /// which must happen without the lock.
     fn hand_out(&self, mut state: MutexGuard<'_, State>) {
         let mut refused = Vec::new();
-        while state.small + state.bulk < state.width.width() {
-            let reserved = state.width.width() / 4;
-            let small_first = state.small < reserved || state.waiting_bulk.is_empty();
-            let (want, place) = match state.waiting_small.pop_front() {
-                Some(place) if small_first => (Want::Small, place),
-                other => {
-                    if let Some(place) = other {
-                        state.waiting_small.push_front(place);
-                    }
-                    let Some(waiting) = state.waiting_bulk.pop() else { break };
-                    (Want::Bulk(waiting.bytes_left), waiting.place)
-                }
+        let (places, small_places) = (state.width.get(), state.small_width.get());
+        while state.small + state.bulk < places {
+            let small_first = state.small < places / 4 || state.waiting_bulk.is_empty();
+            let small = (small_first && state.small < small_places).then(|| state.waiting_small.pop_front());
+            let (want, place) = if let Some(place) = small.flatten() {
+                (Want::Small, place)
+            } else if let Some(waiting) = state.waiting_bulk.pop() {
+                (Want::Bulk(waiting.bytes_left), waiting.place)
+            } else {
+                break;
             };
             match want {
                 Want::Small => state.small += 1,
@@ -210,7 +181,14 @@ impl Slots {
                 refused.push(slot);
             }
         }
-        state.interval.saturated |= !state.waiting_small.is_empty() || !state.waiting_bulk.is_empty();
+        if !state.waiting_small.is_empty() && state.small >= small_places {
+            state.small_width.is_short();
+        }
+        if state.small + state.bulk >= places
+            && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty())
+        {
+            state.width.is_short();
+        }
         drop(state);
         drop(refused);
     }
@@ -225,46 +203,25 @@ impl Slots {
     }
 
     /// Learns from an answer.
-    ///
-    /// An interval ends when it is as long as its requests took, and enough of them were answered to mean something.
-    pub(super) fn answered(&self, answer: Answered) {
+    pub(super) fn answered(&self, answer: &Answered) {
         let mut state = self.lock();
-        let current = &mut *state;
-        #[expect(clippy::cast_precision_loss, reason = "work is a measure, not a count")]
-        if let Some(bytes) = answer.bytes {
-            current.interval.work += 1.0 + bytes as f64 / BYTES_PER_UNIT;
-            current.answers += 1;
-            current.latency += answer.took;
+        let mut changed = state.width.answered(answer);
+        if answer.bytes < SMALL {
+            changed |= state.small_width.answered(answer);
         }
-        if let Some(strain) = answer.strain {
-            current.strain = (current.strain.0 + strain, current.strain.1 + 1);
+        if changed {
+            self.hand_out(state);
         }
-        current.paced += u32::from(answer.paced);
-        let length = answer.now.saturating_sub(current.interval_began);
-        let typical = current.latency / current.answers.max(1);
-        let enough = current.answers >= current.width.width() / 4 || length >= LONGEST_INTERVAL;
-        if length < SHORTEST_INTERVAL.max(typical) || !enough {
-            return;
-        }
-        let interval = Interval {
-            seconds: length.as_secs_f64(),
-            paced: current.paced > current.answers / PACED,
-            strain: current.strain.0 / f64::from(current.strain.1.max(1)),
-            ..std::mem::take(&mut current.interval)
-        };
-        (current.answers, current.latency, current.interval_began) = (0, Duration::ZERO, answer.now);
-        (current.paced, current.strain) = (0, (0.0, 0));
-        current.width.observe(interval);
-        self.hand_out(state);
     }
 
-    /// Begins with the width that an earlier session found.
-    pub(super) fn recall(&self, width: u32) {
+    /// Begins with another width: what suits the server, or what an earlier session found. It is no stampede, because the
+    /// lanes let requests go at a rate; and answers that take a quarter of their time halve it.
+    pub fn begin_at(&self, width: u32) {
         if width < NARROWEST {
             return;
         }
         let mut state = self.lock();
-        state.width = WidthController::new(width, state.width.ceiling());
+        state.width = Width::new(width, state.width.ceiling());
         self.hand_out(state);
     }
 
@@ -272,7 +229,14 @@ impl Slots {
     #[must_use]
     pub fn in_flight(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.small + state.bulk, state.width.width())
+        (state.small + state.bulk, state.width.get())
+    }
+
+    /// Places that small work may take, at this moment.
+    #[must_use]
+    pub fn for_small(&self) -> u32 {
+        let state = self.lock();
+        state.small_width.get().min(state.width.get())
     }
 
     /// The most places that there can be.

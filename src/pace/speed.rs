@@ -146,7 +146,8 @@ mod tests {
         fn finds_the_line_that_answers_follow(start in 0.01f64..5.0, rate in 5.0f64..500.0, largest in 16u64..512) {
             let seconds = |mib: u64| start + to_f64(mib) / rate;
             let speed = learned((0..2000).map(|at| {
-                let mib = at * 37 % (largest + 1);
+                // A prime beyond them meets all sizes.
+                let mib = at * 521 % (largest + 1);
                 (mib * MIB, seconds(mib))
             }));
             for mib in [0, largest / 2, largest] {

@@ -1,4 +1,4 @@
-//! How many requests should be in flight, learned from what they come to. Pure.
+//! How many requests should be in flight, learned from what they come to. Pure: `now` is an argument.
 //!
 //! A copy request costs this machine nothing while it waits, so the width is tried at twice what it is, and stays there while
 //! that raises the throughput. When it only raises latency it is taken back, and the other direction is tried: half of it
@@ -6,6 +6,110 @@
 //! makes the rest before the next one longer. While requests wait for a rate (the server's or the user's) the width is not
 //! what limits them, and nothing is concluded. Answers that come near the time at which a request counts as lost are the one
 //! sign that needs no trial: then there are too many.
+
+use std::time::Duration;
+
+/// The width is looked at not before this, and not long after that.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
+/// One request counts as much work as this many bytes.
+const BYTES_PER_UNIT: f64 = 4_194_304.0;
+/// When more than one in so many requests waited for a rate, that was the limit and not the width.
+const PACED: u32 = 4;
+
+/// A width, and the answers that it is learned from.
+#[derive(Debug)]
+pub(super) struct Width {
+    controller: WidthController,
+    interval_began: Duration,
+    /// Requests waited for a place.
+    saturated: bool,
+    work: f64,
+    /// Good answers of the interval, and the time that they took in all.
+    answers: u32,
+    latency: Duration,
+    /// Requests that waited for a rate.
+    paced: u32,
+    /// The strain of all that were answered or given up, in all, and their number.
+    strain: (f64, u32),
+}
+
+/// What an answer says about the width.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) now: Duration,
+    pub(super) took: Duration,
+    /// What the request moves, in bytes.
+    pub(super) bytes: u64,
+    pub(super) is_good: bool,
+    /// The request waited for a rate, or was throttled.
+    pub(super) paced: bool,
+    /// The time that it took, as a share of the time that it had.
+    pub(super) strain: Option<f64>,
+}
+
+impl Width {
+    pub(super) fn new(start: u32, ceiling: u32) -> Self {
+        Self {
+            controller: WidthController::new(start, ceiling),
+            interval_began: Duration::ZERO,
+            saturated: false,
+            work: 0.0,
+            answers: 0,
+            latency: Duration::ZERO,
+            paced: 0,
+            strain: (0.0, 0),
+        }
+    }
+
+    /// The width at this moment.
+    pub(super) const fn get(&self) -> u32 {
+        self.controller.width()
+    }
+
+    /// The most that it can become.
+    pub(super) const fn ceiling(&self) -> u32 {
+        self.controller.ceiling()
+    }
+
+    /// Takes note that somebody waits for a place.
+    pub(super) const fn is_short(&mut self) {
+        self.saturated = true;
+    }
+
+    /// Learns from an answer; true when that may have changed the width.
+    ///
+    /// An interval ends when it is as long as its requests took, and enough of them were answered to mean something.
+    pub(super) fn answered(&mut self, answer: &Answered) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "work is a measure, not a count")]
+        if answer.is_good {
+            self.work += 1.0 + answer.bytes as f64 / BYTES_PER_UNIT;
+            self.answers += 1;
+            self.latency += answer.took;
+        }
+        if let Some(strain) = answer.strain {
+            self.strain = (self.strain.0 + strain, self.strain.1 + 1);
+        }
+        self.paced += u32::from(answer.paced);
+        let length = answer.now.saturating_sub(self.interval_began);
+        let typical = self.latency / self.answers.max(1);
+        let enough = self.answers >= self.get() / 4 || length >= LONGEST_INTERVAL;
+        if length < SHORTEST_INTERVAL.max(typical) || !enough {
+            return false;
+        }
+        let interval = Interval {
+            seconds: length.as_secs_f64(),
+            work: self.work,
+            saturated: self.saturated,
+            paced: self.paced > self.answers / PACED,
+            strain: self.strain.0 / f64::from(self.strain.1.max(1)),
+        };
+        let mut controller = self.controller.clone();
+        controller.observe(interval);
+        *self = Self { controller, interval_began: answer.now, ..Self::new(1, 1) };
+        true
+    }
+}
 
 /// What the controller is told after each interval, which lasts as long as a request takes or longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
