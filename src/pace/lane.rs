@@ -178,8 +178,8 @@ impl Lanes {
                 return;
             }
             // A scout's failure is about the keys that it was sent for.
-            if !scout {
-                state.rate.throttled(sent_at, now);
+            if !scout && state.rate.throttled(sent_at, now) {
+                tracing::debug!(prefix = lane.prefix, accepted = state.rate.limit(), "slows down");
             }
             state.evidence.throttled(key, sent_at, now)
         };
