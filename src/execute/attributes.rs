@@ -379,7 +379,7 @@ impl<'w> Wanted<'w> {
                     self.accepted(draft);
                     return Ok(answer);
                 }
-                Err(failure) => self.give_way(source, pin, failure, draft).await?,
+                Err(failure) => Box::pin(self.give_way(source, pin, failure, draft)).await?,
             }
         }
     }
@@ -398,7 +398,7 @@ impl<'w> Wanted<'w> {
                     self.accepted(draft);
                     return Ok(upload);
                 }
-                Err(failure) => self.give_way(source, pin, failure, draft).await?,
+                Err(failure) => Box::pin(self.give_way(source, pin, failure, draft)).await?,
             }
         }
     }
@@ -470,8 +470,20 @@ impl<'w> Wanted<'w> {
         draft: &mut Draft,
     ) -> Result<(), Trouble> {
         let Ending::Done { etag, destination_version, .. } = ending else { return Ok(()) };
+        if self.late_tags.is_empty() && self.annotations.is_empty() {
+            return Ok(());
+        }
+        Box::pin(self.put_late(source, key, (etag, destination_version.as_deref()), draft)).await
+    }
+
+    async fn put_late(
+        self,
+        source: Option<(&Bucket, &SourcePin)>,
+        key: &ObjectKey,
+        (etag, version): (&str, Option<&str>),
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
         let destination = &self.work.sides.destination;
-        let version = destination_version.as_deref();
         if !self.late_tags.is_empty() {
             let outcome = destination.put_tags(key, version, &self.late_tags).await;
             // Tags that the job sets are its wish, not the source's.

@@ -35,6 +35,18 @@ pub(super) async fn route(
     if work.sides.transfer.parts.layout == LayoutChoice::Auto {
         return Ok((keeping_the_checksum(work, head, usual), slot));
     }
+    Box::pin(as_the_source(work, (source, step), (head, pin), usual, (slot, ask_each), draft)).await
+}
+
+/// The route that gives the copy the source's own parts, as far as they are told; otherwise the `usual` one.
+async fn as_the_source(
+    work: &Work,
+    (source, step): (&Bucket, &Step),
+    (head, pin): (&Head, &SourcePin),
+    usual: Route,
+    (slot, ask_each): (Slot, bool),
+    draft: &mut Draft,
+) -> Result<(Route, Slot), Trouble> {
     let destination = work.sides.destination.capabilities();
     if !finds_parts_of(&step.entry.key, destination) {
         lose(draft, "this server can not copy parts of an object with % or ? in its name");

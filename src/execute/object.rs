@@ -49,8 +49,8 @@ pub(super) async fn copy(
     let left = work.inherited.take(step.object, &work.upload_place(&step.key));
     let mut copy = Copy { work, source, step, ask_each: false, seen: step.seen.clone(), left };
     let outcome = rounds(&mut copy, draft).await;
-    if !matches!(outcome, Err(Trouble::Stopped)) {
-        adopt::cancel_all(work, &mut copy.left, draft).await;
+    if !matches!(outcome, Err(Trouble::Stopped)) && !copy.left.is_empty() {
+        Box::pin(adopt::cancel_all(work, &mut copy.left, draft)).await;
     }
     outcome
 }
@@ -138,7 +138,7 @@ impl Copy<'_> {
         }
         let ending = match route {
             Route::MultipartCopy(layout) => {
-                self.multipart(slot, &head, &pin, &mut wanted, layout, draft).await
+                Box::pin(self.multipart(slot, &head, &pin, &mut wanted, layout, draft)).await
             }
             Route::Copy => self.single(slot, &head, &pin, &mut wanted, draft).await,
             Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => {
@@ -463,7 +463,9 @@ impl Copy<'_> {
         }
         let proof = match verdict {
             Verdict::Proven(proof) => proof,
-            Verdict::Contradicted(what) => return Err(self.differs(head, pin, &what, Some(written)).await),
+            Verdict::Contradicted(what) => {
+                return Err(Box::pin(self.differs(head, pin, &what, Some(written))).await);
+            }
             Verdict::Unknown => Proof::Size,
         };
         Ok(work.enough(&step.key, proof)?)

@@ -143,7 +143,7 @@ async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
     assert!(exit == 0 && stderr.contains(&format!("{done} objects")), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 6000);
     assert_eq!(world.calls(Operation::CopyObject), 6000 - before);
-    let lists = world.sandbox.calls().of(Operation::ListObjects);
+    let lists = world.sandbox.calls().of(Operation::ListObjectsV2);
     let pages = lists.iter().filter(|call| call.bucket == SOURCE).count();
     assert!(pages < 6, "{pages}: the keys that were planned were listed again");
 }
