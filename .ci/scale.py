@@ -48,6 +48,6 @@ many = measure("s3://data/s/=200000x64KiB", "s3://data/s/", "--in-flight", "256"
 # Ten times the objects: what grows with their number would show as a multiple, not as a tenth.
 assert many <= few * 1.4, f"memory grew from {few / MIB:.0f} to {many / MIB:.0f} MiB with ten times the objects"
 large = measure("s3://data/big=1TiB", "s3://data/big", model="aws")
-assert large < 200 * MIB, f"1 TiB took {large / MIB:.0f} MiB"
+assert large < 150 * MIB, f"1 TiB took {large / MIB:.0f} MiB"
 largest = measure("s3://data/largest=53687091200000B", "s3://data/largest")
-assert largest < 200 * MIB, f"48.8 TiB took {largest / MIB:.0f} MiB"
+assert largest < 150 * MIB, f"48.8 TiB took {largest / MIB:.0f} MiB"

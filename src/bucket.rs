@@ -212,7 +212,7 @@ impl Bucket {
             };
             let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if first_failure.is_some() {
-                held += admitted.pass.held;
+                held += admitted.pass.held + admitted.limited;
             }
             attempts += 1;
             admitted.pass.attempt = attempts;
@@ -234,7 +234,7 @@ impl Bucket {
                     }
                     return Ok(Answer { value, attempts, maybe_twice });
                 }
-                Err(failure) => failure.after(attempts),
+                Err(failure) => Box::pin(self.explained(failure)).await.after(attempts),
             };
             let needs_a_look = failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
             if repeat == Repeat::UnlessUnknown && needs_a_look {
@@ -270,10 +270,39 @@ impl Bucket {
         }
     }
 
+    /// A failure, with its reason where HEAD hid one that is about all requests: S3 answers HEAD with a bare 400 when the token has
+    /// expired, as it does for an object that a customer key encrypts. A list has a body to say so.
+    async fn explained(&self, failure: Failure) -> Failure {
+        if failure.details().operation != Operation::HeadObject || failure.details().code != "HTTP 400" {
+            return failure;
+        }
+        let operation = Operation::ListObjects;
+        let limit = self.retry.time_limit(operation, 0);
+        let asked = async {
+            let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
+            let sent = Instant::now();
+            let listed = timeout(limit, self.client.list_objects(&self.name, "", None, None)).await.ok()?;
+            self.pacer.learn(admitted, listed.as_ref().err(), 0, sent.elapsed(), limit);
+            listed.err().filter(Failure::ends_run)
+        };
+        let told = tokio::select! {
+            told = asked => told,
+            () = self.halt.cancelled() => None,
+        };
+        told.unwrap_or(failure)
+    }
+
     /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight
     /// would fail object after object before so many had failed that it counts as an outage, and one object that the
     /// server chokes on is none: what every server answers, be it with a refusal, tells one from the other.
     async fn is_silent(&self, failure: &Failure) -> bool {
+        tokio::select! {
+            is_silent = self.answers_nobody(failure) => is_silent,
+            () = self.halt.cancelled() => false,
+        }
+    }
+
+    async fn answers_nobody(&self, failure: &Failure) -> bool {
         let limit = self.retry.silence;
         let Ok(admitted) = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await else {
             return true;

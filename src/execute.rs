@@ -263,7 +263,7 @@ pub async fn run(
     let refusals = Arc::new(Refusals::default());
     let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
     tokio::select! {
-        () = inherited.sweep(&wanted, journal, connections) => {}
+        () = inherited.sweep(&wanted, journal, (job, connections)) => {}
         () = stop.cancelled() => {}
     }
     for (number, transfer) in (0..).zip(&job.transfers) {
@@ -302,7 +302,7 @@ pub async fn run(
     // Objects that turned out to need no copy took up nothing.
     wanted.clear();
     tokio::select! {
-        () = inherited.sweep(&wanted, journal, connections), if !stop.is_cancelled() => {}
+        () = inherited.sweep(&wanted, journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
     closer.abort();

@@ -87,6 +87,8 @@ pub struct PaceCounts {
 pub struct Admitted<'a> {
     /// The endpoint's side of it.
     pub pass: Pass<'a>,
+    /// How long the user's own limits held it up.
+    pub limited: Duration,
     lanes: &'a Lanes,
     passed: Passed,
     key: &'a str,
@@ -197,16 +199,18 @@ impl Pacer {
     ) -> Result<Admitted<'a>, Outlasted> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
-        let passed = lanes.pass(key, clock).await;
-        let mut paced = passed.waited;
-        paced |= self.requests.pass(1).await;
-        if bytes > 0 {
+        // The one request that asks whether the endpoint is back must not stand in line with all those that wait for it.
+        let passed = if pass.is_probe() { lanes.ahead(key) } else { lanes.pass(key, clock).await };
+        let (mut paced, in_line_at) = (passed.waited, clock());
+        if !pass.is_probe() {
+            paced |= self.requests.pass(1).await;
             paced |= self.bytes.pass(bytes.div_ceil(BYTES_PER_CELL)).await;
         }
+        let limited = clock().saturating_sub(in_line_at);
         // While it stood in line the endpoint may have gone away.
         let pass = if paced { pass.renewed(patience, clock).await? } else { pass };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Ok(Admitted { pass, lanes, passed, key, paced })
+        Ok(Admitted { pass, limited, lanes, passed, key, paced })
     }
 
     /// Learns from an answer that came after `took`, of a request that is given up after `limit`: a good one when there is no
@@ -219,7 +223,7 @@ impl Pacer {
         took: Duration,
         limit: Duration,
     ) {
-        let Admitted { pass, lanes, passed, key, paced } = admitted;
+        let Admitted { pass, lanes, passed, key, paced, .. } = admitted;
         let now = self.started.elapsed();
         match failure {
             Some(failure) if failure.kind().speaks_of_an_outage() => {

@@ -12,11 +12,14 @@ mod history;
 mod ranges;
 mod steps;
 
+use std::future::{Future, pending};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::bucket::Bucket;
 use crate::listing::bisect::KeyRange;
@@ -32,7 +35,7 @@ use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::history::same_content;
 use crate::plan::parts::Capacity;
 use crate::plan::replay;
-use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Operation};
+use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Head, Operation};
 
 pub use history::{Following, Turn};
 pub use ranges::MOST_RANGES;
@@ -43,6 +46,24 @@ pub use steps::{News, Steps};
 const HEADS_AT_ONCE: usize = 64;
 /// Steps that wait for the answer about a key before them.
 const WAITING: usize = 2048;
+
+/// A question that goes on while nobody looks after it: one that stands in the line of a limit and is not polled would hold up
+/// everybody behind it, those included for whom its asker waits.
+fn by_itself<T: Send + 'static>(
+    question: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> {
+    let asked = AbortOnDropHandle::new(tokio::spawn(question));
+    async move {
+        match asked.await {
+            Ok(answer) => answer,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // Only the end of the runtime does that.
+                Err(_) => pending().await,
+            },
+        }
+    }
+}
 
 /// Both sides of a transfer, connected.
 #[derive(Clone, Debug)]
@@ -218,7 +239,11 @@ impl Sides {
                     let always = Decision::Copy(Reason::Always);
                     Either::Left(ready(again(self.planned(entry, key, always, Seen::Unknown))))
                 }
-                Ok((entry, key)) => Either::Right(self.ask_again(entry, key).map(again)),
+                Ok((entry, key)) => {
+                    let sides = self.clone();
+                    let asked = by_itself(async move { sides.ask_again(entry, key).await });
+                    Either::Right(asked.map(again))
+                }
             });
             if asked.len() >= at_once
                 && let Some(answer) = asked.next().await
@@ -236,21 +261,24 @@ impl Sides {
     /// do not tell whether the session came so far.
     async fn ask_again(&self, entry: Entry, key: ObjectKey) -> Planned {
         match self.ask(entry, key, Question::Destination).await {
-            Planned::Skip(entry, key, Skip::Equal) => {
-                let lacks = if self.finishes_late() { Ok(true) } else { self.lacks_tags(&entry, &key).await };
-                match lacks {
-                    Ok(true) => self.step(*entry, key, Reason::Always, Seen::Unknown),
-                    Ok(false) => Planned::Skip(entry, key, Skip::Equal),
-                    Err(failure) => Planned::Failed(self.name_of(&entry), failure),
-                }
-            }
+            Planned::Skip(entry, key, Skip::Equal) => match self.unfinished(&entry, &key).await {
+                Ok(Some(etag)) => self.step(*entry, key, Reason::Always, Seen::Object(etag)),
+                Ok(None) => Planned::Skip(entry, key, Skip::Equal),
+                Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+            },
             planned => planned,
         }
     }
 
-    /// True when a copy that is there has no tags and shall have some: those that are too long for a header are set, all at
-    /// once, when it is there. Who may not see the number of tags may not copy them either.
-    async fn lacks_tags(&self, entry: &Entry, key: &ObjectKey) -> Result<bool, Failure> {
+    /// The `ETag` of a copy that is there and may lack what is set after its bytes.
+    ///
+    /// Tags that are too long for a header are set all at once, so that a copy that shall have some and has none lacks them.
+    /// Who may not see the number of tags may not copy them either.
+    async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<String>, Failure> {
+        let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
+        if self.finishes_late() {
+            return Ok(Some(self.destination.head(key, None).await?.etag));
+        }
         let capabilities = self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
         let wants = match &self.source {
@@ -262,7 +290,10 @@ impl Sides {
             }
             _ => false,
         };
-        Ok(wants && self.destination.head(key, None).await?.tag_count.is_none_or(|count| count == 0))
+        if !wants {
+            return Ok(None);
+        }
+        Ok(Some(self.destination.head(key, None).await?).filter(lacks).map(|head| head.etag))
     }
 
     /// True when copies get something that no header carries.

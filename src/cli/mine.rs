@@ -19,8 +19,10 @@ pub(super) struct MineFlags {
     /// Only uploads that a journal of s3haul knows: those in ./.s3haul, or the one that --journal names.
     #[arg(long)]
     mine: bool,
-    /// With --mine, the journal: a directory, or s3://bucket/prefix/.
-    #[arg(long, value_name = "PLACE", env = "S3HAUL_JOURNAL")]
+    /// With --mine, the journal: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
+    // The variable is read with --mine only: it is there for `run`, and to abort everybody's uploads with --journal would be to
+    // take no notice of it.
+    #[arg(long, value_name = "PLACE", requires = "mine")]
     journal: Option<JournalPlace>,
 }
 
@@ -47,15 +49,23 @@ impl MineFlags {
         if !self.mine {
             return Ok(None);
         }
-        let named = match &self.journal {
+        let variable = || match std::env::var("S3HAUL_JOURNAL") {
+            Ok(text) => text
+                .parse::<JournalPlace>()
+                .map(Some)
+                .map_err(|error| CliError::Usage(format!("S3HAUL_JOURNAL: {error}"))),
+            Err(_) => Ok(None),
+        };
+        let journal = self.journal.clone().map_or_else(variable, |journal| Ok(Some(journal)))?;
+        let named = match journal {
             None | Some(JournalPlace::Usual) => Named::None,
             Some(JournalPlace::Nowhere) => {
                 let message =
                     "--mine looks into journals, and `--journal none` (or S3HAUL_JOURNAL) names none";
                 return Err(CliError::Usage(message.to_owned()));
             }
-            Some(JournalPlace::Directory(path)) => Named::Directory(path.clone()),
-            Some(JournalPlace::Prefix(uri)) => Named::Prefix(uri.clone()),
+            Some(JournalPlace::Directory(path)) => Named::Directory(path),
+            Some(JournalPlace::Prefix(uri)) => Named::Prefix(uri),
         };
         let (mut known, mut journals) = (Vec::new(), 0);
         for (place, location) in places(named, endpoint).await? {

@@ -32,7 +32,7 @@ use crate::journal::state::RunState;
 use crate::journal::uploads::{BegunUpload, OpenUpload, PartLengths};
 use crate::location::ObjectKey;
 use crate::manifest::capabilities::ConditionalWrite;
-use crate::manifest::job::Policy;
+use crate::manifest::job::{Job, Policy, Transfer};
 use crate::multipart::MultipartUpload;
 use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
@@ -95,11 +95,16 @@ impl Inherited {
         &self,
         pending: &BTreeSet<u64>,
         journal: &Journal,
-        connections: &mut Connections,
+        (job, connections): (&Job, &mut Connections),
     ) {
         for left in self.take_if(|open| !pending.contains(&open.object)) {
             let place = &left.open.place;
-            let outcome = match connections.bucket(&place.endpoint, &place.bucket).await {
+            let is_there =
+                |to: &&Transfer| to.to.endpoint == place.endpoint && to.to.location.bucket == place.bucket;
+            let transfer = job.transfers.iter().find(is_there);
+            let access = transfer.map(|transfer| transfer.destination_access.clone()).unwrap_or_default();
+            let reached = connections.bucket_on_terms(&place.endpoint, &place.bucket, &access).await;
+            let outcome = match reached {
                 Ok(bucket) => self.cancel(&left, journal, &bucket).await,
                 Err(failure) => Err(failure),
             };

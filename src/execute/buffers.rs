@@ -1,15 +1,18 @@
 //! Memory for parts of local files, used again.
 //!
 //! Fresh memory of some MiB costs more than reading a cached file into it: the system clears every page first, and takes it
-//! back right afterwards. So a buffer that was sent comes back here. How many there are at once is the business of who
-//! asks for them: no more are kept than were in use at the same time.
+//! back right afterwards. So a buffer that was sent comes back here, up to a limit, and goes to whom it fits: a small file in
+//! the buffer of a large part would hold far more memory than it was allowed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 /// Below this, fresh memory is as good.
 const WORTH_KEEPING: usize = 1 << 20;
+
+/// No more bytes than these are kept.
+const MOST_KEPT: usize = 256 << 20;
 
 /// Buffers that were used before. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -30,11 +33,19 @@ impl Buffers {
             fill(&mut buffer)?;
             return Ok(buffer.into());
         }
-        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let used = {
+            let mut kept = self.kept();
+            let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
+            kept.iter().rposition(fits).map(|at| kept.swap_remove(at))
+        };
         let mut lent = Lent { buffer: used.unwrap_or_default(), home: self.clone() };
         lent.buffer.resize(length, 0);
         fill(&mut lent.buffer)?;
         Ok(Bytes::from_owner(lent))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -53,7 +64,18 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        let mut kept = self.home.kept();
+        // The oldest sizes are those that nobody has asked for again.
+        let mut all: usize = buffer.capacity() + kept.iter().map(Vec::capacity).sum::<usize>();
+        let mut gone = Vec::new();
+        while all > MOST_KEPT && !kept.is_empty() {
+            let oldest = kept.remove(0);
+            all -= oldest.capacity();
+            gone.push(oldest);
+        }
+        if all <= MOST_KEPT {
+            kept.push(buffer);
+        }
     }
 }
 
@@ -81,6 +103,20 @@ mod tests {
         let third = filled(WORTH_KEEPING, 3).unwrap();
         assert_eq!((third.as_ptr(), third.len()), (place, WORTH_KEEPING));
         assert!(third.iter().all(|byte| *byte == 3));
+    }
+
+    #[test]
+    fn no_buffer_is_lent_for_far_less_and_not_all_are_kept() {
+        let buffers = Buffers::default();
+        let filled = |length: usize| buffers.filled(length, |_| Ok::<(), ()>(())).unwrap();
+        drop(filled(16 * WORTH_KEEPING));
+        let small: Vec<_> = (0..10).map(|_| filled(WORTH_KEEPING)).collect();
+        assert_eq!(buffers.kept().len(), 1, "the large one was left where it is");
+        drop(small);
+        let large: Vec<_> = (0..20).map(|_| filled(32 * WORTH_KEEPING)).collect();
+        drop(large);
+        let all: usize = buffers.kept().iter().map(Vec::capacity).sum();
+        assert!(all > MOST_KEPT / 2 && all <= MOST_KEPT, "{all}");
     }
 
     #[test]

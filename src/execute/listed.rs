@@ -59,7 +59,9 @@ impl Copy<'_> {
         let answer = wanted.copy_object(source, &pin, entry.size, step, &condition, draft).await;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(failure) if *failure.kind() == FailureKind::Stopped => return Err(failure.into()),
+            Err(failure) if *failure.kind() == FailureKind::Stopped || failure.ends_run() => {
+                return Err(failure.into());
+            }
             Err(failure) => {
                 draft.attempts += failure.details().attempts;
                 // Refused by an earlier attempt of ours whose answer was lost, or by somebody else's object.

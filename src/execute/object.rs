@@ -331,9 +331,10 @@ impl Copy<'_> {
         let Begun { upload, layout, .. } = begun;
         let destination = &work.sides.destination;
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        // Two requests leave the same part behind only where the source is pinned and no key makes ETags of its own.
+        // Two requests leave the same part behind only where the source is pinned and no key makes ETags of its own: of an
+        // upload that was found open, nobody knows its key.
         let Capabilities { part_conditions, content_etags, .. } = *destination.capabilities();
-        let twice = part_conditions && content_etags && !upload.is_kms();
+        let twice = part_conditions && content_etags && !upload.is_kms() && !begun.claimed;
         let count = layout.count;
         part::all(work, id, (layout.clone(), twice), progress, move |part| {
             let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));

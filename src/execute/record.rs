@@ -159,9 +159,10 @@ impl Record {
         }
     }
 
-    /// An object is over. `goes_on` says that it is left to the next session, if there can be one.
+    /// An object is over. `goes_on` says that it is left to the next session, if there can be one: what has no number in the
+    /// journal can't be, because nothing but this receipt would tell of it.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, goes_on: bool) {
-        let goes_on = goes_on || matches!(receipt.ending, Ending::Stopped);
+        let goes_on = (goes_on && object.is_some()) || matches!(receipt.ending, Ending::Stopped);
         if goes_on && self.journal.keeps() {
             return;
         }

@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::receipt::Ending;
-use super::{Draft, Trouble, Work};
+use super::{ABORT, Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::journal::Journal;
 use crate::journal::event::{Event, SourceVersion, UploadPlace};
@@ -104,9 +105,9 @@ impl Tracked {
         let outcome = self.commit(work, began).await;
         if outcome.is_err()
             && !claimed
-            && let Err(failure) = upload.outliving_the_run().cancel().await
+            && !matches!(timeout(ABORT, upload.outliving_the_run().cancel()).await, Ok(Ok(())))
         {
-            tracing::warn!(%failure, "an upload of ours may be left open");
+            tracing::warn!(key = %upload.key(), id = upload.id(), "an upload of ours may be left open");
         }
         outcome
     }

@@ -5,7 +5,7 @@
 //! by numbers that are unique in the journal, because an upload id has a hundred characters and is named once per part.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::fingerprint::Fingerprint;
@@ -237,7 +237,7 @@ pub enum Ended {
         /// By what it was proven.
         proof: String,
         /// What of it could not be kept.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "losses")]
         losses: Vec<Loss>,
     },
     /// The destination has it.
@@ -252,6 +252,20 @@ pub enum Ended {
     },
     /// It failed.
     Failed(FailedObject),
+}
+
+/// Version 1 of the format told only whether there were any.
+fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Any(#[expect(dead_code, reason = "a count of none or some is all that it says")] bool),
+        All(Vec<Loss>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Any(_) => Vec::new(),
+        Written::All(losses) => losses,
+    })
 }
 
 /// An object that failed.

@@ -312,3 +312,15 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
     assert_eq!(decide(&state, &other, Intent::Resume), Ok(Decision::Begin), "it is over");
     assert_eq!(state.phase, Phase::Ended);
 }
+
+/// Version 1 told only whether anything was lost.
+#[test]
+fn what_ended_in_the_first_format_is_read() {
+    for losses in ["", r#","losses":true"#, r#","losses":false"#, r#","losses":[]"#] {
+        let text = format!(r#"{{"done":{{"bytes":7,"parts":1,"proof":"etag"{losses}}}}}"#);
+        let Ended::Done { losses, bytes, .. } = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}")
+        };
+        assert_eq!((losses.len(), bytes), (0, 7));
+    }
+}

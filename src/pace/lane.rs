@@ -153,6 +153,11 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
+    /// A request for `key` goes at once, whoever waits. What comes of it is not held against the rate.
+    pub(super) fn ahead(&self, key: &str) -> Passed {
+        Passed { lane: self.of(key), waited: false, scout: true }
+    }
+
     /// Waits, first come first served, until a request for `key` may be sent.
     pub(super) async fn pass(&self, key: &str, clock: impl Fn() -> Duration) -> Passed {
         let (mut lane, mut ticket, mut waited) = (self.of(key), None, false);

@@ -244,6 +244,12 @@ impl<'a> Pass<'a> {
         Ok(pass)
     }
 
+    /// True for the one request that is sent while the endpoint is down.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
     /// The server answered, be it with a refusal.
     pub fn answered(mut self) {
         self.is_probe = false;

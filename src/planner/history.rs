@@ -15,7 +15,7 @@ use futures::stream::{self, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::steps::{Gone, News, Outbox};
-use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
+use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step, by_itself};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
 use crate::listing::Entry;
@@ -167,7 +167,8 @@ impl Sides {
                     }
                 },
             };
-            asked.push_back(self.look(source, history, to, found, held));
+            let (sides, source) = (self.clone(), source.clone());
+            asked.push_back(by_itself(async move { sides.look(&source, history, to, found, held).await }));
         }
         while let Some(looked) = asked.next().await {
             self.hand_on(looked, planned).await?;

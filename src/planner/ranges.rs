@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::steps::{Gone, News, Outbox};
-use super::{Next, Planned, Resume, Sides, WAITING};
+use super::{Next, Planned, Resume, Sides, WAITING, by_itself};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
 use crate::listing::filter::Filter;
@@ -263,11 +263,12 @@ impl Sides {
                 Next::Known(known) => Either::Left(ready((0, known))),
                 Next::Ask(entry, key, question) => {
                     asking += 1;
-                    Either::Right(async move {
+                    let (sides, shared) = (self.clone(), Arc::clone(&frontier.0));
+                    Either::Right(by_itself(async move {
                         // It is never closed.
-                        let _place = frontier.0.questions.acquire().await;
-                        (1, self.ask(entry, key, question).await)
-                    })
+                        let _place = shared.questions.acquire().await;
+                        (1, sides.ask(entry, key, question).await)
+                    }))
                 }
             });
             while asking >= at_once || waiting.len() >= WAITING {

@@ -51,13 +51,14 @@ impl Identities {
     /// The next request asks the provider again. A thousand requests that were refused together ask once: only those
     /// that were signed with the current `generation` count.
     pub(super) fn forget(&self, generation: u64) {
-        let next = generation + 1;
-        if self.0.generation.compare_exchange(generation, next, Ordering::AcqRel, Ordering::Acquire).is_err()
-        {
+        let mut last = self.last();
+        if self.generation() != generation {
             return;
         }
-        self.last().clear();
+        last.clear();
+        // Whoever sees the new number must find the new cache: what it gets is kept under that number.
         self.0.cache.store(Arc::new(lazy()));
+        self.0.generation.store(generation + 1, Ordering::Release);
     }
 
     fn last(&self) -> MutexGuard<'_, HashMap<IdentityCachePartition, Identity>> {

@@ -153,7 +153,14 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
                 }
                 listed.items.push(object(&mut reader, knows_archives)?);
             }
-            Tag::Open("IsTruncated") => listed.truncated = reader.text()?.trim() == "true",
+            Tag::Open("IsTruncated") => {
+                listed.truncated = match reader.text()?.trim() {
+                    "true" | "True" | "TRUE" | "1" => true,
+                    "false" | "False" | "FALSE" | "0" => false,
+                    // To take it for the end would be to miss keys.
+                    _ => return Err(Unreadable.into()),
+                }
+            }
             Tag::Open("NextContinuationToken") => listed.next = Some(reader.text()?.into_owned()),
             Tag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
             Tag::Open(_) => reader.skip()?,

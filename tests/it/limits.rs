@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use s3haul::manifest::job::Limits;
-use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions};
+use s3haul::manifest::job::{Limits, Provider, When};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+};
 use s3haul::size::{ByteRate, GIB, MIB};
+use tokio::time::timeout;
 
 use crate::world::{SOURCE, World, copy_all};
 
@@ -61,6 +64,28 @@ async fn a_request_rate_is_kept_over_every_second() {
         // One at the start of the second, one burst, and what a busy machine delivers late.
         assert!(within <= 60, "{within} requests within a second");
     }
+}
+
+/// Behind an unknown server each key is asked for. When no more steps are taken, because all copies are slow, questions go on
+/// standing in line for the rate, and must not hold it up for the copies.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_of_a_plan_that_waits_hold_nobody_up() {
+    let mut world = World::new().await;
+    world.provider = Provider::Other;
+    world.retry.silence = Duration::from_mins(1);
+    for index in 0..5000 {
+        let key = format!("s{index:04}");
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+    }
+    // So many copies are under way at first; they end when all that can be planned meanwhile is planned.
+    let slow =
+        Fault::on(Operation::CopyObject).first(320).then(Effect::StallBefore(Some(Duration::from_secs(5))));
+    world.sandbox.faults().add(slow);
+    let mut job = world.job(copy_all());
+    job.transfers[0].when = When::Missing;
+    job.limits = Limits { requests_per_second: Some(2500), ..Limits::default() };
+    let run = timeout(Duration::from_mins(3), world.try_run_job(&job)).await.expect("it hangs").unwrap();
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (5000, 0));
 }
 
 #[tokio::test]

@@ -104,6 +104,16 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_journal_alone_does_not_abort_what_is_not_in_it() {
+    let world = world().await;
+    foreign(&world).await;
+    let abort = ["abort", "s3://destination/", "--older-than", "0s", "--journal", ".s3haul/x"];
+    let (exit, _, stderr) = uploads(&world, Path::new("."), &abort).await;
+    assert!(exit == 2 && stderr.contains("--mine"), "{exit} {stderr}");
+    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_s3_says_it_too_and_the_next_run_does_without_what_was_aborted() {
     let world = world().await;
     world.sandbox.store().create_bucket("ops", BucketOptions::default());

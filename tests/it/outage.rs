@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use s3haul::execute::Outcome;
 use s3haul::execute::receipt::Ending;
+use s3haul::journal::Intent;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, FailureLimit, Job, Limits};
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::FailureKind;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::command;
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
@@ -247,6 +249,47 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     assert!(!gave_up.may_pass_later, "{gave_up:?}");
     assert_eq!(outcome.done_objects, 0);
     assert!(outcome.failed_objects < 400, "most are not even tried: {outcome:?}");
+}
+
+/// S3 answers HEAD with a bare 400 then.
+#[tokio::test]
+async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_be_read() {
+    let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));
+    let world = world_with(50).await;
+    world.sandbox.faults().add(expired(Operation::HeadObject).nth(1));
+    // The plan has listed both sides by then.
+    world.sandbox.faults().add(expired(Operation::ListObjectsV2).nth(3));
+    let outcome = world.run(copy_all()).await.outcome;
+    assert_eq!((outcome.done_objects, outcome.failed_objects), (51, 0), "{outcome:?}");
+
+    let world = world_with(3000).await;
+    world.sandbox.faults().add(expired(Operation::HeadObject));
+    world.sandbox.faults().add(expired(Operation::CopyObject));
+    let job = world.job(copy_all());
+    let (run, ()) = tokio::join!(world.try_run_job(&job), async {
+        while world.calls(Operation::HeadObject) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.sandbox.faults().add(expired(Operation::ListObjectsV2));
+    });
+    let outcome = run.unwrap().outcome;
+    assert!(outcome.gave_up.is_some() && outcome.done_objects == 0, "{outcome:?}");
+    assert!(outcome.failed_objects < 1000, "most are not even tried: {outcome:?}");
+}
+
+#[tokio::test]
+async fn what_failed_before_it_had_a_number_is_remembered_when_the_run_gives_up() {
+    let mut world = world_with(20).await;
+    let frozen = ObjectSpec::default().storage_class("GLACIER");
+    world.sandbox.store().put_object(SOURCE, "a", Content::pattern(1, 9), &frozen);
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = world.job(copy_all());
+    job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    world.stop = CancellationToken::new();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (21, 1), "{:?}", run.outcome);
 }
 
 #[tokio::test]
