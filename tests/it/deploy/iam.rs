@@ -18,7 +18,10 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
-        Operation::GetObjectTagging => (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &[]),
+        // The tags of a copy are looked at only where `--adopt` completes an upload of unknown beginnings.
+        Operation::GetObjectTagging => {
+            (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &["s3:GetObjectTagging"])
+        }
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
