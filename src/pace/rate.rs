@@ -7,7 +7,8 @@
 //! **Cut.** A token bucket on the other side lets more pass than its rate until it is empty, so the rate at which the first
 //! `SlowDown` comes says little. But from then on everything beyond the limit is refused: the share of accepted requests
 //! among those *sent* since then, times the rate of sending, *is* the limit. A cut goes a little below it. What was
-//! sent before a cut tells nothing about the rate after it, so there is at most one cut per round trip, and a limit that
+//! sent before a cut tells nothing about the rate after it, nor what is sent right after it, when the server's bucket is still
+//! empty and waiters go in lumps; so there is at most one cut in a round trip or a twentieth of a second, and a limit that
 //! fell to an eighth is found within a few of them. A few strays (half a percent of the requests) cut nothing.
 //!
 //! **Return.** The rate comes back to the limit within a second or so and probes beyond it ever faster, as TCP CUBIC does:
@@ -35,6 +36,8 @@ const SLOWEST: f64 = 3.0;
 const STRAYS: (u32, f64) = (200, 0.03);
 /// Refusals that are further apart do not belong together.
 const TOGETHER: Duration = Duration::from_millis(250);
+/// After a cut, and for a share that speaks of a drop: in less time than this, lumps of requests are no rate.
+const SETTLING: Duration = Duration::from_millis(50);
 /// Fewer requests than this say nothing about a share.
 const SAMPLE: f64 = 20.0;
 /// The rate of sending is that of so many of the last milliseconds.
@@ -120,6 +123,9 @@ impl RateController {
                 return false;
             }
             limit.passed -= 1.0;
+            if sent_at <= limit.cut_at + SETTLING {
+                return false;
+            }
         }
         let used = self.recent.used(now);
         let together = TOGETHER.max(Duration::from_secs_f64(SAMPLE / used.max(SAMPLE)));
@@ -136,7 +142,8 @@ impl RateController {
         }
         // The stretch begins with a refusal because of how it was chosen.
         let share = 1.0 - f64::from(refused.saturating_sub(1)) / f64::from(sample.max(2) - 1);
-        let accepted = self.estimate(share, now);
+        let is_lump = news.last.saturating_sub(news.since) < SETTLING;
+        let accepted = self.estimate(share, is_lump, now);
         let settled = self.limit.is_some_and(|limit| (accepted / limit.accepted - 1.0).abs() < NEAR);
         let refusal = now.saturating_sub(sent_at).as_secs_f64();
         self.limit = Some(Limit { cut_at: now, accepted, passed: 0.0, settled, refusal });
@@ -144,7 +151,7 @@ impl RateController {
     }
 
     /// What the server accepts when it accepts this share of what is sent.
-    fn estimate(&self, share: f64, now: Duration) -> f64 {
+    fn estimate(&self, share: f64, is_lump: bool, now: Duration) -> f64 {
         let sending = self.recent.rate(now, SENDING).min(self.rate(now));
         let found = sending * share.max(0.0);
         let average = self.limit.and_then(|limit| {
@@ -153,7 +160,7 @@ impl RateController {
             (SPAN.0..SPAN.1).contains(&span).then_some(average)
         });
         match average {
-            Some(average) if found > average * DROPPED => found.max(average),
+            Some(average) if is_lump || found > average * DROPPED => found.max(average),
             _ => found,
         }
         .max(FLOOR)
