@@ -39,17 +39,6 @@ pub struct Bucket {
     halt: CancellationToken,
 }
 
-/// How long a bucket that nobody has spoken to yet may keep us waiting: someone sits in front of the screen.
-const FIRST_CONTACT: RetryPolicy = RetryPolicy {
-    attempts: 4,
-    patience: Duration::from_secs(8),
-    probes: (Duration::from_millis(500), Duration::from_secs(2)),
-    silence: Duration::from_secs(15),
-    complete: Duration::from_secs(15),
-    persistence: Duration::ZERO,
-    slowest: 1 << 20,
-};
-
 /// Whether a request may be sent again when its outcome is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Repeat {
@@ -132,7 +121,7 @@ impl Bucket {
     /// The same bucket with little patience, for the requests that find out whether it can be used at all.
     #[must_use]
     pub fn first_contact(&self) -> Self {
-        Self { retry: FIRST_CONTACT, ..self.clone() }
+        Self { retry: RetryPolicy::FIRST_CONTACT, ..self.clone() }
     }
 
     /// The same bucket, for objects that this customer key (SSE-C) encrypts, or none.
@@ -145,6 +134,19 @@ impl Bucket {
     #[must_use]
     pub fn halted_by(&self, halt: CancellationToken) -> Self {
         Self { halt, ..self.clone() }
+    }
+
+    /// How long a request for `key` would stand in line at the moment.
+    #[must_use]
+    pub fn line(&self, class: Class, key: &ObjectKey) -> Duration {
+        self.lanes(class).line(key.as_str(), self.pacer.elapsed())
+    }
+
+    fn lanes(&self, class: Class) -> &Lanes {
+        match class {
+            Class::Read => &self.reads,
+            Class::Write => &self.writes,
+        }
     }
 
     /// How long an outcome that nobody knows is worth looking for.
@@ -196,10 +198,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let lanes = match operation.class() {
-            Class::Read => &self.reads,
-            Class::Write => &self.writes,
-        };
+        let lanes = self.lanes(operation.class());
         let limit = self.retry.time_limit(operation, bytes);
         // Patience is for the server: time at the user's own limits does not use it up, nor does an outage, which has its
         // own clock for all requests together.
@@ -263,6 +262,7 @@ impl Bucket {
             };
             tracing::debug!(%failure, ?wait, "will be sent again");
             self.pacer.retried();
+            let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.halt.cancelled() => return Err(failure),

@@ -1,6 +1,6 @@
-//! Carries out what is planned, transfer by transfer.
+//! Carries out what is planned.
 //!
-//! One task owns a transfer's state ([`conductor`]) and receives one [`Receipt`] per object. Each object is a task of its
+//! One task owns the state of all transfers ([`conductor`]) and receives one [`Receipt`] per object. Each object is a task of its
 //! own ([`object`], [`upload`]) that takes a value and returns a value; a panic in it fails that object and nothing else.
 //! How many requests are in flight is not decided here but by [`crate::pace`].
 //!
@@ -31,7 +31,9 @@ mod record;
 mod sent;
 mod tracked;
 mod upload;
+mod waiting;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,8 +44,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
+use crate::journal::Journal;
 use crate::journal::state::RunState;
-use crate::journal::{self, Journal};
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::multipart::MultipartUpload;
@@ -51,12 +53,12 @@ use crate::pace::slots::Want;
 use crate::pace::{Slot, Slots};
 use crate::plan::decide::Route;
 use crate::planner::{Sides, Step};
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::s3::{Class, Failure, FailureKind, Operation};
 use adopt::Inherited;
 use attributes::{Refusals, Wanted};
 use buffers::Buffers;
 use conductor::Conductor;
-use monitor::{Event, Monitor};
+use monitor::Monitor;
 pub use outcome::{GaveUp, Outcome};
 use receipt::{Draft, Ending, Receipt, seconds};
 
@@ -155,6 +157,13 @@ impl Work {
         self.slots().request(Want::Small).await.ok()
     }
 
+    /// How long the requests of a step would have to stand in line.
+    fn line(&self, step: &Step) -> Duration {
+        let Sides { source, destination, .. } = &self.sides;
+        let reads = source.as_ref().map(|source| source.line(Class::Read, &step.entry.key));
+        destination.line(Class::Write, &step.key).max(reads.unwrap_or_default())
+    }
+
     fn location(&self, step: &Step) -> (String, String) {
         let bucket = self.sides.transfer.to.location.bucket.clone();
         (self.sides.name_of(&step.entry), S3Uri { bucket, key: step.key.clone() }.to_string())
@@ -207,7 +216,7 @@ impl Work {
     }
 }
 
-/// Runs all transfers of a job, one after another in the manifest's order.
+/// Runs all transfers of a job.
 ///
 /// What happens goes to `journal`, and `resumed` is what that said when this session began: the run goes on from there. A
 /// journal that keeps nothing is [`journal::off`](crate::journal::off), and a new run has the default state.
@@ -266,16 +275,13 @@ pub async fn run(
         () = inherited.sweep(&wanted, journal, (job, connections)) => {}
         () = stop.cancelled() => {}
     }
+    let (memory, buffers) = (Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)), Buffers::default());
+    let mut works = VecDeque::new();
     for (number, transfer) in (0..).zip(&job.transfers) {
         if resumed.ended_transfers.contains(&number) {
             continue;
         }
-        if stop.is_cancelled() {
-            break;
-        }
         let (source, destination) = connections.of_transfer(transfer).await?;
-        let of = job.transfers.len();
-        monitor.observe(&Event::TransferBegan { name: &transfer.name, number: number as usize + 1, of });
         let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
         let work = Work {
             sides,
@@ -287,18 +293,15 @@ pub async fn run(
             claims: job.claims && transfer.from != Source::Stdin,
             stop: stop.clone(),
             halt: halt.clone(),
-            memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
-            buffers: Buffers::default(),
+            memory: Arc::clone(&memory),
+            buffers: buffers.clone(),
             refusals: Arc::clone(&refusals),
             ids: AtomicU64::new(u64::from(number) << 48),
         };
-        let conductor = Conductor::new(Arc::new(work), number, job.limits.max_failures, &mut outcome);
-        conductor.run().await;
-        if !stop.is_cancelled() {
-            // An error is the watcher's to tell.
-            let _ = journal.append(journal::event::Event::TransferEnded { transfer: number }).await;
-        }
+        works.push_back((number, Arc::new(work)));
     }
+    let means = (pacer.slots().clone(), monitor, stop.clone());
+    Conductor::new(job, works, means, resumed, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
     wanted.clear();
     tokio::select! {

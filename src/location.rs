@@ -83,6 +83,13 @@ impl BucketName {
         &self.0
     }
 
+    /// True when this is an access point or the like, which may lead to any bucket.
+    #[must_use]
+    pub fn is_alias(&self) -> bool {
+        const SUFFIXES: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--op-s3", "--xa-s3"];
+        self.0.starts_with("arn:") || SUFFIXES.iter().any(|suffix| self.0.ends_with(suffix))
+    }
+
     /// Directory buckets (S3 Express One Zone) list without order and know no versions or tags.
     #[must_use]
     pub fn is_directory_bucket(&self) -> bool {

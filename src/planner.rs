@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
-use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bucket::Bucket;
@@ -39,8 +38,8 @@ use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Head, Operatio
 
 pub use history::{Following, Turn};
 pub use ranges::MOST_RANGES;
-use steps::{Gone, Outbox};
-pub use steps::{News, Steps};
+use steps::{Exit, Gone, Outbox};
+pub use steps::{Held, Hunger, News, Planning, Steps};
 
 /// Keys that are asked for at once where listings can not be compared.
 const HEADS_AT_ONCE: usize = 64;
@@ -121,6 +120,17 @@ pub enum Planned {
     Failed(String, Failure),
     /// What an object comes to that an earlier session has planned, under its number in the journal.
     Again(u64, Box<Planned>),
+}
+
+impl Planned {
+    /// True for what waits to be begun.
+    fn waits(&self) -> bool {
+        match self {
+            Self::Step(_) => true,
+            Self::Again(_, planned) => planned.waits(),
+            _ => false,
+        }
+    }
 }
 
 /// What is to be planned: what an earlier session left, or everything.
@@ -204,17 +214,17 @@ impl Sides {
     /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet. Histories
     /// ([`Versions::All`]) are always planned from the beginning, which finds what is there.
     #[must_use]
-    pub fn plan_from(&self, resume: Resume) -> mpsc::Receiver<News> {
-        let (news, receiver) = Outbox::channel();
+    pub fn plan_from(&self, resume: Resume) -> Planning {
+        let (exit, planning) = Exit::channel();
         let sides = self.clone();
         tokio::spawn(async move {
             // The receiver is gone when the run stops; then nobody wants the rest.
             let _ = match sides.transfer.versions {
-                Versions::All => sides.run_histories(resume, news).await,
-                Versions::Current | Versions::AsOf(_) => sides.run(resume, news).await,
+                Versions::All => sides.run_histories(resume, exit).await,
+                Versions::Current | Versions::AsOf(_) => sides.run(resume, exit).await,
             };
         });
-        receiver
+        planning
     }
 
     fn heads_at_once(&self) -> usize {

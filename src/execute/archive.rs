@@ -64,12 +64,14 @@ impl<'a> Cold<'a> {
 
 impl Conductor<'_> {
     /// What the listing tells about an object that the job does not know what to do with.
-    pub(super) fn fail_archived(&mut self, object: Option<u64>, entry: Entry, key: ObjectKey) {
+    pub(super) fn fail_archived(&mut self, transfer: u32, object: Option<u64>, entry: Entry, key: ObjectKey) {
         let step = Step::without_work(entry, key);
-        let (source, destination) = self.work.location(&step);
+        let Some(work) = self.work(transfer) else { return };
+        let (source, destination) = work.location(&step);
         let failure = Cold::listed(&step).failure(source.clone());
         let draft = Draft { route: None, ..Draft::of(&step) };
-        self.end_of(object, draft, source, destination, Ending::Failed { error: (&failure).into() });
+        let ending = Ending::Failed { error: (&failure).into() };
+        self.end_of(transfer, object, draft, source, destination, ending);
     }
 }
 

@@ -1,80 +1,71 @@
-//! The conductor: takes steps from the planner, keeps the right objects open, and folds what they come to.
+//! The conductor: begins transfers, takes their steps from the planner, keeps the right objects open, and folds what they come
+//! to.
 //!
-//! It looks a window of steps ahead, and opens the largest objects first (their tail is what a run ends with) while small
-//! ones fill the places beside them. As many uploads are open as it takes to have a part for every place, and some more: the
-//! end of one object must not leave places empty until the next one has begun.
+//! All transfers of a run share the places in flight. One begins in its turn, as soon as everything that the ones before it
+//! found is begun or waits, so that the tail of one leaves no places empty; unless it has to wait for the end of another
+//! ([`must_wait`]). Only single objects are planned side by side with others: a listing takes up memory.
+//!
+//! The largest objects are opened first (their tail is what a run ends with) while small ones fill the places beside them.
+//! As many uploads are open as it takes to have a part for every place, and some more: the end of one object must not
+//! leave places empty until the next one has begun.
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{BoxStream, SelectAll, StreamExt, once, poll_fn};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::monitor::Event;
+use super::monitor::{Event, Monitor};
 use super::object::BULK_FROM;
 use super::outcome::{GaveUp, Outcome};
 use super::receipt::{Draft, Ending, ErrorRecord, Receipt};
 use super::record::{self, Record};
+use super::waiting::{Queued, Waiting};
 use super::{Work, upload};
+use crate::journal::state::RunState;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
-use crate::manifest::job::{FailureLimit, Source};
+use crate::manifest::job::{Job, Source};
+use crate::manifest::must_wait;
+use crate::pace::Slots;
 use crate::plan::decide::Skip;
-use crate::planner::{Following, News, Planned, Step};
+use crate::planner::{Following, Held, Hunger, News, Planned, Planning, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// Steps that the conductor looks ahead to find the largest.
-const WINDOW: usize = 4096;
 /// Multipart objects that are open at the same time, whatever they are cut into.
 const OPEN_UPLOADS: usize = 48;
 /// At most so many are open, where each has so few parts that more of them are needed to fill all places.
 const MOST_OPEN_UPLOADS: usize = 1024;
+/// Single objects that are looked for at once, each of which is a transfer.
+const OBJECTS_AT_ONCE: usize = 32;
+
+/// The next transfer begins while fewer objects wait.
+const FEW: usize = 4096;
 
 /// So many more objects are open than there are places: one is there when a place becomes free.
 const AHEAD: u32 = 64;
+/// An object is not begun yet where others are under way and its requests would have to stand in line for so long.
+const LINE: Duration = Duration::from_millis(200);
 
-/// A step by the size of its object, for the heap.
-struct BySize(Box<Step>);
-
-impl PartialEq for BySize {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.entry.size == other.0.entry.size
-    }
-}
-
-impl Eq for BySize {}
-
-impl PartialOrd for BySize {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for BySize {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.entry.size.cmp(&other.0.entry.size)
-    }
-}
-
-/// Owns the state of one transfer.
+/// Owns the state of a run's objects.
 pub(super) struct Conductor<'a> {
-    pub(super) work: Arc<Work>,
-    /// The transfer's place in the job.
-    number: u32,
+    job: &'a Job,
     pub(super) stop: CancellationToken,
-    max_failures: Option<FailureLimit>,
+    slots: Slots,
+    monitor: Arc<dyn Monitor>,
     outcome: &'a mut Outcome,
-    large: BinaryHeap<BySize>,
-    /// Copies in one request that take long.
-    heavy: BinaryHeap<BySize>,
-    small: VecDeque<Box<Step>>,
-    tasks: JoinSet<Receipt>,
-    /// What the journal is told.
-    record: Record,
     /// Objects that had failed and ended when this session began.
     before: (u64, u64),
+    /// Transfers that have not begun, by their place in the job.
+    coming: VecDeque<(u32, Arc<Work>)>,
+    transfers: BTreeMap<u32, Running>,
+    /// What is told of the transfers that are being planned; `None` at the end of each.
+    news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
+    waiting: Waiting,
+    tasks: JoinSet<Receipt>,
     /// What is under way, so that a task that panics can still be named.
     open: HashMap<Id, Open>,
     open_large: usize,
@@ -84,7 +75,20 @@ pub(super) struct Conductor<'a> {
     open_heavy: u32,
 }
 
+/// A transfer that has begun and not ended.
+struct Running {
+    work: Arc<Work>,
+    /// What the journal is told.
+    record: Record,
+    hunger: Hunger,
+    /// Nothing more will be found.
+    is_planned: bool,
+    /// Objects that wait or are under way.
+    left: usize,
+}
+
 struct Open {
+    transfer: u32,
     /// Its number in the journal.
     object: Option<u64>,
     source: String,
@@ -103,25 +107,27 @@ impl Open {
 }
 
 impl<'a> Conductor<'a> {
+    /// For these transfers of the job, each with its place there.
     pub(super) fn new(
-        work: Arc<Work>,
-        number: u32,
-        max_failures: Option<FailureLimit>,
+        job: &'a Job,
+        coming: VecDeque<(u32, Arc<Work>)>,
+        (slots, monitor, stop): (Slots, Arc<dyn Monitor>, CancellationToken),
+        resumed: &RunState,
         outcome: &'a mut Outcome,
     ) -> Self {
-        let totals = &work.resumed.totals;
+        let totals = &resumed.totals;
         let ended = totals.done_objects + totals.skipped_objects + totals.failed_objects;
         Self {
-            number,
-            before: (totals.failed_objects, ended),
-            record: Record::new(&work, number),
-            stop: work.stop.clone(),
-            work,
-            max_failures,
+            job,
+            stop,
+            slots,
+            monitor,
             outcome,
-            large: BinaryHeap::new(),
-            heavy: BinaryHeap::new(),
-            small: VecDeque::new(),
+            before: (totals.failed_objects, ended),
+            coming,
+            transfers: BTreeMap::new(),
+            news: SelectAll::new(),
+            waiting: Waiting::default(),
             tasks: JoinSet::new(),
             open: HashMap::new(),
             open_large: 0,
@@ -131,43 +137,77 @@ impl<'a> Conductor<'a> {
     }
 
     pub(super) async fn run(mut self) {
-        let mut steps = self.steps();
-        let (mut planning, mut stopping) = (true, false);
         let stop = self.stop.clone();
+        let mut stopping = false;
         loop {
-            self.record.write().await;
+            self.write().await;
+            self.begin_transfers();
             self.begin();
-            let room = self.large.len() + self.heavy.len() + self.small.len() < WINDOW;
+            let is_busy = !self.tasks.is_empty() || self.planned().next().is_some();
             tokio::select! {
-                news = steps.recv(), if planning && room => if let Some(news) = news { self.hear(news) } else {
-                    planning = false;
-                    self.work.monitor.observe(&Event::PlanEnded);
-                },
+                Some((transfer, news)) = self.news.next() => self.hear(transfer, news),
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
-                () = stop.cancelled(), if !stopping && (planning || !self.tasks.is_empty()) => {
-                    (stopping, planning) = (true, false);
-                    steps.close();
+                () = stop.cancelled(), if is_busy && !stopping => {
+                    stopping = true;
+                    self.news = SelectAll::new();
                     self.give_up_waiting();
                 }
                 else => break,
             }
         }
-        self.record.flush_all();
-        self.record.write().await;
+        for running in self.transfers.values_mut() {
+            running.record.flush_all();
+        }
+        self.write().await;
     }
 
-    /// The transfer's steps; standard input is one without a listing.
-    fn steps(&self) -> mpsc::Receiver<News> {
-        let sides = &self.work.sides;
-        if sides.transfer.from != Source::Stdin {
-            return sides.plan_from(record::resume(&self.work, self.number));
+    /// Hands over what happened to the journal.
+    async fn write(&mut self) {
+        for running in self.transfers.values_mut() {
+            running.record.write().await;
         }
-        let (sender, receiver) = mpsc::channel(2);
-        let step = upload::stdin_step(sides);
-        // The channel has room for both.
-        let _ = sender.try_send(News::Planned(self.number, vec![step]));
-        let _ = sender.try_send(News::Ended(self.number));
-        receiver
+        self.transfers.retain(|_, running| !running.is_over());
+    }
+
+    /// Begins those transfers whose turn it is.
+    fn begin_transfers(&mut self) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        while let Some((number, work)) = self.coming.front()
+            && self.may_begin(work)
+        {
+            let (number, work) = (*number, Arc::clone(work));
+            self.coming.pop_front();
+            let (name, of) = (&work.sides.transfer.name, self.job.transfers.len());
+            self.monitor.observe(&Event::TransferBegan { name, number: number as usize + 1, of });
+            let Planning { mut news, hunger } = plan(&work, number);
+            let told =
+                poll_fn(move |context| news.poll_recv(context).map(|news| Some((number, Some(news?)))))
+                    .chain(once(async move { (number, None) }));
+            self.news.push(told.boxed());
+            let record = Record::new(&work, number);
+            self.transfers.insert(number, Running { work, record, hunger, is_planned: false, left: 0 });
+        }
+    }
+
+    /// Whether it is a transfer's turn.
+    fn may_begin(&self, work: &Work) -> bool {
+        let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
+        let (_, width) = self.slots.in_flight();
+        if self.waiting.len() >= FEW || !self.opens_more(width) {
+            return false;
+        }
+        let mut planned = self.planned();
+        let may_join = is_one(work) && self.planned().count() < OBJECTS_AT_ONCE;
+        let waits_for =
+            |other: &Running| must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer);
+        planned.all(|other| may_join && is_one(&other.work)) && !self.transfers.values().any(waits_for)
+    }
+
+    /// Transfers of which more may be found.
+    fn planned(&self) -> impl Iterator<Item = &Running> {
+        self.transfers.values().filter(|running| !running.is_planned)
     }
 
     /// Opens as many objects as the places can serve, the largest first.
@@ -175,23 +215,35 @@ impl<'a> Conductor<'a> {
         if self.stop.is_cancelled() {
             return;
         }
-        let (_, width) = self.work.slots().in_flight();
+        let (_, width) = self.slots.in_flight();
         while self.opens_more(width)
-            && let Some(BySize(step)) = self.large.pop()
+            && let Some(queued) = self.waiting.pop_large()
         {
-            self.spawn(*step);
+            self.spawn(queued);
         }
         while self.open_heavy < width + AHEAD
-            && let Some(BySize(step)) = self.heavy.pop()
+            && let Some(queued) = self.waiting.pop_heavy()
         {
-            self.spawn(*step);
+            self.spawn(queued);
         }
-        let small = self.work.slots().for_small() + AHEAD;
-        while self.open.len() - self.open_large - (self.open_heavy as usize) < small as usize
-            && let Some(step) = self.small.pop_front()
-        {
-            self.spawn(*step);
+        let small = self.slots.for_small() + AHEAD;
+        while self.open_small() < small as usize {
+            // What waits for a rate takes none of the places that others could use; somebody always goes on.
+            let is_idle = self.open_small() == 0;
+            let transfers = &self.transfers;
+            let is_free = |queued: &Queued| {
+                let line = transfers.get(&queued.transfer).map(|running| running.work.line(&queued.step));
+                is_idle || line.is_none_or(|line| line < LINE)
+            };
+            let Some(queued) = self.waiting.pop_small(is_free) else { break };
+            self.spawn(queued);
         }
+        let is_hungry = self.open_small() < small as usize;
+        self.planned().for_each(|running| running.hunger.set(is_hungry));
+    }
+
+    fn open_small(&self) -> usize {
+        self.open.len() - self.open_large - self.open_heavy as usize
     }
 
     /// Whether one more multipart object should be open.
@@ -200,137 +252,178 @@ impl<'a> Conductor<'a> {
         self.open_large < OPEN_UPLOADS || (lacks_parts && self.open_large < MOST_OPEN_UPLOADS)
     }
 
-    fn spawn(&mut self, mut step: Step) {
+    fn spawn(&mut self, queued: Queued) {
+        let Queued { transfer, mut step, held } = queued;
+        drop(held);
+        let Some(running) = self.transfers.get(&transfer) else { return };
+        let work = Arc::clone(&running.work);
         let then = step.turn.as_mut().and_then(|turn| turn.then.take());
-        let (source, destination) = self.work.location(&step);
+        let (source, destination) = work.location(&step);
         let parts = step.route.parts();
-        let open = Open { object: step.object, source, destination, size: step.entry.size, parts, then };
-        let work = Arc::clone(&self.work);
-        let handle = self.tasks.spawn(async move { work.run(step).await });
+        let open =
+            Open { transfer, object: step.object, source, destination, size: step.entry.size, parts, then };
+        let handle = self.tasks.spawn(async move { work.run(*step).await });
         self.open_large += usize::from(parts > 0);
         self.open_parts += u64::from(parts);
         self.open_heavy += u32::from(open.is_heavy());
         self.open.insert(handle.id(), open);
     }
 
-    /// Puts a step in line, or before all others.
-    pub(super) fn queue(&mut self, mut step: Box<Step>, first: bool) {
-        self.record.plan(&mut step);
-        match step.route.parts() {
-            0 if first => self.small.push_front(step),
-            0 if step.entry.size > BULK_FROM => self.heavy.push(BySize(step)),
-            0 => self.small.push_back(step),
-            _ => self.large.push(BySize(step)),
-        }
-    }
-
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, transfer: u32, news: Option<News>) {
+        let Some(running) = self.transfers.get_mut(&transfer) else { return };
         match news {
-            News::Planned(range, batch) => {
-                self.record.turn_to(range);
+            Some(News::Planned(range, batch, mut held)) => {
+                running.record.turn_to(range);
                 for planned in batch {
-                    self.take(planned);
+                    self.take(transfer, planned, &mut held);
                 }
             }
-            News::Cut(cut) => self.record.cut(cut),
-            News::Ended(range) => self.record.planned(range),
+            Some(News::Cut(cut)) => running.record.cut(cut),
+            Some(News::Ended(range)) => running.record.planned(range),
+            None => {
+                running.is_planned = true;
+                if self.coming.is_empty() && self.planned().next().is_none() {
+                    self.monitor.observe(&Event::PlanEnded);
+                }
+                self.settle(transfer);
+            }
         }
     }
 
-    fn take(&mut self, planned: Planned) {
+    fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
+        let Some(running) = self.transfers.get_mut(&transfer) else { return };
         match planned {
-            Planned::Step(step) => {
-                self.announce(&step);
-                self.queue(step, false);
-            }
+            Planned::Step(step) => self.queue(transfer, step, held.as_mut()),
             Planned::Skip(entry, key, reason) => {
                 let passed = entry.key.clone();
-                let receipt = self.skipped(*entry, key, reason);
+                let receipt = running.skipped(*entry, key, reason);
                 self.count(&receipt);
-                self.record.skip(passed, &receipt);
+                self.tell(transfer, |record| record.skip(passed, &receipt));
             }
             Planned::Archived(entry, key) => {
                 let passed = entry.key.clone();
-                self.fail_archived(None, *entry, key);
-                self.record.pass(passed);
+                self.fail_archived(transfer, None, *entry, key);
+                self.tell(transfer, |record| record.pass(passed));
             }
             Planned::Excluded(key) => {
+                running.record.exclude(key);
                 self.outcome.excluded_objects += 1;
-                self.work.monitor.observe(&Event::Excluded);
-                self.record.exclude(key);
+                self.monitor.observe(&Event::Excluded);
             }
             Planned::Ignored(place, why) => {
+                running.record.ignore();
                 self.outcome.ignored += 1;
-                self.work.monitor.observe(&Event::Ignored { place: &place, why });
-                self.record.ignore();
+                self.monitor.observe(&Event::Ignored { place: &place, why });
             }
             Planned::Failed(place, failure) => {
-                self.record.miss();
-                self.fail(None, place, &failure);
+                running.record.miss();
+                self.fail(transfer, None, place, &failure);
             }
-            Planned::Again(object, planned) => self.take_again(object, *planned),
+            Planned::Again(object, planned) => self.take_again(transfer, object, *planned, held),
         }
     }
 
     /// What became of an object that an earlier session has planned.
-    fn take_again(&mut self, object: u64, planned: Planned) {
+    fn take_again(&mut self, transfer: u32, object: u64, planned: Planned, held: &mut Option<Held>) {
+        let Some(running) = self.transfers.get(&transfer) else { return };
         match planned {
             Planned::Step(mut step) => {
                 step.object = Some(object);
-                self.announce(&step);
-                self.queue(step, false);
+                self.queue(transfer, step, held.as_mut());
             }
             Planned::Skip(entry, key, reason) => {
-                let receipt = self.skipped(*entry, key, reason);
-                self.end_with(Some(object), &receipt);
+                let receipt = running.skipped(*entry, key, reason);
+                self.end_with(transfer, Some(object), &receipt);
             }
-            Planned::Archived(entry, key) => self.fail_archived(Some(object), *entry, key),
-            Planned::Failed(place, failure) => self.fail(Some(object), place, &failure),
+            Planned::Archived(entry, key) => self.fail_archived(transfer, Some(object), *entry, key),
+            Planned::Failed(place, failure) => self.fail(transfer, Some(object), place, &failure),
             // Only a job that was changed meanwhile leaves out what it had planned.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
-                let place = self.work.sides.transfer.to.location.to_string();
+                let place = running.work.sides.transfer.to.location.to_string();
                 let message = "the run had planned it, and the job as it is now leaves it out";
                 let failure = Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, message);
-                self.fail(Some(object), place, &failure);
+                self.fail(transfer, Some(object), place, &failure);
             }
         }
     }
 
-    fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
-        let step = Step::without_work(entry, key);
-        let (source, destination) = self.work.location(&step);
-        let draft = Draft { route: None, ..Draft::of(&step) };
-        self.receipt(draft, source, destination, Ending::Skipped { reason })
+    /// Puts a step in line.
+    fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
+        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        running.work.announce(&step);
+        let range = running.plan(&mut step);
+        let held = held.and_then(Held::split);
+        self.waiting.push(range, Queued { transfer, step, held });
     }
 
-    fn fail(&mut self, object: Option<u64>, place: String, failure: &Failure) {
-        let destination = self.work.sides.transfer.to.location.to_string();
+    /// Puts the next version of a key before all others.
+    pub(super) fn queue_next(&mut self, transfer: u32, mut step: Box<Step>) {
+        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        running.plan(&mut step);
+        self.waiting.push_first(Queued { transfer, step, held: None });
+    }
+
+    /// Ends a transfer of which nothing is left to do.
+    fn settle(&mut self, transfer: u32) {
+        if let Some(running) = self.transfers.get_mut(&transfer)
+            && running.is_over()
+        {
+            running.record.end_transfer(!self.stop.is_cancelled());
+        }
+    }
+
+    fn tell(&mut self, transfer: u32, what: impl FnOnce(&mut Record)) {
+        if let Some(running) = self.transfers.get_mut(&transfer) {
+            what(&mut running.record);
+        }
+    }
+
+    pub(super) fn work(&self, transfer: u32) -> Option<Arc<Work>> {
+        self.transfers.get(&transfer).map(|running| Arc::clone(&running.work))
+    }
+
+    fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
+        let Some(running) = self.transfers.get(&transfer) else { return };
+        let destination = running.work.sides.transfer.to.location.to_string();
         let ending = Ending::Failed { error: failure.into() };
-        self.end_of(object, Draft::of_size(0), place, destination, ending);
+        self.end_of(transfer, object, Draft::of_size(0), place, destination, ending);
     }
 
     fn fold(&mut self, joined: Result<(Id, Receipt), tokio::task::JoinError>) {
-        match joined {
-            Ok((id, receipt)) => {
-                let (object, then) = self.closed(id).map_or((None, None), |open| (open.object, open.then));
-                self.end_with(object, &receipt);
-                if let Some(then) = then {
-                    self.follow(then, &receipt);
+        let (id, receipt) = match joined {
+            Ok((id, receipt)) => (id, Ok(receipt)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(open) = self.closed(id) else { return };
+        let transfer = open.transfer;
+        match receipt {
+            Ok(receipt) => {
+                self.end_with(transfer, open.object, &receipt);
+                if let Some(then) = open.then {
+                    self.follow(transfer, then, &receipt);
                 }
             }
             Err(error) => {
-                let Some(open) = self.closed(error.id()) else { return };
                 let message = format!("a task of ours panicked: {error}");
                 let failure =
                     Failure::new(FailureKind::Bug, Operation::CopyObject, &*open.destination, message);
                 let draft = Draft::of_size(open.size);
                 let ending = Ending::Failed { error: (&failure).into() };
                 if let Some(then) = open.then {
-                    self.give_up(then, &ending);
+                    self.give_up(transfer, then, &ending);
                 }
-                self.end_of(open.object, draft, open.source, open.destination, ending);
+                self.end_of(transfer, open.object, draft, open.source, open.destination, ending);
             }
         }
+        self.over(transfer);
+    }
+
+    /// One object less to do.
+    fn over(&mut self, transfer: u32) {
+        if let Some(running) = self.transfers.get_mut(&transfer) {
+            running.left -= 1;
+        }
+        self.settle(transfer);
     }
 
     fn closed(&mut self, id: Id) -> Option<Open> {
@@ -343,50 +436,42 @@ impl<'a> Conductor<'a> {
 
     /// What waits when the run stops is on record as not done.
     fn give_up_waiting(&mut self) {
-        let large = std::mem::take(&mut self.large).into_iter().chain(std::mem::take(&mut self.heavy));
-        let waiting: Vec<_> = large.map(|BySize(step)| step).chain(std::mem::take(&mut self.small)).collect();
-        for mut step in waiting {
+        for Queued { transfer, mut step, .. } in self.waiting.take() {
             let then = step.turn.take().and_then(|turn| turn.then);
-            let (source, destination) = self.work.location(&step);
-            self.end_of(step.object, Draft::of(&step), source, destination, Ending::Stopped);
+            let Some(work) = self.work(transfer) else { continue };
+            let (source, destination) = work.location(&step);
+            self.end_of(transfer, step.object, Draft::of(&step), source, destination, Ending::Stopped);
             if let Some(then) = then {
-                self.give_up(then, &Ending::Stopped);
+                self.give_up(transfer, then, &Ending::Stopped);
             }
+            self.over(transfer);
         }
-    }
-
-    /// Ends an object that has no number in the journal.
-    pub(super) fn end(&mut self, draft: Draft, source: String, destination: String, ending: Ending) {
-        self.end_of(None, draft, source, destination, ending);
     }
 
     pub(super) fn end_of(
         &mut self,
+        transfer: u32,
         object: Option<u64>,
         draft: Draft,
         source: String,
         destination: String,
         ending: Ending,
     ) {
-        let receipt = self.receipt(draft, source, destination, ending);
-        self.end_with(object, &receipt);
+        let Some(running) = self.transfers.get(&transfer) else { return };
+        let receipt = running.receipt(draft, source, destination, ending);
+        self.end_with(transfer, object, &receipt);
     }
 
-    fn receipt(&self, draft: Draft, source: String, destination: String, ending: Ending) -> Receipt {
-        let transfer = self.work.sides.transfer.name.clone();
-        draft.receipt(transfer, source, destination, Duration::ZERO, ending)
-    }
-
-    fn end_with(&mut self, object: Option<u64>, receipt: &Receipt) {
+    fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
         self.count(receipt);
         // What ended the run is tried again when it goes on, and so is what failed after it.
         let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some();
-        self.record.end(object, receipt, goes_on);
+        self.tell(transfer, |record| record.end(object, receipt, goes_on));
     }
 
     fn count(&mut self, receipt: &Receipt) {
         self.outcome.count(receipt);
-        self.work.monitor.observe(&Event::ObjectEnded(receipt));
+        self.monitor.observe(&Event::ObjectEnded(receipt));
         if let Ending::Failed { error } = &receipt.ending
             && self.outcome.gave_up.is_none()
             && let Some(gave_up) = self.is_hopeless(error)
@@ -403,7 +488,7 @@ impl<'a> Conductor<'a> {
             let reason = format!("{}: {}", error.code, error.message);
             return Some(GaveUp { reason, may_pass_later: error.may_pass_later });
         }
-        let limit = self.max_failures?;
+        let limit = self.job.limits.max_failures?;
         let failed = self.outcome.failed_objects.saturating_sub(self.before.0);
         let ended = self.outcome.ended_objects().saturating_sub(self.before.1);
         limit.is_passed(failed, ended).then(|| {
@@ -412,4 +497,43 @@ impl<'a> Conductor<'a> {
             GaveUp { reason, may_pass_later: false }
         })
     }
+}
+
+impl Running {
+    /// Nothing is left to do.
+    fn is_over(&self) -> bool {
+        self.is_planned && self.left == 0
+    }
+
+    /// Takes note of an object that will be copied; the range in which it was found.
+    fn plan(&mut self, step: &mut Step) -> u32 {
+        self.left += 1;
+        self.record.plan(step)
+    }
+
+    fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
+        let step = Step::without_work(entry, key);
+        let (source, destination) = self.work.location(&step);
+        let draft = Draft { route: None, ..Draft::of(&step) };
+        self.receipt(draft, source, destination, Ending::Skipped { reason })
+    }
+
+    fn receipt(&self, draft: Draft, source: String, destination: String, ending: Ending) -> Receipt {
+        let transfer = self.work.sides.transfer.name.clone();
+        draft.receipt(transfer, source, destination, Duration::ZERO, ending)
+    }
+}
+
+/// A transfer's steps; standard input is one without a listing.
+fn plan(work: &Work, transfer: u32) -> Planning {
+    let sides = &work.sides;
+    if sides.transfer.from != Source::Stdin {
+        return sides.plan_from(record::resume(work, transfer));
+    }
+    let (sender, news) = mpsc::channel(2);
+    let step = upload::stdin_step(sides);
+    // The channel has room for both.
+    let _ = sender.try_send(News::Planned(transfer, vec![step], None));
+    let _ = sender.try_send(News::Ended(transfer));
+    Planning { news, hunger: Hunger::default() }
 }

@@ -31,26 +31,29 @@ pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<
     Ok(Ending::Done { proof: Proof::DeleteMarker, etag: made.etag, destination_version: made.version })
 }
 
-impl Conductor<'_> {
-    /// Announces the versions that wait behind a step.
+impl Work {
+    /// Announces a step, and the versions that wait behind it.
     pub(super) fn announce(&self, step: &Step) {
-        self.work.monitor.observe(&Event::ObjectPlanned { bytes: step.entry.size });
+        self.monitor.observe(&Event::ObjectPlanned { bytes: step.entry.size });
         let following = step.turn.as_ref().and_then(|turn| turn.then.as_ref());
         for version in following.into_iter().flat_map(|following| following.versions()) {
-            self.work.monitor.observe(&Event::ObjectPlanned { bytes: version.size });
+            self.monitor.observe(&Event::ObjectPlanned { bytes: version.size });
         }
     }
+}
 
+impl Conductor<'_> {
     /// Goes on with the next version of a key, or ends those that can not follow.
-    pub(super) fn follow(&mut self, following: Box<Following>, receipt: &Receipt) {
+    pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
         let ending = match &receipt.ending {
             Ending::Done { destination_version, .. } => {
                 let tip = destination_version.clone().into();
                 if self.stop.is_cancelled() {
-                    return self.give_up(following, &Ending::Stopped);
+                    return self.give_up(transfer, following, &Ending::Stopped);
                 }
-                if let Some(step) = following.next(&self.work.sides, tip) {
-                    self.queue(Box::new(step), true);
+                let work = self.work(transfer);
+                if let Some(step) = work.and_then(|work| following.next(&work.sides, tip)) {
+                    self.queue_next(transfer, Box::new(step));
                 }
                 return;
             }
@@ -63,16 +66,17 @@ impl Conductor<'_> {
                 Ending::Failed { error }
             }
         };
-        self.give_up(following, &ending);
+        self.give_up(transfer, following, &ending);
     }
 
     /// Ends all versions that wait.
-    pub(super) fn give_up(&mut self, mut following: Box<Following>, ending: &Ending) {
-        while let Some(mut step) = following.next(&self.work.sides, Tip::Unknown) {
+    pub(super) fn give_up(&mut self, transfer: u32, mut following: Box<Following>, ending: &Ending) {
+        let Some(work) = self.work(transfer) else { return };
+        while let Some(mut step) = following.next(&work.sides, Tip::Unknown) {
             let then = step.turn.take().and_then(|turn| turn.then);
-            let (source, destination) = self.work.location(&step);
+            let (source, destination) = work.location(&step);
             let draft = Draft { route: None, parts: 0, ..Draft::of(&step) };
-            self.end(draft, source, destination, ending.clone());
+            self.end_of(transfer, None, draft, source, destination, ending.clone());
             let Some(then) = then else { return };
             following = then;
         }

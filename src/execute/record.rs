@@ -24,6 +24,7 @@ const RANGES: u32 = 1 << 16;
 /// The record of one transfer.
 pub(super) struct Record {
     journal: Journal,
+    transfer: u32,
     events: Vec<Event>,
     /// The range that is spoken of.
     range: u32,
@@ -73,6 +74,7 @@ impl Record {
         let began = Event::RangeBegan { range: transfer, transfer, ordered: work.sides.plans_in_order() };
         Self {
             journal: work.journal.clone(),
+            transfer,
             events: if ranges().next().is_none() { vec![began] } else { Vec::new() },
             range: transfer,
             gathered: BTreeMap::new(),
@@ -96,16 +98,17 @@ impl Record {
         }
     }
 
-    /// An object is to be copied.
-    pub(super) fn plan(&mut self, step: &mut Step) {
+    /// An object is to be copied; the range in which it was found.
+    pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
         if step.object.is_some() {
-            return;
+            return self.range;
         }
         self.flush(self.range);
         let object = self.journal.next_id();
         step.object = Some(object);
         self.objects.insert(object, self.range);
         self.events.push(Event::ObjectPlanned { range: self.range, object, entry: (&step.entry).into() });
+        self.range
     }
 
     /// The destination has an object.
@@ -195,6 +198,14 @@ impl Record {
     pub(super) fn flush_all(&mut self) {
         for (range, Gathered { passed, .. }) in std::mem::take(&mut self.gathered) {
             self.events.push(Event::KeysPassed(Passed { range, ..passed }));
+        }
+    }
+
+    /// Nothing is left to do in this session, and nothing at all if `is_done`.
+    pub(super) fn end_transfer(&mut self, is_done: bool) {
+        self.flush_all();
+        if is_done {
+            self.events.push(Event::TransferEnded { transfer: self.transfer });
         }
     }
 

@@ -82,6 +82,7 @@ impl Fingerprint {
     // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
         let Transfer {
+            after: _,
             name,
             from,
             to,

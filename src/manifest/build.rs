@@ -213,6 +213,7 @@ impl Reader<'_> {
                 on_mismatch: section.on_mismatch.or(defaults.on_mismatch).unwrap_or_default(),
             },
             name: section.name.unwrap_or_else(|| format!("transfer-{}", index + 1)),
+            after: section.after.unwrap_or_default(),
             from: from?,
             to: to?,
             when: section.when.or(defaults.when).unwrap_or_default(),

@@ -61,6 +61,11 @@ pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<F
             let message = format!("the name `{}` is also that of transfers[{first}]", transfer.name);
             rules.refuse(&format!("{path}.name"), message, "give each transfer a name of its own");
         }
+        for (at, after) in transfer.after.iter().enumerate() {
+            if !names.contains_key(after.as_str()) || *after == transfer.name {
+                rules.no_such_transfer(&format!("{path}.after[{at}]"), after, transfer);
+            }
+        }
         rules.transfer(&path, transfer);
     }
     overlap::check(job, indices, doubts, &mut rules.findings);
@@ -85,6 +90,28 @@ impl<'j> Rules<'j> {
             let remedy = "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
             self.refuse(path, format!("`{name}` can't be a name"), remedy);
         }
+    }
+
+    /// `after` names no transfer above this one.
+    fn no_such_transfer(&mut self, path: &str, after: &str, transfer: &Transfer) {
+        // One that could not be read has its own finding.
+        if self.doubts.about("transfers") {
+            return;
+        }
+        if after == transfer.name {
+            let message = format!("`{after}` can't wait for itself");
+            return self.refuse(path, message, "name a transfer above this one");
+        }
+        if self.job.transfers.iter().any(|other| other.name == after) {
+            let message = format!("`{after}` comes after this transfer, so this one can't wait for it");
+            return self.refuse(path, message, format!("put `{after}` above `{}`", transfer.name));
+        }
+        let above = self.job.transfers.iter().take_while(|other| other.name != transfer.name);
+        let remedy = match closest(after, above.map(|other| other.name.as_str())) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "name a transfer above this one".to_owned(),
+        };
+        self.refuse(path, format!("no transfer has the name `{after}`"), remedy);
     }
 
     fn filled(&mut self, path: &str, text: Option<&str>) {

@@ -38,8 +38,8 @@ pub struct ManifestFile {
     /// What holds for each transfer that does not say otherwise.
     #[schemars(extend("examples" = [{"when": "missing"}]))]
     pub defaults: Option<DefaultsSection>,
-    /// What is copied. Transfers run one after another in this order, so a later one may read what an earlier
-    /// one wrote.
+    /// What is copied. Transfers begin in this order, each as soon as requests in flight are to spare; one that reads or
+    /// writes where an earlier one writes, or names it in `after`, waits for its end.
     #[schemars(required, length(min = 1), extend("examples" = [[{"from": {"s3": "s3://lake-prod/events/"}, "to": {"s3": "s3://lake-dr/events/"}}]]))]
     pub transfers: Option<Vec<TransferSection>>,
     /// Ceilings for the whole run. Without them the pace adapts to what S3 allows.
@@ -141,6 +141,9 @@ pub struct TransferSection {
     /// Unique in the manifest. Default: transfer-1, transfer-2, … by position.
     #[schemars(regex(pattern = "^[a-z0-9._-]+$"), extend("examples" = ["events"]))]
     pub name: Option<String>,
+    /// Names of transfers further up that must have ended, for better or worse, before this one begins.
+    #[schemars(extend("examples" = [["events"]]))]
+    pub after: Option<Vec<String>>,
     /// What is read: `s3:` or `files:`, and which of the objects there.
     #[schemars(required, extend("examples" = [{"s3": "s3://lake-prod/events/"}]))]
     pub from: Option<FromSection>,

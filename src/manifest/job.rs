@@ -27,14 +27,14 @@ use crate::size::ByteSize;
 /// The endpoint that a transfer uses when it names none: AWS, with whatever credentials the environment offers.
 pub const DEFAULT_ENDPOINT: &str = "default";
 
-/// Everything that one run does: transfers, run one after another in this order.
+/// Everything that one run does: transfers, begun in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name without extension.
     pub name: String,
     /// By name; [`DEFAULT_ENDPOINT`] is always there.
     pub endpoints: BTreeMap<String, Endpoint>,
-    /// At least one. A later transfer may read what an earlier one wrote.
+    /// At least one. A later transfer may read what an earlier one wrote, and then waits for its end.
     pub transfers: Vec<Transfer>,
     /// Ceilings for the whole run.
     pub limits: Limits,
@@ -153,6 +153,8 @@ pub struct AssumeRole {
 pub struct Transfer {
     /// Unique in the job; by default `transfer-1`, `transfer-2`, … by position.
     pub name: String,
+    /// Names of earlier transfers that must have ended before this one begins.
+    pub after: Vec<String>,
     /// What is read.
     pub from: Source,
     /// Where it is written.
@@ -507,6 +509,7 @@ impl Transfer {
     pub fn new(name: impl Into<String>, from: Source, to: Destination) -> Self {
         Self {
             name: name.into(),
+            after: Vec::new(),
             from,
             to,
             when: When::default(),

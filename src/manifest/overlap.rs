@@ -7,10 +7,11 @@
 //! - between two transfers, that both give each key the same object: `s3://a/` → `s3://b/` beside `s3://a/x/` →
 //!   `s3://b/x/`, where the order does not matter because either writes the same bytes.
 //!
-//! That a later transfer reads what an earlier one wrote is fine and useful: they run one after another.
+//! That a later transfer reads what an earlier one wrote is fine and useful: it waits for the earlier one's end
+//! ([`must_wait`]). So does one that writes what an earlier one reads.
 //!
 //! Two buckets are one when their names and their servers are equal. An access point is not resolved, so that a
-//! bucket and its access point count as two.
+//! bucket and its access point count as two where something would be refused, and as one where somebody would wait.
 
 use super::diagnose::{Doubts, Finding};
 use super::job::{Endpoint, Job, Source, Transfer, Versions};
@@ -70,6 +71,23 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
             findings.extend(collision(outer, inner));
         }
     }
+}
+
+/// Whether `later` begins only when `earlier` has ended: because it says so, or because one of them writes where the other
+/// one reads or writes. Waiting for nothing costs little, so all doubts say yes: a server may have two addresses, and an
+/// access point may be any bucket's.
+pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
+    let touch = |one: Option<Region<'_>>, other: Option<Region<'_>>| {
+        one.zip(other).is_some_and(|(one, other)| {
+            let may_be_one = one.bucket == other.bucket || one.bucket.is_alias() || other.bucket.is_alias();
+            may_be_one && (one.contains(&other).is_some() || other.contains(&one).is_some())
+        })
+    };
+    let writes = |transfer| write_region(job, transfer);
+    later.after.contains(&earlier.name)
+        || touch(writes(later), writes(earlier))
+        || touch(read_region(job, later), writes(earlier))
+        || touch(writes(later), read_region(job, earlier))
 }
 
 type Write<'j> = (Region<'j>, usize, &'j Transfer);
@@ -222,5 +240,34 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
             a == b && outer.bucket == inner.bucket && at == Some(rest)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::parse;
+
+    #[test]
+    fn a_transfer_waits_where_it_could_meet_an_earlier_one() {
+        for (earlier, later, waits) in [
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://aaa/y/", "s3://bbb/y/"), false),
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://aaa/x/", "s3://ccc/x/"), false),
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb/", "s3://ccc/"), true),
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb/x/1", "s3://ccc/"), true),
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb/y", "s3://ccc/"), false),
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://ccc/", "s3://aaa/x/"), true),
+            (("s3://aaa/1", "s3://bbb/1"), ("s3://aaa/2", "s3://bbb/2"), false),
+            (("s3://aaa/", "s3://bbb/"), ("s3://aaa/x/", "s3://bbb/x/"), true),
+            // Either may lead to the other.
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb-1x2y-s3alias/", "s3://ccc/"), true),
+            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb-1x2y-s3alias/y/", "s3://ccc/"), false),
+        ] {
+            let one =
+                |(from, to): (&str, &str)| format!("  - {{from: {{s3: '{from}'}}, to: {{s3: '{to}'}}}}\n");
+            let text = format!("version: 1\ntransfers:\n{}{}", one(earlier), one(later));
+            let job = parse(&text, "job.yaml", &|_| None).unwrap();
+            assert_eq!(must_wait(&job, &job.transfers[1], &job.transfers[0]), waits, "{earlier:?} {later:?}");
+        }
     }
 }

@@ -71,8 +71,20 @@ struct State {
     /// For requests that go ahead of the line.
     scouts: Meter,
     evidence: Evidence,
+    /// Refused requests that have not come back yet.
+    late: u32,
     /// Another lane has taken its place.
     retired: bool,
+}
+
+/// A request that was refused and waits before it stands in line again.
+#[derive(Debug)]
+pub(crate) struct Late(Arc<Lane>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.0.lock().late -= 1;
+    }
 }
 
 /// A request that may be sent.
@@ -88,8 +100,8 @@ pub(super) struct Passed {
 /// What a request in line is told.
 enum Turn {
     Go,
-    /// Go ahead of the line.
-    Scout,
+    /// Go ahead of the line; these prefixes turned out to be throttled alone.
+    Scout(Vec<Hot>),
     Wait(Ticket, Duration),
     Elsewhere,
 }
@@ -97,7 +109,7 @@ enum Turn {
 impl Lane {
     fn new(prefix: &str, rate: RateController, now: Duration) -> Arc<Self> {
         let (meter, scouts) = (Meter::new(rate.rate(now), now), Meter::new(SCOUTS, now));
-        let state = State { rate, meter, scouts, evidence: Evidence::new(prefix), retired: false };
+        let state = State { rate, meter, scouts, evidence: Evidence::new(prefix), late: 0, retired: false };
         Arc::new(Self { prefix: prefix.to_owned(), state: Mutex::new(state) })
     }
 
@@ -107,7 +119,7 @@ impl Lane {
 
     fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
         let mut state = self.lock();
-        let State { rate, meter, scouts, evidence, retired } = &mut *state;
+        let State { rate, meter, scouts, evidence, retired, .. } = &mut *state;
         if *retired {
             return Turn::Elsewhere;
         }
@@ -123,10 +135,16 @@ impl Lane {
         } else {
             rate.sent(now);
         }
+        if wait.is_some() {
+            // More than is taken of those in line, if the lane is at its limit.
+            let sent = rate.rate(now) + SCOUTS;
+            let over = rate.limit().map_or(0.0, |accepted| (sent - accepted).max(0.0));
+            return Turn::Scout(evidence.scouted(key, over / sent, now));
+        }
         if is_open {
             evidence.sent(key);
         }
-        if wait.is_some() { Turn::Scout } else { Turn::Go }
+        Turn::Go
     }
 
     fn cut_at(&self) -> Option<Duration> {
@@ -153,6 +171,25 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
+    /// How long a request for `key` that comes now would stand in line, with those before it that were refused and come back.
+    pub(crate) fn line(&self, key: &str, now: Duration) -> Duration {
+        let lane = self.of(key);
+        let mut state = lane.lock();
+        if state.evidence.is_open(now) && state.evidence.may_scout(key) {
+            return Duration::ZERO;
+        }
+        let rate = state.rate.rate(now);
+        state.meter.set(rate, now);
+        state.meter.line(now) + Duration::from_secs_f64(f64::from(state.late) / rate)
+    }
+
+    /// Takes note that a request for `key` was refused, until it stands in line again.
+    pub(crate) fn late(&self, key: &str) -> Late {
+        let lane = self.of(key);
+        lane.lock().late += 1;
+        Late(lane)
+    }
+
     /// A request for `key` goes at once, whoever waits. What comes of it is not held against the rate.
     pub(super) fn ahead(&self, key: &str) -> Passed {
         Passed { lane: self.of(key), waited: false, scout: true }
@@ -164,7 +201,12 @@ impl Lanes {
         loop {
             match lane.turn(key, ticket, clock()) {
                 Turn::Go => return Passed { lane, waited, scout: false },
-                Turn::Scout => return Passed { lane, waited, scout: true },
+                Turn::Scout(hot) => {
+                    if !hot.is_empty() {
+                        self.split(&lane, &hot, clock());
+                    }
+                    return Passed { lane, waited, scout: true };
+                }
                 Turn::Wait(drawn, wait) => {
                     (ticket, waited) = (Some(drawn), true);
                     sleep(wait.min(NAP)).await;

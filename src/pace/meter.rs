@@ -60,6 +60,11 @@ impl Meter {
         Some(Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX))
     }
 
+    /// How long a ticket for one cell that is drawn now will have to wait.
+    pub(super) fn line(&mut self, now: Duration) -> Duration {
+        self.wait(Ticket(self.drawn + 1.0), now).unwrap_or_default()
+    }
+
     /// Draws one cell if it need not be waited for.
     pub(super) fn draw_now(&mut self, now: Duration) -> bool {
         self.advance(now);

@@ -6,11 +6,12 @@
 //! refusals to expect: keys mostly come in order, and what is refused now can not be compared with what went through a second
 //! ago, at another rate. When some pieces are refused again and again, and another one that was there at the same times is
 //! spared although chance would hardly do that, the former lie in partitions of their own. When all keys share one
-//! piece, that tells nothing, and the next one is looked at. Only as many pieces are counted as are worth a lane each; the
+//! piece, that tells nothing, and the next one is looked at, until a key comes that does not share it. Only as many pieces are counted as are worth a lane each; the
 //! others are counted together.
 //!
 //! Behind a long line of requests for hot keys a cold one would hardly be tried, and nobody would ever find out that it is
-//! cold. So requests whose piece was never refused may go ahead of the line now and then ([`Evidence::may_scout`]).
+//! cold. So requests whose piece was never refused may go ahead of the line now and then ([`Evidence::may_scout`]). They are
+//! more than the server takes of those in line; that it takes them all the same tells more than an answer in turn.
 
 use std::time::Duration;
 
@@ -36,7 +37,9 @@ const ODDS: f64 = 7.0;
 /// Who was refused, below a prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Evidence {
-    /// What all counted keys begin with.
+    /// What all keys begin with.
+    home: String,
+    /// What all keys of late began with.
     base: String,
     since: Option<Duration>,
     /// The last refusal.
@@ -51,6 +54,8 @@ struct Count {
     /// In this window.
     sent: u32,
     refused: u32,
+    /// Those that were more than the server takes, weighed by how likely it was to refuse them for that.
+    scouted: f64,
     /// In all windows before.
     sent_before: u32,
     refused_before: u32,
@@ -64,7 +69,7 @@ struct Count {
 impl Count {
     /// Ends a window in which this share of all requests was refused.
     fn fold(&mut self, share: f64) {
-        let expected = f64::from(self.sent) * share;
+        let expected = f64::from(self.sent) * share + std::mem::take(&mut self.scouted);
         self.expected += expected;
         self.hot += u32::from(self.refused > 0);
         self.spared += u32::from(self.refused == 0 && expected > 0.0);
@@ -83,6 +88,20 @@ impl Count {
             && self.expected >= ODDS
             && f64::from(self.refused_before) * 10.0 <= self.expected
     }
+
+    /// Both as one.
+    fn and(self, other: Self) -> Self {
+        Self {
+            sent: self.sent + other.sent,
+            refused: self.refused + other.refused,
+            scouted: self.scouted + other.scouted,
+            sent_before: self.sent_before + other.sent_before,
+            refused_before: self.refused_before + other.refused_before,
+            expected: self.expected + other.expected,
+            hot: self.hot.max(other.hot),
+            spared: self.spared.min(other.spared),
+        }
+    }
 }
 
 /// A prefix that is throttled by itself.
@@ -94,10 +113,15 @@ pub(super) struct Hot {
 }
 
 impl Evidence {
-    /// Nothing is known about the keys that begin with `base`.
-    pub(super) fn new(base: &str) -> Self {
+    /// Nothing is known about the keys that begin with `home`.
+    pub(super) fn new(home: &str) -> Self {
+        Self::at(home.to_owned(), home.to_owned())
+    }
+
+    fn at(home: String, base: String) -> Self {
         Self {
-            base: base.to_owned(),
+            home,
+            base,
             since: None,
             last: Duration::ZERO,
             window: Duration::ZERO,
@@ -111,17 +135,48 @@ impl Evidence {
         self.since.is_some() && now <= self.last + TOGETHER
     }
 
+    /// The same from the beginning.
+    fn anew(&mut self) -> Self {
+        Self::at(std::mem::take(&mut self.home), std::mem::take(&mut self.base))
+    }
+
     /// Takes note of a request for `key`.
     pub(super) fn sent(&mut self, key: &str) {
+        self.meet(key);
         self.count(key).sent += 1;
+    }
+
+    /// Takes note of a request for `key` that goes ahead of the line, and that the server would refuse with this probability
+    /// if it counted the key with those in line. Returns the prefixes that are throttled alone, once that is clear.
+    pub(super) fn scouted(&mut self, key: &str, odds: f64, now: Duration) -> Vec<Hot> {
+        self.meet(key);
+        let hot = if now >= self.window + WINDOW.1 { self.fold(now) } else { Vec::new() };
+        let count = self.count(key);
+        count.sent += 1;
+        count.scouted += odds;
+        hot
+    }
+
+    /// When a key comes that does not begin as all others did, those others are one piece.
+    fn meet(&mut self, key: &str) {
+        if key.starts_with(&*self.base) {
+            return;
+        }
+        let Some(deeper) = self.base.strip_prefix(&*self.home).filter(|deeper| !deeper.is_empty()) else {
+            return;
+        };
+        let deeper = piece(deeper).to_owned();
+        let all = self.pieces.drain(..).map(|(_, count)| count);
+        let all = all.reduce(Count::and).unwrap_or_default().and(std::mem::take(&mut self.rest));
+        self.pieces.push((deeper, all));
+        self.base.clone_from(&self.home);
     }
 
     /// Takes note that the request for `key` that was sent at `sent_at` was throttled. Returns the prefixes that are throttled
     /// alone, once that is clear.
     pub(super) fn throttled(&mut self, key: &str, sent_at: Duration, now: Duration) -> Vec<Hot> {
         if !self.is_open(now) {
-            let base = std::mem::take(&mut self.base);
-            *self = Self { base, since: Some(now), window: now, ..Self::new("") };
+            *self = Self { since: Some(now), window: now, ..self.anew() };
         }
         self.last = now;
         let since = self.since.unwrap_or(now);
@@ -131,17 +186,20 @@ impl Evidence {
         }
         let window = (now.saturating_sub(sent_at) * 2).clamp(WINDOW.0, WINDOW.1);
         let hot = if now >= self.window + window { self.fold(now) } else { Vec::new() };
+        self.meet(key);
         self.count(key).refused += 1;
         hot
     }
 
     /// Whether a request for `key` may go ahead of the line: somebody is refused, and its piece never was.
     pub(super) fn may_scout(&self, key: &str) -> bool {
-        let piece = key.strip_prefix(&*self.base).map_or("", piece);
-        let known = self.pieces.iter().find(|(known, _)| known == piece);
-        let is_innocent = match known {
-            Some((_, count)) => count.refused + count.refused_before == 0,
-            None => !piece.is_empty() && self.pieces.len() < PIECES,
+        let is_innocent = match key.strip_prefix(&*self.base).map(piece) {
+            // None that begins like this was refused.
+            None => true,
+            Some(piece) => match self.pieces.iter().find(|(known, _)| known == piece) {
+                Some((_, count)) => count.refused + count.refused_before == 0,
+                None => !piece.is_empty() && self.pieces.len() < PIECES,
+            },
         };
         is_innocent && self.pieces.iter().any(|(_, count)| count.refused + count.refused_before >= AGAIN.1)
     }
@@ -178,7 +236,7 @@ impl Evidence {
         {
             if self.base.len() + piece.len() <= DEEPEST {
                 let base = format!("{}{piece}", self.base);
-                *self = Self::new(&base);
+                *self = Self::at(std::mem::take(&mut self.home), base);
             }
             return Vec::new();
         }
@@ -192,7 +250,7 @@ impl Evidence {
             accepted: f64::from(count.sent_before.saturating_sub(count.refused_before)) / seconds,
         });
         let hot = hot.collect();
-        *self = Self { base: std::mem::take(&mut self.base), ..Self::new("") };
+        *self = self.anew();
         hot
     }
 }
@@ -292,6 +350,36 @@ mod tests {
         assert!(evidence.may_scout("cold/2"));
         evidence.throttled("cold/1", MS * 20, MS * 20);
         assert!(!evidence.may_scout("cold/2") && !evidence.may_scout(""));
+    }
+
+    /// Keys come in order: first those that are throttled, and when the others come nobody is refused any more, because the
+    /// rate is what the first ones need.
+    #[test]
+    fn a_cold_prefix_that_comes_late_is_told_from_the_hot_one_before_it() {
+        let mut evidence = Evidence::new("");
+        let mut now = Duration::ZERO;
+        for round in 0..2000 {
+            now += MS;
+            let key = format!("hot/2026/{round:04}");
+            evidence.sent(&key);
+            if round % 5 == 0 {
+                assert_eq!(evidence.throttled(&key, now, now + MS), []);
+            }
+        }
+        assert!(evidence.base.starts_with("hot/2026/"), "{}", evidence.base);
+        let mut scouts = 0;
+        let found = loop {
+            now += MS * 50;
+            evidence.sent("hot/2026/x");
+            assert!(evidence.may_scout("cold/2026/x"), "after {scouts}");
+            scouts += 1;
+            let hot = evidence.scouted("cold/2026/x", 0.25, now);
+            if !hot.is_empty() {
+                break hot;
+            }
+        };
+        assert_eq!(found[0].prefix, "hot/");
+        assert!((28..40).contains(&scouts), "{scouts}");
     }
 
     #[test]

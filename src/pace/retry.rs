@@ -59,6 +59,17 @@ const fn delays(kind: &FailureKind) -> (Duration, Duration) {
 }
 
 impl RetryPolicy {
+    /// How long a bucket that nobody has spoken to yet may keep us waiting: someone sits in front of the screen.
+    pub const FIRST_CONTACT: Self = Self {
+        attempts: 4,
+        patience: Duration::from_secs(8),
+        probes: (Duration::from_millis(500), Duration::from_secs(2)),
+        silence: Duration::from_secs(15),
+        complete: Duration::from_secs(15),
+        persistence: Duration::ZERO,
+        slowest: 1 << 20,
+    };
+
     /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than a minute, and a
     /// limit that it can not meet would make it fail for ever.
     #[must_use]

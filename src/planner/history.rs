@@ -12,9 +12,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use futures::stream::{self, FuturesOrdered, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::steps::{Gone, News, Outbox};
+use super::steps::{Exit, Gone, Outbox};
 use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step, by_itself};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
@@ -114,9 +114,9 @@ type Looked = Result<Aligned, Box<Planned>>;
 
 impl Sides {
     /// Plans the histories of all keys, as one range.
-    pub(super) async fn run_histories(&self, resume: Resume, news: mpsc::Sender<News>) -> Result<(), Gone> {
+    pub(super) async fn run_histories(&self, resume: Resume, exit: Exit) -> Result<(), Gone> {
         let range = resume.ranges.first().map_or(0, |range| range.range);
-        let outbox = Outbox::new(range, news);
+        let outbox = Outbox::new(range, exit);
         self.plan_histories(&outbox).await?;
         outbox.end().await
     }

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::steps::{Gone, News, Outbox};
+use super::steps::{Exit, Gone, News, Outbox};
 use super::{Next, Planned, Resume, Sides, WAITING, by_itself};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
@@ -71,10 +71,10 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for Following<F> {
 
 impl Sides {
     /// Plans what is left of a transfer.
-    pub(super) async fn run(self, resume: Resume, news: mpsc::Sender<News>) -> Result<(), Gone> {
+    pub(super) async fn run(self, resume: Resume, exit: Exit) -> Result<(), Gone> {
         let Resume { pending, ranges, next, last } = resume;
         let filter = Arc::new(Filter::new(&self.transfer.select));
-        self.plan_again(pending, &filter, &Outbox::new(0, news.clone())).await?;
+        self.plan_again(pending, &filter, &Outbox::new(0, exit.clone())).await?;
         let prefix = match &self.transfer.from {
             Source::Prefix { location, .. } => location.key.clone(),
             Source::Object { .. } | Source::Files { .. } | Source::Stdin => ObjectKey::empty(),
@@ -89,7 +89,7 @@ impl Sides {
         let sides = Arc::new(self);
         let walk = |range: KeyRange, is_new| {
             let (sides, filter, frontier) = (Arc::clone(&sides), Arc::clone(&filter), frontier.clone());
-            let outbox = Outbox::new(range.range, news.clone());
+            let outbox = Outbox::new(range.range, exit.clone());
             async move { sides.walk_range(&range, is_new, &filter, &frontier, outbox).await }
         };
         for range in ranges {
@@ -97,11 +97,10 @@ impl Sides {
         }
         loop {
             // As long as the executor has enough to do, more ranges would only fill memory.
-            let is_behind = news.capacity() > news.max_capacity() / 2;
-            let wants_cut = is_behind && frontier.lock().wants_cut();
+            let wants_cut = exit.is_behind() && frontier.lock().wants_cut();
             tokio::select! {
-                room = news.reserve(), if wants_cut => {
-                    let room = room.map_err(|_| Gone)?;
+                room = exit.reserve(), if wants_cut => {
+                    let room = room?;
                     let cut = {
                         // The range learns of the cut, and can say that it came to its end, only after the cut was told.
                         let mut ranges = frontier.lock();
@@ -123,10 +122,11 @@ impl Sides {
                         let place = sides.transfer.to.location.to_string();
                         let message = format!("a task of ours panicked: {error}");
                         let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
-                        Outbox::new(0, news.clone()).send(Planned::Failed(place, failure)).await?;
+                        Outbox::new(0, exit.clone()).send(Planned::Failed(place, failure)).await?;
                     }
                 },
                 () = frontier.0.changed.notified() => {}
+                () = exit.hunger.told() => {}
             }
         }
     }

@@ -2,11 +2,16 @@
 //!
 //! A range's news come in order, and the news of ranges that are planned side by side in any. That a range was cut
 //! ([`News::Cut`]) comes before anything about what is behind the cut.
+//!
+//! Steps that are not begun yet take up room: in a window that all ranges share, so that the largest objects in it can be found,
+//! or in the little that each range has of its own. A range whose objects wait for a rate fills the first, and still
+//! leaves the others something to go on with.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::vec;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Planned;
 use crate::listing::bisect::Cut;
@@ -15,12 +20,25 @@ use crate::listing::bisect::Cut;
 const BATCH: usize = 256;
 /// Batches that wait for the executor.
 const BATCHES_AHEAD: usize = 8;
+/// Steps of all ranges of a transfer that may wait to be begun.
+const WINDOW: usize = 4096;
+
+/// Room that steps take up until it is dropped.
+#[derive(Debug)]
+pub struct Held(OwnedSemaphorePermit);
+
+impl Held {
+    /// The room of one step.
+    pub fn split(&mut self) -> Option<Self> {
+        self.0.split(1).map(Self)
+    }
+}
 
 /// Something about a range of keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum News {
-    /// What entries of the range come to.
-    Planned(u32, Vec<Planned>),
+    /// What entries of the range come to, and the room that its steps take up.
+    Planned(u32, Vec<Planned>, Option<Held>),
     /// The range ends earlier, and another one begins there.
     Cut(Cut),
     /// All entries of the range were told.
@@ -31,21 +49,79 @@ pub enum News {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone;
 
+/// Whether the executor could begin other objects than those that it was told of. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Hunger(Arc<(AtomicBool, Notify)>);
+
+impl Hunger {
+    /// Says so.
+    pub fn set(&self, is_hungry: bool) {
+        let (hungry, told) = &*self.0;
+        if hungry.swap(is_hungry, Ordering::Relaxed) != is_hungry && is_hungry {
+            told.notify_one();
+        }
+    }
+
+    fn is(&self) -> bool {
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is said.
+    pub(super) async fn told(&self) {
+        self.0.1.notified().await;
+    }
+}
+
+/// What is told of a transfer that is being planned.
+#[derive(Debug)]
+pub struct Planning {
+    /// All that is found.
+    pub news: mpsc::Receiver<News>,
+    /// For whoever hears it.
+    pub hunger: Hunger,
+}
+
+/// The way out of the planner, for all ranges of a transfer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Exit {
+    news: mpsc::Sender<News>,
+    window: Arc<Semaphore>,
+    pub(super) hunger: Hunger,
+}
+
+impl Exit {
+    pub(super) fn channel() -> (Self, Planning) {
+        let (sender, news) = mpsc::channel(BATCHES_AHEAD);
+        let hunger = Hunger::default();
+        let window = Arc::new(Semaphore::new(WINDOW));
+        (Self { news: sender, window, hunger: hunger.clone() }, Planning { news, hunger })
+    }
+
+    /// True when the executor may soon have nothing to do.
+    pub(super) fn is_behind(&self) -> bool {
+        let has_room = self.window.available_permits() >= BATCH || self.hunger.is();
+        has_room && self.news.capacity() > BATCHES_AHEAD / 2
+    }
+
+    /// Room for something that is no step.
+    pub(super) async fn reserve(&self) -> Result<mpsc::Permit<'_, News>, Gone> {
+        self.news.reserve().await.map_err(|_| Gone)
+    }
+}
+
 /// Gathers what is planned in one range.
 #[derive(Debug)]
 pub(super) struct Outbox {
     range: u32,
-    news: mpsc::Sender<News>,
+    exit: Exit,
+    /// Room of this range alone: enough for one batch.
+    own: Arc<Semaphore>,
     batch: Mutex<Vec<Planned>>,
 }
 
 impl Outbox {
-    pub(super) fn channel() -> (mpsc::Sender<News>, mpsc::Receiver<News>) {
-        mpsc::channel(BATCHES_AHEAD)
-    }
-
-    pub(super) fn new(range: u32, news: mpsc::Sender<News>) -> Self {
-        Self { range, news, batch: Mutex::default() }
+    pub(super) fn new(range: u32, exit: Exit) -> Self {
+        Self { range, exit, own: Arc::new(Semaphore::new(BATCH)), batch: Mutex::default() }
     }
 
     /// Takes note, and tells when enough has gathered. Whoever is about to wait for something tells before
@@ -65,19 +141,34 @@ impl Outbox {
         self.flush().await
     }
 
-    /// Tells what has gathered.
+    /// Tells what has gathered, once there is room for its steps.
     pub(super) async fn flush(&self) -> Result<(), Gone> {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
             return Ok(());
         }
-        self.news.send(News::Planned(self.range, batch)).await.map_err(|_| Gone)
+        let steps = batch.iter().filter(|planned| planned.waits()).count();
+        let held = self.hold(steps).await;
+        self.exit.news.send(News::Planned(self.range, batch, held)).await.map_err(|_| Gone)
+    }
+
+    /// Room for so many steps, of the range's own or of what all share.
+    async fn hold(&self, steps: usize) -> Option<Held> {
+        let steps = u32::try_from(steps).ok().filter(|steps| *steps > 0)?;
+        let room = |of: &Arc<Semaphore>| Arc::clone(of).acquire_many_owned(steps);
+        // Neither is ever closed.
+        let permit = tokio::select! {
+            biased;
+            permit = room(&self.own) => permit,
+            permit = room(&self.exit.window) => permit,
+        };
+        permit.ok().map(Held)
     }
 
     /// Tells that there is no more.
     pub(super) async fn end(self) -> Result<(), Gone> {
         self.flush().await?;
-        self.news.send(News::Ended(self.range)).await.map_err(|_| Gone)
+        self.exit.news.send(News::Ended(self.range)).await.map_err(|_| Gone)
     }
 }
 
@@ -89,7 +180,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub(super) fn of(news: mpsc::Receiver<News>) -> Self {
+    pub(super) fn of(Planning { news, .. }: Planning) -> Self {
         Self { news, batch: Vec::new().into_iter() }
     }
 
@@ -99,7 +190,7 @@ impl Steps {
             if let Some(planned) = self.batch.next() {
                 return Some(planned);
             }
-            if let News::Planned(_, batch) = self.news.recv().await? {
+            if let News::Planned(_, batch, _) = self.news.recv().await? {
                 self.batch = batch.into_iter();
             }
         }

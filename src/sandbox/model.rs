@@ -37,7 +37,11 @@ impl Model {
                 other: ms(15),
                 bytes_per_second: Some(80_000_000),
             },
-            limits: RateModel { writes_per_second: Some(3_500), reads_per_second: Some(5_500), ramp: None },
+            limits: RateModel {
+                writes_per_second: Some(3_500),
+                reads_per_second: Some(5_500),
+                ..RateModel::default()
+            },
         }
     }
 }
@@ -104,6 +108,8 @@ pub struct RateModel {
     pub reads_per_second: Option<u32>,
     /// A prefix takes less at first, as before S3 has partitioned it.
     pub ramp: Option<Ramp>,
+    /// The one prefix (`logs/`) that has limits; `None` means that each has its own.
+    pub only: Option<String>,
 }
 
 /// How the rate of a prefix grows from its first request on: in steps, as S3 divides a partition in two.
@@ -158,6 +164,9 @@ impl Limiter {
             return true;
         }
         let top = call.key.split_inclusive('/').next().filter(|top| top.ends_with('/')).unwrap_or_default();
+        if self.model.only.as_ref().is_some_and(|only| only != top) {
+            return true;
+        }
         let now = Instant::now();
         let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
         let tokens = prefixes.entry((call.bucket.clone(), top.to_owned(), write)).or_insert_with(|| Tokens {

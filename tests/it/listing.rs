@@ -149,7 +149,11 @@ async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_all_kinds_are_found_over_the_wire() {
-    let world = World::new().await;
+    // So that a list takes longer than to decide that it is cut.
+    let latency = LatencyModel { list: Duration::from_millis(30), ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    let options = SandboxOptions { model, ..SandboxOptions::default() };
+    let world = World::with(options, BucketOptions::default()).await;
     let mut keys = BTreeSet::new();
     for index in 0..700_u32 {
         let hash = index.wrapping_mul(0x9E37_79B1);

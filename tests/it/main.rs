@@ -42,6 +42,7 @@ mod retry;
 mod sandbox;
 mod sessions;
 mod stop;
+mod transfers;
 mod upload;
 mod verify;
 mod versions;

@@ -225,6 +225,25 @@ fn names_and_limits() {
 }
 
 #[test]
+fn a_transfer_waits_for_one_above_it() {
+    let with = |after: &str, last: &str| {
+        format!(
+            "version: 1\ntransfers:\n  - {{name: data, from: {{s3: s3://src/}}, to: {{s3: s3://dst/a/}}}}\n  \
+             - {{name: pointer, after: [{after}], from: {{s3: s3://src/}}, to: {{s3: s3://dst/b/}}}}\n  \
+             - {{name: {last}, from: {{s3: s3://src/}}, to: {{s3: s3://dst/c/}}}}\n"
+        )
+    };
+    assert_eq!(job(&with("data", "last")).transfers[1].after, ["data"]);
+    refused(&with("⟦dat", "last"), &[("transfers[1].after[0]", "no transfer has", "mean `data`")]);
+    refused(&with("⟦elsewhere", "last"), &[("transfers[1].after[0]", "no transfer has", "above this one")]);
+    refused(&with("data, ⟦pointer", "last"), &[("transfers[1].after[1]", "for itself", "above this one")]);
+    refused(
+        &with("⟦last", "last"),
+        &[("transfers[1].after[0]", "comes after", "put `last` above `pointer`")],
+    );
+}
+
+#[test]
 fn a_wrong_default_is_shown_once_and_where_it_stands() {
     let text = "version: 1\ndefaults: {parts: {size: ⟦1MiB}}\ntransfers:\n  \
                 - {from: {s3: s3://src/}, to: {s3: s3://dst/a/}}\n  - {from: {s3: s3://src/}, to: {s3: s3://dst/b/}}\n";
