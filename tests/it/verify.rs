@@ -285,7 +285,7 @@ transfers:
         (vec!["--report", other.as_str()], "does not say which command wrote it"),
         (vec!["--report", report.as_str(), "--provider", "minio"], "and where"),
         (vec![], "give a job"),
-        (vec![job.as_str(), "--include", "*"], "a job says itself"),
+        (vec![job.as_str(), "--include", "*"], "says itself"),
         (vec!["s3://source/", "./dir"], "must be in S3"),
     ] {
         let (exit, _, stderr) = run(at(&world), &[&["verify"], arguments.as_slice()].concat()).await;
