@@ -110,7 +110,7 @@ impl<'a> Conductor<'a> {
         outcome: &'a mut Outcome,
     ) -> Self {
         let totals = &work.resumed.totals;
-        let ended = totals.done_objects + totals.skipped_objects + totals.failed_objects;
+        let ended = Outcome::from(&*work.resumed).ended_objects();
         Self {
             number,
             before: (totals.failed_objects, ended),

@@ -13,6 +13,7 @@ use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, Passed, ReceiptLine};
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
+use crate::plan::decide::Skip;
 use crate::planner::{Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
@@ -108,12 +109,16 @@ impl Record {
         self.events.push(Event::ObjectPlanned { range: self.range, object, entry: (&step.entry).into() });
     }
 
-    /// The destination has an object.
+    /// The destination has an object, or it is left out.
     pub(super) fn skip(&mut self, key: ObjectKey, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
-            passed.skipped_objects += 1;
-            passed.skipped_bytes += receipt.size;
+            if is_archived(&receipt.ending) {
+                passed.archived_objects += 1;
+            } else {
+                passed.skipped_objects += 1;
+                passed.skipped_bytes += receipt.size;
+            }
             passed.receipts.extend(line);
             passed.to = Some(key);
         });
@@ -208,6 +213,11 @@ impl Record {
     }
 }
 
+/// True for what is left out because of where its bytes are: the destination has nothing of it.
+fn is_archived(ending: &Ending) -> bool {
+    matches!(ending, Ending::Skipped { reason: Skip::Archived })
+}
+
 /// How an object ended; `None` if it did not.
 fn ended(receipt: &Receipt) -> Option<Ended> {
     let bytes = receipt.size;
@@ -218,7 +228,7 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
             proof: proof.to_string(),
             losses: receipt.losses.clone(),
         },
-        Ending::Skipped { .. } => Ended::Skipped { bytes },
+        ending @ Ending::Skipped { .. } => Ended::Skipped { bytes, archived: is_archived(ending) },
         Ending::Restoring { .. } => Ended::Restoring { bytes },
         Ending::Failed { error } => Ended::Failed(FailedObject {
             source: receipt.source.clone(),
