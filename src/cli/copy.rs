@@ -14,9 +14,8 @@ use super::{CliError, EndpointFlags, Exit, Output, idle, plan, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal,
-    PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When,
-    check,
+    DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize, Parts,
+    Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;
@@ -174,10 +173,7 @@ impl Copy {
             };
             transfer.preserve = self.preserve.unwrap_or_default();
             transfer.set = self.set.overrides();
-            transfer.customer_keys = CustomerKeys {
-                source: self.set.source_customer_key.clone(),
-                destination: self.set.customer_key.clone(),
-            };
+            transfer.customer_keys = self.set.keys.keys();
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
                 threshold: self.threshold.unwrap_or(Parts::default().threshold),
@@ -230,7 +226,7 @@ impl Copy {
         if from.s3().is_none() {
             let own = [
                 ("--preserve", self.preserve.is_some()),
-                ("--source-customer-key", self.set.source_customer_key.is_some()),
+                self.set.keys.of_source(),
                 ("--part-goal", self.part_goal.is_some()),
                 ("--layout source", self.layout == LayoutChoice::Source),
             ];

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
+use super::set::KeyFlags;
 use super::{CliError, EndpointFlags, Exit, JobFile, Output, idle, say};
 use crate::connections::Connections;
 use crate::location::{LocalPath, S3Uri};
@@ -66,6 +67,8 @@ pub(super) struct Verify {
 
     #[command(flatten)]
     access: SidesFlags,
+    #[command(flatten)]
+    keys: KeyFlags,
     #[command(flatten)]
     endpoint: EndpointFlags,
 }
@@ -123,6 +126,8 @@ impl Verify {
             ("--exclude", !self.exclude.is_empty()),
             ("--recursive", self.recursive),
             self.access.of_destination(),
+            self.keys.of_source(),
+            self.keys.of_destination(),
         ];
         let flags = [own.as_slice(), &self.access.of_source(), &self.endpoint.flags()].concat();
         let remedy = "leave it out, or compare SRC DST";
@@ -145,7 +150,8 @@ impl Verify {
         };
         recursive(self.recursive, source, &from, pattern.is_some())?;
         if from.s3().is_none() {
-            idle::refuse(source, "is not in S3", &self.access.of_source(), "leave it out")?;
+            let flags = [self.access.of_source().as_slice(), &[self.keys.of_source()]].concat();
+            idle::refuse(source, "is not in S3", &flags, "leave it out")?;
         }
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
@@ -155,6 +161,7 @@ impl Verify {
         };
         let mut transfer = Transfer::new("verify", from, to);
         self.access.apply(&mut transfer);
+        transfer.customer_keys = self.keys.keys();
         transfer.select.include = self.include.iter().cloned().chain(pattern).collect();
         transfer.select.exclude.clone_from(&self.exclude);
         let job = Job::single(transfer, [self.endpoint.endpoint()]);

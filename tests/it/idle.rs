@@ -14,7 +14,9 @@ async fn what_would_be_ignored_is_refused() {
     fs::write(&file, "bytes").unwrap();
     let folder = named("");
     let (key, prefix, bucket) = ("s3://c-d/dump", "s3://a-b/x/", "s3://c-d/");
-    let job_flags: [&[&str]; 9] = [
+    let job_flags: [&[&str]; 11] = [
+        &["--customer-key", "env:KEY"],
+        &["--source-customer-key", "env:KEY"],
         &["--endpoint-url", "http://127.0.0.1:9"],
         &["--region", "eu-west-1"],
         &["--profile", "p"],
@@ -53,7 +55,7 @@ async fn what_would_be_ignored_is_refused() {
     for source in ["-", &file] {
         cases.push((vec!["copy", source, key], &["--recursive"], "is "));
     }
-    cases.extend::<[(_, &[&str], _); 10]>([
+    cases.extend::<[(_, &[&str], _); 11]>([
         (vec!["copy", "s3://a-b/x/*", bucket], &["--recursive"], "**"),
         (vec!["copy", &folder, prefix, bucket], &["--layout", "source"], "by itself"),
         (vec!["copy", &file, key], &["--version-id", "v"], "exactly one source"),
@@ -61,6 +63,7 @@ async fn what_would_be_ignored_is_refused() {
         (vec!["copy", "-", key], &["--resume-anyway"], "no journal is kept"),
         (vec!["copy", "-", key], &["--adopt"], "no journal is kept"),
         (vec!["verify", &folder, bucket], &["--requester-pays"], "not in S3"),
+        (vec!["verify", &folder, bucket], &["--source-customer-key", "env:KEY"], "not in S3"),
         (vec!["verify", &file, key], &["--recursive"], "is a file"),
         (vec!["verify", "s3://a-b/x/*", bucket], &["--recursive"], "**"),
         (vec!["verify", "-", key], &[], "standard input"),
