@@ -261,23 +261,38 @@ impl Sides {
     /// do not tell whether the session came so far.
     async fn ask_again(&self, entry: Entry, key: ObjectKey) -> Planned {
         match self.ask(entry, key, Question::Destination).await {
-            Planned::Skip(entry, key, Skip::Equal) => match self.unfinished(&entry, &key).await {
-                Ok(Some(etag)) => self.step(*entry, key, Reason::Always, Seen::Object(etag)),
-                Ok(None) => Planned::Skip(entry, key, Skip::Equal),
-                Err(failure) => Planned::Failed(self.name_of(&entry), failure),
-            },
+            Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
+                let unfinished = match self.unfinished(&entry, &key).await {
+                    // Only what has the source's bytes can be the session's: nothing else may be replaced.
+                    Ok(Some(there)) if why == Skip::Present => self.if_equal(&entry, there).await,
+                    other => other,
+                };
+                match unfinished {
+                    Ok(Some(there)) => self.step(*entry, key, Reason::Always, Seen::Object(there.etag)),
+                    Ok(None) => Planned::Skip(entry, key, why),
+                    Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+                }
+            }
             planned => planned,
         }
     }
 
-    /// The `ETag` of a copy that is there and may lack what is set after its bytes.
+    /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that would tell.
+    async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
+        let Some(source) = &self.source else { return Ok(None) };
+        let here = source.head(&entry.key, entry.version.as_deref()).await?;
+        let equal = same_content(&here, &there, self.etags_follow_from_bytes());
+        Ok((equal == Some(true)).then_some(there))
+    }
+
+    /// A copy that is there and may lack what is set after its bytes.
     ///
     /// Tags that are too long for a header are set all at once, so that a copy that shall have some and has none lacks them.
     /// Who may not see the number of tags may not copy them either.
-    async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<String>, Failure> {
+    async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<Head>, Failure> {
         let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
         if self.finishes_late() {
-            return Ok(Some(self.destination.head(key, None).await?.etag));
+            return Ok(Some(self.destination.head(key, None).await?));
         }
         let capabilities = self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
@@ -293,7 +308,7 @@ impl Sides {
         if !wants {
             return Ok(None);
         }
-        Ok(Some(self.destination.head(key, None).await?).filter(lacks).map(|head| head.etag))
+        Ok(Some(self.destination.head(key, None).await?).filter(lacks))
     }
 
     /// True when copies get something that no header carries.
