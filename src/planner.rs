@@ -123,11 +123,22 @@ pub enum Planned {
     Again(u64, Box<Planned>),
 }
 
+/// An object that an earlier session has planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its number in the journal.
+    pub object: u64,
+    /// The source, as it was listed then.
+    pub entry: Entry,
+    /// An upload that was found open may have become its copy: with what that was begun is not known.
+    pub claimed: bool,
+}
+
 /// What is to be planned: what an earlier session left, or everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Objects that were planned and are not over, with their numbers in the journal.
-    pub pending: Vec<(u64, Entry)>,
+    /// Objects that were planned and are not over.
+    pub pending: Vec<Pending>,
     /// Ranges of the source's keys that are not known; none when all keys are.
     pub ranges: Vec<KeyRange>,
     /// Numbers for further ranges, from `next` to `last`. Without any, all keys come in order.
@@ -223,15 +234,10 @@ impl Sides {
 
     /// Plans objects once more that an earlier session has planned: each is asked for, because its copy may be there and
     /// only the news of it was lost.
-    async fn plan_again(
-        &self,
-        pending: Vec<(u64, Entry)>,
-        filter: &Filter,
-        planned: &Outbox,
-    ) -> Result<(), Gone> {
+    async fn plan_again(&self, pending: Vec<Pending>, filter: &Filter, planned: &Outbox) -> Result<(), Gone> {
         let at_once = self.heads_at_once();
         let mut asked = FuturesOrdered::new();
-        for (object, entry) in pending {
+        for Pending { object, entry, claimed } in pending {
             let again = move |answer| Planned::Again(object, Box::new(answer));
             asked.push_back(match self.sift(Found::Entry(entry), filter) {
                 Err(other) => Either::Left(ready(again(other))),
@@ -241,7 +247,7 @@ impl Sides {
                 }
                 Ok((entry, key)) => {
                     let sides = self.clone();
-                    let asked = by_itself(async move { sides.ask_again(entry, key).await });
+                    let asked = by_itself(async move { sides.ask_again(entry, key, claimed).await });
                     Either::Right(asked.map(again))
                 }
             });
@@ -257,12 +263,17 @@ impl Sides {
         Ok(())
     }
 
-    /// Asks about an object that a session was at work on. Where something is set only after the bytes are there, equal bytes
-    /// do not tell whether the session came so far.
-    async fn ask_again(&self, entry: Entry, key: ObjectKey) -> Planned {
+    /// Asks about an object that a session was at work on. Where something is set or looked at only after the bytes are there,
+    /// equal bytes do not tell whether the session came so far.
+    async fn ask_again(&self, entry: Entry, key: ObjectKey, claimed: bool) -> Planned {
         match self.ask(entry, key, Question::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
-                let unfinished = match self.unfinished(&entry, &key).await {
+                let there = if claimed {
+                    self.destination.head(&key, None).await.map(Some)
+                } else {
+                    self.unfinished(&entry, &key).await
+                };
+                let unfinished = match there {
                     // Only what has the source's bytes can be the session's: nothing else may be replaced.
                     Ok(Some(there)) if why == Skip::Present => self.if_equal(&entry, there).await,
                     other => other,

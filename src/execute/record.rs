@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::Work;
 use super::receipt::{Ending, Receipt};
+use super::{Work, adopt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, Passed, ReceiptLine};
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
 use crate::plan::decide::Skip;
-use crate::planner::{Resume, Sides, Step};
+use crate::planner::{Pending, Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
@@ -56,9 +56,10 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
         let whole = KeyRange { range: transfer, ..KeyRange::default() };
         return Resume { pending: Vec::new(), ranges: vec![whole], next, last };
     }
+    let claimed = adopt::claimed(&work.resumed);
     let pending = known().flat_map(|(_, range)| &range.pending).map(|(object, entry)| {
-        let at = work.sides.relative_at(&entry.key);
-        (*object, entry.clone().into_entry(at))
+        let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
+        Pending { object: *object, entry, claimed: claimed.contains(object) }
     });
     let left = known().filter(|(_, state)| !state.planned).map(|(range, state)| KeyRange {
         range: *range,
