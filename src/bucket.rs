@@ -5,6 +5,7 @@
 //! could do harm: completing an upload, which [`crate::multipart`] resolves by looking.
 
 mod blob;
+mod body;
 mod describe;
 pub mod history;
 
@@ -463,21 +464,6 @@ impl Bucket {
         .await
     }
 
-    /// Writes an object from memory.
-    pub async fn put_object(
-        &self,
-        key: &ObjectKey,
-        body: bytes::Bytes,
-        attributes: &Attributes,
-        checksum: Option<&Checksum>,
-        condition: WriteCondition,
-    ) -> Result<Answer<Written>, Failure> {
-        self.call(Operation::PutObject, Some(key), body.len() as u64, Repeat::Always, || {
-            self.client.put_object(&self.name, key, body.clone(), attributes, checksum, &condition)
-        })
-        .await
-    }
-
     /// Begins a multipart upload. Each attempt that took effect begins one.
     pub async fn create_upload(
         &self,
@@ -506,30 +492,6 @@ impl Bucket {
             })
             .await?;
         let (etag, checksum) = answer.value;
-        Ok(Answer {
-            value: PartDone { number, size, etag, checksum },
-            attempts: answer.attempts,
-            maybe_twice: answer.maybe_twice,
-        })
-    }
-
-    /// Sends a part from memory; the same number again replaces it.
-    pub async fn upload_part(
-        &self,
-        key: &ObjectKey,
-        upload_id: &str,
-        number: u32,
-        body: bytes::Bytes,
-        checksum: Option<&Checksum>,
-    ) -> Result<Answer<PartDone>, Failure> {
-        let size = body.len() as u64;
-        let answer = self
-            .call(Operation::UploadPart, Some(key), size, Repeat::Always, || {
-                self.client.upload_part(&self.name, key, upload_id, number, body.clone(), checksum)
-            })
-            .await?;
-        let (etag, echoed) = answer.value;
-        let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
         Ok(Answer {
             value: PartDone { number, size, etag, checksum },
             attempts: answer.attempts,

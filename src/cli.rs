@@ -8,6 +8,7 @@
 mod check;
 mod copy;
 mod history;
+mod idle;
 mod journal;
 mod mine;
 mod place;
@@ -38,6 +39,9 @@ use crate::telemetry::{self, LogFormat};
 /// Threads that read files. Tokio's 512 would all be started for a directory of small files, which cost more processor
 /// time than their reading and 100 MiB; a disk is busy with far fewer.
 const BLOCKING_THREADS: usize = 32;
+
+/// What the SDKs call the URL of an S3.
+const ENDPOINT_URL: &str = "AWS_ENDPOINT_URL_S3";
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +192,7 @@ enum Command {
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {
     /// URL of an S3 that is not Amazon's.
-    #[arg(long, global = true, value_name = "URL", env = "AWS_ENDPOINT_URL_S3")]
+    #[arg(long, global = true, value_name = "URL", env = ENDPOINT_URL)]
     endpoint_url: Option<String>,
     /// Region; that of the bucket when it is not given.
     #[arg(long, global = true)]
@@ -202,6 +206,17 @@ struct EndpointFlags {
 }
 
 impl EndpointFlags {
+    /// Those that were typed. The URL may come from the environment, where it is meant for whoever wants one.
+    fn flags(&self) -> [idle::Flag; 4] {
+        let url = idle::typed(self.endpoint_url.as_ref(), ENDPOINT_URL, |url| url.into_string().ok());
+        [
+            ("--endpoint-url", url),
+            ("--region", self.region.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--provider", self.provider.is_some()),
+        ]
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint {
             name: DEFAULT_ENDPOINT.to_owned(),

@@ -301,7 +301,7 @@ pub async fn run(
         works.push_back((number, Arc::new(work)));
     }
     let means = (pacer.slots().clone(), monitor, stop.clone());
-    Conductor::new(job, works, means, resumed, &mut outcome).run().await;
+    Conductor::new(job, works, means, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
     wanted.clear();
     tokio::select! {

@@ -122,22 +122,22 @@ pub enum Planned {
     Again(u64, Box<Planned>),
 }
 
-impl Planned {
-    /// True for what waits to be begun.
-    fn waits(&self) -> bool {
-        match self {
-            Self::Step(_) => true,
-            Self::Again(_, planned) => planned.waits(),
-            _ => false,
-        }
-    }
+/// An object that an earlier session has planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its number in the journal.
+    pub object: u64,
+    /// The source, as it was listed then.
+    pub entry: Entry,
+    /// An upload that was found open may have become its copy: with what that was begun is not known.
+    pub claimed: bool,
 }
 
 /// What is to be planned: what an earlier session left, or everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Objects that were planned and are not over, with their numbers in the journal.
-    pub pending: Vec<(u64, Entry)>,
+    /// Objects that were planned and are not over.
+    pub pending: Vec<Pending>,
     /// Ranges of the source's keys that are not known; none when all keys are.
     pub ranges: Vec<KeyRange>,
     /// Numbers for further ranges, from `next` to `last`. Without any, all keys come in order.
@@ -233,15 +233,10 @@ impl Sides {
 
     /// Plans objects once more that an earlier session has planned: each is asked for, because its copy may be there and
     /// only the news of it was lost.
-    async fn plan_again(
-        &self,
-        pending: Vec<(u64, Entry)>,
-        filter: &Filter,
-        planned: &Outbox,
-    ) -> Result<(), Gone> {
+    async fn plan_again(&self, pending: Vec<Pending>, filter: &Filter, planned: &Outbox) -> Result<(), Gone> {
         let at_once = self.heads_at_once();
         let mut asked = FuturesOrdered::new();
-        for (object, entry) in pending {
+        for Pending { object, entry, claimed } in pending {
             let again = move |answer| Planned::Again(object, Box::new(answer));
             asked.push_back(match self.sift(Found::Entry(entry), filter) {
                 Err(other) => Either::Left(ready(again(other))),
@@ -251,7 +246,7 @@ impl Sides {
                 }
                 Ok((entry, key)) => {
                     let sides = self.clone();
-                    let asked = by_itself(async move { sides.ask_again(entry, key).await });
+                    let asked = by_itself(async move { sides.ask_again(entry, key, claimed).await });
                     Either::Right(asked.map(again))
                 }
             });
@@ -267,27 +262,47 @@ impl Sides {
         Ok(())
     }
 
-    /// Asks about an object that a session was at work on. Where something is set only after the bytes are there, equal bytes
-    /// do not tell whether the session came so far.
-    async fn ask_again(&self, entry: Entry, key: ObjectKey) -> Planned {
+    /// Asks about an object that a session was at work on. Where something is set or looked at only after the bytes are there,
+    /// equal bytes do not tell whether the session came so far.
+    async fn ask_again(&self, entry: Entry, key: ObjectKey, claimed: bool) -> Planned {
         match self.ask(entry, key, Question::Destination).await {
-            Planned::Skip(entry, key, Skip::Equal) => match self.unfinished(&entry, &key).await {
-                Ok(Some(etag)) => self.step(*entry, key, Reason::Always, Seen::Object(etag)),
-                Ok(None) => Planned::Skip(entry, key, Skip::Equal),
-                Err(failure) => Planned::Failed(self.name_of(&entry), failure),
-            },
+            Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
+                let there = if claimed {
+                    self.destination.head(&key, None).await.map(Some)
+                } else {
+                    self.unfinished(&entry, &key).await
+                };
+                let unfinished = match there {
+                    // Only what has the source's bytes can be the session's: nothing else may be replaced.
+                    Ok(Some(there)) if why == Skip::Present => self.if_equal(&entry, there).await,
+                    other => other,
+                };
+                match unfinished {
+                    Ok(Some(there)) => self.step(*entry, key, Reason::Always, Seen::Object(there.etag)),
+                    Ok(None) => Planned::Skip(entry, key, why),
+                    Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+                }
+            }
             planned => planned,
         }
     }
 
-    /// The `ETag` of a copy that is there and may lack what is set after its bytes.
+    /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that would tell.
+    async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
+        let Some(source) = &self.source else { return Ok(None) };
+        let here = source.head(&entry.key, entry.version.as_deref()).await?;
+        let equal = same_content(&here, &there, self.etags_follow_from_bytes());
+        Ok((equal == Some(true)).then_some(there))
+    }
+
+    /// A copy that is there and may lack what is set after its bytes.
     ///
     /// Tags that are too long for a header are set all at once, so that a copy that shall have some and has none lacks them.
     /// Who may not see the number of tags may not copy them either.
-    async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<String>, Failure> {
+    async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<Head>, Failure> {
         let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
         if self.finishes_late() {
-            return Ok(Some(self.destination.head(key, None).await?.etag));
+            return Ok(Some(self.destination.head(key, None).await?));
         }
         let capabilities = self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
@@ -303,7 +318,7 @@ impl Sides {
         if !wants {
             return Ok(None);
         }
-        Ok(Some(self.destination.head(key, None).await?).filter(lacks).map(|head| head.etag))
+        Ok(Some(self.destination.head(key, None).await?).filter(lacks))
     }
 
     /// True when copies get something that no header carries.

@@ -8,6 +8,7 @@
 
 mod access;
 mod blob;
+mod bodies;
 pub mod capabilities;
 pub mod client;
 mod convert;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::location::{BucketName, ObjectKey};
 
 pub use crate::manifest::job::{Access, Encryption};
+pub use bodies::Trial;
 pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use customer_key::{CustomerKey, NoCustomerKey};

@@ -10,13 +10,12 @@ use super::journal::JournalFlags;
 use super::place::{Place, SidesFlags};
 use super::run::run;
 use super::set::SetFlags;
-use super::{CliError, EndpointFlags, Exit, Output, plan, word};
+use super::{CliError, EndpointFlags, Exit, Output, idle, plan, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{
-    CustomerKeys, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal,
-    PartSize, Parts, Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When,
-    check,
+    DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize, Parts,
+    Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::KeyGlob;
 use crate::report::Origin;
@@ -54,15 +53,15 @@ pub(super) struct Copy {
     /// What is copied: missing keys, changed objects too, or always everything.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
-    /// What to do with symbolic links below a directory.
-    #[arg(long, value_parser = ["skip", "follow", "fail"], default_value = "skip")]
-    symlinks: String,
+    /// What to do with symbolic links below a directory; they are skipped when it is not given.
+    #[arg(long, value_parser = word::<Symlinks>, value_name = "skip | follow | fail")]
+    symlinks: Option<Symlinks>,
     /// Storage class at the destination; that of the source when it is not given.
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
     /// What goes along with the bytes: everything, default or content-only, then policies such as tags=require,acl=try.
-    #[arg(long, value_name = "WHAT", default_value = "default")]
-    preserve: Preserve,
+    #[arg(long, value_name = "WHAT")]
+    preserve: Option<Preserve>,
 
     #[command(flatten)]
     set: SetFlags,
@@ -73,9 +72,9 @@ pub(super) struct Copy {
     /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
-    /// What parts of automatic size aim at: balanced, fastest, or cheapest (the fewest requests).
-    #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>, default_value = "balanced", conflicts_with = "part_size")]
-    part_goal: PartGoal,
+    /// What parts of automatic size aim at: balanced (when it is not given), fastest, or cheapest (the fewest requests).
+    #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>, conflicts_with = "part_size")]
+    part_goal: Option<PartGoal>,
     /// Objects larger than this go in parts.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
@@ -152,6 +151,7 @@ impl Copy {
         let mut transfers = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             let (from, pattern) = self.source(source)?;
+            self.idle(source, &from, pattern.is_some())?;
             let to = Destination {
                 endpoint: DEFAULT_ENDPOINT.to_owned(),
                 location: Self::destination_of(&location, &from, several)?,
@@ -165,22 +165,19 @@ impl Copy {
                 "always" => When::Always,
                 _ => When::Changed,
             };
-            self.access.apply(&mut transfer, source)?;
+            self.access.apply(&mut transfer);
             transfer.select = Selection {
                 include: self.include.iter().cloned().chain(pattern).collect(),
                 exclude: self.exclude.clone(),
                 ..Selection::default()
             };
-            transfer.preserve = self.preserve;
+            transfer.preserve = self.preserve.unwrap_or_default();
             transfer.set = self.set.overrides();
-            transfer.customer_keys = CustomerKeys {
-                source: self.set.source_customer_key.clone(),
-                destination: self.set.customer_key.clone(),
-            };
+            transfer.customer_keys = self.set.keys.keys();
             transfer.parts = Parts {
                 size: self.part_size.map_or(PartSize::Auto, PartSize::Exactly),
                 threshold: self.threshold.unwrap_or(Parts::default().threshold),
-                goal: self.part_goal,
+                goal: self.part_goal.unwrap_or_default(),
                 layout: self.layout,
             };
             self.history.apply(&mut transfer);
@@ -211,14 +208,36 @@ impl Copy {
             return Ok((Source::Stdin, None));
         }
         if !text.starts_with("s3://") {
-            let symlinks = match self.symlinks.as_str() {
-                "follow" => Symlinks::Follow,
-                "fail" => Symlinks::Fail,
-                _ => Symlinks::Skip,
-            };
+            let symlinks = self.symlinks.unwrap_or_default();
             return Ok((Source::Files { path: LocalPath(text.into()), symlinks }, None));
         }
         in_s3(text, self.recursive, self.history.version_id.clone())
+    }
+
+    /// Refuses what would mean nothing for this source.
+    fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
+        let own = format!("leave out what is meant for another source, or copy {source} by itself");
+        let remedy = if self.sources.len() > 1 { &own } else { "leave it out" };
+        recursive(self.recursive, source, from, is_pattern)?;
+        if !matches!(from, Source::Files { .. }) {
+            let symlinks = ("--symlinks", self.symlinks.is_some());
+            idle::refuse(source, "is no directory on this machine", &[symlinks], remedy)?;
+        }
+        if from.s3().is_none() {
+            let own = [
+                ("--preserve", self.preserve.is_some()),
+                self.set.keys.of_source(),
+                ("--part-goal", self.part_goal.is_some()),
+                ("--layout source", self.layout == LayoutChoice::Source),
+            ];
+            let flags = [own.as_slice(), &self.access.of_source(), &self.history.of_source()].concat();
+            idle::refuse(source, "is not in S3", &flags, remedy)?;
+        }
+        if *from == Source::Stdin {
+            let why = "can't be read again, so that no journal is kept";
+            idle::refuse("standard input", why, &self.journal.of_going_on(), remedy)?;
+        }
+        Ok(())
     }
 
     /// A destination for many objects is a prefix, whether or not the slash was typed.
@@ -242,6 +261,17 @@ impl Copy {
             .map_err(|error| CliError::Usage(error.to_string()))?;
         Ok(S3Uri { bucket: location.bucket.clone(), key })
     }
+}
+
+/// Refuses `--recursive` where there is nothing below the source, or where a pattern says what takes part.
+pub(super) fn recursive(given: bool, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
+    let (why, remedy) = match from {
+        _ if is_pattern => ("is a pattern", "leave it out, and write ** for everything below"),
+        Source::Stdin => ("is standard input", "leave it out"),
+        Source::Files { path, .. } if path.as_path().is_file() => ("is a file", "leave it out"),
+        _ => return Ok(()),
+    };
+    idle::refuse(source, why, &[("--recursive", given)], remedy)
 }
 
 /// A source in S3 as typed, and the glob that its wildcards stand for.

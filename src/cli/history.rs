@@ -3,6 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
+use super::idle::Flag;
 use crate::manifest::job::{Archived, Restore, RestoreTier, Transfer, Versions};
 
 /// Which versions are copied, and what becomes of archived objects.
@@ -36,6 +37,17 @@ impl HistoryFlags {
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
         (says_how && !restores)
             .then_some("--restore-tier and --restore-days mean something only with --archived restore")
+    }
+
+    /// Those about a source in S3. `--version-id` has a rule of its own.
+    pub(super) fn of_source(&self) -> [Flag; 5] {
+        [
+            ("--versions", self.versions.is_some()),
+            ("--as-of", self.as_of.is_some()),
+            ("--archived", self.archived.is_some()),
+            ("--restore-tier", self.restore_tier.is_some()),
+            ("--restore-days", self.restore_days.is_some()),
+        ]
     }
 
     /// Writes the flags into a transfer.

@@ -3,6 +3,7 @@
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is said. Where that can't
 //! be written (the root of a container often can't), the run does without; a place that was named must be usable.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, EndpointFlags, uploads};
+use super::idle::Flag;
+use super::{CliError, EndpointFlags, idle, uploads};
 use crate::connections::Connections;
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
@@ -22,12 +24,15 @@ use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
 use crate::report::{Origin, ReportError, ReportWriter};
 use crate::size::{ByteSize, display_count};
 
+const JOURNAL: &str = "S3HAUL_JOURNAL";
+const ADOPT: &str = "S3HAUL_ADOPT";
+
 /// Where a run keeps its journal, and what becomes of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Going on after a stop")]
 pub(super) struct JournalFlags {
     /// Where the run keeps its journal: a directory, s3://bucket/prefix/, or none; ./.s3haul/JOB when it is not given.
-    #[arg(long, value_name = "PLACE", env = "S3HAUL_JOURNAL")]
+    #[arg(long, value_name = "PLACE", env = JOURNAL)]
     journal: Option<JournalPlace>,
     /// Begin anew, although an unfinished run could go on.
     #[arg(long, conflicts_with = "resume_anyway")]
@@ -37,7 +42,7 @@ pub(super) struct JournalFlags {
     resume_anyway: bool,
     /// Without its journal: take up uploads that are open at the keys to be written, as far as their parts can be proven.
     /// Only if nobody else writes these keys.
-    #[arg(long, env = "S3HAUL_ADOPT", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
 }
 
@@ -48,6 +53,18 @@ impl JournalFlags {
             job.journal = place.clone();
         }
         job.claims = self.adopt;
+    }
+
+    /// Those of a run that can't be gone on with. To do without is what `--fresh` and `--journal none` ask for.
+    pub(super) fn of_going_on(&self) -> [Flag; 3] {
+        let place = self.journal.as_ref().filter(|place| **place != JournalPlace::Nowhere);
+        let read = |place: OsString| place.to_str()?.parse().ok();
+        let adopts = self.adopt.then_some(&true);
+        [
+            ("--journal", idle::typed(place, JOURNAL, read)),
+            ("--resume-anyway", self.resume_anyway),
+            ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
+        ]
     }
 
     pub(super) fn intent(&self) -> Intent {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::idle::Flag;
 use super::{CliError, JobFile};
 use crate::connections::Connections;
 use crate::manifest::job::{Access, Job, Transfer};
@@ -43,23 +44,22 @@ pub(super) struct SidesFlags {
 }
 
 impl SidesFlags {
-    /// True when none was given.
-    pub(super) fn are_default(&self) -> bool {
-        self.source_owner.is_none() && self.destination_owner.is_none() && !self.requester_pays
+    /// Those about the source.
+    pub(super) fn of_source(&self) -> [Flag; 2] {
+        [("--source-owner", self.source_owner.is_some()), ("--requester-pays", self.requester_pays)]
     }
 
-    /// Gives them to a transfer from `source`, as it was typed.
-    pub(super) fn apply(&self, transfer: &mut Transfer, source: &str) -> Result<(), CliError> {
-        if transfer.from.s3().is_some() {
-            let (expected_owner, requester_pays) = (self.source_owner.clone(), self.requester_pays);
-            transfer.source_access = Access { expected_owner, requester_pays };
-        } else if self.source_owner.is_some() || self.requester_pays {
-            let message = format!("{source} is not in S3: --source-owner and --requester-pays mean nothing");
-            return Err(CliError::Usage(message));
-        }
+    /// The one about the destination.
+    pub(super) fn of_destination(&self) -> Flag {
+        ("--destination-owner", self.destination_owner.is_some())
+    }
+
+    /// Gives them to a transfer.
+    pub(super) fn apply(&self, transfer: &mut Transfer) {
+        let (expected_owner, requester_pays) = (self.source_owner.clone(), self.requester_pays);
+        transfer.source_access = Access { expected_owner, requester_pays };
         let expected_owner = self.destination_owner.clone();
         transfer.destination_access = Access { expected_owner, ..Access::default() };
-        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
-//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them.
+//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them. Those about customer
+//! keys are apart, because `verify` has them too.
 
 use clap::{Args, ValueEnum};
 
 use super::CliError;
-use crate::manifest::job::{Encryption, KeySource, SetValues};
+use super::idle::Flag;
+use crate::manifest::job::{CustomerKeys, Encryption, KeySource, SetValues};
 
 /// What new objects get.
 #[derive(Clone, Debug, Default, Args)]
@@ -31,17 +33,40 @@ pub(super) struct SetFlags {
     #[arg(long, value_name = "VALUE")]
     cache_control: Option<String>,
     /// How S3 encrypts; as the bucket says when it is not given.
-    #[arg(long, value_enum, value_name = "HOW")]
+    #[arg(long, value_enum, value_name = "HOW", conflicts_with = "customer_key")]
     sse: Option<Sse>,
     /// The key in KMS, with --sse aws:kms or aws:kms:dsse.
     #[arg(long, value_name = "ARN")]
     sse_kms_key_id: Option<String>,
-    /// A key of your own to encrypt with (SSE-C): env:NAME or file:PATH, 32 bytes raw or in base64.
-    #[arg(long, value_name = "WHERE", conflicts_with = "sse")]
-    pub(super) customer_key: Option<KeySource>,
+    #[command(flatten)]
+    pub(super) keys: KeyFlags,
+}
+
+/// The customer keys of both sides.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct KeyFlags {
+    /// A key of your own that encrypts the destination (SSE-C): env:NAME or file:PATH, 32 bytes raw or in base64.
+    #[arg(long, value_name = "WHERE")]
+    customer_key: Option<KeySource>,
     /// The key of your own that the source is encrypted with (SSE-C).
     #[arg(long, value_name = "WHERE")]
-    pub(super) source_customer_key: Option<KeySource>,
+    source_customer_key: Option<KeySource>,
+}
+
+impl KeyFlags {
+    /// The one about the source.
+    pub(super) fn of_source(&self) -> Flag {
+        ("--source-customer-key", self.source_customer_key.is_some())
+    }
+
+    /// The one about the destination.
+    pub(super) fn of_destination(&self) -> Flag {
+        ("--customer-key", self.customer_key.is_some())
+    }
+
+    pub(super) fn keys(&self) -> CustomerKeys {
+        CustomerKeys { source: self.source_customer_key.clone(), destination: self.customer_key.clone() }
+    }
 }
 
 /// S3's own names.

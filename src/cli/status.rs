@@ -178,9 +178,13 @@ impl<'a> View<'a> {
             let _ = writeln!(text, "  written by {writer}");
         }
         let totals = self.totals;
+        let archived = match totals.archived_objects {
+            0 => String::new(),
+            objects => format!(", {} archived and left out", count(objects)),
+        };
         let _ = writeln!(
             text,
-            "  {} objects done ({}), {} left as they are, {} failed, {} known and not done; {} of {} transfers over",
+            "  {} objects done ({}), {} left as they are{archived}, {} failed, {} known and not done; {} of {} transfers over",
             count(totals.done_objects),
             ByteSize(totals.done_bytes),
             count(totals.skipped_objects),

@@ -11,10 +11,11 @@ use futures::StreamExt;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::copy::{Copy, in_s3};
+use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
-use super::{CliError, EndpointFlags, Exit, JobFile, Output, say};
+use super::set::KeyFlags;
+use super::{CliError, EndpointFlags, Exit, JobFile, Output, idle, say};
 use crate::connections::Connections;
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
@@ -67,6 +68,8 @@ pub(super) struct Verify {
     #[command(flatten)]
     access: SidesFlags,
     #[command(flatten)]
+    keys: KeyFlags,
+    #[command(flatten)]
     endpoint: EndpointFlags,
 }
 
@@ -89,7 +92,7 @@ impl Verify {
                     #[cfg(feature = "sandbox")]
                     sandbox: false,
                 };
-                self.no_selection()?;
+                self.says_itself(path)?;
                 self.job(&job.load()?, &mut console).await?
             }
             ([source, destination], None) => self.job(&self.pair(source, destination)?, &mut console).await?,
@@ -116,23 +119,27 @@ impl Verify {
         }
     }
 
-    /// A job, or the command that wrote a report, says itself what takes part and where.
-    fn no_selection(&self) -> Result<(), CliError> {
-        let selects = !self.include.is_empty()
-            || !self.exclude.is_empty()
-            || self.recursive
-            || !self.access.are_default();
-        let endpoint = &self.endpoint;
-        if selects || endpoint.region.is_some() || endpoint.profile.is_some() || endpoint.provider.is_some() {
-            let message = "--include, --exclude, --recursive and the options of owners and endpoints go with SRC DST; \
-                           a job says itself what takes part and where";
-            return Err(CliError::Usage(message.to_owned()));
-        }
-        Ok(())
+    /// Refuses the flags of SRC DST where a job, or the command that wrote a report, says what takes part and where.
+    fn says_itself(&self, subject: &str) -> Result<(), CliError> {
+        let own = [
+            ("--include", !self.include.is_empty()),
+            ("--exclude", !self.exclude.is_empty()),
+            ("--recursive", self.recursive),
+            self.access.of_destination(),
+            self.keys.of_source(),
+            self.keys.of_destination(),
+        ];
+        let flags = [own.as_slice(), &self.access.of_source(), &self.endpoint.flags()].concat();
+        let remedy = "leave it out, or compare SRC DST";
+        idle::refuse(subject, "says itself what takes part and where", &flags, remedy)
     }
 
     /// The job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
+        if source == "-" {
+            let message = "standard input is gone once it was read; compare the file that it came from";
+            return Err(CliError::Usage(message.to_owned()));
+        }
         let location: S3Uri = destination
             .parse()
             .map_err(|error| CliError::Usage(format!("the destination must be in S3: {error}")))?;
@@ -141,6 +148,11 @@ impl Verify {
         } else {
             (Source::Files { path: LocalPath(source.into()), symlinks: Symlinks::Skip }, None)
         };
+        recursive(self.recursive, source, &from, pattern.is_some())?;
+        if from.s3().is_none() {
+            let flags = [self.access.of_source().as_slice(), &[self.keys.of_source()]].concat();
+            idle::refuse(source, "is not in S3", &flags, "leave it out")?;
+        }
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
             location: Copy::destination_of(&location, &from, false)?,
@@ -148,7 +160,8 @@ impl Verify {
             encryption: None,
         };
         let mut transfer = Transfer::new("verify", from, to);
-        self.access.apply(&mut transfer, source)?;
+        self.access.apply(&mut transfer);
+        transfer.customer_keys = self.keys.keys();
         transfer.select.include = self.include.iter().cloned().chain(pattern).collect();
         transfer.select.exclude.clone_from(&self.exclude);
         let job = Job::single(transfer, [self.endpoint.endpoint()]);
@@ -180,7 +193,7 @@ impl Verify {
 
     /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not skipped.
     async fn receipts(&self, path: &Path, console: &mut Console) -> Result<Counts, CliError> {
-        self.no_selection()?;
+        self.says_itself(&path.display().to_string())?;
         let usage = |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
         let file = File::open(path).map_err(|error| usage(error.to_string()))?;
         let mut lines = BufReader::new(file).lines();

@@ -23,7 +23,7 @@ use super::monitor::Event;
 use super::part::Progress;
 use super::receipt::Ending;
 use super::tracked::{Terms, Tracked};
-use super::{Draft, Trouble, Work};
+use super::{Draft, Trouble, Work, claim};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::journal::Journal;
@@ -39,7 +39,9 @@ use crate::plan::decide::Skip;
 use crate::plan::loss::{Loss, Lost};
 use crate::plan::parts::{Boundaries, PartLayout};
 use crate::planner::Step;
-use crate::s3::{Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, PartDone, Written};
+use crate::s3::{
+    Attributes, Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, PartDone, Written,
+};
 
 /// Uploads that earlier sessions left open, until somebody takes them.
 #[derive(Debug, Default)]
@@ -127,6 +129,13 @@ impl Inherited {
 pub(super) fn pending(state: &RunState) -> BTreeSet<u64> {
     let ranges = state.ranges.values().filter(|range| range.ordered || range.planned);
     ranges.flat_map(|range| range.pending.keys().copied()).collect()
+}
+
+/// The objects of which an upload that was found open may have become the copy, unseen.
+pub(super) fn claimed(state: &RunState) -> BTreeSet<u64> {
+    let completing = |begun: &BegunUpload| begun.claimed && begun.completing.is_some();
+    let claimed = state.uploads.values().filter(|open| open.begun.as_ref().is_some_and(completing));
+    claimed.map(|open| open.object).collect()
 }
 
 /// An upload to go on with, or one that was just begun.
@@ -254,6 +263,8 @@ pub(super) struct Wish<'a> {
     pub(super) key: &'a ObjectKey,
     pub(super) terms: &'a Terms,
     pub(super) layout: &'a PartLayout,
+    /// What the object shall have.
+    pub(super) attributes: &'a Attributes,
     /// Of the source.
     pub(super) checksum: Option<&'a Checksum>,
 }
@@ -269,7 +280,7 @@ pub(super) async fn find(
         let found = match &candidate.open.begun {
             // Only as long as it is no more than tried, an upload may lack something.
             Some(begun) if begun.losses.iter().any(|loss| is_demanded(work, loss, draft)) => None,
-            Some(begun) => match judge(work, &candidate, begun, wish).await {
+            Some(begun) => match judge(work, &candidate, begun, wish, draft).await {
                 Ok(found) => found,
                 // Nobody may know what it holds; to begin anew is always right.
                 Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Denied => {
@@ -327,6 +338,7 @@ async fn judge(
     left: &Left,
     begun: &BegunUpload,
     wish: &Wish<'_>,
+    draft: &mut Draft,
 ) -> Result<Option<Found>, Trouble> {
     let Some(layout) = wish.terms.are_those_of(begun).then(|| tiling(&begun.parts, wish.layout)).flatten()
     else {
@@ -348,13 +360,16 @@ async fn judge(
         reconciled.kept.retain(|part| part.checksum.is_some());
     }
     let kept = reconciled.kept;
-    // Some servers answer with an empty list for an upload that is gone. What became of one of unknown beginnings may lack
-    // something.
-    if kept.is_empty() && begun.claimed {
-        return Ok(None);
-    }
+    // Some servers answer with an empty list for an upload that is gone.
     if kept.is_empty() {
-        return published(work, begun, wish).await;
+        let found = published(work, begun, wish).await?;
+        if let Some(Found::Published(head, _)) = &found
+            && begun.claimed
+            && !claim::is_as_wished(work, &begun.id, head, wish, draft).await?
+        {
+            return Ok(None);
+        }
+        return Ok(found);
     }
     tracing::info!(
         key = %wish.key, kept = kept.len(), parts = layout.count, missing = reconciled.missing,

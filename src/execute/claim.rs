@@ -12,7 +12,6 @@ use std::future::ready;
 use futures::TryStreamExt;
 
 use super::adopt::{Begun, Wish};
-use super::monitor::Event;
 use super::receipt::Ending;
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
@@ -20,9 +19,10 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Attribute, PartSize};
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::claim::{Cut, difference, may_be_for, usable};
+use crate::plan::condition::Seen;
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
-use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone, Tags};
+use crate::s3::{Attributes, Failure, FailureKind, Head, OpenUpload, PartDone, Tags};
 
 /// Looks among the open uploads at an object's key for one to go on with, once per object: that with the most bytes that
 /// are of use. `doubt` says why what it makes could not be proven, if so.
@@ -30,7 +30,6 @@ pub(super) async fn find(
     work: &Work,
     step: &Step,
     wish: &Wish<'_>,
-    attributes: &Attributes,
     doubt: Option<&str>,
     draft: &mut Draft,
 ) -> Result<Option<Begun>, Trouble> {
@@ -52,7 +51,7 @@ pub(super) async fn find(
         Err(failure) => return Err(failure.into()),
     };
     let mut others = listed.len();
-    let found = best(work, listed, wish, attributes).await?;
+    let found = best(work, listed, wish).await?;
     let begun = match (found, doubt) {
         (Some(_), Some(doubt)) => {
             draft.notes.push(format!("what is open at this key is not gone on with: {doubt}"));
@@ -101,9 +100,8 @@ async fn best(
     work: &Work,
     listed: Vec<OpenUpload>,
     wish: &Wish<'_>,
-    attributes: &Attributes,
 ) -> Result<Option<(MultipartUpload, PartLayout, Vec<PartDone>)>, Failure> {
-    let (source, bucket) = (&wish.terms.source, &work.sides.destination);
+    let (source, attributes, bucket) = (&wish.terms.source, wish.attributes, &work.sides.destination);
     // Those of files are chosen by size alone.
     let is_automatic = work.sides.transfer.parts.size == PartSize::Auto && work.sides.source.is_some();
     let cut = if is_automatic && !wish.layout.is_replay() {
@@ -148,29 +146,47 @@ impl Begun {
     }
 
     /// Compares what came of an upload of unknown beginnings with what it shall have. Where that differs, it is copied anew.
-    pub(super) async fn vouch(
+    /// To be done while the upload is still on record, so that a session that is killed before leaves it to the next one.
+    pub(super) async fn vouched(
         &self,
         work: &Work,
         attributes: &Attributes,
-        ending: &Ending,
+        outcome: Result<Ending, Trouble>,
+        seen: &mut Seen,
         draft: &mut Draft,
-    ) -> Result<(), Trouble> {
-        let Ending::Done { destination_version, .. } = ending else { return Ok(()) };
-        if !self.claimed {
-            return Ok(());
-        }
-        let bucket = &work.sides.destination;
-        let version = destination_version.as_deref();
-        let Some(attribute) = unlike(bucket, self.upload.key(), version, attributes).await? else {
-            return Ok(());
+    ) -> Result<Ending, Trouble> {
+        let (Ok(Ending::Done { etag, destination_version, .. }), true) = (&outcome, self.claimed) else {
+            return outcome;
         };
-        draft.notes.push(format!(
-            "the open upload {} was begun with other {attribute} than the object shall have: it was copied anew",
-            self.upload.id()
-        ));
-        work.monitor.observe(&Event::BytesVoided { bytes: self.layout.size });
+        let version = destination_version.as_deref();
+        let key = self.upload.key();
+        let Some(attribute) = unlike(&work.sides.destination, key, version, attributes).await? else {
+            return outcome;
+        };
+        draft.notes.push(begun_otherwise(self.upload.id(), attribute));
+        *seen = Seen::Object(etag.clone());
         Err(Trouble::NotOurs)
     }
+}
+
+fn begun_otherwise(id: &str, attribute: Attribute) -> String {
+    format!(
+        "the open upload {id} was begun with other {attribute} than the object shall have: it was copied anew"
+    )
+}
+
+/// The same of what an earlier session published without coming to look at it.
+pub(super) async fn is_as_wished(
+    work: &Work,
+    id: &str,
+    found: &Head,
+    wish: &Wish<'_>,
+    draft: &mut Draft,
+) -> Result<bool, Failure> {
+    let version = found.version.as_deref();
+    let unlike = unlike(&work.sides.destination, wish.key, version, wish.attributes).await?;
+    draft.notes.extend(unlike.map(|attribute| begun_otherwise(id, attribute)));
+    Ok(unlike.is_none())
 }
 
 /// What an object has otherwise than it shall.

@@ -25,7 +25,6 @@ use super::receipt::{Draft, Ending, ErrorRecord, Receipt};
 use super::record::{self, Record};
 use super::waiting::{Queued, Waiting};
 use super::{Work, upload};
-use crate::journal::state::RunState;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Job, Source};
@@ -112,18 +111,15 @@ impl<'a> Conductor<'a> {
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
         (slots, monitor, stop): (Slots, Arc<dyn Monitor>, CancellationToken),
-        resumed: &RunState,
         outcome: &'a mut Outcome,
     ) -> Self {
-        let totals = &resumed.totals;
-        let ended = totals.done_objects + totals.skipped_objects + totals.failed_objects;
         Self {
             job,
             stop,
             slots,
             monitor,
+            before: (outcome.failed_objects, outcome.ended_objects()),
             outcome,
-            before: (totals.failed_objects, ended),
             coming,
             transfers: BTreeMap::new(),
             news: SelectAll::new(),

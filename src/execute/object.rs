@@ -248,7 +248,13 @@ impl Copy<'_> {
             modified: head.modified,
         };
         let terms = Terms::of(version, wanted.wished());
-        let wish = Wish { key: &step.key, terms: &terms, layout: &layout, checksum: head.checksum.as_ref() };
+        let wish = Wish {
+            key: &step.key,
+            terms: &terms,
+            layout: &layout,
+            attributes: wanted.attributes(),
+            checksum: head.checksum.as_ref(),
+        };
         match adopt::find(work, &mut self.left, &wish, draft).await? {
             Some(Found::Open(begun)) => {
                 drop(place);
@@ -258,7 +264,7 @@ impl Copy<'_> {
             None => {}
         }
         let doubt = self.doubt(head, wanted.attributes());
-        if let Some(begun) = claim::find(work, step, &wish, wanted.attributes(), doubt, draft).await? {
+        if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             drop(place);
             return self.carry(head, pin, begun, wanted.attributes(), draft).await;
         }
@@ -297,9 +303,8 @@ impl Copy<'_> {
         let mut progress = Progress::of(begun.tracked, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
         let outcome = self.parts_to_object(head, pin, &begun, (id, &mut progress), draft).await;
-        let ending = begun.settle(work, id, outcome, &progress, draft).await?;
-        begun.vouch(work, attributes, &ending, draft).await?;
-        Ok(ending)
+        let outcome = begun.vouched(work, attributes, outcome, &mut self.seen, draft).await;
+        begun.settle(work, id, outcome, &progress, draft).await
     }
 
     /// Proves what an earlier session published without seeing the answer.

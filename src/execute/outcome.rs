@@ -81,6 +81,7 @@ impl From<&RunState> for Outcome {
             parts: totals.parts,
             skipped_objects: totals.skipped_objects,
             skipped_bytes: totals.skipped_bytes,
+            archived_objects: totals.archived_objects,
             restoring_objects: totals.restoring_objects,
             restoring_bytes: totals.restoring_bytes,
             excluded_objects: totals.excluded_objects,

@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::Work;
 use super::receipt::{Ending, Receipt};
+use super::{Work, adopt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, Passed, ReceiptLine};
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
-use crate::planner::{Resume, Sides, Step};
+use crate::plan::decide::Skip;
+use crate::planner::{Pending, Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
@@ -56,9 +57,10 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
         let whole = KeyRange { range: transfer, ..KeyRange::default() };
         return Resume { pending: Vec::new(), ranges: vec![whole], next, last };
     }
+    let claimed = adopt::claimed(&work.resumed);
     let pending = known().flat_map(|(_, range)| &range.pending).map(|(object, entry)| {
-        let at = work.sides.relative_at(&entry.key);
-        (*object, entry.clone().into_entry(at))
+        let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
+        Pending { object: *object, entry, claimed: claimed.contains(object) }
     });
     let left = known().filter(|(_, state)| !state.planned).map(|(range, state)| KeyRange {
         range: *range,
@@ -111,12 +113,16 @@ impl Record {
         self.range
     }
 
-    /// The destination has an object.
+    /// The destination has an object, or it is left out.
     pub(super) fn skip(&mut self, key: ObjectKey, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
-            passed.skipped_objects += 1;
-            passed.skipped_bytes += receipt.size;
+            if is_archived(&receipt.ending) {
+                passed.archived_objects += 1;
+            } else {
+                passed.skipped_objects += 1;
+                passed.skipped_bytes += receipt.size;
+            }
             passed.receipts.extend(line);
             passed.to = Some(key);
         });
@@ -219,6 +225,11 @@ impl Record {
     }
 }
 
+/// True for what is left out because of where its bytes are: the destination has nothing of it.
+fn is_archived(ending: &Ending) -> bool {
+    matches!(ending, Ending::Skipped { reason: Skip::Archived })
+}
+
 /// How an object ended; `None` if it did not.
 fn ended(receipt: &Receipt) -> Option<Ended> {
     let bytes = receipt.size;
@@ -229,7 +240,7 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
             proof: proof.to_string(),
             losses: receipt.losses.clone(),
         },
-        Ending::Skipped { .. } => Ended::Skipped { bytes },
+        ending @ Ending::Skipped { .. } => Ended::Skipped { bytes, archived: is_archived(ending) },
         Ending::Restoring { .. } => Ended::Restoring { bytes },
         Ending::Failed { error } => Ended::Failed(FailedObject {
             source: receipt.source.clone(),

@@ -192,12 +192,8 @@ async fn file_round(
             upload.complete(work, &mut progress, seen).await
         }
         .await;
-        let ending = upload.begun.settle(work, upload.id, outcome, &progress, draft).await?;
-        let vouched = upload.begun.vouch(work, attributes, &ending, draft).await;
-        if let (Err(_), Ending::Done { etag, .. }) = (&vouched, &ending) {
-            *seen = Seen::Object(etag.clone());
-        }
-        vouched.map(|()| ending)
+        let outcome = upload.begun.vouched(work, attributes, outcome, seen, draft).await;
+        upload.begun.settle(work, upload.id, outcome, &progress, draft).await
     } else {
         let (body, now) = if let Some(read) = read {
             read
@@ -304,12 +300,12 @@ impl Upload {
     ) -> Result<Self, Trouble> {
         demand(work, &step.key, attributes)?;
         let terms = Terms::of(stamp.version(), attributes);
-        let wish = Wish { key: &step.key, terms: &terms, layout: &layout, checksum: None };
+        let wish = Wish { key: &step.key, terms: &terms, layout: &layout, attributes, checksum: None };
         // One that became an object unseen is no proof that the file was whole then: it is sent again.
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
-        if let Some(begun) = claim::find(work, step, &wish, attributes, None, draft).await? {
+        if let Some(begun) = claim::find(work, step, &wish, None, draft).await? {
             return Ok(Self::of(work, attributes, begun));
         }
         let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));

@@ -170,6 +170,8 @@ pub struct Passed {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// Objects that are left out because they are in an archive.
+    pub archived_objects: u64,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
     /// What is no object or regular file.
@@ -240,10 +242,13 @@ pub enum Ended {
         #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "losses")]
         losses: Vec<Loss>,
     },
-    /// The destination has it.
+    /// The destination has it, or it is left out.
     Skipped {
         /// Its bytes.
         bytes: u64,
+        /// It is left out because it is in an archive.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        archived: bool,
     },
     /// It is in an archive and being restored: a later run copies it.
     Restoring {

@@ -120,6 +120,8 @@ pub struct Totals {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// Objects in an archive that are left out.
+    pub archived_objects: u64,
     /// Objects in an archive that are being restored.
     pub restoring_objects: u64,
     /// Their bytes.
@@ -285,6 +287,7 @@ impl RunState {
         }
         self.totals.skipped_objects += passed.skipped_objects;
         self.totals.skipped_bytes += passed.skipped_bytes;
+        self.totals.archived_objects += passed.archived_objects;
         self.totals.excluded_objects += passed.excluded_objects;
         self.totals.ignored += passed.ignored;
     }
@@ -302,7 +305,8 @@ impl RunState {
                 }
                 *totals.proofs.entry(proof.clone()).or_default() += 1;
             }
-            Ended::Skipped { bytes } => {
+            Ended::Skipped { archived: true, .. } => totals.archived_objects += 1,
+            Ended::Skipped { bytes, archived: false } => {
                 totals.skipped_objects += 1;
                 totals.skipped_bytes += bytes;
             }

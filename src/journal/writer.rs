@@ -30,6 +30,9 @@ use super::store::Store;
 const QUEUE: usize = 8192;
 /// Events in one write.
 const BATCH: usize = 4096;
+/// A report that can not be written is tried again after this, or after as many times what the last try took. Each reads
+/// again what the journal has gathered since.
+const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
 /// What nobody waits for is made durable after this.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
@@ -184,6 +187,8 @@ pub(super) struct WriterTask<S> {
     /// When something was written that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
+    /// Until when a report that could not be written is let be, and the snapshots with it.
+    report_rests: Option<Instant>,
 }
 
 impl<S: Store> WriterTask<S> {
@@ -197,7 +202,8 @@ impl<S: Store> WriterTask<S> {
             broken: CancellationToken::new(),
         });
         let journal = Journal { queue: sender, shared: Arc::clone(&shared) };
-        (Self { store, start, queue, shared, unsynced: None, last_write: Instant::now() }, journal)
+        let last_write = Instant::now();
+        (Self { store, start, queue, shared, unsynced: None, last_write, report_rests: None }, journal)
     }
 
     /// Brings the report to where the journal is.
@@ -260,7 +266,8 @@ impl<S: Store> WriterTask<S> {
                 let _ = done.send(closed);
                 return Ok(());
             }
-            if self.store.wants_snapshot() {
+            let rests = self.report_rests.is_some_and(|until| Instant::now() < until);
+            if !rests && self.store.wants_snapshot() {
                 self.snapshot().await?;
             }
         }
@@ -332,7 +339,12 @@ impl<S: Store> WriterTask<S> {
 
     async fn snapshot(&mut self) -> Result<(), JournalError> {
         self.sync().await?;
-        if let Err(error) = self.settle().await? {
+        let began = Instant::now();
+        let settled = self.settle().await?;
+        self.report_rests = None;
+        if let Err(error) = settled {
+            let (least, times) = REPORT_AGAIN;
+            self.report_rests = Some(Instant::now() + least.max(began.elapsed() * times));
             tracing::warn!(%error, "the report can not be written; its receipts stay in the journal for now");
             return Ok(());
         }

@@ -198,6 +198,11 @@ impl Reader<'_> {
             let message = "local files have no part boundaries to replay";
             self.refuse(&format!("{path}.parts.layout"), message, "remove it");
         }
+        let aims = section.parts.as_ref().is_some_and(|parts| parts.goal.is_some());
+        if aims && matches!(from, Some(Source::Files { .. })) {
+            let message = "the parts of local files are as large as uploads want them";
+            self.refuse(&format!("{path}.parts.goal"), message, "remove it");
+        }
         let exact = section
             .parts
             .as_ref()

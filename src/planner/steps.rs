@@ -81,6 +81,17 @@ pub struct Planning {
     pub hunger: Hunger,
 }
 
+impl Planned {
+    /// True for what waits to be begun.
+    fn waits(&self) -> bool {
+        match self {
+            Self::Step(_) => true,
+            Self::Again(_, planned) => planned.waits(),
+            _ => false,
+        }
+    }
+}
+
 /// The way out of the planner, for all ranges of a transfer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Exit {

@@ -20,7 +20,7 @@ use super::access::AccessHeaders;
 use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
 use super::pool::http_client;
-use super::{Capabilities, CustomerKey};
+use super::{Capabilities, CustomerKey, Trial};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Provider};
 
@@ -72,6 +72,8 @@ pub struct Client {
     /// The bucket that it was made for, if it was, and the short way there once that is known.
     bucket: Option<BucketName>,
     way: Arc<OnceLock<Way>>,
+    /// Whatever the way there says.
+    pub(super) signs_bodies: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Client {
             customer_key: None,
             bucket: None,
             way: Arc::default(),
+            signs_bodies: false,
         }
     }
 
@@ -180,7 +183,24 @@ impl Client {
             });
         }
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
-        Self { sdk, customer_key, shared, headers, capabilities, bucket, way }
+        Self { sdk, customer_key, shared, headers, capabilities, bucket, way, signs_bodies: false }
+    }
+
+    /// True once the bucket was found to want signatures of all bodies.
+    #[must_use]
+    pub fn signs_bodies(&self) -> bool {
+        self.signs_bodies || self.way.get().is_some_and(|way| way.bodies.must_be_signed())
+    }
+
+    /// Leave to send a body that was denied once more by [`Client::signing_bodies`]; `None` where that would be in vain.
+    pub async fn trial(&self) -> Option<Trial<'_>> {
+        self.way.get()?.bodies.trial().await
+    }
+
+    /// The same connection with signatures of all bodies.
+    #[must_use]
+    pub fn signing_bodies(&self) -> Self {
+        Self { signs_bodies: true, ..self.clone() }
     }
 
     /// The SDK's client, for a request that sends this header too.

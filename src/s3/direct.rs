@@ -47,6 +47,7 @@ use jiff::civil;
 use jiff::tz::TimeZone;
 
 use super::access::AccessHeaders;
+use super::bodies::Bodies;
 use super::client::CONNECT_TIMEOUT;
 use super::identity::Identities;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
@@ -133,6 +134,7 @@ pub(super) struct Way {
     held: ArcSwapOption<Held>,
     access: AccessHeaders,
     codecs: Codecs,
+    pub(super) bodies: Bodies,
 }
 
 /// Credentials for the next moment.
@@ -184,6 +186,7 @@ impl Way {
             held: ArcSwapOption::empty(),
             access: learn.access.clone(),
             codecs: Codecs::new()?,
+            bodies: Bodies::default(),
         })
     }
 
@@ -192,9 +195,10 @@ impl Way {
         &self,
         input: Result<S::Input, impl Into<BoxError>>,
         header: Header,
+        signs_body: bool,
     ) -> Result<S::Output, SdkError<S::Error, HttpResponse>> {
         let input = Input::erase(input.map_err(SdkError::construction_failure)?);
-        let exchanged = self.exchange(S::codec(&self.codecs), input, header).await;
+        let exchanged = self.exchange(S::codec(&self.codecs), input, header, signs_body).await;
         let (parsed, response) =
             exchanged.map_err(|error| error.map_service_error(|never| match never {}))?;
         let error = match parsed {
@@ -218,9 +222,10 @@ impl Way {
         codec: &Codec,
         input: Input,
         header: Header,
+        signs_body: bool,
     ) -> Result<(OutputOrError, HttpResponse), SdkError<Infallible, HttpResponse>> {
         let identity = self.identity().await.map_err(SdkError::construction_failure)?;
-        let request = self.request(codec, input, header, &identity.identity);
+        let request = self.request(codec, input, header, signs_body, &identity.identity);
         let request = request.map_err(SdkError::construction_failure)?;
         let mut response = self.connector.call(request).await.map_err(SdkError::dispatch_failure)?;
         let body = std::mem::replace(response.body_mut(), SdkBody::taken());
@@ -248,6 +253,7 @@ impl Way {
         codec: &Codec,
         input: Input,
         header: Header,
+        signs_body: bool,
         identity: &Identity,
     ) -> Result<HttpRequest, BoxError> {
         let mut request = codec.serializer.serialize_input(input, &mut ConfigBag::base())?;
@@ -260,8 +266,11 @@ impl Way {
         self.access.add_to(headers)?;
         let payload = match request.body().bytes() {
             Some([]) => EMPTY.to_owned(),
-            Some(bytes) if !self.is_unsigned(request.headers()) => payload_hash(bytes),
-            _ => UNSIGNED.to_owned(),
+            Some(bytes) if signs_body || !self.is_unsigned(request.headers()) => payload_hash(bytes),
+            _ => {
+                self.bodies.sent_unsigned();
+                UNSIGNED.to_owned()
+            }
         };
         let credentials = identity.data::<Credentials>().ok_or("the credentials are none to sign with")?;
         let time = SystemTime::now() + self.behind - self.ahead;
@@ -271,7 +280,9 @@ impl Way {
 
     /// A body needs no signature of its own where nobody can change it on the way and a checksum shows if something did.
     fn is_unsigned(&self, headers: &Headers) -> bool {
-        self.is_private && headers.iter().any(|(name, _)| name.starts_with("x-amz-checksum-"))
+        self.is_private
+            && !self.bodies.must_be_signed()
+            && headers.iter().any(|(name, _)| name.starts_with("x-amz-checksum-"))
     }
 
     async fn identity(&self) -> Result<Arc<Held>, BoxError> {

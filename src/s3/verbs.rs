@@ -88,7 +88,7 @@ macro_rules! send {
     ($client:expr, $bucket:expr, $operation:ty, $request:expr, $header:expr) => {{
         let (request, header): (_, Header) = ($request, $header);
         match $client.way($bucket) {
-            Some(way) => way.send::<$operation>(request.build(), header).await,
+            Some(way) => way.send::<$operation>(request.build(), header, $client.signs_bodies).await,
             // In a box: these futures are large, and most requests need none.
             None => Box::pin(request.send_with(&$client.sdk_with(header))).await,
         }

@@ -35,6 +35,7 @@ pub(super) struct Bucket {
     /// Told by its name, see [`kind`](super::kind).
     pub(super) directory: bool,
     pub(super) requester_pays: bool,
+    pub(super) signed_bodies: bool,
     pub(super) object_lock: bool,
     pub(super) retention: Option<(String, u32)>,
     pub(super) abort_after_days: Option<u32>,
@@ -74,6 +75,7 @@ impl Bucket {
             created: now(),
             directory: name.ends_with("--x-s3"),
             requester_pays: options.requester_pays,
+            signed_bodies: options.signed_bodies,
             object_lock: options.object_lock,
             retention: options.retention.filter(|_| options.object_lock),
             abort_after_days: options.abort_after_days,

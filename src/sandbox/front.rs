@@ -225,7 +225,8 @@ impl Front {
         }
         let foreign = text("x-amz-expected-bucket-owner").is_some_and(|owner| owner != bucket.owner);
         let unpaid = bucket.requester_pays && text("x-amz-request-payer") != Some("requester");
-        if foreign || unpaid || self.store.is_denied(&call.bucket, call.operation, &call.key) {
+        let unsigned = bucket.signed_bodies && text("x-amz-content-sha256") == Some("UNSIGNED-PAYLOAD");
+        if foreign || unpaid || unsigned || self.store.is_denied(&call.bucket, call.operation, &call.key) {
             return Err(Refusal::access_denied());
         }
         kind::check(&bucket, self.store.quirks(), call, query, headers)?;

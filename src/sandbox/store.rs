@@ -40,6 +40,8 @@ pub struct BucketOptions {
     pub owner: Option<String>,
     /// Whether requests must carry `x-amz-request-payer`.
     pub requester_pays: bool,
+    /// Whether a policy denies bodies that are not signed.
+    pub signed_bodies: bool,
     /// Whether objects can be locked; turns versioning on.
     pub object_lock: bool,
     /// Mode and days of the retention of objects that are written without one; wants `object_lock`.

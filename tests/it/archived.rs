@@ -4,10 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
 use s3haul::execute::receipt::{Ending, Receipt};
+use s3haul::journal::Intent;
 use s3haul::manifest::job::{Archived, Provider, Restore, RestoreTier, Transfer};
 use s3haul::plan::decide::Skip;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
-use s3haul::size::MIB;
+use s3haul::size::{ByteSize, MIB};
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
@@ -64,6 +66,29 @@ async fn what_is_left_out_is_counted_and_no_failure() {
     assert_eq!(outcome.skipped_objects, 0, "the destination has none of them");
     assert_eq!(receipt(&run, "cold").ending, Ending::Skipped { reason: Skip::Archived });
     assert_eq!(world.calls(Operation::RestoreObject), 0);
+}
+
+#[tokio::test]
+async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
+    let mut world = world().await;
+    let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
+    spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());
+    world.sandbox.store().put_object(SOURCE, "a-tiered", Content::pattern(1, 10), &spec);
+    put(&world, "z-large", "STANDARD", 300 * MIB);
+    let mut transfer = archived(Archived::Skip);
+    transfer.parts.threshold = ByteSize(8 * MIB);
+    let (job, journal) = (world.job(transfer), tempfile::tempdir().unwrap());
+    let stop = world.stop.clone();
+    let fault = Fault::on(Operation::UploadPartCopy).nth(1).then(Effect::hook(move |_| stop.cancel()));
+    world.sandbox.faults().add(fault);
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.stopped, "{:?}", run.outcome);
+    world.stop = CancellationToken::new();
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    let outcome = &run.outcome;
+    assert_eq!((outcome.sessions, outcome.done_objects), (2, 2), "{outcome:?}");
+    assert_eq!((outcome.archived_objects, outcome.skipped_objects), (3, 0), "{outcome:?}");
+    assert_eq!(outcome.skipped_bytes, 0);
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use rstest::rstest;
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Prove, Transfer};
+use s3haul::manifest::job::{Job, PartSize, Prove, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
 use s3haul::sandbox::{
@@ -302,6 +303,54 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
     assert_eq!((open(&world)[0].upload_id.as_str(), open(&world)[0].parts.len()), (stale.id(), 3));
     assert_eq!(world.calls(Operation::ListParts), 0);
+}
+
+/// Killed when the answer to Complete is awaited, and when the object that came of it is looked at.
+#[rstest]
+#[case::unheard_of_and_alike("blue", Operation::CompleteMultipartUpload, 1, 0)]
+#[case::unheard_of_and_other("red", Operation::CompleteMultipartUpload, 1, PARTS)]
+#[case::looked_at_and_alike("blue", Operation::GetObjectTagging, 2, 0)]
+#[case::looked_at_and_other("red", Operation::GetObjectTagging, 2, PARTS)]
+#[tokio::test]
+async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
+    #[case] team: &str,
+    #[case] stalled: Operation,
+    #[case] nth: u64,
+    #[case] copied: u64,
+) {
+    for when in [When::Changed, When::Missing] {
+        let world = world().await;
+        put(&world, 1);
+        // The copy is newer than its source by a second, which is what a list tells of equal objects.
+        let hour = SystemTime::now() - Duration::from_hours(1);
+        let old = ObjectSpec { last_modified: Some(hour), ..spec_of(&world) };
+        world.sandbox.store().put_object(SOURCE, "large", content(1), &old);
+        let mut attributes = as_the_job_would();
+        attributes.metadata.insert("team".into(), team.into());
+        begin(&world, &attributes, PART, &[1, 2, 3]).await;
+        let job = claiming(&world, Transfer { when, ..in_parts(copy_all(), PART) });
+        let journal = TempDir::new().unwrap();
+        world.sandbox.calls().clear();
+        world.sandbox.faults().add(Fault::on(stalled).nth(nth).then(Effect::StallAfter(None)));
+        let killed = async {
+            let published = || world.sandbox.store().object(DESTINATION, "large").is_some();
+            while world.calls(stalled) < nth || !published() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            run = world.session(journal.path(), &job, Intent::Resume) => panic!("{:?}", run.receipts),
+            () = killed => {}
+        }
+        world.sandbox.calls().clear();
+        let run = world.session(journal.path(), &job, Intent::Resume).await;
+        assert_done(&world, &run);
+        world.assert_no_upload_is_left();
+        assert_eq!(world.calls(Operation::UploadPartCopy), copied, "{when:?}: {:?}", run.receipts);
+        if copied > 0 {
+            assert_noted(&run.receipts[0], "other metadata");
+        }
+    }
 }
 
 #[tokio::test]

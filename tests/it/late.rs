@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Policy, Transfer};
+use s3haul::manifest::job::{Job, PartSize, Policy, Transfer, When};
+use s3haul::plan::decide::Skip;
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
 };
@@ -98,39 +100,83 @@ async fn what_a_session_learns_about_a_bucket_does_not_hide_what_an_older_upload
     world.assert_equal("large", "large");
 }
 
-#[tokio::test]
-async fn tags_that_are_set_late_are_set_by_the_next_session() {
-    let long = (0..10).fold(ObjectSpec::default(), |spec, i| spec.tag(format!("k{i}"), "ü".repeat(256)));
-    for (key, size) in [("large", PART * PARTS), ("small", 10)] {
-        let world = world().await;
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &long);
-        // S3's times have whole seconds, and a copy of the same second counts as older.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        let mut transfer = transfer();
-        // A single copy carries the source's tags along; with others they are too long for its headers.
-        transfer.set.tags.insert("k0".into(), "v".into());
-        let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
-        let stall = Fault::on(Operation::PutObjectTagging).nth(1).then(Effect::StallBefore(None));
-        world.sandbox.faults().add(stall);
-        let killed = async {
-            while world.calls(Operation::PutObjectTagging) == 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::select! {
-            run = world.session(journal.path(), &job, Intent::Resume) => panic!("{:?}", run.outcome),
-            () = killed => {}
+/// Tags that are too long for headers.
+fn long_tags() -> ObjectSpec {
+    (0..10).fold(ObjectSpec::default(), |spec, i| spec.tag(format!("k{i}"), "ü".repeat(256)))
+}
+
+fn with_late_tags(when: When) -> Transfer {
+    let mut transfer = Transfer { when, ..transfer() };
+    // A single copy carries the source's tags along; with others they are too long for its headers.
+    transfer.set.tags.insert("k0".into(), "v".into());
+    transfer
+}
+
+/// A session that is killed between the bytes of an object and its tags.
+async fn killed_before_the_tags(world: &World, job: &Job, journal: &TempDir, key: &str) {
+    let stall = Fault::on(Operation::PutObjectTagging).nth(1).then(Effect::StallBefore(None));
+    world.sandbox.faults().add(stall);
+    let killed = async {
+        while world.calls(Operation::PutObjectTagging) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
-        assert!(copy.attributes.tags.is_empty(), "{key}");
-        let run = world.session(journal.path(), &job, Intent::Resume).await;
-        assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
-        let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
-        assert_eq!(copy.attributes.tags.len(), 10, "{key}");
-        assert_eq!(copy.attributes.tags.get("k0").map(String::as_str), Some("v"), "{key}");
-        // What has its tags is not done again.
-        world.sandbox.calls().clear();
-        let again = world.session(journal.path(), &job, Intent::Resume).await;
-        assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 1), "{key}");
+    };
+    tokio::select! {
+        run = world.session(journal.path(), job, Intent::Resume) => panic!("{:?}", run.outcome),
+        () = killed => {}
     }
+    let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+    assert!(copy.attributes.tags.is_empty(), "{key}");
+}
+
+#[rstest]
+#[case::large_and_changed("large", PART * PARTS, When::Changed)]
+#[case::small_and_changed("small", 10, When::Changed)]
+#[case::large_and_missing("large", PART * PARTS, When::Missing)]
+#[case::small_and_missing("small", 10, When::Missing)]
+#[tokio::test]
+async fn tags_that_are_set_late_are_set_by_the_next_session(
+    #[case] key: &str,
+    #[case] size: u64,
+    #[case] when: When,
+) {
+    let world = world().await;
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &long_tags());
+    // S3's times have whole seconds, and a copy of the same second counts as older.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let (job, journal) = (world.job(with_late_tags(when)), TempDir::new().unwrap());
+    killed_before_the_tags(&world, &job, &journal, key).await;
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+    assert_eq!(copy.attributes.tags.len(), 10, "{key}");
+    assert_eq!(copy.attributes.tags.get("k0").map(String::as_str), Some("v"), "{key}");
+    // What has its tags is not done again.
+    world.sandbox.calls().clear();
+    let again = world.session(journal.path(), &job, Intent::Resume).await;
+    assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 1), "{key}");
+}
+
+#[rstest]
+#[case::other_bytes(ObjectSpec::default(), 2)]
+#[case::bytes_of_which_nothing_tells(ObjectSpec::default().without_checksum(), 1)]
+#[tokio::test]
+async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
+    #[case] spec: ObjectSpec,
+    #[case] seed: u64,
+) {
+    let world = world().await;
+    let put = |bucket: &str, seed: u64, spec: &ObjectSpec| {
+        world.sandbox.store().put_object(bucket, "large", Content::pattern(seed, PART * PARTS), spec);
+    };
+    put(SOURCE, 1, &long_tags());
+    let (job, journal) = (world.job(with_late_tags(When::Missing)), TempDir::new().unwrap());
+    killed_before_the_tags(&world, &job, &journal, "large").await;
+    put(DESTINATION, seed, &spec.part_sizes([PART / 2 * 3]));
+    let theirs = world.sandbox.store().object(DESTINATION, "large").unwrap();
+    world.sandbox.calls().clear();
+    let run = world.session(journal.path(), &job, Intent::Resume).await;
+    assert_eq!(run.receipts[0].ending, Ending::Skipped { reason: Skip::Present });
+    assert_eq!(world.sandbox.store().object(DESTINATION, "large").unwrap().etag, theirs.etag);
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::Provider;
 use s3haul::s3::{Attributes, WriteCondition};
-use s3haul::sandbox::{CallEntry, Content, ObjectSpec, Operation};
+use s3haul::sandbox::{BucketOptions, CallEntry, Content, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::{GIB, MIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
@@ -83,6 +83,55 @@ async fn a_body_without_a_checksum_is_signed() {
         let hash = &call.headers["x-amz-content-sha256"];
         assert!(hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()), "{hash}");
     }
+}
+
+/// The bodies that were sent without a signature, and those with one.
+fn bodies(world: &World) -> (usize, usize) {
+    let record = world.sandbox.calls();
+    let calls = [record.of(Operation::PutObject), record.of(Operation::UploadPart)].concat();
+    let unsigned = |call: &&CallEntry| call.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD";
+    let unsigned = calls.iter().filter(unsigned).count();
+    (unsigned, calls.len() - unsigned)
+}
+
+#[tokio::test]
+async fn a_bucket_that_wants_bodies_signed_gets_them_signed() {
+    let buckets = BucketOptions { signed_bodies: true, ..BucketOptions::default() };
+    let world = World { ceiling: 1, ..World::with(SandboxOptions::default(), buckets).await };
+    let dir = tempfile::tempdir().unwrap();
+    for index in 0..10 {
+        fs::write(dir.path().join(format!("small{index}")), [7; 1000]).unwrap();
+    }
+    fs::write(dir.path().join("large"), vec![7; 40 << 20]).unwrap();
+    let run = world.run(upload_all(dir.path())).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (11, 0));
+    assert_eq!(bodies(&world), (1, 10 + 3), "one refusal tells it for the whole bucket");
+}
+
+#[tokio::test]
+async fn bodies_that_are_denied_at_the_same_time_are_all_sent_again() {
+    let buckets = BucketOptions { signed_bodies: true, ..BucketOptions::default() };
+    let world = World::with(SandboxOptions::default(), buckets).await;
+    let dir = tempfile::tempdir().unwrap();
+    for index in 0..100 {
+        fs::write(dir.path().join(index.to_string()), [7; 1000]).unwrap();
+    }
+    let run = world.run(upload_all(dir.path())).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (100, 0));
+    assert_eq!(bodies(&world).1, 100);
+}
+
+#[tokio::test]
+async fn where_a_signature_does_not_help_none_is_tried_for_long() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    for index in 0..50 {
+        fs::write(dir.path().join(index.to_string()), [7; 1000]).unwrap();
+    }
+    world.sandbox.store().deny(DESTINATION, Operation::PutObject, "");
+    let run = world.run(upload_all(dir.path())).await;
+    assert_eq!(run.outcome.failed_objects, 50);
+    assert_eq!(bodies(&world), (50, 3));
 }
 
 #[tokio::test]

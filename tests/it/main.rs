@@ -19,6 +19,7 @@ mod copy;
 mod deploy;
 mod faults;
 mod guarantees;
+mod idle;
 mod journal;
 mod kill;
 mod late;

@@ -285,11 +285,39 @@ transfers:
         (vec!["--report", other.as_str()], "does not say which command wrote it"),
         (vec!["--report", report.as_str(), "--provider", "minio"], "and where"),
         (vec![], "give a job"),
-        (vec![job.as_str(), "--include", "*"], "a job says itself"),
+        (vec![job.as_str(), "--include", "*"], "says itself"),
         (vec!["s3://source/", "./dir"], "must be in S3"),
     ] {
         let (exit, _, stderr) = run(at(&world), &[&["verify"], arguments.as_slice()].concat()).await;
         assert!(exit == 2 && stderr.contains(said), "{arguments:?}: {exit} {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_places_are_compared_with_the_customer_keys_of_either() {
+    const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+    let world = World::new().await;
+    put(&world, SOURCE, "k", 1, 10, &ObjectSpec::default());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), KEY).unwrap();
+    let (variable, file) = ("env:LAKE_KEY", format!("file:{}", file.path().display()));
+    let told = async |arguments: &[&str]| {
+        let mut command = at(&world);
+        command.env("LAKE_KEY", KEY);
+        run(command, arguments).await
+    };
+    let sides = ["s3://source/", "s3://destination/"];
+    let (exit, _, stderr) =
+        told(&["copy", sides[0], sides[1], "--provider", "aws", "--customer-key", variable]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let (exit, stdout, _) = told(&["verify", sides[0], sides[1], "--provider", "aws"]).await;
+    assert!(exit == 1 && stdout.contains("1 failed"), "{exit} {stdout}");
+    for (from, to, flag) in [(0, 1, "--customer-key"), (1, 0, "--source-customer-key")] {
+        for (key, deep) in [(variable, "--deep"), (&file, "--deep=all")] {
+            let arguments = ["verify", sides[from], sides[to], "--provider", "aws", flag, key, deep];
+            let (exit, stdout, stderr) = told(&arguments).await;
+            assert!(exit == 0 && stdout.contains("1 equal"), "{arguments:?}: {exit} {stdout} {stderr}");
+        }
     }
 }
 

@@ -71,6 +71,19 @@ fn sums_are_over_all_sessions() {
 }
 
 #[test]
+fn what_is_left_out_is_no_object_that_the_destination_has() {
+    // The first as an older s3haul wrote it.
+    let lines = [
+        r#"{"object_ended":{"range":0,"object":1,"ended":{"skipped":{"bytes":5}}}}"#,
+        r#"{"object_ended":{"range":0,"object":2,"ended":{"skipped":{"bytes":7,"archived":true}}}}"#,
+        r#"{"keys_passed":{"range":0,"skipped_objects":2,"skipped_bytes":3}}"#,
+        r#"{"keys_passed":{"range":0,"archived_objects":4}}"#,
+    ];
+    let totals = state(lines.map(|line| serde_json::from_str(line).unwrap())).totals;
+    assert_eq!((totals.skipped_objects, totals.skipped_bytes, totals.archived_objects), (3, 8, 5));
+}
+
+#[test]
 fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
     let begin = || [Event::RunBegan(info()), Event::RangeBegan { range: 0, transfer: 0, ordered: false }];
     let cut = state(begin().into_iter().chain([planned(1, "b"), planned(2, "a"), Event::RunResumed]));

@@ -19,6 +19,8 @@ struct Disk {
     writes: u32,
     syncs: u32,
     snapshots: Vec<(u64, u64)>,
+    /// How often it was read again.
+    tails: u32,
     /// Bytes that still fit.
     room: Option<usize>,
     snapshot_after: Option<usize>,
@@ -75,7 +77,11 @@ impl Store for Memory {
     }
 
     async fn tail(&mut self, visit: &mut (dyn FnMut(Event) + Send)) -> Result<(), JournalError> {
-        let events = self.0.lock().unwrap().events();
+        let events = {
+            let mut disk = self.0.lock().unwrap();
+            disk.tails += 1;
+            disk.events()
+        };
         events.into_iter().for_each(visit);
         Ok(())
     }
@@ -229,11 +235,16 @@ async fn a_full_report_holds_up_snapshots_and_loses_nothing() {
     let snapshots = store.0.lock().unwrap().snapshots.len();
     tell(20..60).await;
     assert_eq!(store.0.lock().unwrap().snapshots.len(), snapshots, "no receipt is forgotten");
+    assert_eq!(store.0.lock().unwrap().tails, 1, "the journal is not read again for each batch");
+    sleep(REPORT_AGAIN.0).await;
+    tell(60..80).await;
+    assert_eq!(store.0.lock().unwrap().tails, 2);
     report.0.lock().unwrap().full = false;
-    tell(60..62).await;
+    sleep(REPORT_AGAIN.0).await;
+    tell(80..82).await;
     sleep(Duration::from_millis(100)).await;
     assert!(store.0.lock().unwrap().snapshots.len() > snapshots, "the report has caught up");
-    assert_eq!(report.lines(), (0..62).map(receipt).collect::<Vec<_>>());
+    assert_eq!(report.lines(), (0..82).map(receipt).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]

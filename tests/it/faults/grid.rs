@@ -131,8 +131,10 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
             Comes::Fails(_),
         )
         | (_, Operation::PutObjectTagging, Comes::Fails(_)) => Comes::IsLost,
+        // What may be denied is a body without a signature: it goes once more with one.
         // An upload that can not be looked into is begun anew.
-        (Scene::Resume, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
+        (_, Operation::PutObject | Operation::UploadPart, Comes::Fails(_))
+        | (Scene::Resume, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
         // The object has failed already, for a reason of its own.
         (Scene::Abort, _, Comes::Fails(_) | Comes::Ends(_)) => Comes::IsNoted,
         (_, _, usual) => usual,

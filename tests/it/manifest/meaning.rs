@@ -261,6 +261,8 @@ fn a_directory_of_files_needs_a_prefix() {
     refused(&text, &[("transfers[0].preserve", "local files have no", "remove")]);
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\nparts: {layout: ⟦source}");
     refused(&text, &[("transfers[0].parts.layout", "no part boundaries", "remove")]);
+    let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\nparts: {goal: ⟦fastest}");
+    refused(&text, &[("transfers[0].parts.goal", "parts of local files", "remove")]);
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/x}\n⟦keys: {add_prefix: a}");
     refused(&text, &[("transfers[0].keys", "exact key", "slash")]);
 }

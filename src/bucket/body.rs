@@ -1,0 +1,108 @@
+//! Requests that carry bytes from this machine, whose bodies a bucket may want signed.
+
+use std::future::Future;
+
+use super::{Answer, Bucket, Repeat};
+use crate::location::ObjectKey;
+use crate::s3::{Attributes, Checksum, Failure, FailureKind, Operation, PartDone, WriteCondition, Written};
+
+impl Bucket {
+    /// Writes an object from memory.
+    pub async fn put_object(
+        &self,
+        key: &ObjectKey,
+        body: bytes::Bytes,
+        attributes: &Attributes,
+        checksum: Option<&Checksum>,
+        condition: WriteCondition,
+    ) -> Result<Answer<Written>, Failure> {
+        let signed = self.client.signs_bodies();
+        let sent = self.put_paced(key, &body, attributes, checksum, &condition).await;
+        self.signed_if_need_be(signed, sent, |bucket| async move {
+            bucket.put_paced(key, &body, attributes, checksum, &condition).await
+        })
+        .await
+    }
+
+    async fn put_paced(
+        &self,
+        key: &ObjectKey,
+        body: &bytes::Bytes,
+        attributes: &Attributes,
+        checksum: Option<&Checksum>,
+        condition: &WriteCondition,
+    ) -> Result<Answer<Written>, Failure> {
+        self.call(Operation::PutObject, Some(key), body.len() as u64, Repeat::Always, || {
+            self.client.put_object(&self.name, key, body.clone(), attributes, checksum, condition)
+        })
+        .await
+    }
+
+    /// Sends a part from memory; the same number again replaces it.
+    pub async fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+        body: bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<Answer<PartDone>, Failure> {
+        let signed = self.client.signs_bodies();
+        let sent = self.part_paced(key, upload_id, number, &body, checksum).await;
+        self.signed_if_need_be(signed, sent, |bucket| async move {
+            bucket.part_paced(key, upload_id, number, &body, checksum).await
+        })
+        .await
+    }
+
+    async fn part_paced(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+        body: &bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<Answer<PartDone>, Failure> {
+        let size = body.len() as u64;
+        let answer = self
+            .call(Operation::UploadPart, Some(key), size, Repeat::Always, || {
+                self.client.upload_part(&self.name, key, upload_id, number, body.clone(), checksum)
+            })
+            .await?;
+        let (etag, echoed) = answer.value;
+        let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
+        Ok(Answer {
+            value: PartDone { number, size, etag, checksum },
+            attempts: answer.attempts,
+            maybe_twice: answer.maybe_twice,
+        })
+    }
+
+    /// Sends a body `again`, signed, when it was denied for what may be the lack of a signature.
+    async fn signed_if_need_be<T, F>(
+        &self,
+        was_signed: bool,
+        sent: Result<Answer<T>, Failure>,
+        again: impl FnOnce(Self) -> F,
+    ) -> Result<Answer<T>, Failure>
+    where
+        F: Future<Output = Result<Answer<T>, Failure>>,
+    {
+        let denied = match sent {
+            Err(failure) if *failure.kind() == FailureKind::Denied && !was_signed => failure,
+            answer => return answer,
+        };
+        let Some(trial) = self.client.trial().await else { return Err(denied) };
+        tracing::debug!(failure = %denied, "will be sent again with its body signed");
+        self.pacer.retried();
+        // In a box: most requests need no second.
+        let signing = Self { client: self.client.signing_bodies(), ..self.clone() };
+        let signed = Box::pin(again(signing)).await;
+        trial.ended(signed.as_ref().err().map(Failure::kind));
+        match signed {
+            Err(failure) if *failure.kind() == FailureKind::Denied => Err(denied),
+            Err(failure) => Err(failure),
+            Ok(answer) => Ok(Answer { attempts: answer.attempts + denied.details().attempts, ..answer }),
+        }
+    }
+}
