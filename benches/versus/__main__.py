@@ -50,17 +50,19 @@ def arguments():
 
 
 def install():
-    """The clients, in a virtual environment that is made once per version of requirements.txt."""
+    """The clients, in a virtual environment that is made once per version of requirements.txt, and anew where the checkout
+    was moved: the scripts in it name the place of their Python."""
     wanted, tools = HERE / "requirements.txt", STATE / "venv"
     marker = tools / "requirements.txt"
-    if not marker.exists() or marker.read_text() != wanted.read_text():
+    is_made_of = f"# {tools}\n{wanted.read_text()}"
+    if not marker.exists() or marker.read_text() != is_made_of:
         print("installing the clients …", file=sys.stderr)
         shutil.rmtree(tools, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", tools], check=True)
         pip = [sys.executable, "-m", "pip", "--python", tools / "bin" / "python", "install", "--quiet"]
         only = ["--disable-pip-version-check", "--only-binary", ":all:"]
         subprocess.run([*pip, *only, "-r", wanted], check=True)
-        shutil.copy(wanted, marker)
+        marker.write_text(is_made_of)
     return tools
 
 
@@ -80,6 +82,11 @@ def files_of(work):
                     file.write(os.urandom(MIB))
                 file.write(os.urandom(size % MIB))
         unfinished.rename(place)
+    # The disk is not what is compared.
+    for file in place.iterdir():
+        with open(file, "rb") as bytes_of:
+            while bytes_of.read(MIB):
+                pass
     return str(place / "000000" if work.kind == "upload-file" else place)
 
 
@@ -190,7 +197,7 @@ def cells(work, outcome):
         f"{100 * outcome['throttled'] / requests:.1f} %" if requests else "",
         of("most_in_flight", lambda value: f"{value:,}"),
         of("sandbox_cpu", lambda value: f"{value:.1f} s"),
-        outcome["result"],
+        outcome["result"] + (f", fastest of {outcome['runs']}" if good and outcome.get("runs", 1) > 1 else ""),
     ]
 
 
@@ -262,14 +269,13 @@ def machine():
 def document(rows, known, versions):
     """benches/RESULTS.md."""
     dates = sorted({outcome["date"] for outcome in known.values()})
-    runs = max(outcome.get("runs", 1) for outcome in known.values())
     commands = [
         f"- `{key}`: `{outcome['command']}`" for key, outcome in known.items()
         if "command" in outcome and key.split("/")[2] == "tuned"
     ]
     return f"""# s3haul beside other clients
 
-Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is {'one run' if runs == 1 else f'the fastest of {runs} runs'}.
+Written by `python3 benches/versus` ({' to '.join(dict.fromkeys([dates[0], dates[-1]]))}); every number is one run, where the result does not say otherwise.
 
 - Machine: {machine()}. Client and sandbox share it.
 - Clients: {'; '.join(versions)}. All but s3haul come from PyPI; what is not there (s3sync,
