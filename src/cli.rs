@@ -24,7 +24,7 @@ mod uploads;
 mod verify;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -248,8 +248,13 @@ struct JobFile {
 
 impl JobFile {
     fn load(&self) -> Result<manifest::job::Job, CliError> {
-        Ok(manifest::load(&self.path, &|name| std::env::var(name).ok())?)
+        load(&self.path)
     }
+}
+
+/// The job in a manifest, with what it takes from the environment.
+fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
+    Ok(manifest::load(path, &|name| std::env::var(name).ok())?)
 }
 
 /// What is asked of all commands.

@@ -31,6 +31,7 @@ mod record;
 mod sent;
 mod tracked;
 mod upload;
+mod vouch;
 mod waiting;
 
 use std::collections::VecDeque;

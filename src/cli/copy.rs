@@ -217,7 +217,7 @@ impl Copy {
     /// Refuses what would mean nothing for this source.
     fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
         let own = format!("leave out what is meant for another source, or copy {source} by itself");
-        let remedy = if self.sources.len() > 1 { &own } else { "leave it out" };
+        let remedy = if self.sources.len() > 1 { &own } else { "leave that out" };
         recursive(self.recursive, source, from, is_pattern)?;
         if !matches!(from, Source::Files { .. }) {
             let symlinks = ("--symlinks", self.symlinks.is_some());
@@ -266,9 +266,9 @@ impl Copy {
 /// Refuses `--recursive` where there is nothing below the source, or where a pattern says what takes part.
 pub(super) fn recursive(given: bool, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
     let (why, remedy) = match from {
-        _ if is_pattern => ("is a pattern", "leave it out, and write ** for everything below"),
-        Source::Stdin => ("is standard input", "leave it out"),
-        Source::Files { path, .. } if path.as_path().is_file() => ("is a file", "leave it out"),
+        _ if is_pattern => ("is a pattern", "leave that out, and write ** for everything below"),
+        Source::Stdin => ("is standard input", "leave that out"),
+        Source::Files { path, .. } if path.as_path().is_file() => ("is a file", "leave that out"),
         _ => return Ok(()),
     };
     idle::refuse(source, why, &[("--recursive", given)], remedy)

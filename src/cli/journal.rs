@@ -12,7 +12,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
-use super::{CliError, EndpointFlags, idle, uploads};
+use super::place::Place;
+use super::{CliError, EndpointFlags, idle, load, uploads};
 use crate::connections::Connections;
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
@@ -143,6 +144,14 @@ pub(super) enum Named {
     Directory(PathBuf),
     /// The objects below this prefix.
     Prefix(S3Uri),
+    /// That of the job in this manifest.
+    JobIn(PathBuf),
+}
+
+/// The place that `S3HAUL_JOURNAL` names.
+pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
+    let Ok(text) = std::env::var(JOURNAL) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 
 /// Where the journals are that were named, and what they are called.
@@ -163,6 +172,21 @@ pub(super) async fn places(
         Named::Prefix(uri) => {
             let bucket = uploads::connect(&uri, endpoint, Access::default()).await?;
             vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
+        }
+        Named::JobIn(path) => {
+            let mut job = load(&path)?;
+            if let Some(place) = of_environment()? {
+                job.journal = place;
+            }
+            let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+            match location(&job, &mut connections).await? {
+                Some(Location::Directory(path)) => vec![of_directory(path)],
+                Some(bucket @ Location::Bucket(..)) => vec![(path.display().to_string(), bucket)],
+                None => {
+                    let message = format!("{}: its runs keep no journal", path.display());
+                    return Err(CliError::Usage(message));
+                }
+            }
         }
     })
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::journal::{Named, places};
+use super::journal::{Named, of_environment, places};
 use super::{CliError, EndpointFlags};
 use crate::journal::uploads::OpenUpload as Recorded;
 use crate::journal::{Life, look};
@@ -49,14 +49,7 @@ impl MineFlags {
         if !self.mine {
             return Ok(None);
         }
-        let variable = || match std::env::var("S3HAUL_JOURNAL") {
-            Ok(text) => text
-                .parse::<JournalPlace>()
-                .map(Some)
-                .map_err(|error| CliError::Usage(format!("S3HAUL_JOURNAL: {error}"))),
-            Err(_) => Ok(None),
-        };
-        let journal = self.journal.clone().map_or_else(variable, |journal| Ok(Some(journal)))?;
+        let journal = self.journal.clone().map_or_else(of_environment, |journal| Ok(Some(journal)))?;
         let named = match journal {
             None | Some(JournalPlace::Usual) => Named::None,
             Some(JournalPlace::Nowhere) => {

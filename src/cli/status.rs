@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -27,10 +28,12 @@ const SHOWN_LANES: usize = 5;
 #[command(after_help = "\
 Examples:
   s3haul status                              the journals in ./.s3haul
+  s3haul status nightly.yaml                 the journal of this job
   s3haul status .s3haul/nightly
   s3haul status s3://ops/s3haul/nightly/ --json")]
 pub(super) struct Status {
-    /// A journal: a directory, or s3://bucket/prefix/; all journals below ./.s3haul when it is not given.
+    /// A journal: a directory, s3://bucket/prefix/, or the job that keeps it; all journals below ./.s3haul when it is not
+    /// given.
     #[arg(value_name = "JOURNAL")]
     journal: Option<String>,
     #[command(flatten)]
@@ -51,6 +54,9 @@ impl Status {
             }
         }
         match (found, &self.journal) {
+            (0, Some(journal)) if Path::new(journal).is_file() => Err(CliError::Usage(format!(
+                "{journal} has not been run here yet: there is no journal of it"
+            ))),
             (0, Some(journal)) => Err(CliError::Usage(format!("there is no journal at {journal}"))),
             (0, None) => Err(CliError::Usage(format!(
                 "there is no journal in ./{JOURNALS}; name one, a directory or s3://bucket/prefix/"
@@ -70,6 +76,7 @@ impl Status {
                 }
                 Named::Prefix(uri)
             }
+            Some(path) if Path::new(path).is_file() => Named::JobIn(path.into()),
             Some(path) => Named::Directory(path.into()),
         };
         places(named, &self.endpoint).await

@@ -130,7 +130,7 @@ impl Verify {
             self.keys.of_destination(),
         ];
         let flags = [own.as_slice(), &self.access.of_source(), &self.endpoint.flags()].concat();
-        let remedy = "leave it out, or compare SRC DST";
+        let remedy = "leave that out, or compare SRC DST";
         idle::refuse(subject, "says itself what takes part and where", &flags, remedy)
     }
 
@@ -151,7 +151,7 @@ impl Verify {
         recursive(self.recursive, source, &from, pattern.is_some())?;
         if from.s3().is_none() {
             let flags = [self.access.of_source().as_slice(), &[self.keys.of_source()]].concat();
-            idle::refuse(source, "is not in S3", &flags, "leave it out")?;
+            idle::refuse(source, "is not in S3", &flags, "leave that out")?;
         }
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),

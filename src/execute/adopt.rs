@@ -23,7 +23,8 @@ use super::monitor::Event;
 use super::part::Progress;
 use super::receipt::Ending;
 use super::tracked::{Terms, Tracked};
-use super::{Draft, Trouble, Work, claim};
+use super::vouch::is_as_wished;
+use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::journal::Journal;
@@ -365,7 +366,8 @@ async fn judge(
         let found = published(work, begun, wish).await?;
         if let Some(Found::Published(head, _)) = &found
             && begun.claimed
-            && !claim::is_as_wished(work, &begun.id, head, wish, draft).await?
+            && !is_as_wished(work, &begun.id, (wish.key, head.version.as_deref()), wish.attributes, draft)
+                .await?
         {
             return Ok(None);
         }

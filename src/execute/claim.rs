@@ -13,16 +13,16 @@ use futures::TryStreamExt;
 
 use super::adopt::{Begun, Wish};
 use super::receipt::Ending;
+use super::vouch::is_as_wished;
 use super::{Draft, Trouble, Work};
-use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Attribute, PartSize};
+use crate::manifest::job::PartSize;
 use crate::multipart::{self, MultipartUpload};
-use crate::plan::claim::{Cut, difference, may_be_for, usable};
+use crate::plan::claim::{Cut, may_be_for, usable};
 use crate::plan::condition::Seen;
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
-use crate::s3::{Attributes, Failure, FailureKind, Head, OpenUpload, PartDone, Tags};
+use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
 
 /// Looks among the open uploads at an object's key for one to go on with, once per object: that with the most bytes that
 /// are of use. `doubt` says why what it makes could not be proven, if so.
@@ -158,62 +158,11 @@ impl Begun {
         let (Ok(Ending::Done { etag, destination_version, .. }), true) = (&outcome, self.claimed) else {
             return outcome;
         };
-        let version = destination_version.as_deref();
-        let key = self.upload.key();
-        let Some(attribute) = unlike(&work.sides.destination, key, version, attributes).await? else {
+        let copy = (self.upload.key(), destination_version.as_deref());
+        if is_as_wished(work, self.upload.id(), copy, attributes, draft).await? {
             return outcome;
-        };
-        draft.notes.push(begun_otherwise(self.upload.id(), attribute));
+        }
         *seen = Seen::Object(etag.clone());
         Err(Trouble::NotOurs)
     }
-}
-
-fn begun_otherwise(id: &str, attribute: Attribute) -> String {
-    format!(
-        "the open upload {id} was begun with other {attribute} than the object shall have: it was copied anew"
-    )
-}
-
-/// The same of what an earlier session published without coming to look at it.
-pub(super) async fn is_as_wished(
-    work: &Work,
-    id: &str,
-    found: &Head,
-    wish: &Wish<'_>,
-    draft: &mut Draft,
-) -> Result<bool, Failure> {
-    let version = found.version.as_deref();
-    let unlike = unlike(&work.sides.destination, wish.key, version, wish.attributes).await?;
-    draft.notes.extend(unlike.map(|attribute| begun_otherwise(id, attribute)));
-    Ok(unlike.is_none())
-}
-
-/// What an object has otherwise than it shall.
-async fn unlike(
-    bucket: &Bucket,
-    key: &ObjectKey,
-    version: Option<&str>,
-    wanted: &Attributes,
-) -> Result<Option<Attribute>, Failure> {
-    let found = match bucket.head(key, version).await {
-        Ok(found) => found,
-        // Another key of a customer than ours, or one where we have none.
-        Err(failure) if *failure.kind() == FailureKind::Invalid => return Ok(Some(Attribute::Encryption)),
-        Err(failure) => return Err(failure),
-    };
-    let has_tags = found.tag_count.is_some_and(|count| count > 0);
-    let wants_tags = matches!(&wanted.tags, Tags::Exactly(tags) if !tags.is_empty());
-    let tags = if bucket.capabilities().tags && (has_tags || wants_tags) {
-        match bucket.tags(key, version).await {
-            Ok(tags) => tags,
-            Err(failure) if matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported) => {
-                return Ok(Some(Attribute::Tags));
-            }
-            Err(failure) => return Err(failure),
-        }
-    } else {
-        Vec::new()
-    };
-    Ok(difference(wanted, &found, &tags))
 }

@@ -289,3 +289,37 @@ async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
     assert!(directory.path().join(".s3haul").is_dir());
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "deep/b"]);
 }
+
+/// A run is known by what is at hand: its job, its journal, or the directory that it was begun in.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
+    for (journal, places) in [
+        ("", &["", "job.yaml", ".s3haul/lake"][..]),
+        ("journal: s3://destination/j/\n", &["job.yaml", "s3://destination/j/"]),
+    ] {
+        let world = world(200, Duration::from_millis(50)).await;
+        let directory = manifest(&world.sandbox, journal);
+        let (code, _, error) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+        assert_eq!((code, error.contains("has not been run here yet")), (2, true), "{error}");
+        let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+        copied(&world, 20).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for place in places {
+            let arguments: Vec<_> =
+                ["status", "--json", place].into_iter().filter(|text| !text.is_empty()).collect();
+            let (code, output, error) = run(command(&world, directory.path()), &arguments).await;
+            assert_eq!(code, 0, "{place}: {error}");
+            let view: serde_json::Value = serde_json::from_str(&output).unwrap();
+            assert_eq!((&view["job"], &view["transfers"]), (&"lake".into(), &1.into()), "{place}: {view}");
+            assert_ne!(view["life"], "ended", "{place}: {view}");
+        }
+        assert_eq!(again(&world, directory.path(), &[]).await.0, 0);
+        let (_, output, _) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+        assert!(output.contains("ended") && output.contains("1 of 1 transfers over"), "{output}");
+    }
+    let world = World::new().await;
+    let directory = manifest(&world.sandbox, "journal: none\n");
+    let (code, _, error) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+    assert_eq!((code, error.contains("keep no journal")), (2, true), "{error}");
+}

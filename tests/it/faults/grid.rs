@@ -216,8 +216,13 @@ impl Stage {
             run = self.run() => panic!("it came to its end: {:?}", run.outcome),
             () = at_work => {}
         }
-        // What it had sent is not to be taken for what comes next.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // What it had sent is not to be taken for what comes next. A paused clock does not wait for what is on its way through
+        // the system; it stands still while somebody blocks.
+        for _ in 0..3 {
+            let blocking = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(50)));
+            blocking.await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         faults.clear();
     }
 
