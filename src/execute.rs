@@ -238,10 +238,11 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
     // All buckets answer before the first byte moves: a typo in the last transfer is told now, not in an hour.
-    let mut width = u32::MAX;
+    let (mut width, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
-        let (_, destination) = connections.of_transfer(transfer).await?;
+        let (source, destination) = connections.of_transfer(transfer).await?;
         width = width.min(destination.capabilities().first_width);
+        all_sides.push(Sides { transfer: Arc::new(transfer.clone()), source, destination });
     }
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);
@@ -278,20 +279,18 @@ pub async fn run(
     }
     let (memory, buffers) = (Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)), Buffers::default());
     let mut works = VecDeque::new();
-    for (number, transfer) in (0..).zip(&job.transfers) {
+    for (number, sides) in (0..).zip(all_sides) {
         if resumed.ended_transfers.contains(&number) {
             continue;
         }
-        let (source, destination) = connections.of_transfer(transfer).await?;
-        let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
         let work = Work {
-            sides,
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
             inherited: Arc::clone(&inherited),
             // What was read of a stream is gone: nobody could go on with it.
-            claims: job.claims && transfer.from != Source::Stdin,
+            claims: job.claims && sides.transfer.from != Source::Stdin,
+            sides,
             stop: stop.clone(),
             halt: halt.clone(),
             memory: Arc::clone(&memory),

@@ -191,7 +191,7 @@ impl<'a> Conductor<'a> {
     fn may_begin(&self, work: &Work) -> bool {
         let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
         let (_, width) = self.slots.in_flight();
-        if self.waiting.len() >= FEW || !self.opens_more(width) {
+        if !self.opens_more(width) || self.waiting.len() >= FEW {
             return false;
         }
         let mut planned = self.planned();
@@ -228,8 +228,8 @@ impl<'a> Conductor<'a> {
             let is_idle = self.open_small() == 0;
             let transfers = &self.transfers;
             let is_free = |queued: &Queued| {
-                let line = transfers.get(&queued.transfer).map(|running| running.work.line(&queued.step));
-                is_idle || line.is_none_or(|line| line < LINE)
+                let running = transfers.get(&queued.transfer);
+                is_idle || running.is_none_or(|running| running.work.line(&queued.step) < LINE)
             };
             let Some(queued) = self.waiting.pop_small(is_free) else { break };
             self.spawn(queued);

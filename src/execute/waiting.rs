@@ -56,18 +56,17 @@ pub(super) struct Waiting {
     urgent: VecDeque<Queued>,
     /// By range; the one whose turn it is comes first, and none is empty.
     small: VecDeque<(u32, VecDeque<Queued>)>,
-    len: usize,
 }
 
 impl Waiting {
     /// How many they are.
     pub(super) fn len(&self) -> usize {
-        self.len
+        let small = self.small.iter().map(|(_, line)| line.len()).sum::<usize>();
+        self.large.len() + self.heavy.len() + self.urgent.len() + small
     }
 
     /// One more, found in this range.
     pub(super) fn push(&mut self, range: u32, queued: Queued) {
-        self.len += 1;
         match queued.step.route.parts() {
             0 if queued.step.entry.size > BULK_FROM => self.heavy.push(BySize(queued)),
             0 => match self.small.iter_mut().find(|(other, _)| *other == range) {
@@ -80,7 +79,6 @@ impl Waiting {
 
     /// One more, that goes before all of its kind.
     pub(super) fn push_first(&mut self, queued: Queued) {
-        self.len += 1;
         match queued.step.route.parts() {
             0 => self.urgent.push_front(queued),
             _ => self.large.push(BySize(queued)),
@@ -89,38 +87,32 @@ impl Waiting {
 
     /// The largest in parts.
     pub(super) fn pop_large(&mut self) -> Option<Queued> {
-        let BySize(queued) = self.large.pop()?;
-        self.len -= 1;
-        Some(queued)
+        self.large.pop().map(|BySize(queued)| queued)
     }
 
     /// The largest copy in one request that takes long.
     pub(super) fn pop_heavy(&mut self) -> Option<Queued> {
-        let BySize(queued) = self.heavy.pop()?;
-        self.len -= 1;
-        Some(queued)
+        self.heavy.pop().map(|BySize(queued)| queued)
     }
 
     /// The next small one whose requests would not stand in a long line.
     pub(super) fn pop_small(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
         if let Some(queued) = self.urgent.pop_front() {
-            self.len -= 1;
             return Some(queued);
         }
         let at = self.small.iter().position(|(_, line)| line.front().is_some_and(&is_free))?;
         self.small.rotate_left(at);
         let (range, mut line) = self.small.pop_front()?;
-        let queued = line.pop_front()?;
-        self.len -= 1;
+        let queued = line.pop_front();
         if !line.is_empty() {
             self.small.push_back((range, line));
         }
-        Some(queued)
+        queued
     }
 
     /// All of them, because none will be begun.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Queued> + use<> {
-        let Self { large, heavy, urgent, small, .. } = std::mem::take(self);
+        let Self { large, heavy, urgent, small } = std::mem::take(self);
         let by_size = large.into_iter().chain(heavy).map(|BySize(queued)| queued);
         by_size.chain(urgent).chain(small.into_iter().flat_map(|(_, line)| line))
     }

@@ -11,10 +11,7 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, PartSize, Prove, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-    UploadInfo,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo};
 use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +30,7 @@ async fn world() -> World {
     let ms = Duration::from_millis;
     let latency = LatencyModel { copy: ms(10), put: ms(10), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let mut world = World::with(options, BucketOptions::default()).await;
+    let mut world = World::modelled(model).await;
     world.ceiling = u32::try_from(AT_ONCE).unwrap();
     world
 }

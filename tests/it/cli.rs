@@ -15,6 +15,14 @@ use serde_json::Value;
 
 use crate::world::{DESTINATION, SOURCE, World};
 
+/// A job that copies everything in `source` to `destination`, where the environment says that the server is.
+pub(crate) const COPY_ALL: &str = "\
+version: 1
+endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
+transfers:
+  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
+";
+
 /// The program without anything of this machine's settings, keeping a journal as its users have it.
 pub(crate) fn process() -> process::Command {
     in_clean_environment(process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul")))
@@ -114,13 +122,7 @@ async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     put(&world, "small", 10);
     put(&world, "large", GIB);
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
-    let manifest = "\
-version: 1
-endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
-transfers:
-  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
-";
-    fs::write(job.path(), manifest).unwrap();
+    fs::write(job.path(), COPY_ALL).unwrap();
     let path = job.path().to_str().unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -385,9 +387,8 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
     let latency = LatencyModel { copy: Duration::from_millis(500), ..LatencyModel::default() };
-    let options =
-        SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let model = Model { latency, ..Model::default() };
+    let world = World::modelled(model).await;
     put(&world, "large", 100 * GIB);
     let mut child = process_at(&world)
         .args(["copy", "s3://source/large", "s3://destination/", "--in-flight", "16", "--quiet"])

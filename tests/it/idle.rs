@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::cli::{at, command, run};
+use crate::cli::{COPY_ALL, at, command, run};
 use crate::world::World;
 
 /// What is given and has no place there, and the words that the refusal has.
@@ -85,13 +85,7 @@ async fn what_the_environment_says_is_no_mistake() {
     let world = World::new().await;
     let directory = tempfile::tempdir().unwrap();
     let job = directory.path().join("job.yaml");
-    let manifest = "\
-version: 1
-endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
-transfers:
-  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
-";
-    fs::write(&job, manifest).unwrap();
+    fs::write(&job, COPY_ALL).unwrap();
     let (exit, _, stderr) = run(at(&world), &["verify", job.to_str().unwrap()]).await;
     assert_eq!(exit, 0, "{stderr}");
     let mut command = at(&world);

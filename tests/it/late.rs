@@ -7,9 +7,7 @@ use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, PartSize, Policy, Transfer, When};
 use s3haul::plan::decide::Skip;
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +21,7 @@ const NO_TAGS: &str = "tags not set: s3:PutObjectTagging missing on destination"
 async fn world() -> World {
     let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let mut world = World::with(options, BucketOptions::default()).await;
+    let mut world = World::modelled(model).await;
     world.ceiling = 8;
     world
 }

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use s3haul::manifest::job::{Limits, Provider, When};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::{ByteRate, GIB, MIB};
 use tokio::time::timeout;
 
@@ -14,7 +12,7 @@ use crate::world::{SOURCE, World, copy_all};
 async fn slow_world(copy: u64) -> World {
     let latency = LatencyModel { copy: Duration::from_millis(copy), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    World::with(SandboxOptions { model, ..SandboxOptions::default() }, BucketOptions::default()).await
+    World::modelled(model).await
 }
 
 #[tokio::test]

@@ -8,9 +8,7 @@ use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{Selection, Source, Transfer, When};
 use s3haul::planner::{MOST_RANGES, Planned, Sides};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions, Store,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, Store};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
 
@@ -51,8 +49,7 @@ fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
 async fn slow_lists() -> World {
     let latency = LatencyModel { list: Duration::from_millis(20), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    World::with(options, BucketOptions::default()).await
+    World::modelled(model).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,8 +149,7 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
     // So that a list takes longer than to decide that it is cut.
     let latency = LatencyModel { list: Duration::from_millis(30), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let world = World::modelled(model).await;
     let mut keys = BTreeSet::new();
     for index in 0..700_u32 {
         let hash = index.wrapping_mul(0x9E37_79B1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 
@@ -16,8 +16,7 @@ use crate::world::{DESTINATION, SOURCE, World};
 async fn world() -> World {
     let latency = LatencyModel { copy: Duration::from_millis(20), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let world = World::modelled(model).await;
     for key in ["dir/large", "other"] {
         let content = Content::pattern(1, 200 * 5 * MIB);
         world.sandbox.store().put_object(SOURCE, key, content, &ObjectSpec::default());

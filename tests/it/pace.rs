@@ -8,9 +8,7 @@ use s3haul::manifest::job::Limits;
 use s3haul::pace::learned::{Learned, LearnedLane};
 use s3haul::pace::{Pacer, RetryPolicy};
 use s3haul::s3::{Attributes, Class, WriteCondition};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, Model, ObjectSpec, Operation, RateModel, SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, Model, ObjectSpec, Operation, RateModel};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +19,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all};
 async fn limited(writes: u32) -> World {
     let limits = RateModel { writes_per_second: Some(writes), ..RateModel::default() };
     let model = Model { limits, ..Model::default() };
-    World::with(SandboxOptions { model, ..SandboxOptions::default() }, BucketOptions::default()).await
+    World::modelled(model).await
 }
 
 fn key(text: &str) -> ObjectKey {

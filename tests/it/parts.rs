@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::manifest::job::{PartGoal, PartSize, Provider};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, GIB, MIB};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
@@ -81,9 +79,8 @@ async fn a_goal_decides_how_an_object_is_cut(#[case] goal: PartGoal, #[case] par
 #[tokio::test]
 async fn as_many_uploads_are_open_as_fill_all_places() {
     let latency = LatencyModel { copy: Duration::from_millis(100), ..LatencyModel::default() };
-    let options =
-        SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let model = Model { latency, ..Model::default() };
+    let world = World::modelled(model).await;
     for index in 0..120 {
         put(&world, &format!("o{index:03}"), 257 * MIB);
     }

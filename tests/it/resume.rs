@@ -16,8 +16,7 @@ use crate::world::{DESTINATION, SOURCE, World};
 async fn world(objects: u32, copy: Duration) -> World {
     let latency = LatencyModel { copy, ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let world = World::modelled(model).await;
     for index in 0..objects {
         let content = Content::pattern(u64::from(index), 10);
         world.sandbox.store().put_object(SOURCE, &format!("k{index:05}"), content, &ObjectSpec::default());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -18,8 +18,7 @@ const OBJECTS: u64 = 120;
 async fn world() -> World {
     let latency = LatencyModel { copy: Duration::from_millis(15), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let world = World::modelled(model).await;
     world.sandbox.store().create_bucket("ops", BucketOptions::default());
     let tagged = ObjectSpec::default().tag("a", "b");
     for index in 0..OBJECTS {

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::GIB;
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
@@ -14,8 +12,7 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all};
 async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
     let latency = LatencyModel { copy: Duration::from_millis(200), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let mut world = World::with(options, BucketOptions::default()).await;
+    let mut world = World::modelled(model).await;
     world.ceiling = 8;
     for index in 0..4 {
         world.sandbox.store().put_object(

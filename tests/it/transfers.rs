@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Source, Transfer};
-use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, RateModel,
-    SandboxOptions,
-};
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, RateModel};
 use s3haul::size::MIB;
 use tokio::time::{sleep, timeout};
 
@@ -31,6 +28,19 @@ fn put(world: &World, key: &str, size: u64) {
     world.sandbox.store().put_object(SOURCE, key, Content::pattern(7, size), &ObjectSpec::default());
 }
 
+/// Two transfers of one object each, the first of which is not answered the first time.
+fn the_first_hangs(world: &World) -> Job {
+    put(world, "a/slow", 9);
+    put(world, "b/1", 9);
+    let hung = Fault::on(Operation::CopyObject).key("slow").then(Effect::StallBefore(None));
+    world.sandbox.faults().add(hung.first(1));
+    let transfers = vec![
+        prefix("a", "s3://source/a/", "s3://destination/a/"),
+        prefix("b", "s3://source/b/", "s3://destination/b/"),
+    ];
+    job(world, transfers)
+}
+
 /// The keys of what was asked for and answered, in the order of the requests.
 fn written(world: &World, operation: Operation) -> Vec<String> {
     let mut calls = world.sandbox.calls().of(operation);
@@ -43,8 +53,7 @@ fn written(world: &World, operation: Operation) -> Vec<String> {
 async fn single_objects_are_copied_side_by_side() {
     let latency = LatencyModel { copy: Duration::from_millis(50), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions::default()).await;
+    let world = World::modelled(model).await;
     let mut transfers = Vec::new();
     for index in 0..40 {
         put(&world, &format!("{index}"), 64 * MIB);
@@ -61,15 +70,7 @@ async fn single_objects_are_copied_side_by_side() {
 #[tokio::test]
 async fn a_listing_begins_when_all_before_it_is_found_and_not_when_it_is_done() {
     let world = World::new().await;
-    put(&world, "a/slow", 9);
-    put(&world, "b/1", 9);
-    let slow = Fault::on(Operation::CopyObject).key("slow").then(Effect::StallBefore(None));
-    world.sandbox.faults().add(slow.first(1));
-    let transfers = vec![
-        prefix("a", "s3://source/a/", "s3://destination/a/"),
-        prefix("b", "s3://source/b/", "s3://destination/b/"),
-    ];
-    let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
+    let run = world.try_run_job(&the_first_hangs(&world)).await.unwrap();
     assert_eq!(run.outcome.done_objects, 2);
     let ended: Vec<_> = run.receipts.iter().map(|receipt| receipt.transfer.as_str()).collect();
     assert_eq!(ended, ["b", "a"]);
@@ -117,15 +118,7 @@ async fn after_is_waited_for() {
 #[tokio::test]
 async fn a_later_transfer_that_ended_first_is_not_repeated() {
     let world = World::new().await;
-    put(&world, "a/slow", 9);
-    put(&world, "b/1", 9);
-    let hung = Fault::on(Operation::CopyObject).key("slow").then(Effect::StallBefore(None));
-    world.sandbox.faults().add(hung.first(1));
-    let transfers = vec![
-        prefix("a", "s3://source/a/", "s3://destination/a/"),
-        prefix("b", "s3://source/b/", "s3://destination/b/"),
-    ];
-    let job = job(&world, transfers);
+    let job = the_first_hangs(&world);
     let directory = tempfile::tempdir().unwrap();
     let location = || Location::Directory(directory.path().to_owned());
     let killed = async {
@@ -152,8 +145,7 @@ async fn objects_of_a_hot_prefix_hold_up_no_others() {
     let only = Some("a-hot/".to_owned());
     let limits = RateModel { writes_per_second: Some(60), only, ..RateModel::default() };
     let model = Model { limits, ..Model::default() };
-    let options = SandboxOptions { model, ..SandboxOptions::default() };
-    let mut world = World::with(options, BucketOptions::default()).await;
+    let mut world = World::modelled(model).await;
     (world.ceiling, world.retry.patience) = (64, Duration::from_mins(10));
     for index in 0..6000 {
         put(&world, &format!("a-hot/{index:04}"), 9);

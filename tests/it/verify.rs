@@ -11,7 +11,7 @@ use s3haul::size::{ByteSize, MIB};
 use s3haul::verify::{self, Counts, Deep, Finding, Verdict};
 use serde_json::Value;
 
-use crate::cli::{at, run};
+use crate::cli::{COPY_ALL, at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all, uri};
 
 fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, spec: &ObjectSpec) {
@@ -258,13 +258,7 @@ async fn jobs_and_reports_are_verified_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (job, report) = (file("job.yaml"), file("report.jsonl"));
-    let manifest = "\
-version: 1
-endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
-transfers:
-  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
-";
-    fs::write(&job, manifest).unwrap();
+    fs::write(&job, COPY_ALL).unwrap();
     let (exit, stdout, _) = run(at(&world), &["verify", &job]).await;
     assert!(exit == 1 && stdout.contains("2 missing"), "{exit} {stdout}");
     let (exit, ..) = run(at(&world), &["run", &job, "--report", &report]).await;

@@ -19,7 +19,7 @@ use s3haul::manifest::job::{
 use s3haul::pace::{Pacer, RetryPolicy};
 use s3haul::s3::Failure;
 use s3haul::s3::client::StaticCredentials;
-use s3haul::sandbox::{BucketOptions, Operation, Sandbox, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, Model, Operation, Sandbox, SandboxOptions};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const SOURCE: &str = "source";
@@ -54,6 +54,11 @@ impl Monitor for Receipts {
 impl World {
     pub(crate) async fn new() -> Self {
         Self::with(SandboxOptions::default(), BucketOptions::default()).await
+    }
+
+    /// One that behaves like this.
+    pub(crate) async fn modelled(model: Model) -> Self {
+        Self::with(SandboxOptions { model, ..SandboxOptions::default() }, BucketOptions::default()).await
     }
 
     pub(crate) async fn with(options: SandboxOptions, buckets: BucketOptions) -> Self {
