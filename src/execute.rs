@@ -179,7 +179,7 @@ impl Work {
         let mut draft = Draft::of(&step);
         let outcome = match (&self.sides.source, &self.sides.transfer.from) {
             (Some(source), _) if step.route == Route::Restore => {
-                Box::pin(archive::restore(self, source, &step, &mut draft)).await
+                Box::pin(object::restore(self, source, &step, &mut draft)).await
             }
             (Some(_), _) if step.route == Route::DeleteMarker => {
                 Box::pin(history::mark(self, &step, &mut draft)).await

@@ -25,6 +25,7 @@ mod error;
 pub mod event;
 mod fault;
 pub mod fingerprint;
+mod identity;
 mod salvage;
 mod segment;
 pub mod state;
@@ -48,9 +49,9 @@ use event::{Event, RunInfo};
 use fault::Faulty;
 pub use fault::WriteFault;
 use fingerprint::Fingerprint;
+pub use identity::Writer;
 pub use salvage::Salvage;
 use segment::Replay;
-pub use segment::Writer;
 use state::{Phase, RunState};
 use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
@@ -134,7 +135,7 @@ impl Opened {
     /// # Errors
     /// It is in use, damaged, of a later version, or can not be reached.
     pub async fn open(location: Location) -> Result<Self, JournalError> {
-        let writer = this_process();
+        let writer = Writer::this_process();
         match location {
             Location::Directory(path) => {
                 let (store, replay) = blocking(&path, |path| Directory::open(path, writer)).await?;
@@ -169,7 +170,7 @@ impl Opened {
             Location::Directory(path) => {
                 let work = |path: &Path| {
                     let (aside, salvage) = Directory::put_aside(path)?;
-                    Ok((Directory::open(path, this_process())?, salvage, aside))
+                    Ok((Directory::open(path, Writer::this_process())?, salvage, aside))
                 };
                 let ((store, mut replay), salvage, aside) = blocking(&path, work).await?;
                 replay.state = salvage.clone().into_state();
@@ -177,7 +178,7 @@ impl Opened {
             }
             Location::Bucket(bucket, prefix) => {
                 let place = Place::new(bucket, prefix);
-                let (store, salvage) = BucketLog::begin_anew(place, this_process()).await?;
+                let (store, salvage) = BucketLog::begin_anew(place, Writer::this_process()).await?;
                 let replay = Replay { state: salvage.clone().into_state(), ..Replay::default() };
                 Ok((Self { store: AnyStore::Bucket(store), replay, fault: None }, salvage, None))
             }
@@ -223,11 +224,6 @@ impl Opened {
             AnyStore::Bucket(store) => start(Faulty::new(store, fault), replay, ledger, first).await,
         }
     }
-}
-
-fn this_process() -> Writer {
-    let (host, since) = (directory::host(), Timestamp::now());
-    Writer { id: format!("{:016x}", fastrand::u64(..)), host, pid: std::process::id(), since }
 }
 
 /// A journal that keeps nothing: receipts go to the ledger, and a run that is killed begins anew.

@@ -202,7 +202,7 @@ pub fn summary(outcome: &Outcome) -> String {
         (outcome.failed_objects, "failed"),
         (outcome.stopped_objects, "not done"),
         (outcome.excluded_objects, "excluded"),
-        (outcome.ignored, "ignored (links, special files)"),
+        (outcome.ignored, "ignored (excluded directories, links, special files)"),
         (outcome.objects_with_losses, "with something not kept"),
     ] {
         if number > 0 {

@@ -12,8 +12,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
-use super::place::Place;
-use super::{CliError, EndpointFlags, idle, load, uploads};
+use super::place::{Place, bucket_at};
+use super::{CliError, EndpointFlags, idle, load};
 use crate::connections::Connections;
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
@@ -170,7 +170,7 @@ pub(super) async fn places(
         }
         Named::Directory(path) => vec![of_directory(path)],
         Named::Prefix(uri) => {
-            let bucket = uploads::connect(&uri, endpoint, Access::default()).await?;
+            let bucket = bucket_at(&uri, endpoint, Access::default()).await?;
             vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
         }
         Named::JobIn(path) => {

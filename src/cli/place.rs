@@ -6,9 +6,11 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
-use super::{CliError, JobFile};
+use super::{CliError, EndpointFlags, JobFile};
+use crate::bucket::Bucket;
 use crate::connections::Connections;
-use crate::manifest::job::{Access, Job, Transfer};
+use crate::location::S3Uri;
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
 
@@ -109,4 +111,27 @@ impl Place {
         let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
         Connections::new(job, self.credentials.clone(), pacer, halt.clone())
     }
+}
+
+/// The bucket, reached as the flags say.
+pub(super) async fn bucket_at(
+    location: &S3Uri,
+    endpoint: &EndpointFlags,
+    access: Access,
+) -> Result<Bucket, CliError> {
+    let to = Destination {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location: location.clone(),
+        storage_class: None,
+        encryption: None,
+    };
+    let mut transfer = Transfer::new("uploads", Source::Stdin, to);
+    transfer.destination_access = access.clone();
+    let job = Job::single(transfer, [endpoint.endpoint()]);
+    // Of a transfer there are no more than its destination's terms here.
+    if let Some(finding) = check(&job).into_iter().find(|finding| finding.path.ends_with("expected_owner")) {
+        return Err(CliError::Usage(format!("{}; {}", finding.message, finding.remedy)));
+    }
+    let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+    Ok(connections.bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access).await?)
 }

@@ -8,14 +8,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
 
 use super::mine::{Mine, MineFlags};
-use super::place::{AccessFlags, Place};
+use super::place::{AccessFlags, bucket_at};
 use super::{CliError, EndpointFlags, Exit, Output, say};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::cost;
 use crate::s3::{CompleteSpec, Failure, OpenUpload};
@@ -98,7 +96,7 @@ impl Action {
 impl Uploads {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let location = self.action.location().clone();
-        let bucket = connect(&location, &self.endpoint, self.access.access()).await?;
+        let bucket = bucket_at(&location, &self.endpoint, self.access.access()).await?;
         match self.action {
             Action::List { older_than, mine, .. } => {
                 let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
@@ -121,29 +119,6 @@ impl Uploads {
             Action::Complete { upload_id, .. } => complete(&bucket, &location, &upload_id, output).await,
         }
     }
-}
-
-/// The bucket, reached as the flags say.
-pub(super) async fn connect(
-    location: &S3Uri,
-    endpoint: &EndpointFlags,
-    access: Access,
-) -> Result<Bucket, CliError> {
-    let to = Destination {
-        endpoint: DEFAULT_ENDPOINT.to_owned(),
-        location: location.clone(),
-        storage_class: None,
-        encryption: None,
-    };
-    let mut transfer = Transfer::new("uploads", Source::Stdin, to);
-    transfer.destination_access = access.clone();
-    let job = Job::single(transfer, [endpoint.endpoint()]);
-    // Of a transfer there are no more than its destination's terms here.
-    if let Some(finding) = check(&job).into_iter().find(|finding| finding.path.ends_with("expected_owner")) {
-        return Err(CliError::Usage(format!("{}; {}", finding.message, finding.remedy)));
-    }
-    let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
-    Ok(connections.bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access).await?)
 }
 
 fn age(upload: &OpenUpload) -> Option<Duration> {

@@ -6,14 +6,13 @@
 //! a later run finds the object readable.
 
 use super::receipt::Ending;
-use super::{Conductor, Draft, Trouble, Work, object};
+use super::{Conductor, Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
-use crate::manifest::job::{Archived, Versions};
-use crate::pace::slots::Want;
+use crate::manifest::job::Archived;
 use crate::plan::archive::{self, Request};
-use crate::plan::decide::{Route, Skip};
+use crate::plan::decide::Skip;
 use crate::planner::Step;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
@@ -72,26 +71,6 @@ impl Conductor<'_> {
         let draft = Draft { route: None, ..Draft::of(&step) };
         let ending = Ending::Failed { error: (&failure).into() };
         self.end_of(transfer, object, draft, source, destination, ending);
-    }
-}
-
-/// Does a step that is planned to be a restore; copies after all if the object turns out to be readable.
-pub(super) async fn restore(
-    work: &Work,
-    source: &Bucket,
-    step: &Step,
-    draft: &mut Draft,
-) -> Result<Ending, Trouble> {
-    let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
-    let answer = meet(work, source, step, &Cold::listed(step)).await;
-    drop(slot);
-    match answer {
-        // A version has its place among the others of its key, which the next run finds.
-        Err(Trouble::SourceChanged) if work.sides.transfer.versions == Versions::All => {
-            Ok(Ending::Restoring { requested: None })
-        }
-        Err(Trouble::SourceChanged) => object::copy(work, source, step, draft).await,
-        other => other.inspect(|_| draft.route = Some(Route::Restore.name())),
     }
 }
 

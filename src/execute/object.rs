@@ -22,7 +22,7 @@ use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
 use crate::journal::event::SourceVersion;
 use crate::manifest::capabilities::ConditionalWrite;
-use crate::manifest::job::{Prove, Verify};
+use crate::manifest::job::{Prove, Verify, Versions};
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::condition::Seen;
@@ -53,6 +53,26 @@ pub(super) async fn copy(
         Box::pin(adopt::cancel_all(work, &mut copy.left, draft)).await;
     }
     outcome
+}
+
+/// Does a step that is planned to be a restore; copies after all if the object turns out to be readable.
+pub(super) async fn restore(
+    work: &Work,
+    source: &Bucket,
+    step: &Step,
+    draft: &mut Draft,
+) -> Result<Ending, Trouble> {
+    let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    let answer = archive::meet(work, source, step, &Cold::listed(step)).await;
+    drop(slot);
+    match answer {
+        // A version has its place among the others of its key, which the next run finds.
+        Err(Trouble::SourceChanged) if work.sides.transfer.versions == Versions::All => {
+            Ok(Ending::Restoring { requested: None })
+        }
+        Err(Trouble::SourceChanged) => copy(work, source, step, draft).await,
+        other => other.inspect(|_| draft.route = Some(Route::Restore.name())),
+    }
 }
 
 async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Trouble> {

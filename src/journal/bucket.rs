@@ -18,8 +18,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::error::JournalError;
 use super::event::Event;
+use super::identity::Writer;
 use super::salvage::Salvage;
-use super::segment::{self, Fence, Header, Name, Replay, Writer, segment_name, snapshot_name};
+use super::segment::{self, Fence, Header, Name, Replay, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::bucket::Bucket;

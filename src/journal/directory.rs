@@ -21,8 +21,9 @@ use tokio::task::spawn_blocking;
 
 use super::error::JournalError;
 use super::event::Event;
+use super::identity::{Writer, host};
 use super::salvage::Salvage;
-use super::segment::{self, Header, Name, Replay, Writer, segment_name, snapshot_name};
+use super::segment::{self, Header, Name, Replay, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::size::MIB;
@@ -382,16 +383,6 @@ impl Holder {
         let same_machine = writer.as_ref().is_some_and(|writer| writer.host == host());
         let alive = same_machine.then(|| is_locked(&name)).flatten();
         Self { writer, alive }
-    }
-}
-
-/// This machine's name.
-pub(super) fn host() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
-    match name.trim() {
-        "" => "unknown".to_owned(),
-        name => name.to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::segment::Writer;
+use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
 
 /// Why a journal can not be used, or can not be written any more. The texts name the remedy.

@@ -50,7 +50,8 @@ impl Salvage {
 #[cfg(test)]
 mod tests {
     use super::super::event::{Event, UploadPlace};
-    use super::super::segment::{Header, Writer, push_record, snapshot};
+    use super::super::identity::Writer;
+    use super::super::segment::{Header, push_record, snapshot};
     use super::super::tests::{at, info, planned, range};
     use super::*;
 

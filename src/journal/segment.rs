@@ -14,38 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::JournalError;
 use super::event::Event;
+use super::identity::Writer;
 use super::state::RunState;
 
 /// The version of this format. A reader refuses what is newer, and reads what is older: version 1 has no cut ranges.
 const FORMAT: u32 = 2;
-
-/// Who writes a journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Writer {
-    /// Tells sessions apart.
-    pub id: String,
-    /// The machine or pod.
-    pub host: String,
-    /// The process there.
-    pub pid: u32,
-    /// Since when.
-    pub since: Timestamp,
-}
-
-impl Writer {
-    /// A writer that could not be found out.
-    pub(super) fn unknown() -> Self {
-        let (id, host) = (String::new(), "an unknown machine".to_owned());
-        Self { id, host, pid: 0, since: Timestamp::UNIX_EPOCH }
-    }
-}
-
-impl std::fmt::Display for Writer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let since = self.since.strftime("%Y-%m-%d %H:%M:%SZ");
-        write!(f, "process {} on {} since {since}", self.pid, self.host)
-    }
-}
 
 /// The first line of a segment and of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use super::event::{
     Ended, Event, FailedObject, Passed, PlannedObject, ReceiptLine, RunInfo, SourceVersion, UploadPlace,
 };
 use super::fingerprint::Fingerprint;
-use super::segment::{Header, Replay, Writer, push_record, snapshot};
+use super::identity::Writer;
+use super::segment::{Header, Replay, push_record, snapshot};
 use super::state::{Phase, RunState};
 use super::*;
 use crate::pace::learned::{Learned, LearnedLane};

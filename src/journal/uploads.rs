@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::event::{SourceVersion, UploadPlace};
+use super::event::{PartLengths, SourceVersion, UploadPlace};
 use crate::plan::loss::Loss;
 use crate::s3::PartDone;
 
@@ -101,45 +101,6 @@ impl BegunUpload {
         outcome.kept.sort_unstable_by_key(|part| part.number);
         outcome.kept.dedup_by_key(|part| part.number);
         outcome
-    }
-}
-
-/// The lengths of an object's parts in order, equal neighbours counted: `[[799, 67108864], [1, 12]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PartLengths(Vec<(u32, u64)>);
-
-impl FromIterator<u64> for PartLengths {
-    fn from_iter<I: IntoIterator<Item = u64>>(lengths: I) -> Self {
-        let mut runs: Vec<(u32, u64)> = Vec::new();
-        for length in lengths {
-            match runs.last_mut() {
-                Some((count, last)) if *last == length => *count += 1,
-                _ => runs.push((1, length)),
-            }
-        }
-        Self(runs)
-    }
-}
-
-impl PartLengths {
-    /// Each part's bytes, in order.
-    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.0.iter().flat_map(|(count, length)| std::iter::repeat_n(*length, *count as usize))
-    }
-
-    /// How many parts.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        self.0.iter().fold(0, |sum: u32, (count, _)| sum.saturating_add(*count))
-    }
-
-    /// All bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |sum: u64, (count, length)| sum.saturating_add(length.saturating_mul(u64::from(*count))))
     }
 }
 
@@ -277,14 +238,6 @@ mod tests {
             let read: PartMarks = serde_json::from_str(&serde_json::to_string(&marks).unwrap()).unwrap();
             prop_assert_eq!(&read, &marks);
             prop_assert_eq!(read.count() as usize, parts.len());
-        }
-
-        #[test]
-        fn lengths_come_out_as_they_went_in(lengths in prop::collection::vec(1..4u64, 0..40)) {
-            let packed: PartLengths = lengths.iter().copied().collect();
-            let read: PartLengths = serde_json::from_str(&serde_json::to_string(&packed).unwrap()).unwrap();
-            prop_assert_eq!(read.iter().collect::<Vec<_>>(), lengths.clone());
-            prop_assert_eq!((read.count() as usize, read.bytes()), (lengths.len(), lengths.iter().sum::<u64>()));
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -19,13 +18,10 @@ use aws_types::service_config::ServiceConfigKey;
 use super::access::AccessHeaders;
 use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
-use super::pool::http_client;
+use super::pool::{CONNECT_TIMEOUT, http_client};
 use super::{Capabilities, CustomerKey, Trial};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Provider};
-
-/// For TCP and TLS together.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the environment.
 #[derive(Clone)]

@@ -7,11 +7,24 @@ use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
-use super::verbs::any_checksums;
 use super::{
     ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Lock,
     PartDone, Retention, Tag, WriteCondition,
 };
+
+/// All fields of an answer in which a checksum may stand.
+macro_rules! any_checksums {
+    ($answer:expr) => {
+        [
+            $answer.checksum_crc64_nvme,
+            $answer.checksum_crc32,
+            $answer.checksum_crc32_c,
+            $answer.checksum_sha1,
+            $answer.checksum_sha256,
+        ]
+    };
+}
+pub(super) use any_checksums;
 
 /// `knows_classes` says that the classes of archives are S3's; elsewhere a class of that name may be anything.
 pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Head {

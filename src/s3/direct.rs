@@ -48,8 +48,8 @@ use jiff::tz::TimeZone;
 
 use super::access::AccessHeaders;
 use super::bodies::Bodies;
-use super::client::CONNECT_TIMEOUT;
 use super::identity::Identities;
+use super::pool::CONNECT_TIMEOUT;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
 
 /// How long credentials are taken for good without asking the cache again, which renews them a minute before they end.

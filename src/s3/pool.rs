@@ -16,6 +16,8 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 
+/// For TCP and TLS together.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 

@@ -16,8 +16,8 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    checksum, completed_part, declared, decode, encryption, head, if_match, if_none_match, is_kms,
-    next_marker, part_number, quoted, timestamp, unquote,
+    any_checksums, checksum, completed_part, declared, decode, encryption, head, if_match, if_none_match,
+    is_kms, next_marker, part_number, quoted, timestamp, unquote,
 };
 use super::direct::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
@@ -68,19 +68,6 @@ macro_rules! encryption_of {
         )
     };
 }
-
-macro_rules! any_checksums {
-    ($answer:expr) => {
-        [
-            $answer.checksum_crc64_nvme,
-            $answer.checksum_crc32,
-            $answer.checksum_crc32_c,
-            $answer.checksum_sha1,
-            $answer.checksum_sha256,
-        ]
-    };
-}
-pub(super) use any_checksums;
 
 /// Sends a request: by the short way to the bucket where it is known, else through the whole of the SDK. The header goes
 /// in as it is.
