@@ -42,7 +42,7 @@ use self::diagnose::{Doubts, Issue};
 pub use self::diagnose::{Finding, Problem, Problems};
 use self::file::ManifestFile;
 use self::job::Job;
-pub(crate) use self::overlap::must_wait;
+pub(crate) use self::overlap::{may_read, must_wait};
 
 /// A manifest of more bytes than this is something else.
 pub const MAX_BYTES: u64 = 1 << 20;

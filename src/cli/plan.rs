@@ -16,6 +16,7 @@ use crate::bucket::history::Tip;
 use crate::execute::describe;
 use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Restore, Transfer};
+use crate::manifest::may_read;
 use crate::plan::attributes::Reads;
 use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
@@ -102,7 +103,7 @@ pub(super) async fn show(
     let mut connections = place.connect(job, &CancellationToken::new());
     let mut all = Totals::default();
     let mut exit = Exit::Done;
-    for transfer in &job.transfers {
+    for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
         let (mut totals, mut estimate, capacity) = (Totals::default(), Estimate::default(), sides.capacity());
@@ -158,12 +159,18 @@ pub(super) async fn show(
             }
         }
         all += &totals;
+        let writers = job.transfers[..number].iter().filter(|earlier| may_read(job, transfer, earlier));
+        let unknown: Vec<_> = writers.map(|writer| writer.name.as_str()).collect();
         if output.json {
-            let line = serde_json::json!({ "transfer": transfer.name, "totals": totals });
+            let line = serde_json::json!({ "transfer": transfer.name, "totals": totals, "besides": unknown });
             say(&line.to_string())?;
         } else {
             let fate = fate(transfer, &totals);
             say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals, &fate)))?;
+            if !unknown.is_empty() {
+                let names = unknown.join(" and ");
+                say(&format!("  besides   what {names} will have written into its source by then"))?;
+            }
             if let Some(line) = estimated(&estimate, capacity) {
                 say(&line)?;
             }

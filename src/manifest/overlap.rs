@@ -77,17 +77,24 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
 /// one reads or writes. Waiting for nothing costs little, so all doubts say yes: a server may have two addresses, and an
 /// access point may be any bucket's.
 pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
-    let touch = |one: Option<Region<'_>>, other: Option<Region<'_>>| {
-        one.zip(other).is_some_and(|(one, other)| {
-            let may_be_one = one.bucket == other.bucket || one.bucket.is_alias() || other.bucket.is_alias();
-            may_be_one && (one.contains(&other).is_some() || other.contains(&one).is_some())
-        })
-    };
     let writes = |transfer| write_region(job, transfer);
     later.after.contains(&earlier.name)
         || touch(writes(later), writes(earlier))
-        || touch(read_region(job, later), writes(earlier))
+        || may_read(job, later, earlier)
         || touch(writes(later), read_region(job, earlier))
+}
+
+/// Whether `later` may read what `earlier` writes, so that nobody knows all of its source before.
+pub(crate) fn may_read(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
+    touch(read_region(job, later), write_region(job, earlier))
+}
+
+/// Whether both may have a key in common.
+fn touch(one: Option<Region<'_>>, other: Option<Region<'_>>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| {
+        let may_be_one = one.bucket == other.bucket || one.bucket.is_alias() || other.bucket.is_alias();
+        may_be_one && (one.contains(&other).is_some() || other.contains(&one).is_some())
+    })
 }
 
 type Write<'j> = (Region<'j>, usize, &'j Transfer);

@@ -117,6 +117,32 @@ async fn json_is_one_document_per_line_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_what_it_can_not_know() {
+    let world = World::new().await;
+    put(&world, "a", 10);
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let relay = format!(
+        "{COPY_ALL}  - {{name: on, from: {{s3: s3://destination/}}, to: {{s3: s3://other/on/}}}}\n  \
+         - {{name: back, from: {{s3: s3://source/}}, to: {{s3: s3://other/again/}}}}\n"
+    );
+    fs::write(job.path(), relay).unwrap();
+    world.sandbox.store().create_bucket("other", BucketOptions::default());
+    let path = job.path().to_str().unwrap();
+    let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let told: Vec<_> = stdout.lines().filter(|line| line.contains("besides")).collect();
+    assert_eq!(told, ["  besides   what transfer-1 will have written into its source by then"], "{stdout}");
+    let (_, stdout, _) = run(at(&world), &["plan", path, "--json"]).await;
+    let besides: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["transfer"] == "on" && line["besides"].is_array())
+        .map(|line| line["besides"].clone())
+        .collect();
+    assert_eq!(besides, [serde_json::json!(["transfer-1"])]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     let world = World::new().await;
     put(&world, "small", 10);
