@@ -28,6 +28,9 @@ use crate::s3::{
 };
 use crate::size::display_duration;
 
+/// What a request comes to that the end of the run cut off.
+const STOPPED: &str = "the run was stopped";
+
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -156,8 +159,14 @@ impl Bucket {
         self.retry.persistence
     }
 
+    /// Where it is: the endpoint's URL, if it has one of its own.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.client.url().unwrap_or("Amazon S3")
+    }
+
     fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        Failure::new(FailureKind::Stopped, operation, self.place_of(key), "the run was stopped")
+        Failure::new(FailureKind::Stopped, operation, self.place_of(key), STOPPED)
     }
 
     fn place_of(&self, key: Option<&ObjectKey>) -> String {
@@ -259,6 +268,10 @@ impl Bucket {
                 {
                     Duration::ZERO
                 }
+                // Whether it was an outage will not be known.
+                None if failure.kind().speaks_of_an_outage() && self.halt.is_cancelled() => {
+                    return Err(self.stopped(operation, key).after(attempts));
+                }
                 None => return Err(failure),
             };
             tracing::debug!(%failure, ?wait, "will be sent again");
@@ -266,7 +279,8 @@ impl Bucket {
             let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.halt.cancelled() => return Err(failure),
+                // It would have been sent again: the stop ends it, not what the server said.
+                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
     }
@@ -288,7 +302,10 @@ impl Bucket {
         };
         let told = tokio::select! {
             told = asked => told,
-            () = self.halt.cancelled() => None,
+            () = self.halt.cancelled() => {
+                let place = failure.details().place.clone();
+                Some(Failure::new(FailureKind::Stopped, Operation::HeadObject, place, STOPPED))
+            }
         };
         told.unwrap_or(failure)
     }
@@ -323,8 +340,8 @@ impl Bucket {
 
     fn outlasted(&self, outlasted: &Outlasted, operation: Operation, key: Option<&ObjectKey>) -> Failure {
         let Outlasted { down_for, reason } = outlasted;
-        let endpoint = self.client.url().unwrap_or("Amazon S3");
-        let message = format!("{endpoint} has not answered for {}: {reason}", display_duration(*down_for));
+        let message =
+            format!("{} has not answered for {}: {reason}", self.server(), display_duration(*down_for));
         Failure::new(FailureKind::Unreachable, operation, self.place_of(key), message)
     }
 

@@ -50,6 +50,7 @@ use crate::journal::state::RunState;
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::multipart::MultipartUpload;
+use crate::pace::RetryPolicy;
 use crate::pace::slots::Want;
 use crate::pace::{Slot, Slots};
 use crate::plan::decide::Route;
@@ -272,9 +273,11 @@ pub async fn run(
     watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
     let mut outcome = Outcome::from(&**resumed);
     let refusals = Arc::new(Refusals::default());
-    let (inherited, mut wanted) = (Arc::new(Inherited::of(resumed)), adopt::pending(resumed));
+    let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
+    let patience = job.limits.patience.unwrap_or(RetryPolicy::default().patience);
+    let inherited = Arc::new(Inherited::of(resumed, listed_anew, patience));
     tokio::select! {
-        () = inherited.sweep(&wanted, journal, (job, connections)) => {}
+        () = inherited.sweep(journal, (job, connections)) => {}
         () = stop.cancelled() => {}
     }
     let (memory, buffers) = (Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)), Buffers::default());
@@ -303,9 +306,8 @@ pub async fn run(
     let means = (pacer.slots().clone(), monitor, stop.clone());
     Conductor::new(job, works, means, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
-    wanted.clear();
     tokio::select! {
-        () = inherited.sweep(&wanted, journal, (job, connections)), if !stop.is_cancelled() => {}
+        () = inherited.cancel_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
     closer.abort();

@@ -13,10 +13,12 @@ pub mod join;
 pub mod local;
 pub mod versions;
 
+use std::panic::resume_unwind;
 use std::vec;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::location::ObjectKey;
 use crate::s3::{ArchiveState, Failure};
@@ -67,36 +69,76 @@ pub enum Found {
     Failed(String, Failure),
 }
 
-/// A stream of what a lister finds.
+/// What a lister tells, page by page. A lister that panics takes its reader along: what it had not told yet must not be
+/// taken for the end.
 #[derive(Debug)]
-pub struct Listing {
-    pages: mpsc::Receiver<Vec<Found>>,
-    page: vec::IntoIter<Found>,
+pub struct Listed<T> {
+    pages: mpsc::Receiver<Vec<T>>,
+    page: vec::IntoIter<T>,
+    lister: Option<JoinHandle<()>>,
 }
 
-/// The lister's end of a [`Listing`].
-type Pages = mpsc::Sender<Vec<Found>>;
+/// The entries of a bucket or directory.
+pub type Listing = Listed<Found>;
 
-impl Listing {
-    fn channel() -> (Pages, Self) {
+/// The lister's end of a [`Listed`].
+type Pages<T> = mpsc::Sender<Vec<T>>;
+
+impl<T> Listed<T> {
+    /// What a lister tells that runs in a task of its own.
+    fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
-        (sender, Self { pages, page: Vec::new().into_iter() })
+        let lister = Some(tokio::spawn(lister(sender)));
+        Self { pages, page: Vec::new().into_iter(), lister }
     }
 
-    /// A listing of what is known already.
+    /// What is known already.
     #[must_use]
-    pub fn of(found: Vec<Found>) -> Self {
+    pub fn of(known: Vec<T>) -> Self {
         let (_, pages) = mpsc::channel(1);
-        Self { pages, page: found.into_iter() }
+        Self { pages, page: known.into_iter(), lister: None }
     }
 
-    /// The next thing found, or `None` at the end.
-    pub async fn next(&mut self) -> Option<Found> {
+    /// The next thing told, or `None` at the end.
+    pub async fn next(&mut self) -> Option<T> {
         loop {
-            if let Some(found) = self.page.next() {
-                return Some(found);
+            if let Some(told) = self.page.next() {
+                return Some(told);
             }
-            self.page = self.pages.recv().await?.into_iter();
+            match self.pages.recv().await {
+                Some(page) => self.page = page.into_iter(),
+                None => break,
+            }
         }
+        if let Some(lister) = &mut self.lister {
+            let ended = lister.await;
+            self.lister = None;
+            if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                resume_unwind(panic);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lister_that_panics_is_not_taken_for_one_that_ends() {
+        let lister = |panics: bool| {
+            Listed::by(move |pages| async move {
+                pages.send(vec![1, 2]).await.unwrap();
+                assert!(!panics, "a bug");
+            })
+        };
+        let read = |mut listed: Listed<i32>| {
+            tokio::spawn(async move { (listed.next().await, listed.next().await, listed.next().await) })
+        };
+        assert_eq!(read(lister(false)).await.unwrap(), (Some(1), Some(2), None));
+        assert!(read(lister(true)).await.unwrap_err().is_panic());
     }
 }

@@ -11,14 +11,12 @@
 mod history;
 mod ranges;
 mod steps;
+mod tasks;
 
-use std::future::{Future, pending};
-use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::bucket::Bucket;
 use crate::listing::bisect::KeyRange;
@@ -40,29 +38,12 @@ pub use history::{Following, Turn};
 pub use ranges::MOST_RANGES;
 use steps::{Exit, Gone, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
+use tasks::{by_itself, panicked};
 
 /// Keys that are asked for at once where listings can not be compared.
 const HEADS_AT_ONCE: usize = 64;
 /// Steps that wait for the answer about a key before them.
 const WAITING: usize = 2048;
-
-/// A question that goes on while nobody looks after it: one that stands in the line of a limit and is not polled would hold up
-/// everybody behind it, those included for whom its asker waits.
-fn by_itself<T: Send + 'static>(
-    question: impl Future<Output = T> + Send + 'static,
-) -> impl Future<Output = T> {
-    let asked = AbortOnDropHandle::new(tokio::spawn(question));
-    async move {
-        match asked.await {
-            Ok(answer) => answer,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // Only the end of the runtime does that.
-                Err(_) => pending().await,
-            },
-        }
-    }
-}
 
 /// Both sides of a transfer, connected.
 #[derive(Clone, Debug)]
@@ -116,8 +97,10 @@ pub enum Planned {
     Excluded(ObjectKey),
     /// It is no object or regular file.
     Ignored(String, &'static str),
-    /// It can not be planned.
-    Failed(String, Failure),
+    /// It can not be planned: its key, where it has one, and its place.
+    Failed(Option<ObjectKey>, String, Failure),
+    /// A list ended here, and what is behind is not known.
+    Unlisted(String, Failure),
     /// What an object comes to that an earlier session has planned, under its number in the journal.
     Again(u64, Box<Planned>),
 }
@@ -216,13 +199,19 @@ impl Sides {
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (exit, planning) = Exit::channel();
-        let sides = self.clone();
-        tokio::spawn(async move {
+        let (sides, told) = (self.clone(), exit.clone());
+        let place = self.transfer.to.location.to_string();
+        let planned = tokio::spawn(async move {
             // The receiver is gone when the run stops; then nobody wants the rest.
             let _ = match sides.transfer.versions {
                 Versions::All => sides.run_histories(resume, exit).await,
                 Versions::Current | Versions::AsOf(_) => sides.run(resume, exit).await,
             };
+        });
+        tokio::spawn(async move {
+            if planned.await.is_err_and(|error| error.is_panic()) {
+                let _ = Outbox::new(0, told).send(panicked(place)).await;
+            }
         });
         planning
     }
@@ -280,7 +269,7 @@ impl Sides {
                 match unfinished {
                     Ok(Some(there)) => self.step(*entry, key, Reason::Always, Seen::Object(there.etag)),
                     Ok(None) => Planned::Skip(entry, key, why),
-                    Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+                    Err(failure) => self.failed(&entry, failure),
                 }
             }
             planned => planned,
@@ -450,7 +439,11 @@ impl Sides {
         let entry = match found {
             Found::Entry(entry) => entry,
             Found::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
-            Found::Failed(place, failure) => return Err(Planned::Failed(place, failure)),
+            // A bucket's listing ends with it, but for keys that are asked for one by one.
+            Found::Failed(place, failure) if self.source.is_some() && self.transfer.chosen.is_none() => {
+                return Err(Planned::Unlisted(place, failure));
+            }
+            Found::Failed(place, failure) => return Err(Planned::Failed(None, place, failure)),
         };
         // The prefix itself, as consoles create it for an empty folder, has no relative key.
         if entry.relative().is_empty() {
@@ -478,7 +471,7 @@ impl Sides {
                 let place = self.name_of(&entry);
                 let failure =
                     Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, error.to_string());
-                Err(Planned::Failed(place, failure))
+                Err(Planned::Failed(Some(entry.key), place, failure))
             }
         }
     }
@@ -496,7 +489,7 @@ impl Sides {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision, Seen::Unknown);
             }
-            Err(failure) => return Planned::Failed(self.name_of(&entry), failure),
+            Err(failure) => return self.failed(&entry, failure),
         };
         let mut decision = Decision::Ask;
         if question == Question::Destination {
@@ -512,7 +505,7 @@ impl Sides {
                     }
                 }
                 Ok(ours) => by_heads(&ours, &head),
-                Err(failure) => return Planned::Failed(self.name_of(&entry), failure),
+                Err(failure) => return self.failed(&entry, failure),
             };
         }
         self.planned(entry, key, decision, Seen::Object(head.etag))
@@ -556,8 +549,12 @@ impl Sides {
             Ok(route) => {
                 Planned::Step(Box::new(Step { entry, key, reason, route, seen, object: None, turn: None }))
             }
-            Err(failure) => Planned::Failed(self.name_of(&entry), failure),
+            Err(failure) => self.failed(&entry, failure),
         }
+    }
+
+    fn failed(&self, entry: &Entry, failure: Failure) -> Planned {
+        Planned::Failed(Some(entry.key.clone()), self.name_of(entry), failure)
     }
 
     /// How an object is copied, as far as a list tells: with `layout: source`, the `ETag` shows the number of parts.

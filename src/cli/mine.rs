@@ -130,7 +130,7 @@ mod tests {
         });
         let (bucket, key) = ("bucket".parse().unwrap(), "key".parse().unwrap());
         let place = UploadPlace { endpoint: "default".into(), bucket, key };
-        let recorded = Recorded { object: 1, place, intended: at(intended), begun };
+        let recorded = Recorded { object: 1, place, server: None, intended: at(intended), begun };
         Known { recorded, until: at(intended + 100), running: running.map(str::to_owned) }
     }
 

@@ -151,7 +151,7 @@ pub(super) async fn show(
                 // A plan goes on with nothing.
                 Planned::Again(..) => {}
                 Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
-                Planned::Failed(place, failure) => {
+                Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                     totals.impossible_objects += 1;
                     exit = Exit::Failures;
                     let _ = writeln!(io::stderr().lock(), "failed: {place}: {failure}");

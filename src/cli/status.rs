@@ -261,6 +261,7 @@ mod tests {
                 upload: 4,
                 object: 1,
                 place: UploadPlace { endpoint: "default".into(), bucket, key },
+                server: None,
             },
             Event::UploadBegan {
                 upload: 4,

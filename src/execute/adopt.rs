@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -41,8 +42,12 @@ use crate::plan::loss::{Loss, Lost};
 use crate::plan::parts::{Boundaries, PartLayout};
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, PartDone, Written,
+    Attributes, Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone,
+    Written,
 };
+
+/// How long a request of a session that ended may be under way.
+const LATE: Duration = Duration::from_mins(5);
 
 /// Uploads that earlier sessions left open, until somebody takes them.
 #[derive(Debug, Default)]
@@ -50,8 +55,12 @@ pub(super) struct Inherited {
     left: Mutex<BTreeMap<u64, OpenUpload>>,
     /// Ids of all of them: those are nobody's strays.
     known: BTreeSet<String>,
-    /// When the last session was heard of last.
+    /// Until when a request of the last session may have begun one.
     until: Timestamp,
+    /// Objects that this session goes on with by their numbers.
+    pending: BTreeSet<u64>,
+    /// Transfers of which all keys are listed again, by position in the job: their objects will have other numbers.
+    listed_anew: BTreeSet<u32>,
 }
 
 /// An upload that an earlier session left open.
@@ -69,18 +78,31 @@ impl Left {
 
 impl Inherited {
     /// What the journal says was left.
-    pub(super) fn of(state: &RunState) -> Self {
+    pub(super) fn of(state: &RunState, listed_anew: BTreeSet<u32>, patience: Duration) -> Self {
         let begun = state.uploads.values().filter_map(|open| open.begun.as_ref());
+        let last = state.last.unwrap_or_default();
+        let ranges = state.ranges.values().filter(|range| !listed_anew.contains(&range.transfer));
         Self {
             known: begun.map(|begun| begun.id.clone()).collect(),
             left: Mutex::new(state.uploads.clone()),
-            until: state.last.unwrap_or_default(),
+            // Nothing is heard of a session while it asks a silent server again and again.
+            until: last.checked_add(patience + LATE).unwrap_or(last).min(Timestamp::now()),
+            pending: ranges.flat_map(|range| range.pending.keys().copied()).collect(),
+            listed_anew,
         }
     }
 
     /// The uploads of an object to this place, the latest last. They are the caller's from now on.
     pub(super) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<Left> {
-        self.take_if(|open| Some(open.object) == object && open.place == *place)
+        self.take_if(|open| {
+            let is_its = Some(open.object) == object || !self.pending.contains(&open.object);
+            is_its && open.place == *place
+        })
+    }
+
+    /// True when all keys of a transfer are listed again.
+    pub(super) fn lists_anew(&self, transfer: u32) -> bool {
+        self.listed_anew.contains(&transfer)
     }
 
     /// True for an upload that some session of the journal has begun.
@@ -93,14 +115,32 @@ impl Inherited {
         left.extract_if(.., |_, open| pick(open)).map(Left::of).collect()
     }
 
-    /// Cancels the uploads whose objects are not in `pending`.
-    pub(super) async fn sweep(
+    /// Cancels the uploads of objects that nobody will copy any more.
+    pub(super) async fn sweep(&self, journal: &Journal, (job, connections): (&Job, &mut Connections)) {
+        let is_wanted = |open: &OpenUpload| {
+            let is_below = |(number, transfer): (u32, &Transfer)| {
+                let (place, to) = (&open.place, &transfer.to);
+                self.listed_anew.contains(&number)
+                    && (&place.endpoint, &place.bucket) == (&to.endpoint, &to.location.bucket)
+                    && place.key.as_str().starts_with(to.location.key.as_str())
+            };
+            self.pending.contains(&open.object) || (0..).zip(&job.transfers).any(is_below)
+        };
+        self.cancel_those(|open| !is_wanted(open), journal, (job, connections)).await;
+    }
+
+    /// Cancels what no object took up.
+    pub(super) async fn cancel_rest(&self, journal: &Journal, (job, connections): (&Job, &mut Connections)) {
+        self.cancel_those(|_| true, journal, (job, connections)).await;
+    }
+
+    async fn cancel_those(
         &self,
-        pending: &BTreeSet<u64>,
+        pick: impl Fn(&OpenUpload) -> bool,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
     ) {
-        for left in self.take_if(|open| !pending.contains(&open.object)) {
+        for left in self.take_if(pick) {
             let place = &left.open.place;
             let is_there =
                 |to: &&Transfer| to.to.endpoint == place.endpoint && to.to.location.bucket == place.bucket;
@@ -121,15 +161,26 @@ impl Inherited {
     }
 
     async fn cancel(&self, left: &Left, journal: &Journal, bucket: &Bucket) -> Result<(), Failure> {
-        let id = left.open.begun.as_ref().map(|begun| begun.id.as_str());
-        left.tracked.cancel(journal, bucket, &left.open.place.key, id, (self.until, &self.known)).await
+        let (key, id) = (&left.open.place.key, left.open.begun.as_ref().map(|begun| begun.id.as_str()));
+        // Another server has no such upload, which says nothing about the one that it was begun at.
+        if let Some(server) = left.open.server.as_ref().filter(|server| *server != bucket.server()) {
+            let is_here = match id {
+                Some(id) => match bucket.list_parts(key, id, None).await {
+                    Ok(_) => true,
+                    Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => false,
+                    Err(failure) => return Err(failure),
+                },
+                None => false,
+            };
+            if !is_here {
+                let message =
+                    format!("it was begun at {server}: cancel it there with `s3haul uploads abort`");
+                let operation = Operation::AbortMultipartUpload;
+                return Err(Failure::new(FailureKind::NoSuchUpload, operation, bucket.place(key), message));
+            }
+        }
+        left.tracked.cancel(journal, bucket, key, id, (self.until, &self.known)).await
     }
-}
-
-/// The objects that will be copied by this session: planned, not over, and found without reading a list again.
-pub(super) fn pending(state: &RunState) -> BTreeSet<u64> {
-    let ranges = state.ranges.values().filter(|range| range.ordered || range.planned);
-    ranges.flat_map(|range| range.pending.keys().copied()).collect()
 }
 
 /// The objects of which an upload that was found open may have become the copy, unseen.
@@ -420,6 +471,20 @@ async fn published(work: &Work, begun: &BegunUpload, wish: &Wish<'_>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_may_be_sent_again_in_silence_for_as_long_as_patience_lasts() {
+        let patience = Duration::from_mins(15);
+        let until = |last| {
+            let state = RunState { last: Some(last), ..RunState::default() };
+            Inherited::of(&state, BTreeSet::new(), patience).until
+        };
+        let before = Timestamp::now();
+        let long_ago = before - Duration::from_hours(5);
+        assert_eq!(until(long_ago), long_ago + patience + LATE);
+        let just_now = until(before);
+        assert!((before..=Timestamp::now()).contains(&just_now), "what comes later is somebody else's");
+    }
 
     #[test]
     fn a_recorded_layout_is_gone_on_with_if_it_tiles_the_object() {

@@ -266,12 +266,19 @@ impl<'a> Conductor<'a> {
     }
 
     fn hear(&mut self, transfer: u32, news: Option<News>) {
+        // What is not heard is not passed by: the next session finds it again.
+        if self.outcome.gave_up.is_some() {
+            return;
+        }
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
         match news {
             Some(News::Planned(range, batch, mut held)) => {
                 running.record.turn_to(range);
                 for planned in batch {
                     self.take(transfer, planned, &mut held);
+                    if self.outcome.gave_up.is_some() {
+                        return;
+                    }
                 }
             }
             Some(News::Cut(cut)) => running.record.cut(cut),
@@ -299,7 +306,7 @@ impl<'a> Conductor<'a> {
             Planned::Archived(entry, key) => {
                 let passed = entry.key.clone();
                 self.fail_archived(transfer, None, *entry, key);
-                self.tell(transfer, |record| record.pass(passed));
+                self.pass(transfer, passed);
             }
             Planned::Excluded(key) => {
                 running.record.exclude(key);
@@ -311,9 +318,16 @@ impl<'a> Conductor<'a> {
                 self.outcome.ignored += 1;
                 self.monitor.observe(&Event::Ignored { place: &place, why });
             }
-            Planned::Failed(place, failure) => {
-                running.record.miss();
+            Planned::Failed(key, place, failure) => {
                 self.fail(transfer, None, place, &failure);
+                if let Some(key) = key {
+                    self.pass(transfer, key);
+                }
+            }
+            Planned::Unlisted(place, failure) => {
+                let receipt = running.failed(place, &failure);
+                self.count(&receipt);
+                self.tell(transfer, |record| record.unlisted(&receipt));
             }
             Planned::Again(object, planned) => self.take_again(transfer, object, *planned, held),
         }
@@ -332,7 +346,9 @@ impl<'a> Conductor<'a> {
                 self.end_with(transfer, Some(object), &receipt);
             }
             Planned::Archived(entry, key) => self.fail_archived(transfer, Some(object), *entry, key),
-            Planned::Failed(place, failure) => self.fail(transfer, Some(object), place, &failure),
+            Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
+                self.fail(transfer, Some(object), place, &failure);
+            }
             // Only a job that was changed meanwhile leaves out what it had planned.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
                 let place = running.work.sides.transfer.to.location.to_string();
@@ -380,9 +396,15 @@ impl<'a> Conductor<'a> {
 
     fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
         let Some(running) = self.transfers.get(&transfer) else { return };
-        let destination = running.work.sides.transfer.to.location.to_string();
-        let ending = Ending::Failed { error: failure.into() };
-        self.end_of(transfer, object, Draft::of_size(0), place, destination, ending);
+        let receipt = running.failed(place, failure);
+        self.end_with(transfer, object, &receipt);
+    }
+
+    /// A key that failed before it had a number is over, unless the run ends with it.
+    fn pass(&mut self, transfer: u32, key: ObjectKey) {
+        if self.outcome.gave_up.is_none() {
+            self.tell(transfer, |record| record.pass(key));
+        }
     }
 
     fn fold(&mut self, joined: Result<(Id, Receipt), tokio::task::JoinError>) {
@@ -512,6 +534,12 @@ impl Running {
         let (source, destination) = self.work.location(&step);
         let draft = Draft { route: None, ..Draft::of(&step) };
         self.receipt(draft, source, destination, Ending::Skipped { reason })
+    }
+
+    fn failed(&self, place: String, failure: &Failure) -> Receipt {
+        let destination = self.work.sides.transfer.to.location.to_string();
+        let ending = Ending::Failed { error: failure.into() };
+        self.receipt(Draft::of_size(0), place, destination, ending)
     }
 
     fn receipt(&self, draft: Draft, source: String, destination: String, ending: Ending) -> Receipt {

@@ -11,6 +11,7 @@ use super::receipt::{Ending, Receipt};
 use super::{Work, adopt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, Passed, ReceiptLine};
+use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
 use crate::plan::decide::Skip;
@@ -33,8 +34,10 @@ pub(super) struct Record {
     gathered: BTreeMap<u32, Gathered>,
     /// The ranges of objects that are pending.
     objects: HashMap<u64, u32>,
-    /// Ranges of which something could not be planned: their keys are listed again by the next session.
+    /// Ranges whose lists ended early: the rest of their keys is listed again by the next session.
     missing: BTreeSet<u32>,
+    /// What is told of those if the transfer ends without another session.
+    unlisted: Vec<Event>,
     plans_once: bool,
 }
 
@@ -50,10 +53,9 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     // The numbers of two transfers never meet: a manifest has no room for so many.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
-    let of_transfer = || work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
-    let known = || of_transfer().filter(|(_, range)| range.ordered || range.planned);
-    let next = of_transfer().map(|(range, _)| range + 1).max().unwrap_or_default().max(next);
-    if known().next().is_none() {
+    let known = || work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
+    let next = known().map(|(range, _)| range + 1).max().unwrap_or_default().max(next);
+    if known().next().is_none() || work.inherited.lists_anew(transfer) {
         let whole = KeyRange { range: transfer, ..KeyRange::default() };
         return Resume { pending: Vec::new(), ranges: vec![whole], next, last };
     }
@@ -72,7 +74,10 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
 
 impl Record {
     pub(super) fn new(work: &Work, transfer: u32) -> Self {
-        let ranges = || work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
+        let ranges = || {
+            let known = work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
+            known.filter(|_| !work.inherited.lists_anew(transfer))
+        };
         let began = Event::RangeBegan { range: transfer, transfer, ordered: work.sides.plans_in_order() };
         Self {
             journal: work.journal.clone(),
@@ -84,6 +89,7 @@ impl Record {
                 .flat_map(|(range, state)| state.pending.keys().map(|object| (*object, *range)))
                 .collect(),
             missing: BTreeSet::new(),
+            unlisted: Vec::new(),
             plans_once: work.sides.plans_once(),
         }
     }
@@ -141,9 +147,10 @@ impl Record {
         self.gather(|passed| passed.ignored += 1);
     }
 
-    /// Nothing is left to do about a key and all before it in its range.
+    /// Nothing is left to do about a key and all before it in its range. It has a receipt already, and gets no second one.
     pub(super) fn pass(&mut self, key: ObjectKey) {
         self.gather(|passed| passed.to = Some(key));
+        self.flush(self.range);
     }
 
     fn gather(&mut self, note: impl FnOnce(&mut Passed)) {
@@ -155,9 +162,16 @@ impl Record {
         }
     }
 
-    /// Something could not be planned.
-    pub(super) fn miss(&mut self) {
+    /// A list ended early. The next session lists the rest of the range again, so it is no failure before the transfer ends.
+    pub(super) fn unlisted(&mut self, receipt: &Receipt) {
         self.missing.insert(self.range);
+        let line = self.line(receipt);
+        if let Some(ended) = ended(receipt) {
+            self.unlisted.push(Event::ObjectEnded { range: self.range, object: None, ended, receipt: line });
+        }
+        if !self.journal.keeps() {
+            self.events.append(&mut self.unlisted);
+        }
     }
 
     /// All keys of a range are known.
@@ -168,10 +182,10 @@ impl Record {
         }
     }
 
-    /// An object is over. `goes_on` says that it is left to the next session, if there can be one: what has no number in the
-    /// journal can't be, because nothing but this receipt would tell of it.
+    /// An object is over. `goes_on` says that it is left to the next session, if there can be one: that has it by its number,
+    /// or finds its key again, which was not passed by.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, goes_on: bool) {
-        let goes_on = (goes_on && object.is_some()) || matches!(receipt.ending, Ending::Stopped);
+        let goes_on = goes_on || matches!(receipt.ending, Ending::Stopped);
         if goes_on && self.journal.keeps() {
             return;
         }
@@ -211,6 +225,7 @@ impl Record {
     pub(super) fn end_transfer(&mut self, is_done: bool) {
         self.flush_all();
         if is_done {
+            self.events.append(&mut self.unlisted);
             self.events.push(Event::TransferEnded { transfer: self.transfer });
         }
     }
@@ -249,6 +264,20 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
         }),
         Ending::Stopped => return None,
     })
+}
+
+/// Transfers of which all keys are listed again, by position in the job: lists without order can't be gone on with. Whether a list is
+/// in order is what the job says now; an earlier session may have believed otherwise.
+pub(super) fn listed_anew<'a>(
+    state: &RunState,
+    transfers: impl IntoIterator<Item = (u32, &'a Sides)>,
+) -> BTreeSet<u32> {
+    let is_anew = |(number, sides): &(u32, &Sides)| {
+        let in_order = sides.plans_in_order();
+        let mut ranges = state.ranges.values().filter(|range| range.transfer == *number);
+        ranges.any(|range| !range.planned && !(range.ordered && in_order))
+    };
+    transfers.into_iter().filter(is_anew).map(|(number, _)| number).collect()
 }
 
 impl Sides {

@@ -86,7 +86,8 @@ impl Tracked {
         let Some(object) = step.object.filter(|_| work.journal.keeps()) else { return Ok(Self::default()) };
         let tracked = Self::known(work.journal.next_id(), Timestamp::now());
         let place = work.upload_place(&step.key);
-        tracked.commit(work, |upload| Event::UploadIntended { upload, object, place }).await?;
+        let server = Some(work.sides.destination.server().to_owned());
+        tracked.commit(work, |upload| Event::UploadIntended { upload, object, place, server }).await?;
         Ok(tracked)
     }
 

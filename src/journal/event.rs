@@ -29,7 +29,8 @@ pub enum Event {
     RunStopped,
     /// The run came to its end; objects may have failed.
     RunEnded,
-    /// A range of keys is being planned. Each transfer begins with one, from its first key to its last.
+    /// A range of keys is being planned. Each transfer begins with one, from its first key to its last; so does one whose
+    /// lists can not be gone on with, and what was known of its keys is void.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -90,6 +91,9 @@ pub enum Event {
         object: u64,
         /// Where it is.
         place: UploadPlace,
+        /// The server that the endpoint stands for; absent in old records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
     },
     /// An upload was begun. On record before its first part.
     UploadBegan {

@@ -58,7 +58,7 @@ mod tests {
     fn intended(upload: u64) -> Event {
         let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
         let place = UploadPlace { endpoint: "default".into(), bucket, key };
-        Event::UploadIntended { upload, object: upload, place }
+        Event::UploadIntended { upload, object: upload, place, server: None }
     }
 
     fn segment(number: u64, events: &[Event]) -> Vec<u8> {

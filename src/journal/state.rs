@@ -180,7 +180,8 @@ impl RunState {
             Event::PaceLearned(learned) => self.learned = Some(Remembered { at, learned: learned.clone() }),
             Event::RangeBegan { range, transfer, ordered } => {
                 let fresh = RangeState { transfer: *transfer, ordered: *ordered, ..RangeState::default() };
-                self.ranges.entry(*range).or_insert(fresh);
+                self.ranges.retain(|_, other| other.transfer != *transfer);
+                self.ranges.insert(*range, fresh);
             }
             Event::KeysPassed(passed) => self.pass(passed),
             Event::RangePlanned { range } => {
@@ -235,9 +236,10 @@ impl RunState {
 
     fn apply_to_upload(&mut self, at: Timestamp, event: &Event) {
         match event {
-            Event::UploadIntended { upload, object, place } => {
+            Event::UploadIntended { upload, object, place, server } => {
                 self.next_id = self.next_id.max(upload.saturating_add(1));
-                let open = OpenUpload { object: *object, place: place.clone(), intended: at, begun: None };
+                let (place, server) = (place.clone(), server.clone());
+                let open = OpenUpload { object: *object, place, server, intended: at, begun: None };
                 self.uploads.insert(*upload, open);
             }
             Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed } => {

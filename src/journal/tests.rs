@@ -132,9 +132,9 @@ impl Teller {
                     self.uploads.insert(upload, (object, None));
                     let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
                     let place = UploadPlace { endpoint: "default".into(), bucket, key };
-                    Event::UploadIntended { upload, object, place }
+                    Event::UploadIntended { upload, object, place, server: None }
                 }
-                None => range(),
+                None => Event::RunStopped,
             },
             10 => match self.pick(rest) {
                 Some((upload, (object, None))) => {
@@ -155,14 +155,14 @@ impl Teller {
                         claimed: false,
                     }
                 }
-                _ => range(),
+                _ => Event::RunStopped,
             },
             11..=13 => match self.pick(rest) {
                 Some((upload, (_, Some(_)))) => {
                     let number = u32::try_from(rest % 5).unwrap() + 1;
                     Event::PartStored { upload, number, size: 10, etag: format!("{rest:032x}") }
                 }
-                _ => range(),
+                _ => Event::RunStopped,
             },
             14 => match self.pick(rest) {
                 Some((upload, (_, Some(_)))) if rest.is_multiple_of(2) => {
@@ -172,7 +172,7 @@ impl Teller {
                     self.uploads.remove(&upload);
                     Event::UploadEnded { upload }
                 }
-                None => range(),
+                None => Event::RunStopped,
             },
             _ => {
                 let (object, key) = (self.id(), self.key());

@@ -22,6 +22,9 @@ pub struct OpenUpload {
     pub object: u64,
     /// Where it is.
     pub place: UploadPlace,
+    /// The server that the endpoint stood for; absent in old records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// When it was about to be begun.
     pub intended: Timestamp,
     /// What is known of it since it was begun. Without it, it may exist and its id is not known.

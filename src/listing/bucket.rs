@@ -50,13 +50,11 @@ struct Lister<B> {
 }
 
 fn start(lister: Lister<impl Bounds>) -> Listing {
-    let (pages, listing) = Listing::channel();
-    tokio::spawn(lister.run(pages));
-    listing
+    Listing::by(|pages| lister.run(pages))
 }
 
 impl<B: Bounds> Lister<B> {
-    async fn run(mut self, pages: Pages) {
+    async fn run(mut self, pages: Pages<Found>) {
         let mut token = None;
         // The reader is gone when the run stops, or when it has seen enough.
         while let Ok(room) = pages.clone().reserve_owned().await {

@@ -15,12 +15,11 @@ const HEADS_AT_ONCE: usize = 64;
 /// The chosen objects; their keys are relative to `prefix`.
 #[must_use]
 pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen]) -> Listing {
-    let (pages, listing) = Listing::channel();
     let (bucket, relative_at) = (bucket.clone(), prefix.as_str().len());
     let mut chosen = chosen.to_vec();
     chosen.sort();
     chosen.dedup();
-    tokio::spawn(async move {
+    Listing::by(|pages| async move {
         let found = stream::iter(chosen).map(|chosen| find(bucket.clone(), relative_at, chosen));
         let mut found = std::pin::pin!(found.buffered(HEADS_AT_ONCE));
         while let Some(found) = found.next().await {
@@ -29,8 +28,7 @@ pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen]) -> Listin
                 return;
             }
         }
-    });
-    listing
+    })
 }
 
 async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {

@@ -8,7 +8,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, Metadata};
+use std::future::pending;
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,9 +34,8 @@ const PAGE: usize = 1000;
 /// Lists a directory, or a single file under its own name.
 #[must_use]
 pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter) -> Listing {
-    let (pages, listing) = Listing::channel();
     let walk = Arc::new(Walk { root: root.0.clone(), symlinks, filter: filter.clone() });
-    tokio::spawn(async move {
+    Listing::by(|pages| async move {
         let mut levels = vec![Level::of(Arc::clone(&walk).start().await)];
         let mut page = Vec::new();
         while let Some(level) = levels.last_mut() {
@@ -45,19 +46,14 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter) -> Listing {
                 }
                 Some(Pending::Found(found)) => page.push(found),
                 Some(Pending::Directory(dir)) => levels.push(Level::of(walk.read(dir).await)),
-                Some(Pending::Reading(task)) => match task.await {
-                    Ok(items) => levels.push(Level::of(items)),
-                    // The runtime is shutting down.
-                    Err(_) => return,
-                },
+                Some(Pending::Reading(task)) => levels.push(Level::of(read(task).await)),
             }
             if page.len() >= PAGE && pages.send(std::mem::take(&mut page)).await.is_err() {
                 return;
             }
         }
         let _ = pages.send(page).await;
-    });
-    listing
+    })
 }
 
 /// The file that an entry of [`files`] stands for.
@@ -116,9 +112,21 @@ impl Level {
     }
 }
 
+/// What was read. A panic goes on here: a directory that was not read must not be taken for an empty one.
+async fn read(task: JoinHandle<Vec<Pending>>) -> Vec<Pending> {
+    match task.await {
+        Ok(items) => items,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // Only the end of the runtime does that.
+            Err(_) => pending().await,
+        },
+    }
+}
+
 impl Walk {
     async fn start(self: Arc<Self>) -> Vec<Pending> {
-        spawn_blocking(move || match fs::metadata(&self.root) {
+        read(spawn_blocking(move || match fs::metadata(&self.root) {
             Ok(metadata) if metadata.is_dir() => self.read_now(&Directory {
                 path: self.root.clone(),
                 key: String::new(),
@@ -134,14 +142,13 @@ impl Walk {
                 vec![self.file(name, &metadata)]
             }
             Err(error) => vec![failed(&self.root, &error)],
-        })
+        }))
         .await
-        .unwrap_or_default()
     }
 
     async fn read(self: &Arc<Self>, dir: Directory) -> Vec<Pending> {
         let walk = Arc::clone(self);
-        spawn_blocking(move || walk.read_now(&dir)).await.unwrap_or_default()
+        read(spawn_blocking(move || walk.read_now(&dir))).await
     }
 
     /// Reads one directory and sorts it as S3 would.

@@ -11,12 +11,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::vec;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 
-use super::{Entry, Found, Listing, PAGES_AHEAD};
+use super::{Entry, Found, Listed, Listing};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
@@ -97,24 +95,8 @@ pub enum Told {
     Failed(String, Failure),
 }
 
-/// A stream of histories, in the server's order of keys.
-#[derive(Debug)]
-pub struct Histories {
-    pages: mpsc::Receiver<Vec<Told>>,
-    page: vec::IntoIter<Told>,
-}
-
-impl Histories {
-    /// The next key, or `None` at the end.
-    pub async fn next(&mut self) -> Option<Told> {
-        loop {
-            if let Some(told) = self.page.next() {
-                return Some(told);
-            }
-            self.page = self.pages.recv().await?.into_iter();
-        }
-    }
-}
+/// Histories, in the server's order of keys.
+pub type Histories = Listed<Told>;
 
 /// Asks for page after page.
 #[derive(Debug)]
@@ -159,8 +141,7 @@ fn place(bucket: &Bucket, scope: &Scope) -> String {
 /// a delete marker.
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
-    let (pages, listing) = Listing::channel();
-    tokio::spawn(async move {
+    Listing::by(|pages| async move {
         let mut past = Past { time, relative_at: scope.relative_at, settled: None, objects: 0 };
         let mut asked = Pages::of(&bucket, &scope);
         let failure = loop {
@@ -179,8 +160,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
             }
         };
         let _ = pages.send(vec![Found::Failed(place(&bucket, &scope), failure)]).await;
-    });
-    listing
+    })
 }
 
 /// Finds what was there at a time, over the ends of pages.
@@ -227,8 +207,7 @@ impl Past {
 /// All keys with all their versions.
 #[must_use]
 pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
-    let (pages, receiver) = mpsc::channel(PAGES_AHEAD);
-    tokio::spawn(async move {
+    Histories::by(|pages| async move {
         let mut reader = Reader { relative_at: scope.relative_at, ..Reader::default() };
         let mut asked = Pages::of(&bucket, &scope);
         let last = loop {
@@ -249,18 +228,16 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
             }
         };
         let _ = pages.send(Vec::from_iter(last)).await;
-    });
-    Histories { pages: receiver, page: Vec::new().into_iter() }
+    })
 }
 
 /// These keys with all their versions, in order; each is listed by itself.
 #[must_use]
 pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -> Histories {
-    let (pages, receiver) = mpsc::channel(PAGES_AHEAD);
     let relative_at = prefix.as_str().len();
     keys.sort();
     keys.dedup();
-    tokio::spawn(async move {
+    Histories::by(|pages| async move {
         for key in keys {
             let place = format!("s3://{}/{key}", bucket.name());
             let told = match ObjectKey::new(&key) {
@@ -278,8 +255,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
                 return;
             }
         }
-    });
-    Histories { pages: receiver, page: Vec::new().into_iter() }
+    })
 }
 
 /// All versions of one key, oldest first; none when there is no such key.

@@ -15,7 +15,8 @@ use futures::stream::{self, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::steps::{Exit, Gone, Outbox};
-use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step, by_itself};
+use super::tasks::by_itself;
+use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
 use crate::listing::Entry;
@@ -142,8 +143,12 @@ impl Sides {
                     planned.send(Planned::Ignored(place, why)).await?;
                     continue;
                 }
+                Told::Failed(place, failure) if self.transfer.chosen.is_none() => {
+                    planned.send(Planned::Unlisted(place, failure)).await?;
+                    continue;
+                }
                 Told::Failed(place, failure) => {
-                    planned.send(Planned::Failed(place, failure)).await?;
+                    planned.send(Planned::Failed(None, place, failure)).await?;
                     continue;
                 }
             };
@@ -162,7 +167,7 @@ impl Sides {
                     Ok(versions) => Some(versions),
                     Err(failure) => {
                         let place = self.transfer.to.location.to_string();
-                        planned.send(Planned::Failed(place, failure)).await?;
+                        planned.send(Planned::Unlisted(place, failure)).await?;
                         break;
                     }
                 },
@@ -234,7 +239,7 @@ impl Sides {
                     &*place,
                     error.to_string(),
                 );
-                planned.send(Planned::Failed(place, failure)).await?;
+                planned.send(Planned::Failed(Some(history.key), place, failure)).await?;
                 Ok(None)
             }
         }
@@ -254,7 +259,7 @@ impl Sides {
             Some(there) => there,
             None => match versions::of_key(&self.destination, &to).await {
                 Ok(there) => there,
-                Err(failure) => return Err(Box::new(Planned::Failed(place, failure))),
+                Err(failure) => return Err(Box::new(Planned::Failed(Some(history.key), place, failure))),
             },
         };
         let tip = there.last().map_or(Tip::Nothing, |newest| Tip::Version(newest.id.clone().into()));
@@ -281,9 +286,9 @@ impl Sides {
                 let operation = Operation::ListObjectVersions;
                 let failure =
                     Failure::new(FailureKind::Diverged, operation, self.destination.place(&to), message);
-                Err(Box::new(Planned::Failed(place, failure)))
+                Err(Box::new(Planned::Failed(Some(history.key), place, failure)))
             }
-            Err(failure) => Err(Box::new(Planned::Failed(place, failure))),
+            Err(failure) => Err(Box::new(Planned::Failed(Some(history.key), place, failure))),
         }
     }
 

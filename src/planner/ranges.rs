@@ -15,7 +15,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::steps::{Exit, Gone, News, Outbox};
-use super::{Next, Planned, Resume, Sides, WAITING, by_itself};
+use super::tasks::{by_itself, panicked};
+use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
 use crate::listing::filter::Filter;
@@ -23,7 +24,6 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Found, Listing};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Versions, When};
-use crate::s3::{Failure, FailureKind, Operation};
 
 /// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side; each takes up to 2.8 MiB, for
 /// the pages of both sides and the answers that are on their way, and a sync is to get by with 64 MiB in all.
@@ -118,11 +118,9 @@ impl Sides {
                     None => return Ok(()),
                     Some(Ok(walked)) => walked?,
                     // A panic: its range is not ended, so that the next session lists it again.
-                    Some(Err(error)) => {
+                    Some(Err(_)) => {
                         let place = sides.transfer.to.location.to_string();
-                        let message = format!("a task of ours panicked: {error}");
-                        let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
-                        Outbox::new(0, exit.clone()).send(Planned::Failed(place, failure)).await?;
+                        Outbox::new(0, exit.clone()).send(panicked(place)).await?;
                     }
                 },
                 () = frontier.0.changed.notified() => {}
@@ -155,7 +153,7 @@ impl Sides {
             return Ok(bucket::range(source.clone(), &location.key, after, bounds));
         }
         let entries = self.entries(filter, range.after.as_ref()).await;
-        entries.map_err(|(place, failure)| Box::new(Planned::Failed(place, failure)))
+        entries.map_err(|(place, failure)| Box::new(Planned::Unlisted(place, failure)))
     }
 
     /// The destination's listing, where it can be walked along with the source's.
@@ -251,7 +249,7 @@ impl Sides {
                 Ok(next) => next,
                 Err((place, failure)) => {
                     frontier.lock().stop();
-                    outbox.push(Planned::Failed(place, failure)).await?;
+                    outbox.push(Planned::Unlisted(place, failure)).await?;
                     break;
                 }
             };

@@ -123,7 +123,7 @@ impl Walk {
                 // A plan of everything skips nothing, and goes on with nothing.
                 Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}
                 Some(Planned::Excluded(_)) => return Some(Task::Excluded),
-                Some(Planned::Failed(place, failure)) => {
+                Some(Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure)) => {
                     self.source_is_whole = false;
                     return Some(Task::Known(Finding {
                         source: Some(place),

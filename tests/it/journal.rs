@@ -185,7 +185,7 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     first.commit(RANGE).await.unwrap();
     let (bucket, key) = (DESTINATION.parse().unwrap(), "k".parse().unwrap());
     let place = UploadPlace { endpoint: "default".into(), bucket, key };
-    first.commit(Event::UploadIntended { upload: 7, object: 6, place }).await.unwrap();
+    first.commit(Event::UploadIntended { upload: 7, object: 6, place, server: None }).await.unwrap();
     first.commit(planned(8)).await.unwrap();
     let names = keys(&world);
     let name = format!("{PREFIX}{}", names.iter().rfind(|name| name.starts_with("segment-")).unwrap());

@@ -25,6 +25,7 @@ mod kill;
 mod late;
 mod layering;
 mod lean;
+mod leftover;
 mod library;
 mod limits;
 mod listing;

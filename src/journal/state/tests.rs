@@ -20,6 +20,7 @@ fn intended(upload: u64) -> Event {
         upload,
         object: upload,
         place: UploadPlace { endpoint: "default".into(), bucket, key },
+        server: None,
     }
 }
 
@@ -91,6 +92,16 @@ fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
     let whole = [planned(1, "b"), planned(2, "a"), Event::RangePlanned { range: 0 }, Event::RunResumed];
     let whole = state(begin().into_iter().chain(whole));
     assert_eq!((whole.pending_objects(), whole.resumed), (2, 1));
+}
+
+#[test]
+fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
+    let other = Event::RangeBegan { range: 1, transfer: 1, ordered: true };
+    let known = [Event::RunBegan(info()), range(), other, passed(0, "b"), cut(0, "m", 7), planned(1, "c")];
+    let mut anew = state(known);
+    anew.apply(at(9), &Event::RangeBegan { range: 0, transfer: 0, ordered: false });
+    assert_eq!(anew.ranges.keys().collect::<Vec<_>>(), [&0, &1], "another transfer keeps its own");
+    assert_eq!(anew.ranges[&0], RangeState { ordered: false, ..RangeState::default() });
 }
 
 #[test]

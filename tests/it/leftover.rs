@@ -1,0 +1,221 @@
+//! What one session leaves to the next: nothing that a stop cut off is a failure, nothing is told twice, and uploads are
+//! found again whatever became of the numbers of their objects.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rstest::rstest;
+use s3haul::execute::receipt::Ending;
+use s3haul::journal::state::RunState;
+use s3haul::journal::{Intent, Location, look};
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, FailureLimit, Job, Limits, PartSize, Transfer, Versions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+};
+use s3haul::size::{ByteSize, MIB};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
+
+const PARTS: u64 = 40;
+
+fn put(world: &World, key: &str, size: u64) {
+    let content = Content::pattern(1, size);
+    world.sandbox.store().put_object(SOURCE, key, content, &ObjectSpec::default());
+}
+
+async fn world(buckets: BucketOptions) -> World {
+    let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
+    let model = Model { latency, ..Model::default() };
+    let mut world = World::with(SandboxOptions { model, ..SandboxOptions::default() }, buckets).await;
+    world.ceiling = 8;
+    world
+}
+
+/// Stops the run at the nth of these requests.
+fn stop_at(world: &mut World, operation: Operation, n: u64) {
+    world.stop = CancellationToken::new();
+    let stop = world.stop.clone();
+    world.sandbox.faults().add(Fault::on(operation).nth(n).then(Effect::hook(move |_| stop.cancel())));
+}
+
+fn go_on(world: &mut World) {
+    world.sandbox.faults().clear();
+    world.stop = CancellationToken::new();
+}
+
+async fn state(place: &Path) -> RunState {
+    look(Location::Directory(place.to_owned())).await.unwrap().unwrap().state
+}
+
+fn in_parts(transfer: Transfer) -> Transfer {
+    let mut transfer = transfer;
+    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
+    transfer.parts.threshold = ByteSize(5 * MIB);
+    transfer
+}
+
+fn without_order(job: &mut Job) {
+    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().capabilities.ordered_lists = Some(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
+    let mut world = World::new().await;
+    (world.retry.patience, world.retry.persistence) = (Duration::from_hours(1), Duration::from_hours(1));
+    put(&world, "large", PARTS * 5 * MIB);
+    put(&world, "small", 9);
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(in_parts(copy_all()));
+    stop_at(&mut world, Operation::UploadPartCopy, PARTS);
+    for operation in [Operation::CompleteMultipartUpload, Operation::CopyObject] {
+        world.sandbox.faults().add(Fault::on(operation));
+    }
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.failed_objects, run.outcome.stopped_objects), (0, 2), "{:?}", run.receipts);
+    go_on(&mut world);
+    world.sandbox.calls().clear();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(world.calls(Operation::UploadPartCopy), 0, "all parts were there");
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
+    let mut world = World::new().await;
+    for index in 0..2500 {
+        put(&world, &format!("{index:05}"), 1);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = world.job(copy_all());
+    job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
+    // Each side has been asked for its first page.
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::ListObjectsV2).nth(4).then(Effect::Error(403, "AccessDenied")));
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    go_on(&mut world);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2500, 0), "{:?}", run.outcome);
+    assert_eq!(state(directory.path()).await.totals.failed_objects, 0);
+}
+
+#[tokio::test]
+async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() {
+    let mut world = World::new().await;
+    for index in 0..2500 {
+        put(&world, &format!("{index:05}"), 1);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(copy_all());
+    let fails = |nth| Fault::on(Operation::ListObjectsV2).nth(nth).then(Effect::Error(403, "AccessDenied"));
+    stop_at(&mut world, Operation::CopyObject, 500);
+    world.sandbox.faults().add(fails(4));
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    assert_eq!(state(directory.path()).await.totals.failed_objects, 0, "the next session may list it");
+    go_on(&mut world);
+    world.sandbox.faults().add(fails(1));
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.stopped, run.outcome.failed_objects), (false, 1), "{:?}", run.outcome);
+    let state = state(directory.path()).await;
+    assert_eq!((state.totals.failed_objects, state.ended_transfers.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_key_that_fails_before_it_is_copied_is_told_once() {
+    let mut world = world(BucketOptions::default()).await;
+    for index in 0..200 {
+        put(&world, &format!("{index:03}"), 1);
+    }
+    // The last one has no place at the destination.
+    put(&world, &"z".repeat(1000), 1);
+    let mut transfer = copy_all();
+    transfer.keys.add_prefix = Some(format!("{}/", "p".repeat(100)));
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(transfer);
+    stop_at(&mut world, Operation::CopyObject, 100);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    go_on(&mut world);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (200, 1), "{:?}", run.outcome);
+    let again = run.receipts.iter().filter(|receipt| matches!(receipt.ending, Ending::Failed { .. })).count();
+    assert_eq!(again, 0, "{:?}", run.receipts);
+}
+
+#[rstest]
+#[case::a_list_without_order(Versions::Current)]
+#[case::histories(Versions::All)]
+#[tokio::test]
+async fn finished_parts_are_found_again_where_all_keys_are_listed_again(#[case] versions: Versions) {
+    let versioning = versions == Versions::All;
+    let mut world = world(BucketOptions { versioning, ..BucketOptions::default() }).await;
+    put(&world, "dir/large", PARTS * 5 * MIB);
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = world.job(in_parts(Transfer { versions, ..copy_all() }));
+    if !versioning {
+        without_order(&mut job);
+    }
+    stop_at(&mut world, Operation::UploadPartCopy, PARTS / 2);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.stopped, "{:?}", run.outcome);
+    go_on(&mut world);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 0), "{:?}", run.outcome);
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS, "no part was copied twice");
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
+    world.assert_no_upload_is_left();
+    assert!(state(directory.path()).await.uploads.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() {
+    let mut world = world(BucketOptions::default()).await;
+    for index in 0..1200 {
+        put(&world, &format!("1{index:04}"), 1);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = world.job(copy_all());
+    stop_at(&mut world, Operation::CopyObject, 50);
+    // So that no session knows all keys.
+    let last_page = || Fault::on(Operation::ListObjectsV2).nth(3).then(Effect::StallBefore(None));
+    world.sandbox.faults().add(last_page());
+    world.session(directory.path(), &job, Intent::Resume).await;
+    go_on(&mut world);
+    // Such a list may bring a key at any time, also one that sorts before all that were seen.
+    put(&world, "000", 1);
+    without_order(&mut job);
+    stop_at(&mut world, Operation::CopyObject, 50);
+    world.sandbox.faults().add(last_page());
+    world.session(directory.path(), &job, Intent::Resume).await;
+    go_on(&mut world);
+    put(&world, "001", 1);
+    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().capabilities.ordered_lists = None;
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
+    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+}
+
+#[tokio::test]
+async fn an_upload_at_another_server_is_not_forgotten() {
+    let mut here = world(BucketOptions::default()).await;
+    put(&here, "large", PARTS * 5 * MIB);
+    let elsewhere = world(BucketOptions::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = here.job(in_parts(copy_all()));
+    stop_at(&mut here, Operation::UploadPartCopy, PARTS / 2);
+    here.session(directory.path(), &job, Intent::Resume).await;
+    go_on(&mut here);
+    let url = job.endpoints[DEFAULT_ENDPOINT].url.clone();
+    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = Some(elsewhere.sandbox.url().to_owned());
+    elsewhere.session(directory.path(), &job, Intent::Fresh).await;
+    assert_eq!(state(directory.path()).await.uploads.len(), 1, "nobody has cancelled it");
+    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = url;
+    here.session(directory.path(), &job, Intent::Fresh).await;
+    here.assert_no_upload_is_left();
+    assert!(state(directory.path()).await.uploads.is_empty());
+}
