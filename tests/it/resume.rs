@@ -231,9 +231,28 @@ async fn of_two_runs_on_a_journal_in_s3_one_survives() {
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
 }
 
-/// A run in a system that lets no file grow beyond 16 KiB.
-async fn with_little_room(directory: &Path, more: &str) -> (i32, String) {
-    let script = format!("trap '' XFSZ; ulimit -f 32; exec \"$0\" run job.yaml {more}");
+/// A journal in S3 is taken from who is at work only by a run that goes on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
+    let world = world(300, Duration::from_millis(60)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 30).await;
+    let elsewhere = manifest(&world.sandbox, "    when: always\njournal: s3://ops/lake/\n");
+    let (exit, _, stderr) = again(&world, elsewhere.path(), &[]).await;
+    assert!(exit == 3 && stderr.contains("`all.when` was changed and is always"), "{exit} {stderr}");
+    rewrite(elsewhere.path(), &world.sandbox, "journal: s3://ops/lake/\n");
+    let (exit, _, stderr) = again(&world, elsewhere.path(), &["--report", "/proc/none/report"]).await;
+    assert!(exit == 3 && stderr.contains("can't write the report"), "{exit} {stderr}");
+    let (exit, stderr) = end(first).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_all_is_there(&world, directory.path(), 300);
+}
+
+/// A run in a system that lets no file grow beyond so many half KiB.
+async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, String) {
+    let script = format!("trap '' XFSZ; ulimit -f {room}; exec \"$0\" run job.yaml {more}");
     let options = SandboxOptions::default();
     let child = in_clean_environment(std::process::Command::new("sh"))
         .args(["-c", &script])
@@ -253,7 +272,8 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
     let world = world(400, Duration::from_millis(2)).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::create_dir(directory.path().join("journal")).unwrap();
-    let (exit, stderr) = with_little_room(directory.path(), "--journal journal --report other.jsonl").await;
+    let (exit, stderr) =
+        with_little_room(directory.path(), 32, "--journal journal --report other.jsonl").await;
     assert!(exit == 4 && stderr.contains("error: the journal"), "{exit} {stderr}");
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
@@ -265,7 +285,7 @@ async fn a_report_that_was_full_lacks_nothing_in_the_end() {
     let world = world(400, Duration::from_millis(2)).await;
     world.sandbox.store().create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
-    let (exit, stderr) = with_little_room(directory.path(), "").await;
+    let (exit, stderr) = with_little_room(directory.path(), 32, "").await;
     assert!(exit != 0 && stderr.contains("lacks receipts") && stderr.contains("free some space"), "{stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
