@@ -81,7 +81,7 @@ enum CliError {
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// A journal at a place that was named and can not be used.
+    /// A journal that can not be used, at a place that was named or with something to go on with.
     #[error("{0}")]
     Unusable(JournalError),
     #[error("{0}")]

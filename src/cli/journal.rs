@@ -1,8 +1,8 @@
 //! Where the journal of a run is, and whether the run is a new one or goes on.
 //!
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is said. Where that can't
-//! be written (the root of a container often can't), the run does without; a place that was named must
-//! be usable.
+//! be written (the root of a container often can't), the run does without, unless an unfinished run is there; a place that was
+//! named must be usable.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -105,10 +105,10 @@ pub(super) async fn open(
         examine(&location, &fingerprint, intent).await.map_err(unusable)?;
         job.report.json.as_deref().map(ReportWriter::probe).transpose()?;
     }
-    let opened = match reopen(location, intent, &tell).await {
+    let opened = match reopen(location.clone(), intent, &tell).await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
-            if job.journal == JournalPlace::Usual =>
+            if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
         {
             tell(&format!("no journal is kept, so that a run that is killed begins anew: {error}"));
             return without();
@@ -228,6 +228,15 @@ async fn examine(location: &Location, job: &Fingerprint, intent: Intent) -> Resu
             Ok(())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Whether a journal that can't be written has something to go on with. One that can't be read either may have.
+async fn may_go_on(location: &Location) -> bool {
+    match journal::look(location.clone()).await {
+        Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
+        Ok(None) => false,
+        Err(_) => true,
     }
 }
 

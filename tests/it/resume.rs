@@ -309,6 +309,26 @@ async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
+    let world = world(200, Duration::from_millis(15)).await;
+    let directory = manifest(&world.sandbox, "");
+    kill_after(&world, directory.path(), 60).await;
+    let report = || std::fs::read(directory.path().join("report.jsonl")).unwrap();
+    let (before, copies) = (report(), world.calls(Operation::CopyObject));
+    let (exit, stderr) = with_little_room(directory.path(), 0, "").await;
+    assert!(exit == 3 && stderr.contains("error: the journal .s3haul/lake"), "{exit} {stderr}");
+    assert!(report() == before, "the report was begun anew");
+    // Requests of the killed run may still have arrived.
+    assert!(world.calls(Operation::CopyObject) <= copies + 8, "it went on without its journal");
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 200);
+    // Of a run that has ended nothing can be forgotten.
+    let (_, stderr) = with_little_room(directory.path(), 0, "").await;
+    assert!(stderr.contains("no journal is kept"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
     let world = world(0, Duration::ZERO).await;
     let directory = tempfile::tempdir().unwrap();
