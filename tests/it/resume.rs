@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use s3haul::journal::{Location, look};
 use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, Sandbox, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, Sandbox,
+    SandboxOptions,
 };
 
 use crate::cli::{at, in_clean_environment, process_at, run};
@@ -248,6 +249,39 @@ async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     let (exit, stderr) = end(first).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
+    let world = world(3, Duration::ZERO).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    // The first one that has an event of the run itself.
+    let third = Fault::on(Operation::PutObject).key("segment-0000000003");
+    world.sandbox.faults().add(third.then(Effect::StallBefore(None)));
+    let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 3).await;
+    while world.sandbox.faults().fired() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Nothing shows from outside that the run itself is over.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for signal in ["-TERM", "-INT"] {
+        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    }
+    let waited = tokio::task::spawn_blocking(move || {
+        let began = std::time::Instant::now();
+        loop {
+            match child.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None if began.elapsed() > Duration::from_secs(20) => break,
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap().code()
+    });
+    assert_eq!(waited.await.unwrap(), Some(4), "it had to be killed");
 }
 
 /// A run in a system that lets no file grow beyond so many half KiB.
