@@ -112,7 +112,7 @@ pub(super) async fn run(
     } else {
         say(summary(&outcome).trim_end())?;
     }
-    let closed = closed?;
+    let closed = closed.map_err(CliError::Lost)?;
     if let Some(path) = &job.report.json {
         closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
         if !output.json {

@@ -251,6 +251,27 @@ async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     assert_all_is_there(&world, directory.path(), 300);
 }
 
+/// What is refused before a run begins is to be mended; what happens to it later is to be run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
+    let world = world(300, Duration::from_millis(15)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    world.sandbox.store().deny("ops", Operation::PutObject, "");
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 3 && stderr.contains("error: the journal s3://ops/lake/"), "{exit} {stderr}");
+    world.sandbox.store().allow_all();
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 30).await;
+    world.sandbox.store().deny("ops", Operation::PutObject, "");
+    let (exit, stderr) = end(first).await;
+    assert!(exit == 4 && stderr.contains("error: the journal s3://ops/lake/"), "{exit} {stderr}");
+    world.sandbox.store().allow_all();
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 300);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     let world = world(3, Duration::ZERO).await;
