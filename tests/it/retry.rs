@@ -121,6 +121,25 @@ async fn what_could_not_be_listed_is_done_again_as_a_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_could_not_be_read_is_no_file_that_failed() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    fs::create_dir_all(files.join("sub")).unwrap();
+    fs::write(files.join("sub/one"), "1").unwrap();
+    world.sandbox.faults().add(Fault::on(Operation::PutObject).then(Effect::Error(403, "AccessDenied")));
+    let report = dir.path().join("report.jsonl");
+    let text = failing(&world, &["copy", files.to_str().unwrap(), "s3://destination/"], &report).await;
+    assert!(text.contains("files/sub/one\""), "{text}");
+    // Who may read everything can make no such directory; this is how it is reported.
+    fs::write(&report, text.replace("files/sub/one\"", "files/sub\"")).unwrap();
+    world.sandbox.faults().clear();
+    let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["sub/one"], "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_they_differ() {
     let world = World::new().await;
     put(&world, &["a"]);
