@@ -81,9 +81,12 @@ enum CliError {
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// A journal at a place that was named and can not be used.
+    /// A journal that can not be used, at a place that was named or with something to go on with.
     #[error("{0}")]
     Unusable(JournalError),
+    /// A journal that could not be written any more when the run had begun.
+    #[error("{0}")]
+    Lost(JournalError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -100,7 +103,7 @@ impl CliError {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
             // The run is not over before its report is whole.
-            Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
+            Self::Lost(_) | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Report(ReportError::Create { .. })
             | Self::Journal(_)

@@ -88,6 +88,17 @@ pub struct ReportWriter {
 }
 
 impl ReportWriter {
+    /// Finds out whether a report can be written there, and leaves it as it is.
+    ///
+    /// # Errors
+    /// [`ReportError::Create`].
+    pub fn probe(path: &Path) -> Result<(), ReportError> {
+        match file(path, &mut OpenOptions::new()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ReportError::Create { path: path.to_owned(), error }),
+        }
+    }
+
     /// Begins the report of what `origin` does, and the directory that it goes to.
     ///
     /// # Errors
@@ -107,9 +118,7 @@ impl ReportWriter {
 
     fn open(path: &Path, origin: &Origin, options: &mut OpenOptions) -> Result<Self, ReportError> {
         let mut begin = || {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            parent.map_or(Ok(()), fs::create_dir_all)?;
-            let mut file = options.write(true).create(true).open(path)?;
+            let mut file = file(path, options)?;
             let mut first = serde_json::to_vec(origin)?;
             first.push(b'\n');
             let begun = file.seek(SeekFrom::End(0))? > 0;
@@ -122,6 +131,13 @@ impl ReportWriter {
         let (file, first) = begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
         Ok(Self { file, first, error: None })
     }
+}
+
+/// A file to write to, and the directory that it is in.
+fn file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), fs::create_dir_all)?;
+    options.write(true).create(true).open(path)
 }
 
 impl Ledger for ReportWriter {

@@ -1,7 +1,8 @@
 //! Where the journal of a run is, and whether the run is a new one or goes on.
 //!
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is said. Where that can't
-//! be written (the root of a container often can't), the run does without; a place that was named must be usable.
+//! be written (the root of a container often can't), the run does without, unless an unfinished run is there; a place that was
+//! named must be usable.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -93,25 +94,27 @@ pub(super) async fn open(
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let opened = match location(job, connections).await? {
-        None => None,
-        Some(location) => match reopen(location, intent, &tell).await {
-            Ok(opened) => Some(opened),
-            Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
-                if job.journal == JournalPlace::Usual =>
-            {
-                tell(&format!("no journal is kept, so that a run that is killed begins anew: {error}"));
-                None
-            }
-            Err(error @ JournalError::Io { .. }) => return Err(CliError::Unusable(error)),
-            Err(error) => return Err(error.into()),
-        },
-    };
-    let Some(opened) = opened else {
+    let without = || {
         let report = report(job, |path| ReportWriter::create(path, origin))?;
-        return Ok(Session { journal: journal::off(report), resumed: Arc::default() });
+        Ok(Session { journal: journal::off(report), resumed: Arc::default() })
     };
+    let Some(location) = location(job, connections).await? else { return without() };
     let fingerprint = Fingerprint::of(job);
+    if let Location::Bucket(..) = location {
+        // To open one there shuts out who is at work on it; what would refuse this run must not cost that one its journal.
+        examine(&location, &fingerprint, intent).await.map_err(unusable)?;
+        job.report.json.as_deref().map(ReportWriter::probe).transpose()?;
+    }
+    let opened = match reopen(location.clone(), intent, &tell).await {
+        Ok(opened) => opened,
+        Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
+            if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
+        {
+            tell(&format!("no journal is kept, so that a run that is killed begins anew: {error}"));
+            return without();
+        }
+        Err(error) => return Err(unusable(error)),
+    };
     let decision = journal::decide(opened.state(), &fingerprint, intent)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
@@ -206,6 +209,35 @@ async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Loc
             Some(Location::Bucket(bucket.halted_by(CancellationToken::new()), uri.key.clone()))
         }
     })
+}
+
+/// What keeps a run from a journal, and from doing without.
+fn unusable(error: JournalError) -> CliError {
+    match error {
+        JournalError::Io { .. } => CliError::Unusable(error),
+        error => error.into(),
+    }
+}
+
+/// Decides about a journal that is only looked at. One that can't be read any more says nothing against a run that begins anew.
+async fn examine(location: &Location, job: &Fingerprint, intent: Intent) -> Result<(), JournalError> {
+    match journal::look(location.clone()).await {
+        Ok(Some(glance)) => journal::decide(&glance.state, job, intent).map(drop),
+        Ok(None) => Ok(()),
+        Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }) if intent == Intent::Fresh => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a journal that can't be written has something to go on with. One that can't be read either may have.
+async fn may_go_on(location: &Location) -> bool {
+    match journal::look(location.clone()).await {
+        Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
+        Ok(None) => false,
+        Err(_) => true,
+    }
 }
 
 /// Opens a journal. In the place of one that can't be read any more another one is made if the run is to begin anew.

@@ -91,22 +91,16 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     for object in failed {
         by_transfer.entry(&object.transfer).or_default().push(object);
     }
-    job.transfers.retain(|transfer| by_transfer.contains_key(transfer.name.as_str()));
-    for transfer in &mut job.transfers {
+    let mut transfers = Vec::new();
+    for transfer in std::mem::take(&mut job.transfers) {
+        let Some(objects) = by_transfer.remove(transfer.name.as_str()) else { continue };
         if transfer.from == Source::Stdin {
             let message = "standard input can't be read again: run the command that fed it once more";
             return Err(CliError::Usage(message.to_owned()));
         }
-        // A copy that is there and failed (its proof, its late tags) is newer than its source and of the right size: what a
-        // comparison by lists calls equal.
-        if transfer.when == When::Changed && transfer.versions != Versions::All {
-            transfer.when = When::Always;
-        }
-        let objects = by_transfer.remove(transfer.name.as_str()).unwrap_or_default();
-        let chosen: Option<Vec<_>> = objects.iter().map(|object| chosen(transfer, object)).collect();
-        // What could not even be listed is done again as a whole.
-        transfer.chosen = chosen;
+        transfers.extend(of_failed(transfer, &objects));
     }
+    job.transfers = transfers;
     match by_transfer.keys().next() {
         Some(gone) => Err(CliError::Usage(format!(
             "the report is about a transfer `{gone}`, which the job has no more; run the job itself"
@@ -115,17 +109,50 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
 }
 
-/// The object below the transfer's source; `None` when it is the source itself.
-fn chosen(transfer: &Transfer, object: &FailedObject) -> Option<Chosen> {
+/// The objects that failed, and, where something could not even be listed, the transfer as a whole behind them. Both write
+/// to the same place, so that the second begins when the first has ended.
+fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
+    // A copy that is there and failed (its proof, its late tags) is newer than its source and of the right size: what a
+    // comparison by lists calls equal.
+    let hides_failures = transfer.when == When::Changed && transfer.versions != Versions::All;
+    let when = if hides_failures { When::Always } else { transfer.when };
+    if is_one(&transfer.from) {
+        return vec![Transfer { when, ..transfer }];
+    }
+    let chosen: Vec<_> = failed.iter().filter_map(|object| chosen(&transfer, object)).collect();
+    let is_listed = chosen.len() == failed.len();
+    let again = Transfer { when, chosen: Some(chosen), ..transfer.clone() };
+    match again.chosen.as_deref() {
+        _ if is_listed => vec![again],
+        Some([_, ..]) if hides_failures => vec![again, transfer],
+        _ => vec![transfer],
+    }
+}
+
+/// Whether a source is one object by itself, and not what is below it.
+fn is_one(from: &Source) -> bool {
+    match from {
+        Source::Object { .. } | Source::Stdin => true,
+        Source::Prefix { .. } => false,
+        Source::Files { path, .. } => !path.as_path().is_dir(),
+    }
+}
+
+/// The object below the transfer's source; `None` for a place that could not be listed, which may be the destination's.
+fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
         Source::Prefix { location, .. } => {
-            let failed: S3Uri = object.source.parse().ok()?;
-            (failed != *location && failed.bucket == location.bucket).then(|| failed.key.to_string())?
+            let failed: S3Uri = failed.source.parse().ok()?;
+            let below = failed.key.as_str().strip_prefix(location.key.as_str())?;
+            let is_object =
+                failed.bucket == location.bucket && !below.is_empty() && failed != transfer.to.location;
+            is_object.then(|| failed.key.to_string())?
         }
         Source::Files { path, .. } => {
-            let below = Path::new(&object.source).strip_prefix(path.as_path()).ok()?;
-            (below != Path::new("")).then(|| below.to_str().map(str::to_owned)).flatten()?
+            let failed = Path::new(&failed.source);
+            let below = failed.strip_prefix(path.as_path()).ok()?;
+            (!failed.is_dir()).then(|| below.to_str().map(str::to_owned)).flatten()?
         }
     };
     Some(Chosen { key })

@@ -99,19 +99,20 @@ pub(super) async fn run(
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
     let run = execute::run(job, &mut connections, monitor, &journal, &resumed, &stop, &halt);
     let outcome = Box::pin(run).await;
-    signals.abort();
     ticking.abort();
     console.finish();
     let outcome = outcome?;
     let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
     let kept = journal.keeps();
+    // With S3 away, a journal there waits for it as long as any request does; a signal must still end that.
     let closed = journal.close(last).await;
+    signals.abort();
     if output.json {
         say(&serde_json::to_string(&serde_json::json!({ "summary": outcome })).map_err(io::Error::from)?)?;
     } else {
         say(summary(&outcome).trim_end())?;
     }
-    let closed = closed?;
+    let closed = closed.map_err(CliError::Lost)?;
     if let Some(path) = &job.report.json {
         closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
         if !output.json {

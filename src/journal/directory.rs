@@ -120,7 +120,12 @@ impl Directory {
         loop {
             let found = match Found::look(path) {
                 Ok(found) => found,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                // Or something stands in the way that is no directory.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    return Ok(None);
+                }
                 Err(error) => return Err(JournalError::io(&path.display(), &error)),
             };
             if found.snapshot.is_none() && found.segments.is_empty() {

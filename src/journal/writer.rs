@@ -173,7 +173,7 @@ pub(super) struct Start {
     pub(super) state: RunState,
     /// The number of the next record.
     pub(super) next: u64,
-    /// The length of the report at the last snapshot.
+    /// The length of the report at the last snapshot: receipts behind it are in the events since then.
     pub(super) report: u64,
     pub(super) ledger: Option<Box<dyn Ledger>>,
 }
@@ -208,8 +208,8 @@ impl<S: Store> WriterTask<S> {
 
     /// Brings the report to where the journal is.
     pub(super) async fn recover(&mut self) -> Result<(), JournalError> {
-        self.catch_up().await.map(|outcome| {
-            if let Err(error) = outcome {
+        self.catch_up().await.map(|settled| {
+            if let Err(error) = settled {
                 tracing::warn!(%error, "the report lacks receipts, which stay in the journal for now");
             }
         })
@@ -342,17 +342,22 @@ impl<S: Store> WriterTask<S> {
         let began = Instant::now();
         let settled = self.settle().await?;
         self.report_rests = None;
-        if let Err(error) = settled {
-            let (least, times) = REPORT_AGAIN;
-            self.report_rests = Some(Instant::now() + least.max(began.elapsed() * times));
-            tracing::warn!(%error, "the report can not be written; its receipts stay in the journal for now");
-            return Ok(());
-        }
-        self.store.snapshot(self.start.next, self.start.report, &self.start.state).await
+        let report = match settled {
+            Ok(length) => length,
+            Err(error) => {
+                let (least, times) = REPORT_AGAIN;
+                self.report_rests = Some(Instant::now() + least.max(began.elapsed() * times));
+                tracing::warn!(%error, "the report can not be written; its receipts stay in the journal for now");
+                return Ok(());
+            }
+        };
+        self.store.snapshot(self.start.next, report, &self.start.state).await?;
+        self.start.report = report;
+        Ok(())
     }
 
     async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
-        let report = self.settle().await?;
+        let report = self.settle().await?.map(drop);
         // With receipts missing the run is not over, whatever its objects came to.
         let last = if report.is_err() && S::KEEPS { Event::RunStopped } else { last };
         let (mut lines, first) = (Vec::new(), self.start.next);
@@ -362,31 +367,31 @@ impl<S: Store> WriterTask<S> {
         Ok(Closed { state: self.start.state.clone(), report })
     }
 
-    /// Makes the report durable with all receipts so far, from the journal if it has to be.
-    async fn settle(&mut self) -> Result<Result<(), String>, JournalError> {
+    /// Makes the report durable with all receipts so far, from the journal if it has to be, and returns its length.
+    async fn settle(&mut self) -> Result<Result<u64, String>, JournalError> {
         match self.sync_ledger().await {
-            Ok(()) => Ok(Ok(())),
+            Ok(length) => Ok(Ok(length)),
             Err(_) if S::KEEPS => self.catch_up().await,
             Err(error) => Ok(Err(error)),
         }
     }
 
-    async fn sync_ledger(&mut self) -> Result<(), String> {
-        let Some(mut ledger) = self.start.ledger.take() else { return Ok(()) };
+    /// The length of the report, which is durable now; where there is none, what the last snapshot says of it.
+    async fn sync_ledger(&mut self) -> Result<u64, String> {
+        let Some(mut ledger) = self.start.ledger.take() else { return Ok(self.start.report) };
         let synced = spawn_blocking(move || {
             let synced = ledger.sync();
             (ledger, synced)
         });
         let (ledger, synced) = synced.await.map_err(|error| error.to_string())?;
         self.start.ledger = Some(ledger);
-        self.start.report = synced.map_err(|error| error.to_string())?;
-        Ok(())
+        synced.map_err(|error| error.to_string())
     }
 
-    /// Cuts the report back to the last snapshot and adds the receipts since then. The report may stay at fault, which is
-    /// the inner error; the outer one is the journal's.
-    async fn catch_up(&mut self) -> Result<Result<(), String>, JournalError> {
-        let Some(mut ledger) = self.start.ledger.take() else { return Ok(Ok(())) };
+    /// Cuts the report back to the last snapshot, adds the receipts since then and returns the length. The report may stay
+    /// at fault, which is the inner error; the outer one is the journal's.
+    async fn catch_up(&mut self) -> Result<Result<u64, String>, JournalError> {
+        let Some(mut ledger) = self.start.ledger.take() else { return Ok(Ok(self.start.report)) };
         let mut rewound = ledger.rewind(self.start.report);
         if let Ok(length) = rewound
             && length < self.start.report
@@ -408,7 +413,11 @@ impl<S: Store> WriterTask<S> {
         self.start.ledger = Some(ledger);
         read?;
         match rewound {
-            Ok(_) => Ok(self.sync_ledger().await),
+            // What was lost does not come back: the next time, too, receipts are added behind what was there.
+            Ok(length) => {
+                self.start.report = length;
+                Ok(self.sync_ledger().await)
+            }
             Err(error) => Ok(Err(error.to_string())),
         }
     }

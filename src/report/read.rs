@@ -1,7 +1,8 @@
 //! A report read again: the command that it came from, and which of its objects failed.
 //!
 //! Lines are read one after another and only failures are kept, so that a report of any length can be read. A later
-//! line about the same object replaces an earlier one, because a run that was gone on with reports it again.
+//! line about the same object replaces an earlier one, because a run that was gone on with reports it again. But an object that
+//! failed and was then left as it is stays failed: what was wrong with it, no comparison by lists sees.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -85,8 +86,8 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         let object = (line.transfer, line.source, line.source_version);
         match line.status.as_str() {
             "failed" => _ = failed.insert(object),
-            "done" | "skipped" => _ = failed.remove(&object),
-            // Stopped, or being restored: what failed before has not succeeded since.
+            "done" => _ = failed.remove(&object),
+            // Skipped, stopped or being restored: what failed before has not succeeded since.
             _ => {}
         }
     }
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn what_failed_last_is_what_failed() {
         let (a_failed, a_done, b_failed) = (line("a", "failed"), line("a", "done"), line("b", "failed"));
-        let report = of(&[HEAD, &a_failed, &b_failed, &line("c", "skipped"), &a_done]).unwrap();
+        let report = of(&[HEAD, &a_failed, &b_failed, &line("b", "skipped"), &a_done]).unwrap();
         assert_eq!(report.origin.command, ["run", "job.yaml"]);
         let failed: Vec<_> = report.failed.iter().map(|failed| failed.source.as_str()).collect();
         assert_eq!(failed, ["b"]);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use s3haul::journal::{Location, look};
 use s3haul::sandbox::{
-    BucketOptions, Content, LatencyModel, Model, ObjectSpec, Operation, Sandbox, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, Sandbox,
+    SandboxOptions,
 };
 
 use crate::cli::{at, in_clean_environment, process_at, run};
@@ -231,9 +232,82 @@ async fn of_two_runs_on_a_journal_in_s3_one_survives() {
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
 }
 
-/// A run in a system that lets no file grow beyond 16 KiB.
-async fn with_little_room(directory: &Path, more: &str) -> (i32, String) {
-    let script = format!("trap '' XFSZ; ulimit -f 32; exec \"$0\" run job.yaml {more}");
+/// A journal in S3 is taken from who is at work only by a run that goes on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
+    let world = world(300, Duration::from_millis(60)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 30).await;
+    let elsewhere = manifest(&world.sandbox, "    when: always\njournal: s3://ops/lake/\n");
+    let (exit, _, stderr) = again(&world, elsewhere.path(), &[]).await;
+    assert!(exit == 3 && stderr.contains("`all.when` was changed and is always"), "{exit} {stderr}");
+    rewrite(elsewhere.path(), &world.sandbox, "journal: s3://ops/lake/\n");
+    let (exit, _, stderr) = again(&world, elsewhere.path(), &["--report", "/proc/none/report"]).await;
+    assert!(exit == 3 && stderr.contains("can't write the report"), "{exit} {stderr}");
+    let (exit, stderr) = end(first).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_all_is_there(&world, directory.path(), 300);
+}
+
+/// What is refused before a run begins is to be mended; what happens to it later is to be run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
+    let world = world(300, Duration::from_millis(15)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    world.sandbox.store().deny("ops", Operation::PutObject, "");
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 3 && stderr.contains("error: the journal s3://ops/lake/"), "{exit} {stderr}");
+    world.sandbox.store().allow_all();
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 30).await;
+    world.sandbox.store().deny("ops", Operation::PutObject, "");
+    let (exit, stderr) = end(first).await;
+    assert!(exit == 4 && stderr.contains("error: the journal s3://ops/lake/"), "{exit} {stderr}");
+    world.sandbox.store().allow_all();
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
+    let world = world(3, Duration::ZERO).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
+    // The first one that has an event of the run itself.
+    let third = Fault::on(Operation::PutObject).key("segment-0000000003");
+    world.sandbox.faults().add(third.then(Effect::StallBefore(None)));
+    let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    copied(&world, 3).await;
+    while world.sandbox.faults().fired() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Nothing shows from outside that the run itself is over.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for signal in ["-TERM", "-INT"] {
+        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    }
+    let waited = tokio::task::spawn_blocking(move || {
+        let began = std::time::Instant::now();
+        loop {
+            match child.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None if began.elapsed() > Duration::from_secs(20) => break,
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap().code()
+    });
+    assert_eq!(waited.await.unwrap(), Some(4), "it had to be killed");
+}
+
+/// A run in a system that lets no file grow beyond so many half KiB.
+async fn with_little_room(directory: &Path, room: u32, more: &str) -> (i32, String) {
+    let script = format!("trap '' XFSZ; ulimit -f {room}; exec \"$0\" run job.yaml {more}");
     let options = SandboxOptions::default();
     let child = in_clean_environment(std::process::Command::new("sh"))
         .args(["-c", &script])
@@ -253,7 +327,8 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
     let world = world(400, Duration::from_millis(2)).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::create_dir(directory.path().join("journal")).unwrap();
-    let (exit, stderr) = with_little_room(directory.path(), "--journal journal --report other.jsonl").await;
+    let (exit, stderr) =
+        with_little_room(directory.path(), 32, "--journal journal --report other.jsonl").await;
     assert!(exit == 4 && stderr.contains("error: the journal"), "{exit} {stderr}");
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
@@ -265,7 +340,7 @@ async fn a_report_that_was_full_lacks_nothing_in_the_end() {
     let world = world(400, Duration::from_millis(2)).await;
     world.sandbox.store().create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
-    let (exit, stderr) = with_little_room(directory.path(), "").await;
+    let (exit, stderr) = with_little_room(directory.path(), 32, "").await;
     assert!(exit != 0 && stderr.contains("lacks receipts") && stderr.contains("free some space"), "{stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
@@ -286,6 +361,26 @@ async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
     assert!(exit == 3 && stderr.contains("the journal .s3haul/x"), "{exit} {stderr}");
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "s3://ops/lake"]).await;
     assert!(exit == 2 && stderr.contains("with a slash at the end"), "{exit} {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
+    let world = world(200, Duration::from_millis(15)).await;
+    let directory = manifest(&world.sandbox, "");
+    kill_after(&world, directory.path(), 60).await;
+    let report = || std::fs::read(directory.path().join("report.jsonl")).unwrap();
+    let (before, copies) = (report(), world.calls(Operation::CopyObject));
+    let (exit, stderr) = with_little_room(directory.path(), 0, "").await;
+    assert!(exit == 3 && stderr.contains("error: the journal .s3haul/lake"), "{exit} {stderr}");
+    assert!(report() == before, "the report was begun anew");
+    // Requests of the killed run may still have arrived.
+    assert!(world.calls(Operation::CopyObject) <= copies + 8, "it went on without its journal");
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert_all_is_there(&world, directory.path(), 200);
+    // Of a run that has ended nothing can be forgotten.
+    let (_, stderr) = with_little_room(directory.path(), 0, "").await;
+    assert!(stderr.contains("no journal is kept"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

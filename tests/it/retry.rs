@@ -1,6 +1,7 @@
 //! The failed objects of a report, run again: those, and no others.
 
 use std::fs;
+use std::path::Path;
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Chosen, When};
@@ -89,6 +90,88 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     let (exit, ..) = run(at(&world), &["retry", report]).await;
     assert_eq!(exit, 0);
     assert!(world.sandbox.store().object(DESTINATION, "b").is_some());
+}
+
+/// The report that a copy with these arguments leaves, which must fail.
+async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
+    let (exit, stdout, stderr) =
+        run(at(world), &[copy, &["--report", report.to_str().unwrap()]].concat()).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    fs::read_to_string(report).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_listed_is_done_again_as_a_whole() {
+    for (source, to) in [("s3://source/in/", "s3://source/out/"), ("s3://source/", "s3://source/out/")] {
+        let world = World::new().await;
+        put(&world, &["in/a", "in/b"]);
+        let dir = tempfile::tempdir().unwrap();
+        let report = dir.path().join("report.jsonl");
+        let copy = ["copy", source, to, "--exclude", "out/**", "--provider", "aws"];
+        // Its own listing is not at fault.
+        world.sandbox.store().deny(SOURCE, Operation::ListObjectsV2, "out/");
+        let text = failing(&world, &copy, &report).await;
+        assert!(text.contains(&format!(r#""source":"{to}""#)), "{text}");
+        world.sandbox.store().allow_all();
+        let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
+        assert_eq!(exit, 0, "{stdout} {stderr}");
+        let copied = world.sandbox.store().keys(SOURCE).into_iter().filter(|key| key.starts_with("out/"));
+        assert_eq!(copied.count(), 2, "{source}: {stdout}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_could_not_be_read_is_no_file_that_failed() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("files");
+    fs::create_dir_all(files.join("sub")).unwrap();
+    fs::write(files.join("sub/one"), "1").unwrap();
+    world.sandbox.faults().add(Fault::on(Operation::PutObject).then(Effect::Error(403, "AccessDenied")));
+    let report = dir.path().join("report.jsonl");
+    let text = failing(&world, &["copy", files.to_str().unwrap(), "s3://destination/"], &report).await;
+    assert!(text.contains("files/sub/one\""), "{text}");
+    // Who may read everything can make no such directory; this is how it is reported.
+    fs::write(&report, text.replace("files/sub/one\"", "files/sub\"")).unwrap();
+    world.sandbox.faults().clear();
+    let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["sub/one"], "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_they_differ() {
+    let world = World::new().await;
+    put(&world, &["a"]);
+    let (content, said) = (Content::pattern(1, 100), ObjectSpec::default().metadata("a", "b"));
+    world.sandbox.store().put_object(SOURCE, "b", content.clone(), &said);
+    world.sandbox.faults().add(denied("b"));
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.jsonl");
+    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let objects = failing(&world, &copy, &report).await;
+    world.sandbox.store().deny(SOURCE, Operation::ListObjectsV2, "");
+    let listing = failing(&world, &copy, &report).await;
+    world.sandbox.store().allow_all();
+    // One run would have come to both: with its second page.
+    let failures = listing.lines().skip(1).map(|line| format!("{line}\n"));
+    fs::write(&report, objects + &failures.collect::<String>()).unwrap();
+    put(&world, &["c"]);
+    // A copy whose bytes are right, and what goes with them is not.
+    world.sandbox.store().put_object(DESTINATION, "b", content, &ObjectSpec::default());
+
+    world.sandbox.calls().clear();
+    let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    // Only `b`, in vain, and `c`.
+    assert_eq!(world.calls(Operation::CopyObject), 2, "{stdout}");
+    // That the listing calls the bad copy equal does not make it good.
+    world.sandbox.faults().clear();
+    let again = dir.path().join("report.retry-1.jsonl");
+    let (exit, stdout, stderr) = run(at(&world), &["retry", again.to_str().unwrap()]).await;
+    assert!(exit == 0 && stdout.contains("1 objects copied"), "{stdout} {stderr}");
+    world.assert_equal("b", "b");
 }
 
 #[tokio::test]

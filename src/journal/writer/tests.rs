@@ -294,6 +294,42 @@ async fn after_a_crash_the_report_has_each_receipt_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_report_that_fails_after_a_recovery_has_each_receipt_once() {
+    for lost in [false, true] {
+        let (store, report) = (Memory::default(), Report::default());
+        store.0.lock().unwrap().snapshot_after = Some(900);
+        let journal = begin(&store, Some(report.clone()));
+        journal.commit(range()).await.unwrap();
+        for object in 0..12 {
+            journal.commit(ended(object)).await.unwrap();
+        }
+        drop(journal);
+        let (first, next, length) = {
+            let mut disk = store.0.lock().unwrap();
+            disk.snapshot_after = None;
+            let (base, length) = *disk.snapshots.last().unwrap();
+            (base - 1, base + disk.events().len() as u64, length)
+        };
+        assert!(first < 12, "receipts came after the snapshot");
+        if lost {
+            report.0.lock().unwrap().text.clear();
+        }
+        let ledger: Option<Box<dyn Ledger>> = Some(Box::new(report.clone()));
+        let start = Start { state: RunState::default(), next, report: length, ledger };
+        let (mut task, journal) = WriterTask::new(store.clone(), start);
+        task.recover().await.unwrap();
+        tokio::spawn(task.run());
+        // No snapshot has been taken since. The disk fills up, and has room again.
+        report.0.lock().unwrap().full = true;
+        journal.commit(ended(12)).await.unwrap();
+        report.0.lock().unwrap().full = false;
+        assert_eq!(journal.close(Event::RunEnded).await.unwrap().report, Ok(()));
+        let first = if lost { first } else { 0 };
+        assert_eq!(report.lines(), (first..13).map(receipt).collect::<Vec<_>>(), "lost: {lost}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_report_begins_with_its_run_and_may_have_been_lost() {
     let (store, report) = (Memory::default(), Report::default());
     let journal = begin(&store, Some(report.clone()));
