@@ -275,7 +275,7 @@ pub(super) fn listed_anew<'a>(
     let is_anew = |(number, sides): &(u32, &Sides)| {
         let in_order = sides.plans_in_order();
         let mut ranges = state.ranges.values().filter(|range| range.transfer == *number);
-        ranges.any(|range| !range.planned && !(range.ordered && in_order))
+        ranges.any(|range| !(range.planned || (range.ordered && in_order)))
     };
     transfers.into_iter().filter(is_anew).map(|(number, _)| number).collect()
 }
