@@ -146,8 +146,8 @@ async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_all_kinds_are_found_over_the_wire() {
-    // So that a list takes longer than to decide that it is cut.
-    let latency = LatencyModel { list: Duration::from_millis(30), ..LatencyModel::default() };
+    // So that a list takes longer than to read it on a busy machine and to decide that it is cut.
+    let latency = LatencyModel { list: Duration::from_millis(300), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
     let world = World::modelled(model).await;
     let mut keys = BTreeSet::new();
