@@ -65,7 +65,9 @@ pub enum Found {
     Entry(Entry),
     /// Something that is no object, and why it is left out.
     Ignored(String, &'static str),
-    /// Something that could not be looked at; a bucket's listing ends with it, a directory walk goes on.
+    /// Something that could not be looked at, by its key and its place; the listing goes on.
+    Unread(String, String, Failure),
+    /// The listing ends here, too early.
     Failed(String, Failure),
 }
 

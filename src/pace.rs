@@ -50,6 +50,8 @@ pub struct Pacer {
     started: Instant,
     requests: Gate,
     bytes: Gate,
+    /// All bytes that were asked for, to the byte gate.
+    asked_bytes: AtomicU64,
     slots: Slots,
     /// By `endpoint/bucket`.
     lanes: Mutex<HashMap<(String, Class), Arc<Lanes>>>,
@@ -106,6 +108,7 @@ impl Pacer {
             started: Instant::now(),
             requests: Gate::limited(limits.requests_per_second.map(f64::from)),
             bytes: Gate::limited(limits.bytes_per_second.map(|rate| to_cells(rate.0))),
+            asked_bytes: AtomicU64::new(0),
             slots: Slots::new(ceiling),
             lanes: Mutex::default(),
             outages: Mutex::default(),
@@ -204,13 +207,19 @@ impl Pacer {
         let (mut paced, in_line_at) = (passed.waited, clock());
         if !pass.is_probe() {
             paced |= self.requests.pass(1).await;
-            paced |= self.bytes.pass(bytes.div_ceil(BYTES_PER_CELL)).await;
+            paced |= self.bytes.pass(self.cells(bytes)).await;
         }
         let limited = clock().saturating_sub(in_line_at);
         // While it stood in line the endpoint may have gone away.
         let pass = if paced { pass.renewed(patience, clock).await? } else { pass };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         Ok(Admitted { pass, limited, lanes, passed, key, paced })
+    }
+
+    /// The cells that so many bytes begin, behind those that were asked for before: many small objects share one.
+    fn cells(&self, bytes: u64) -> u64 {
+        let before = self.asked_bytes.fetch_add(bytes, Ordering::Relaxed);
+        before.saturating_add(bytes).div_ceil(BYTES_PER_CELL) - before.div_ceil(BYTES_PER_CELL)
     }
 
     /// Learns from an answer that came after `took`, of a request that is given up after `limit`: a good one when there is no

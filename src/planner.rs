@@ -25,12 +25,14 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Attribute, LayoutChoice, Source, Transfer, Versions, When};
+use crate::pace::gate::by_itself;
 use crate::plan::attributes::Reads;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::history::same_content;
 use crate::plan::parts::Capacity;
+use crate::plan::remap::RemapError;
 use crate::plan::replay;
 use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Head, Operation};
 
@@ -38,7 +40,7 @@ pub use history::{Following, Turn};
 pub use ranges::MOST_RANGES;
 use steps::{Exit, Gone, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
-use tasks::{by_itself, panicked};
+use tasks::panicked;
 
 /// Keys that are asked for at once where listings can not be compared.
 const HEADS_AT_ONCE: usize = 64;
@@ -257,7 +259,7 @@ impl Sides {
         match self.ask(entry, key, Question::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
                 let there = if claimed {
-                    self.destination.head(&key, None).await.map(Some)
+                    self.in_place(self.destination.head(&key, None)).await.map(Some)
                 } else {
                     self.unfinished(&entry, &key).await
                 };
@@ -279,7 +281,7 @@ impl Sides {
     /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that would tell.
     async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
         let Some(source) = &self.source else { return Ok(None) };
-        let here = source.head(&entry.key, entry.version.as_deref()).await?;
+        let here = self.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
         let equal = same_content(&here, &there, self.etags_follow_from_bytes());
         Ok((equal == Some(true)).then_some(there))
     }
@@ -291,7 +293,7 @@ impl Sides {
     async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<Head>, Failure> {
         let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
         if self.finishes_late() {
-            return Ok(Some(self.destination.head(key, None).await?));
+            return Ok(Some(self.in_place(self.destination.head(key, None)).await?));
         }
         let capabilities = self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
@@ -300,14 +302,15 @@ impl Sides {
             _ if sets => true,
             // What CopyObject carries along is there from the start.
             Some(source) if Reads::of(&self.transfer, capabilities, &self.listed_route(entry, key)?).tags => {
-                source.head(&entry.key, entry.version.as_deref()).await?.tag_count > Some(0)
+                let head = source.head(&entry.key, entry.version.as_deref());
+                self.in_place(head).await?.tag_count > Some(0)
             }
             _ => false,
         };
         if !wants {
             return Ok(None);
         }
-        Ok(Some(self.destination.head(key, None).await?).filter(lacks))
+        Ok(Some(self.in_place(self.destination.head(key, None)).await?).filter(lacks))
     }
 
     /// True when copies get something that no header carries.
@@ -370,7 +373,7 @@ impl Sides {
         }
         match (&self.transfer.from, &self.source) {
             (Source::Prefix { location, .. }, Some(source)) if let Some(chosen) = &self.transfer.chosen => {
-                Ok(chosen::objects(source, &location.key, chosen))
+                Ok(chosen::objects(source, &location.key, chosen, self.heads_at_once()))
             }
             (Source::Prefix { location, .. }, Some(source)) => {
                 Ok(bucket::objects(source.clone(), &location.key, after.map(ToString::to_string)))
@@ -378,7 +381,8 @@ impl Sides {
             (Source::Object { location, version, .. }, Some(source)) => {
                 let key = location.key.clone();
                 let place = location.to_string();
-                let head = source.head(&key, version.as_deref()).await.map_err(|failure| (place, failure))?;
+                let head = self.in_place(source.head(&key, version.as_deref())).await;
+                let head = head.map_err(|failure| (place, failure))?;
                 Ok(Listing::of(vec![Found::Entry(Entry {
                     relative_at: self.relative_at(&key),
                     key,
@@ -434,16 +438,23 @@ impl Sides {
         self.transfer.versions != Versions::All
     }
 
+    /// Where an entry goes.
+    ///
+    /// # Errors
+    /// Why the key map does not take it.
+    pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
+        self.transfer.keys.destination_key(&self.transfer.to.location.key, entry.relative(), entry.size)
+    }
+
     /// Applies the selection and the key map.
     fn sift(&self, found: Found, filter: &Filter) -> Result<(Entry, ObjectKey), Planned> {
         let entry = match found {
             Found::Entry(entry) => entry,
             Found::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
-            // A bucket's listing ends with it, but for keys that are asked for one by one.
-            Found::Failed(place, failure) if self.source.is_some() && self.transfer.chosen.is_none() => {
-                return Err(Planned::Unlisted(place, failure));
+            Found::Unread(key, place, failure) => {
+                return Err(Planned::Failed(ObjectKey::new(&key).ok(), place, failure));
             }
-            Found::Failed(place, failure) => return Err(Planned::Failed(None, place, failure)),
+            Found::Failed(place, failure) => return Err(Planned::Unlisted(place, failure)),
         };
         // The prefix itself, as consoles create it for an empty folder, has no relative key.
         if entry.relative().is_empty() {
@@ -464,8 +475,7 @@ impl Sides {
         {
             return Err(Planned::Excluded(entry.key));
         }
-        let to = &self.transfer.to.location.key;
-        match self.transfer.keys.destination_key(to, entry.relative(), entry.size) {
+        match self.key_of(&entry) {
             Ok(key) => Ok((entry, key)),
             Err(error) => {
                 let place = self.name_of(&entry);
@@ -478,7 +488,7 @@ impl Sides {
 
     /// Asks about one key, at the destination and, where lists do not tell, at the source.
     async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
-        let head = match self.destination.head(&key, None).await {
+        let head = match self.in_place(self.destination.head(&key, None)).await {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let decision = self.decide(&entry, None);
@@ -497,7 +507,7 @@ impl Sides {
             decision = self.decide(&entry, Some(there));
         }
         if let (Decision::Ask, Some(source)) = (decision, &self.source) {
-            decision = match source.head(&entry.key, entry.version.as_deref()).await {
+            decision = match self.in_place(source.head(&entry.key, entry.version.as_deref())).await {
                 Ok(ours) if entry.version.is_some() => {
                     match same_content(&ours, &head, self.etags_follow_from_bytes()) {
                         Some(true) => Decision::Skip(Skip::Equal),

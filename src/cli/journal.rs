@@ -195,7 +195,7 @@ pub(super) async fn places(
 }
 
 /// Where the journal is; `None` where none is kept. Standard input can't be read twice.
-async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Location>, CliError> {
+pub(super) async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Location>, CliError> {
     if job.transfers.iter().any(|transfer| transfer.from == Source::Stdin) {
         return Ok(None);
     }

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser};
+use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
 use super::run::run;
-use super::{Cli, CliError, Command, Exit, Output, plan, say};
-use crate::journal::Intent;
+use super::{Cli, CliError, Command, Exit, Output, journal, plan, say};
+use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
 use crate::report::Origin;
@@ -41,6 +42,13 @@ impl Retry {
         let path = std::path::absolute(&self.path)?;
         let report = self.report.map(std::path::absolute).transpose()?;
         let Report { origin, failed } = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
+        if failed.is_empty() && !origin_is_over(&origin).await? {
+            let command = origin.command.join(" ");
+            let message = format!(
+                "no object of this report failed so far, but its run is not over; `s3haul {command}` goes on with it"
+            );
+            return Err(CliError::Usage(message));
+        }
         if failed.is_empty() {
             return say("no object of this report failed: nothing to do");
         }
@@ -57,6 +65,15 @@ impl Retry {
             run(&job, &place, &origin, Intent::Fresh, output).await
         }
     }
+}
+
+/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal tells. What ended a run that gave up is
+/// no failure in its report, because the run tries it again when it goes on.
+async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
+    let Ok(job) = job_of(origin) else { return Ok(true) };
+    let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+    let Some(location) = journal::location(&job, &mut connections).await? else { return Ok(true) };
+    Ok(look(location).await?.is_none_or(|glance| !glance.state.is_unfinished()))
 }
 
 /// The job of the run that wrote a report. The process goes to where that run was started, because paths in the command and

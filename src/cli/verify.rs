@@ -20,6 +20,7 @@ use crate::connections::Connections;
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
 use crate::manifest::keys::KeyGlob;
+use crate::pace::gate::by_itself;
 use crate::planner::Sides;
 use crate::report::Origin;
 use crate::size::{display_count, display_duration};
@@ -218,7 +219,9 @@ impl Verify {
                 ))
             })?;
             match places(&mut connections, transfer, receipt).await? {
-                Some((source, destination)) => running.push(verify::objects(source, destination, deep)),
+                Some((source, destination)) => {
+                    running.push(by_itself(verify::objects(source, destination, deep)))
+                }
                 None => counts.excluded += 1,
             }
             while running.len() >= AT_ONCE

@@ -61,6 +61,8 @@ pub(super) struct Inherited {
     pending: BTreeSet<u64>,
     /// Transfers of which all keys are listed again, by position in the job: their objects will have other numbers.
     listed_anew: BTreeSet<u32>,
+    /// Transfers that are gone on with. What they left may be of an object that had another number then.
+    begun: BTreeSet<u32>,
 }
 
 /// An upload that an earlier session left open.
@@ -89,6 +91,7 @@ impl Inherited {
             until: last.checked_add(patience + LATE).unwrap_or(last).min(Timestamp::now()),
             pending: ranges.flat_map(|range| range.pending.keys().copied()).collect(),
             listed_anew,
+            begun: state.ranges.values().map(|range| range.transfer).collect(),
         }
     }
 
@@ -120,7 +123,7 @@ impl Inherited {
         let is_wanted = |open: &OpenUpload| {
             let is_below = |(number, transfer): (u32, &Transfer)| {
                 let (place, to) = (&open.place, &transfer.to);
-                self.listed_anew.contains(&number)
+                self.begun.contains(&number)
                     && (&place.endpoint, &place.bucket) == (&to.endpoint, &to.location.bucket)
                     && place.key.as_str().starts_with(to.location.key.as_str())
             };
@@ -183,11 +186,11 @@ impl Inherited {
     }
 }
 
-/// The objects of which an upload that was found open may have become the copy, unseen.
-pub(super) fn claimed(state: &RunState) -> BTreeSet<u64> {
+/// Where an upload that was found open may have become a copy, unseen.
+pub(super) fn claimed(state: &RunState) -> impl Iterator<Item = &UploadPlace> + Clone {
     let completing = |begun: &BegunUpload| begun.claimed && begun.completing.is_some();
-    let claimed = state.uploads.values().filter(|open| open.begun.as_ref().is_some_and(completing));
-    claimed.map(|open| open.object).collect()
+    let claimed = state.uploads.values().filter(move |open| open.begun.as_ref().is_some_and(completing));
+    claimed.map(|open| &open.place)
 }
 
 /// An upload to go on with, or one that was just begun.

@@ -267,7 +267,7 @@ impl<'a> Conductor<'a> {
 
     fn hear(&mut self, transfer: u32, news: Option<News>) {
         // What is not heard is not passed by: the next session finds it again.
-        if self.outcome.gave_up.is_some() {
+        if self.stop.is_cancelled() {
             return;
         }
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
@@ -276,7 +276,7 @@ impl<'a> Conductor<'a> {
                 running.record.turn_to(range);
                 for planned in batch {
                     self.take(transfer, planned, &mut held);
-                    if self.outcome.gave_up.is_some() {
+                    if self.stop.is_cancelled() {
                         return;
                     }
                 }
@@ -482,8 +482,10 @@ impl<'a> Conductor<'a> {
 
     fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
         self.count(receipt);
-        // What ended the run is tried again when it goes on, and so is what failed after it.
-        let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some();
+        // What ended the run is tried again when it goes on, and so is what failed after it; but not a bad copy, which looks like a
+        // good one then.
+        let is_published = matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
+        let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
         self.tell(transfer, |record| record.end(object, receipt, goes_on));
     }
 

@@ -280,7 +280,10 @@ impl Copy<'_> {
                 drop(place);
                 return self.carry(head, pin, *begun, wanted.attributes(), draft).await;
             }
-            Some(Found::Published(found, etag)) => return self.found(head, pin, *found, etag, draft).await,
+            Some(Found::Published(found, etag)) => {
+                drop(place);
+                return self.found(head, pin, *found, etag, draft).await;
+            }
             None => {}
         }
         let doubt = self.doubt(head, wanted.attributes());

@@ -12,7 +12,7 @@ use crate::manifest::job::RestoreTier;
 use crate::plan::decide::{Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
-use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, Head};
+use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head};
 
 /// On what it rests that the destination equals the source. From strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -166,6 +166,9 @@ pub struct ErrorRecord {
     /// True when the same run may succeed later without anything being mended.
     #[serde(skip)]
     pub may_pass_later: bool,
+    /// True when the copy is there, and something is wrong with it.
+    #[serde(skip)]
+    pub is_published: bool,
 }
 
 impl From<&Failure> for ErrorRecord {
@@ -180,6 +183,7 @@ impl From<&Failure> for ErrorRecord {
             remedy: details.kind.remedy(),
             ends_run: failure.ends_run(),
             may_pass_later: details.kind.may_pass_later(),
+            is_published: matches!(details.kind, FailureKind::NotEqual | FailureKind::Unprovable),
         }
     }
 }

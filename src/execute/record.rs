@@ -62,7 +62,9 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     let claimed = adopt::claimed(&work.resumed);
     let pending = known().flat_map(|(_, range)| &range.pending).map(|(object, entry)| {
         let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
-        Pending { object: *object, entry, claimed: claimed.contains(object) }
+        let place = work.sides.key_of(&entry).map(|key| work.upload_place(&key)).ok();
+        let claimed = claimed.clone().any(|claimed| Some(claimed) == place.as_ref());
+        Pending { object: *object, entry, claimed }
     });
     let left = known().filter(|(_, state)| !state.planned).map(|(range, state)| KeyRange {
         range: *range,

@@ -8,20 +8,20 @@ use super::{Entry, Found, Listing};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
+use crate::pace::gate::by_itself;
+use crate::pace::slots::Want;
+use crate::s3::{Failure, FailureKind, Operation};
 
-/// Keys that are asked for at once.
-const HEADS_AT_ONCE: usize = 64;
-
-/// The chosen objects; their keys are relative to `prefix`.
+/// The chosen objects, so many of which are asked for `at_once`; their keys are relative to `prefix`.
 #[must_use]
-pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen]) -> Listing {
+pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen], at_once: usize) -> Listing {
     let (bucket, relative_at) = (bucket.clone(), prefix.as_str().len());
     let mut chosen = chosen.to_vec();
     chosen.sort();
     chosen.dedup();
     Listing::by(|pages| async move {
-        let found = stream::iter(chosen).map(|chosen| find(bucket.clone(), relative_at, chosen));
-        let mut found = std::pin::pin!(found.buffered(HEADS_AT_ONCE));
+        let found = stream::iter(chosen).map(|chosen| by_itself(find(bucket.clone(), relative_at, chosen)));
+        let mut found = std::pin::pin!(found.buffered(at_once));
         while let Some(found) = found.next().await {
             // The reader is gone when the run stops.
             if pages.send(vec![found]).await.is_err() {
@@ -36,6 +36,12 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
     let Ok(key) = ObjectKey::new(&chosen.key) else {
         return Found::Ignored(place, super::KEY_TOO_LONG);
     };
+    // Such a run has no other requests to speak of, but its copies.
+    let Ok(_place) = bucket.pacer().slots().request(Want::Small).await else {
+        let failure =
+            Failure::new(FailureKind::Stopped, Operation::HeadObject, &*place, "the run was stopped");
+        return Found::Unread(chosen.key, place, failure);
+    };
     match bucket.head(&key, None).await {
         Ok(head) => Found::Entry(Entry {
             relative_at,
@@ -47,6 +53,6 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
             storage_class: head.storage_class,
             archive: head.archive,
         }),
-        Err(failure) => Found::Failed(place, failure),
+        Err(failure) => Found::Unread(chosen.key, place, failure),
     }
 }

@@ -32,7 +32,7 @@ impl Counterparts {
         while !self.ended && self.current.as_ref().is_none_or(|current| current.key.as_str() < key) {
             match self.listing.next().await {
                 Some(Found::Entry(entry)) => self.current = Some(entry),
-                Some(Found::Ignored(..)) => {}
+                Some(Found::Ignored(..) | Found::Unread(..)) => {}
                 Some(Found::Failed(_, failure)) => return Err(failure),
                 None => (self.current, self.ended) = (None, true),
             }

@@ -141,7 +141,10 @@ impl Walk {
                 let name = self.root.file_name().and_then(|name| name.to_str()).unwrap_or("file").to_owned();
                 vec![self.file(name, &metadata)]
             }
-            Err(error) => vec![failed(&self.root, &error)],
+            Err(error) => {
+                let failure = local(&self.root, &error.to_string());
+                vec![Pending::Found(Found::Failed(self.root.display().to_string(), failure))]
+            }
         }))
         .await
     }
@@ -155,25 +158,23 @@ impl Walk {
     fn read_now(&self, dir: &Directory) -> Vec<Pending> {
         let entries = match fs::read_dir(&dir.path) {
             Ok(entries) => entries,
-            Err(error) => return vec![failed(&dir.path, &error)],
+            Err(error) => return vec![unread(&dir.key, &dir.path, &error.to_string())],
         };
         let mut sorted = Vec::new();
         for entry in entries {
             match entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?))) {
                 Ok((path, name, kind)) => match name.to_str() {
                     Some(name) => sorted.push(self.look(dir, &path, name, kind)),
-                    None => sorted.push((
-                        path.to_string_lossy().into_owned(),
-                        Pending::Found(Found::Failed(
-                            path.to_string_lossy().into_owned(),
-                            local(
-                                &path,
-                                "its name is not UTF-8, and keys of S3 must be; rename it or exclude it",
-                            ),
-                        )),
-                    )),
+                    None => {
+                        let key = format!("{}{}", dir.key, name.to_string_lossy());
+                        let why = "its name is not UTF-8, and keys of S3 must be; rename it or exclude it";
+                        let item = unread(&key, &path, why);
+                        sorted.push((key, item));
+                    }
                 },
-                Err(error) => sorted.push((String::new(), failed(&dir.path, &error))),
+                Err(error) => {
+                    sorted.push((dir.key.clone(), unread(&dir.key, &dir.path, &error.to_string())));
+                }
             }
         }
         sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -186,10 +187,7 @@ impl Walk {
         let ignore = |why| Pending::Found(Found::Ignored(key.clone(), why));
         if kind.is_symlink() && self.symlinks != Symlinks::Follow {
             let item = match self.symlinks {
-                Symlinks::Fail => {
-                    let why = "is a symbolic link, and the job says `symlinks: fail`";
-                    Pending::Found(Found::Failed(path.display().to_string(), local(path, why)))
-                }
+                Symlinks::Fail => unread(&key, path, "is a symbolic link, and the job says `symlinks: fail`"),
                 Symlinks::Skip | Symlinks::Follow => ignore("symbolic link"),
             };
             return (key, item);
@@ -201,7 +199,10 @@ impl Walk {
                 let item = ignore("vanished");
                 return (key, item);
             }
-            Err(error) => return (key, failed(path, &error)),
+            Err(error) => {
+                let item = unread(&key, path, &error.to_string());
+                return (key, item);
+            }
         };
         if metadata.is_dir() {
             if name == JOURNALS {
@@ -250,10 +251,7 @@ impl Walk {
                 storage_class: None,
                 archive: crate::s3::ArchiveState::Readable,
             }),
-            Err(error) => {
-                let path = self.root.join(&key);
-                Found::Failed(key, local(&path, &error.to_string()))
-            }
+            Err(error) => return unread(&key, &self.root.join(&key), &error.to_string()),
         };
         Pending::Found(found)
     }
@@ -269,8 +267,8 @@ fn local(path: &Path, message: &str) -> Failure {
     Failure::new(FailureKind::Local, Operation::ReadFile, path.display().to_string(), message)
 }
 
-fn failed(path: &Path, error: &io::Error) -> Pending {
-    Pending::Found(Found::Failed(path.display().to_string(), local(path, &error.to_string())))
+fn unread(key: &str, path: &Path, why: &str) -> Pending {
+    Pending::Found(Found::Unread(key.to_owned(), path.display().to_string(), local(path, why)))
 }
 
 #[cfg(test)]
@@ -286,7 +284,9 @@ mod tests {
             match found {
                 Found::Entry(entry) => keys.push(entry.key.to_string()),
                 Found::Ignored(key, why) => others.push(format!("{key}: {why}")),
-                Found::Failed(place, _) => others.push(format!("{place}: failed")),
+                Found::Unread(_, place, _) | Found::Failed(place, _) => {
+                    others.push(format!("{place}: failed"))
+                }
             }
         }
         (keys, others)

@@ -5,8 +5,10 @@
 //! A quota of governor's is fixed, which is what a user's limit is; the rates that are learned change at every answer, and
 //! each change would hand out governor's burst anew, so they have a [meter](super::meter) of their own.
 
+use std::future::{Future, pending};
 use std::num::NonZeroU32;
 use std::ops::Add;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use governor::clock::{Clock, Reference};
@@ -16,6 +18,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The longest sleep before the rate is looked at again, where it can change.
 pub(super) const NAP: Duration = Duration::from_millis(250);
@@ -53,9 +56,10 @@ impl Gate {
     }
 
     /// Waits, first come first served, until `cells` may pass. A request of more cells than the burst takes them in
-    /// slices, so that it waits as long as its cells take. Returns whether it had to wait.
+    /// slices, so that it waits as long as its cells take, and one of none does not wait for others. Returns whether it had
+    /// to wait.
     pub async fn pass(&self, cells: u64) -> bool {
-        let Some(limiter) = &self.0 else { return false };
+        let Some(limiter) = self.0.as_ref().filter(|_| cells > 0) else { return false };
         let _turn = limiter.queue.lock().await;
         let (mut left, mut waited) = (cells, false);
         while left > 0 {
@@ -72,6 +76,24 @@ impl Gate {
             }
         }
         waited
+    }
+}
+
+/// A question that goes on while nobody looks after it: one that stands in the line of a limit and is not polled would hold up
+/// everybody behind it, those included for whom its asker waits.
+pub(crate) fn by_itself<T: Send + 'static>(
+    question: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = T> {
+    let asked = AbortOnDropHandle::new(tokio::spawn(question));
+    async move {
+        match asked.await {
+            Ok(answer) => answer,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // Only the end of the runtime does that.
+                Err(_) => pending().await,
+            },
+        }
     }
 }
 

@@ -15,7 +15,6 @@ use futures::stream::{self, FuturesOrdered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::steps::{Exit, Gone, Outbox};
-use super::tasks::by_itself;
 use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
@@ -24,6 +23,7 @@ use crate::listing::filter::Filter;
 use crate::listing::versions::{self, History, Scope, Told, Version, Walk};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Source, When};
+use crate::pace::gate::by_itself;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::history::{Likeness, liken, overlaps, same_content};
@@ -257,7 +257,7 @@ impl Sides {
         let place = format!("s3://{}/{}", source.name(), history.key);
         let there = match found {
             Some(there) => there,
-            None => match versions::of_key(&self.destination, &to).await {
+            None => match self.in_place(versions::of_key(&self.destination, &to)).await {
                 Ok(there) => there,
                 Err(failure) => return Err(Box::new(Planned::Failed(Some(history.key), place, failure))),
             },
@@ -316,8 +316,8 @@ impl Sides {
                 .map(|(a, b)| async move {
                     let (source_id, id) = (&*history.versions[a].id, &*there[b].id);
                     let (from, copy) = tokio::join!(
-                        source.head(&history.key, Some(source_id)),
-                        self.destination.head(to, Some(id))
+                        self.in_place(source.head(&history.key, Some(source_id))),
+                        self.in_place(self.destination.head(to, Some(id)))
                     );
                     let (from, copy) = (from?, copy?);
                     // Where nothing can be compared, size and order must do, and that a copy is no older than what it is of.

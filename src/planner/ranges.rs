@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::steps::{Exit, Gone, News, Outbox};
-use super::tasks::{by_itself, panicked};
+use super::tasks::panicked;
 use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
@@ -24,6 +24,7 @@ use crate::listing::join::Counterparts;
 use crate::listing::{Found, Listing};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Versions, When};
+use crate::pace::gate::by_itself;
 
 /// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side; each takes up to 2.8 MiB, for
 /// the pages of both sides and the answers that are on their way, and a sync is to get by with 64 MiB in all.
@@ -287,7 +288,7 @@ impl Sides {
 fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
     let key = match found {
         Found::Entry(entry) => entry.key.as_str(),
-        Found::Ignored(key, _) => key,
+        Found::Ignored(key, _) | Found::Unread(key, ..) => key,
         Found::Failed(..) => return false,
     };
     range.after.as_ref().is_some_and(|after| key <= after.as_str())

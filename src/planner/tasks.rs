@@ -1,28 +1,23 @@
-//! Tasks of the planner, and what becomes of one that panics: what it had not told is never taken for nothing.
+//! What the planner's requests share with all others, the places in flight, and what a task of its that panics comes to.
 
-use std::future::{Future, pending};
-use std::panic::resume_unwind;
+use std::future::Future;
 
-use tokio_util::task::AbortOnDropHandle;
-
-use super::Planned;
+use super::{Planned, Sides};
+use crate::pace::slots::Want;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// A question that goes on while nobody looks after it: one that stands in the line of a limit and is not polled would hold up
-/// everybody behind it, those included for whom its asker waits.
-pub(super) fn by_itself<T: Send + 'static>(
-    question: impl Future<Output = T> + Send + 'static,
-) -> impl Future<Output = T> {
-    let asked = AbortOnDropHandle::new(tokio::spawn(question));
-    async move {
-        match asked.await {
-            Ok(answer) => answer,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // Only the end of the runtime does that.
-                Err(_) => pending().await,
-            },
-        }
+impl Sides {
+    /// A request of the plan takes a place like those of the copies, so that a ceiling holds for all of them together. Nobody who has a
+    /// place waits for the plan.
+    pub(super) async fn in_place<T>(
+        &self,
+        request: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let Ok(_place) = self.destination.pacer().slots().request(Want::Small).await else {
+            let (operation, place) = (Operation::HeadObject, self.transfer.to.location.to_string());
+            return Err(Failure::new(FailureKind::Stopped, operation, place, "the run was stopped"));
+        };
+        request.await
     }
 }
 

@@ -8,14 +8,16 @@ use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::state::RunState;
 use s3haul::journal::{Intent, Location, look};
-use s3haul::manifest::job::{DEFAULT_ENDPOINT, FailureLimit, Job, Limits, PartSize, Transfer, Versions};
+use s3haul::manifest::job::{
+    DEFAULT_ENDPOINT, FailureLimit, Job, Limits, PartSize, Source, Symlinks, Transfer, Versions,
+};
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
 };
 use s3haul::size::{ByteSize, MIB};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 const PARTS: u64 = 40;
 
@@ -155,17 +157,32 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(#[case] 
     let versioning = versions == Versions::All;
     let mut world = world(BucketOptions { versioning, ..BucketOptions::default() }).await;
     put(&world, "dir/large", PARTS * 5 * MIB);
+    let mut objects = 1;
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(in_parts(Transfer { versions, ..copy_all() }));
+    stop_at(&mut world, Operation::UploadPartCopy, PARTS / 4);
     if !versioning {
         without_order(&mut job);
+        // The first session does not come to the end of the list, the second one does.
+        for index in 0..1000 {
+            put(&world, &format!("e/{index:04}"), 1);
+            objects += 1;
+        }
+        let page = |call: u64| Fault::on(Operation::ListObjectsV2).nth(call).then(Effect::StallBefore(None));
+        world.sandbox.faults().add(page(3));
     }
-    stop_at(&mut world, Operation::UploadPartCopy, PARTS / 2);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.stopped, "{:?}", run.outcome);
+    let planned = state(directory.path()).await.ranges.values().filter(|range| range.planned).count();
+    assert_eq!(planned, 0, "all keys are listed again");
+    go_on(&mut world);
+    stop_at(&mut world, Operation::UploadPartCopy, PARTS / 4);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     go_on(&mut world);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 0), "{:?}", run.outcome);
+    assert_eq!((run.outcome.stopped, run.outcome.failed_objects), (false, 0), "{:?}", run.outcome);
+    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), objects);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS, "no part was copied twice");
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
     world.assert_no_upload_is_left();
@@ -218,4 +235,45 @@ async fn an_upload_at_another_server_is_not_forgotten() {
     here.session(directory.path(), &job, Intent::Fresh).await;
     here.assert_no_upload_is_left();
     assert!(state(directory.path()).await.uploads.is_empty());
+}
+
+/// A copy that is not equal looks as if it were: it is as large, and newer. No comparison may take it for good.
+#[tokio::test]
+async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
+    let mut world = world(BucketOptions::default()).await;
+    put(&world, "a", 100);
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = world.job(copy_all());
+    job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    go_on(&mut world);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.skipped_objects, run.outcome.failed_objects), (0, 1), "{:?}", run.outcome);
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_of_a_directory_is_told_once() {
+    let mut world = world(BucketOptions::default()).await;
+    let root = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("nowhere", root.path().join("a")).unwrap();
+    for index in 0..4500 {
+        std::fs::write(root.path().join(format!("b{index:04}")), "x").unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut transfer = upload_all(root.path());
+    if let Source::Files { symlinks, .. } = &mut transfer.from {
+        *symlinks = Symlinks::Fail;
+    }
+    let job = world.job(transfer);
+    stop_at(&mut world, Operation::PutObject, 20);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    let state = state(directory.path()).await;
+    assert!(!state.ranges[&0].planned && state.ranges[&0].passed.is_some(), "{:?}", state.ranges);
+    go_on(&mut world);
+    stop_at(&mut world, Operation::PutObject, 20);
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!(run.outcome.failed_objects, 1, "{:?}", run.outcome);
 }

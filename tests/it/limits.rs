@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use s3haul::manifest::job::{Limits, Provider, When};
+use rstest::rstest;
+use s3haul::manifest::job::{Chosen, Limits, Provider, When};
 use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::{ByteRate, GIB, MIB};
 use tokio::time::timeout;
@@ -39,6 +40,27 @@ async fn in_flight_stays_below_its_limit_and_uses_it() {
     );
 }
 
+#[rstest]
+#[case::about_keys_of_a_list(false)]
+#[case::about_keys_that_were_chosen(true)]
+#[tokio::test]
+async fn questions_of_a_plan_are_in_flight_like_copies(#[case] are_chosen: bool) {
+    let latency = LatencyModel { head: Duration::from_millis(20), ..LatencyModel::default() };
+    let mut world = World::modelled(Model { latency, ..Model::default() }).await;
+    world.provider = Provider::Other;
+    let keys = || (0..200).map(|index| format!("s{index:03}"));
+    for key in keys() {
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+    }
+    let mut job = world.job(copy_all());
+    job.transfers[0].chosen = are_chosen.then(|| keys().map(|key| Chosen { key }).collect());
+    job.limits = Limits { in_flight: Some(5), ..Limits::default() };
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (200, 0));
+    let most = world.sandbox.calls().max_in_flight();
+    assert!((4..=7).contains(&most), "{most} with two listings");
+}
+
 #[tokio::test]
 async fn a_request_rate_is_kept_over_every_second() {
     let world = World::new().await;
@@ -66,21 +88,27 @@ async fn a_request_rate_is_kept_over_every_second() {
 
 /// Behind an unknown server each key is asked for. When no more steps are taken, because all copies are slow, questions go on
 /// standing in line for the rate, and must not hold it up for the copies.
+#[rstest]
+#[case::about_keys_of_a_list(false)]
+#[case::about_keys_that_were_chosen(true)]
 #[tokio::test(flavor = "multi_thread")]
-async fn questions_of_a_plan_that_waits_hold_nobody_up() {
+async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool) {
     let mut world = World::new().await;
     world.provider = Provider::Other;
     world.retry.silence = Duration::from_mins(1);
+    let mut chosen = Vec::new();
     for index in 0..5000 {
         let key = format!("s{index:04}");
         world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+        chosen.push(Chosen { key });
     }
     // So many copies are under way at first; they end when all that can be planned meanwhile is planned.
     let slow =
         Fault::on(Operation::CopyObject).first(320).then(Effect::StallBefore(Some(Duration::from_secs(5))));
     world.sandbox.faults().add(slow);
     let mut job = world.job(copy_all());
-    job.transfers[0].when = When::Missing;
+    job.transfers[0].when = if are_chosen { When::Always } else { When::Missing };
+    job.transfers[0].chosen = are_chosen.then_some(chosen);
     job.limits = Limits { requests_per_second: Some(2500), ..Limits::default() };
     let run = timeout(Duration::from_mins(3), world.try_run_job(&job)).await.expect("it hangs").unwrap();
     assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (5000, 0));
@@ -94,6 +122,21 @@ async fn a_byte_rate_is_kept() {
     job.limits = Limits { bytes_per_second: Some(ByteRate(300 * MIB)), ..Limits::default() };
     let run = world.try_run_job(&job).await.unwrap();
     assert!(run.outcome.seconds >= 1.7, "600 MiB at 300 MiB/s took {} s", run.outcome.seconds);
+}
+
+/// A limit is counted in pieces that are larger than these objects, which share them.
+#[tokio::test]
+async fn a_byte_rate_is_used_by_small_objects() {
+    let world = World::new().await;
+    for index in 0..200 {
+        let key = format!("s{index:03}");
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 1 << 10), &ObjectSpec::default());
+    }
+    let mut job = world.job(copy_all());
+    job.limits = Limits { bytes_per_second: Some(ByteRate(MIB)), ..Limits::default() };
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 200);
+    assert!(run.outcome.seconds < 25.0, "200 KiB at 1 MiB/s took {} s", run.outcome.seconds);
 }
 
 #[tokio::test]

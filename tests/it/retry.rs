@@ -22,6 +22,25 @@ fn denied(key: &str) -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_gave_up_is_gone_on_with_and_not_retried() {
+    let world = World::new().await;
+    put(&world, &["a", "b"]);
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = at(&world);
+    first.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
+    let copy = ["copy", "s3://source/", "s3://destination/", "--report", "r.jsonl", "--max-failures", "0"];
+    let (exit, ..) = run(first, &copy).await;
+    assert_eq!(exit, 1);
+    let report = dir.path().join("r.jsonl");
+    let mut again = at(&world);
+    again.env_remove("S3HAUL_JOURNAL");
+    let (exit, stdout, stderr) = run(again, &["retry", report.to_str().unwrap()]).await;
+    assert_eq!((exit, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains("its run is not over; `s3haul copy s3://source/ "), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retry_runs_what_failed_with_the_command_that_failed() {
     let world = World::new().await;
     put(&world, &["a", "b", "c/ü +", "d"]);
