@@ -220,7 +220,7 @@ impl Verify {
             })?;
             match places(&mut connections, transfer, receipt).await? {
                 Some((source, destination)) => {
-                    running.push(by_itself(verify::objects(source, destination, deep)))
+                    running.push(by_itself(verify::objects(source, destination, deep)));
                 }
                 None => counts.excluded += 1,
             }

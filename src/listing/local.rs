@@ -138,7 +138,7 @@ impl Walk {
                 vec![Pending::Found(Found::Failed(self.root.display().to_string(), local(&self.root, why)))]
             }
             Ok(metadata) => {
-                let name = self.root.file_name().and_then(|name| name.to_str()).unwrap_or("file").to_owned();
+                let name = self.root.file_name().and_then(|name| name.to_str()).unwrap_or("file");
                 vec![self.file(name, &metadata)]
             }
             Err(error) => {
@@ -163,15 +163,16 @@ impl Walk {
         let mut sorted = Vec::new();
         for entry in entries {
             match entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?))) {
-                Ok((path, name, kind)) => match name.to_str() {
-                    Some(name) => sorted.push(self.look(dir, &path, name, kind)),
-                    None => {
-                        let key = format!("{}{}", dir.key, name.to_string_lossy());
-                        let why = "its name is not UTF-8, and keys of S3 must be; rename it or exclude it";
-                        let item = unread(&key, &path, why);
-                        sorted.push((key, item));
+                Ok((path, name, kind)) => {
+                    if let Some(name) = name.to_str() {
+                        sorted.push(self.look(dir, &path, name, kind));
+                        continue;
                     }
-                },
+                    let key = format!("{}{}", dir.key, name.to_string_lossy());
+                    let why = "its name is not UTF-8, and keys of S3 must be; rename it or exclude it";
+                    let item = unread(&key, &path, why);
+                    sorted.push((key, item));
+                }
                 Err(error) => {
                     sorted.push((dir.key.clone(), unread(&dir.key, &dir.path, &error.to_string())));
                 }
@@ -235,12 +236,12 @@ impl Walk {
             let item = ignore("not a regular file");
             return (key, item);
         }
-        let item = self.file(key.clone(), &metadata);
+        let item = self.file(&key, &metadata);
         (key, item)
     }
 
-    fn file(&self, key: String, metadata: &Metadata) -> Pending {
-        let found = match ObjectKey::new(&key) {
+    fn file(&self, key: &str, metadata: &Metadata) -> Pending {
+        let found = match ObjectKey::new(key) {
             Ok(checked) => Found::Entry(Entry {
                 key: checked,
                 relative_at: 0,
@@ -251,7 +252,7 @@ impl Walk {
                 storage_class: None,
                 archive: crate::s3::ArchiveState::Readable,
             }),
-            Err(error) => return unread(&key, &self.root.join(&key), &error.to_string()),
+            Err(error) => return unread(key, &self.root.join(key), &error.to_string()),
         };
         Pending::Found(found)
     }
@@ -285,7 +286,7 @@ mod tests {
                 Found::Entry(entry) => keys.push(entry.key.to_string()),
                 Found::Ignored(key, why) => others.push(format!("{key}: {why}")),
                 Found::Unread(_, place, _) | Found::Failed(place, _) => {
-                    others.push(format!("{place}: failed"))
+                    others.push(format!("{place}: failed"));
                 }
             }
         }
