@@ -58,6 +58,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::ready;
 use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -135,7 +136,7 @@ impl MultipartUpload {
     ///
     /// A twin that can not be removed holds no bytes, so failing to do so is not a failure of the upload.
     async fn abort_twins(&self) {
-        let listed: Result<Vec<_>, _> = uploads(&self.bucket, self.key.as_str()).try_collect().await;
+        let listed: Result<Vec<_>, _> = uploads_to(&self.bucket, &self.key).try_collect().await;
         let Ok(listed) = listed else { return };
         let Some(ours) = listed.iter().find(|open| open.upload_id == self.id).and_then(|open| open.initiated)
         else {
@@ -146,8 +147,7 @@ impl MultipartUpload {
         });
         let is_twin = |open: &&OpenUpload| {
             let age = open.initiated.map(|initiated| ours.duration_since(initiated));
-            open.key == self.key.as_str()
-                && open.upload_id != self.id
+            open.upload_id != self.id
                 && age.is_some_and(|age| {
                     !age.is_negative() && age.unsigned_abs() <= since + Duration::from_secs(2)
                 })
@@ -326,12 +326,19 @@ impl MultipartUpload {
         }
         let spec = CompleteSpec { checksum, ..spec.clone() };
         let began = Instant::now();
-        let mut round = 1;
+        let (mut round, mut is_renamed) = (1, false);
         loop {
             let failure = match self.bucket.complete_upload(&self.key, &self.id, &parts, &spec).await {
                 Ok(written) => return Ok(written),
                 Err(failure) => failure.after(round),
             };
+            // A part that was sent twice has the name of whichever request ended last.
+            if self.kms && !is_renamed && failure.details().code == "InvalidPart" {
+                is_renamed = true;
+                if self.take_names(&mut parts).await? {
+                    continue;
+                }
+            }
             let kind = failure.kind();
             // An earlier Complete of ours may have taken effect in the meantime, and now stands in the way of its own repetition.
             let in_the_way = matches!(
@@ -373,6 +380,24 @@ impl MultipartUpload {
             }
         }
         Ok(())
+    }
+
+    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if one had another. A part of another size or
+    /// checksum is none of ours.
+    async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
+        let mut held = std::pin::pin!(self.parts());
+        let mut is_other = false;
+        while let Some(part) = held.try_next().await? {
+            let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number) else { continue };
+            let ours = &mut parts[at];
+            let differs =
+                part.checksum.is_some() && ours.checksum.is_some() && part.checksum != ours.checksum;
+            if part.size == ours.size && !differs && part.etag != ours.etag {
+                ours.etag = part.etag;
+                is_other = true;
+            }
+        }
+        Ok(is_other)
     }
 
     /// True when the server knows the upload no more.
@@ -453,11 +478,10 @@ pub(crate) async fn abort_unknown(
     (from, until): (Timestamp, Timestamp),
     known: &BTreeSet<String>,
 ) -> Result<(), Failure> {
-    let listed: Vec<_> = uploads(bucket, key.as_str()).try_collect().await?;
+    let listed: Vec<_> = uploads_to(bucket, key).try_collect().await?;
     let is_within = |initiated| was_begun_between(initiated, from, until);
     for open in listed {
-        let ours = open.key == key.as_str() && !known.contains(&open.upload_id);
-        if !ours || !open.initiated.is_some_and(is_within) {
+        if known.contains(&open.upload_id) || !open.initiated.is_some_and(is_within) {
             continue;
         }
         let stray = MultipartUpload::open(bucket, key, open.upload_id);
@@ -469,6 +493,21 @@ pub(crate) async fn abort_unknown(
         }
     }
     Ok(())
+}
+
+/// The open uploads to exactly this key.
+pub(crate) fn uploads_to<'a>(
+    bucket: &'a Bucket,
+    key: &'a ObjectKey,
+) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
+    let key = key.as_str();
+    // Prefixes of a directory bucket end in a slash.
+    let folder = key.rfind('/').map_or("", |slash| &key[..=slash]);
+    let in_order = bucket.capabilities().ordered_lists;
+    let listed = uploads(bucket, if bucket.capabilities().directory { folder } else { key });
+    // Of all keys that begin with this one, it is the first.
+    let listed = listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key)));
+    listed.try_filter(move |open| ready(open.key == key))
 }
 
 /// The open uploads of a bucket whose keys begin with `prefix`, by key and age, over all pages.

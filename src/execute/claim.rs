@@ -85,13 +85,8 @@ fn location(work: &Work, key: &ObjectKey) -> S3Uri {
 
 /// The uploads that are open at exactly this key and that the journal does not know.
 async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failure> {
-    let bucket = &work.sides.destination;
-    let in_order = bucket.capabilities().ordered_lists;
-    let listed = multipart::uploads(bucket, key.as_str());
-    // Of all keys that begin with this one, it is the first.
-    let listed = listed.try_take_while(|open| ready(Ok(!in_order || open.key == key.as_str())));
-    let unknown =
-        listed.try_filter(|open| ready(open.key == key.as_str() && !work.inherited.knows(&open.upload_id)));
+    let listed = multipart::uploads_to(&work.sides.destination, key);
+    let unknown = listed.try_filter(|open| ready(!work.inherited.knows(&open.upload_id)));
     unknown.try_collect().await
 }
 

@@ -92,9 +92,11 @@ impl Hedge {
     }
 }
 
-/// One part, whose request is sent once more when `told` says so. The first good answer counts; the other is dropped.
-pub(super) async fn once_or_twice<F>(
+/// One part, whose request is sent once more when `told` says so and there is a `place` for another one. The first good answer
+/// counts; the other is dropped.
+pub(super) async fn once_or_twice<F, P>(
     told: Option<oneshot::Receiver<()>>,
+    place: impl Future<Output = Option<P>>,
     start: impl Fn() -> F,
 ) -> Result<Answer<PartDone>, Failure>
 where
@@ -102,10 +104,12 @@ where
 {
     let mut first = pin!(start());
     let Some(told) = told else { return first.await };
-    tokio::select! {
+    let granted = async { if told.await.is_ok() { place.await } else { None } };
+    let granted = tokio::select! {
         answer = &mut first => return answer,
-        Ok(()) = told => {}
-    }
+        granted = granted => granted,
+    };
+    let Some(_place) = granted else { return first.await };
     // On the heap, because hardly any part needs it and all of them would have room for it.
     let second = Box::pin(start());
     let (answer, other) = match select(first, second).await {
@@ -122,6 +126,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::future::ready;
 
     use super::*;
     use crate::s3::{FailureKind, Operation};
@@ -204,7 +209,7 @@ mod tests {
                 }
             };
             again.send(()).unwrap();
-            let answer = once_or_twice(Some(told), request).await;
+            let answer = once_or_twice(Some(told), ready(Some(())), request).await;
             assert_eq!(
                 answer.as_ref().ok().map(|answer| (answer.value.number, answer.attempts)),
                 expected.map(|number| (number, 2))

@@ -66,11 +66,15 @@ impl Copy<'_> {
                 draft.attempts += failure.details().attempts;
                 // Refused by an earlier attempt of ours whose answer was lost, or by somebody else's object.
                 let refused = work.refused(&condition, &failure);
-                let Some(Refused::Taken(skip)) = refused.filter(|_| failure.details().attempts > 1) else {
+                let Some(Refused::Taken(skip)) = refused.filter(|_| draft.attempts > 1) else {
                     return Ok(None);
                 };
                 let head = source.head(&entry.key, entry.version.as_deref()).await?;
-                return if head.etag == etag { self.adopt(&head, skip).await.map(Some) } else { Ok(None) };
+                return if head.etag == etag {
+                    self.adopt(&head, skip, draft).await.map(Some)
+                } else {
+                    Ok(None)
+                };
             }
         };
         draft.attempts += answer.attempts;

@@ -194,7 +194,7 @@ impl Copy<'_> {
             }
             Err(failure) => {
                 draft.attempts += failure.details().attempts;
-                return self.refused(head, pin, &condition, failure).await;
+                return self.refused(head, pin, &condition, failure, draft).await;
             }
         };
         self.seen = Seen::Object(written.etag.clone());
@@ -216,6 +216,7 @@ impl Copy<'_> {
         pin: &SourcePin,
         condition: &WriteCondition,
         failure: Failure,
+        draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         match self.work.refused(condition, &failure) {
             None if *failure.kind() == FailureKind::PreconditionFailed => Err(Trouble::SourceChanged),
@@ -226,8 +227,8 @@ impl Copy<'_> {
                 self.seen = Seen::Absent;
                 Err(Trouble::SourceChanged)
             }
-            // Taken by someone else, or by an earlier attempt of ours whose answer was lost.
-            Some(Refused::Taken(skip)) if failure.details().attempts > 1 => self.adopt(head, skip).await,
+            // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
+            Some(Refused::Taken(skip)) if draft.attempts > 1 => self.adopt(head, skip, draft).await,
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
         }
     }
@@ -238,14 +239,21 @@ impl Copy<'_> {
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
-    pub(super) async fn adopt(&self, head: &Head, otherwise: Skip) -> Result<Ending, Trouble> {
+    pub(super) async fn adopt(
+        &self,
+        head: &Head,
+        otherwise: Skip,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, self.source.capabilities());
         match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
             Verdict::Proven(proof) if proof != Proof::Size => {
                 let proof = self.work.enough(&self.step.key, proof)?;
-                Ok(Ending::Done { proof, etag: found.etag, destination_version: found.version })
+                let written = found.written();
+                compare_encryption(self.work, head, &written, draft);
+                Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
         }

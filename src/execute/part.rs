@@ -16,6 +16,7 @@ use super::hedge::{Hedge, once_or_twice};
 use super::{Trouble, Work};
 use crate::bucket::Answer;
 use crate::pace::Slot;
+use crate::pace::slots::Want;
 use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation, PartDone};
 
@@ -84,7 +85,10 @@ where
                         left -= part.length;
                         let told = hedge.asked(part.number, Instant::now());
                         let start = Arc::clone(&start);
-                        running.spawn(slot, once_or_twice(told, move || start(part)));
+                        let slots = work.slots().clone();
+                        // The one that all others wait for goes first.
+                        let another = async move { slots.request(Want::Bulk(u64::MAX)).await.ok() };
+                        running.spawn(slot, once_or_twice(told, another, move || start(part)));
                     }
                     (Err(_), _) => running.fail(Trouble::Stopped),
                     _ => {}

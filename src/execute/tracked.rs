@@ -162,8 +162,11 @@ impl Tracked {
             self.ended(&work.journal).await;
             return false;
         }
-        // When the journal is broken the upload may be another session's by now.
-        let goes_on = matches!(outcome, Err(Trouble::Stopped)) || work.journal.broken().is_cancelled();
+        // When the journal is broken the upload may be another session's by now. What ends the run is tried again by the next session.
+        let ends_run = |outcome: &Result<Ending, Trouble>| matches!(outcome, Err(Trouble::Failed(failure)) if failure.ends_run());
+        let goes_on = matches!(outcome, Err(Trouble::Stopped))
+            || ends_run(outcome)
+            || work.journal.broken().is_cancelled();
         if goes_on && (self.upload.is_some() || work.claims) {
             return false;
         }

@@ -251,12 +251,11 @@ async fn put(
             Some(Refused::Raced) if round < ROUNDS => {}
             Some(Refused::Taken(skip)) => {
                 // By someone else, or by an earlier attempt of ours whose answer was lost.
-                let found = destination.head(key, None).await?;
-                let found = found.written();
-                return Ok(match strong_proof(&body, sum.as_ref(), &found) {
-                    Some(Ok(proof)) if failure.details().attempts > 1 => done(proof, found),
-                    _ => Ending::Skipped { reason: skip },
-                });
+                let found = destination.head(key, None).await?.written();
+                match strong_proof(&body, sum.as_ref(), &found) {
+                    Some(Ok(_)) if draft.attempts > 1 => break found,
+                    _ => return Ok(Ending::Skipped { reason: skip }),
+                }
             }
             _ => return Err(work.explained(&condition, failure).into()),
         }

@@ -117,16 +117,20 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
 }
 
 #[rstest]
-#[case::absent(false)]
-#[case::there(true)]
+#[case::absent(false, Effect::ErrorAfterEffect(500, "InternalError"))]
+#[case::there(true, Effect::ErrorAfterEffect(500, "InternalError"))]
+// What S3 says to the second attempt while the first one, whose answer was lost, is still at work.
+#[case::raced_by_itself(false, Effect::ErrorAfterEffect(409, "ConditionalRequestConflict"))]
 #[tokio::test]
-async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(#[case] there: bool) {
+async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
+    #[case] there: bool,
+    #[case] lost: Effect,
+) {
     let world = World::new().await;
     if there {
         at(&world, DESTINATION, Content::pattern(2, 7));
     }
     at(&world, SOURCE, Content::pattern(1, SMALL));
-    let lost = Effect::ErrorAfterEffect(500, "InternalError");
     world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(lost));
     let run = world.run(copy(When::Changed)).await;
     assert_eq!((run.proof().as_str(), world.calls(Operation::CopyObject)), ("crc64nvme", 2));

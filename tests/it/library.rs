@@ -3,8 +3,10 @@
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
 use s3haul::multipart::{self, MultipartUpload};
-use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, FailureKind, SourcePin};
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::s3::{
+    Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Encryption, FailureKind, SourcePin,
+};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
 
 use crate::world::{DESTINATION, SOURCE, World};
@@ -159,4 +161,39 @@ async fn a_wrong_size_is_refused_before_it_is_published() {
     let part = upload.upload_part(1, &b"xyz"[..]).await.unwrap();
     upload.complete(&[part], &sized(4)).await.unwrap_err();
     assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
+}
+
+/// Two requests for one part of an encrypted upload leave it with the name that the later one gave it.
+#[tokio::test]
+async fn a_part_that_was_sent_twice_is_named_as_the_server_does() {
+    let world = World::new().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let pin = source(&world, Content::pattern(1, 12 * MIB));
+    let encryption =
+        Some(Encryption::Kms { key: Some("arn:aws:kms:k".to_owned()), bucket_key: None, dsse: false });
+    let attributes = Attributes { encryption, ..Attributes::default() };
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &attributes).await.unwrap();
+    let half = |number: u64| Some(6 * MIB * (number - 1)..=6 * MIB * number - 1);
+    let seen = upload.copy_part(1, &pin, half(1), 6 * MIB).await.unwrap();
+    let later = upload.copy_part(1, &pin, half(1), 6 * MIB).await.unwrap();
+    assert_ne!(seen.etag, later.etag, "no ETag of these follows from bytes");
+    let second = upload.copy_part(2, &pin, half(2), 6 * MIB).await.unwrap();
+    upload.complete(&[seen, second], &sized(12 * MIB)).await.unwrap();
+    assert_eq!(
+        world.sandbox.store().object(DESTINATION, "k").unwrap().content,
+        Content::pattern(1, 12 * MIB)
+    );
+}
+
+#[tokio::test]
+async fn a_stray_is_found_in_a_directory_bucket() {
+    let world = World::new().await;
+    let name = "express--usw2-az1--x-s3";
+    world.sandbox.store().create_bucket(name, BucketOptions::default());
+    let bucket = world.bucket(name).await;
+    let lost = Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::ResetAfter);
+    world.sandbox.faults().add(lost);
+    let upload = MultipartUpload::initiate(&bucket, &key("dir/k"), &Attributes::default()).await.unwrap();
+    let open = world.sandbox.store().open_uploads(name);
+    assert_eq!(open.iter().map(|open| open.upload_id.as_str()).collect::<Vec<_>>(), [upload.id()]);
 }
