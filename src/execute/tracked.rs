@@ -162,11 +162,14 @@ impl Tracked {
             self.ended(&work.journal).await;
             return false;
         }
-        // When the journal is broken the upload may be another session's by now. What ends the run is tried again by the next session.
-        let ends_run = |outcome: &Result<Ending, Trouble>| matches!(outcome, Err(Trouble::Failed(failure)) if failure.ends_run());
-        let goes_on = matches!(outcome, Err(Trouble::Stopped))
-            || ends_run(outcome)
-            || work.journal.broken().is_cancelled();
+        // What ends the run is tried again by the next session.
+        let is_left = match outcome {
+            Err(Trouble::Stopped) => true,
+            Err(Trouble::Failed(failure)) => failure.ends_run(),
+            _ => false,
+        };
+        // When the journal is broken the upload may be another session's by now.
+        let goes_on = is_left || work.journal.broken().is_cancelled();
         if goes_on && (self.upload.is_some() || work.claims) {
             return false;
         }
