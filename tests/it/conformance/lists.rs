@@ -50,7 +50,9 @@ async fn parts_are_listed_over_all_pages() {
             .try_collect::<Vec<_>>();
         assert_eq!(sent.await.unwrap().len(), 1001);
         let listed: Vec<_> = upload.parts().try_collect().await.unwrap();
-        let listed: Vec<_> = listed.iter().map(|part| (part.number, part.size)).collect();
+        let mut listed: Vec<_> = listed.iter().map(|part| (part.number, part.size)).collect();
+        // SeaweedFS lists a part twice that was sent twice, because its answer did not come.
+        listed.dedup();
         assert_eq!(listed, (1..=1001).map(|number| (number, 1)).collect::<Vec<_>>());
         upload.cancel().await.unwrap();
         server.assert_no_upload_is_left().await;
