@@ -175,13 +175,19 @@ async fn a_class_of_another_kind_of_bucket() {
 async fn weaker_encryption_is_told_and_stronger_is_not() {
     let kms = |key: &str| Stored::kms(format!("arn:aws:kms:{key}"));
     let dsse = Stored::Kms { key_id: "arn:aws:kms:d".to_owned(), bucket_key: false, dual_layer: true };
-    for (source, default, loss) in [
-        (kms("a"), Stored::Aes256, Some("aws:kms became AES256")),
-        (dsse, kms("b"), Some("aws:kms:dsse became aws:kms")),
-        (kms("a"), kms("b"), None),
-        (Stored::Aes256, kms("b"), None),
+    for (source, default, is_lost, loss) in [
+        (kms("a"), Stored::Aes256, false, Some("aws:kms became AES256")),
+        // The answers of the small one's copy and of the large one's Complete are.
+        (kms("a"), Stored::Aes256, true, Some("aws:kms became AES256")),
+        (dsse, kms("b"), false, Some("aws:kms:dsse became aws:kms")),
+        (kms("a"), kms("b"), false, None),
+        (Stored::Aes256, kms("b"), false, None),
     ] {
         let world = World::new().await;
+        for operation in [Operation::CopyObject, Operation::CompleteMultipartUpload] {
+            let lost = Effect::ErrorAfterEffect(500, "InternalError");
+            world.sandbox.faults().add(Fault::on(operation).first(u64::from(is_lost)).then(lost));
+        }
         let options = BucketOptions { encryption: default, ..BucketOptions::default() };
         world.sandbox.store().create_bucket("target", options);
         put_both(&world, &ObjectSpec::default().encryption(source));

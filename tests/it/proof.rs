@@ -383,3 +383,18 @@ async fn the_proof_that_a_fault_leaves_is_still_one() {
     assert_eq!(run.proof(), "crc64nvme");
     world.assert_equal("k", "k");
 }
+
+/// A file that arrived is proven as the job demands, also when it is found there because the answer was lost.
+#[tokio::test]
+async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
+    let mut world = World::new().await;
+    world.provider = Provider::Ceph;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), "bytes").unwrap();
+    let lost = Effect::ErrorAfterEffect(500, "InternalError");
+    world.sandbox.faults().add(Fault::on(Operation::PutObject).nth(1).then(lost));
+    let proof = ProofPolicy { prove: Prove::Read, ..REQUIRE };
+    let run = world.run(Transfer { proof, ..upload_all(dir.path()) }).await;
+    assert_eq!((run.outcome.done_objects, world.calls(Operation::PutObject)), (1, 2), "{:?}", run.receipts);
+    assert_eq!(run.proof(), "read", "an ETag is not enough");
+}
