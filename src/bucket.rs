@@ -20,16 +20,14 @@ use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::outage::Outlasted;
-use crate::pace::{Lanes, Pacer, RetryPolicy, slots};
+use crate::pace::slots::{self, Want};
+use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
     Access, Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Class, Client, CompleteSpec,
     Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone,
     PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
 };
 use crate::size::display_duration;
-
-/// What a request comes to that the end of the run cut off.
-const STOPPED: &str = "the run was stopped";
 
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -165,8 +163,20 @@ impl Bucket {
         self.client.url().unwrap_or("Amazon S3")
     }
 
+    /// Sends a request of the plan in a place like those of the copies, so that a ceiling holds for all of them together.
+    /// Nobody who has a place waits for the plan.
+    ///
+    /// # Errors
+    /// What the request comes to, or [`FailureKind::Stopped`] when there are no more places.
+    pub async fn in_place<T>(&self, request: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let Ok(_place) = self.pacer.slots().request(Want::Small).await else {
+            return Err(self.stopped(Operation::HeadObject, None));
+        };
+        request.await
+    }
+
     fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        Failure::new(FailureKind::Stopped, operation, self.place_of(key), STOPPED)
+        Failure::new(FailureKind::Stopped, operation, self.place_of(key), "the run was stopped")
     }
 
     fn place_of(&self, key: Option<&ObjectKey>) -> String {
@@ -243,7 +253,7 @@ impl Bucket {
                     }
                     return Ok(Answer { value, attempts, maybe_twice });
                 }
-                Err(failure) => Box::pin(self.explained(failure)).await.after(attempts),
+                Err(failure) => Box::pin(self.explained(failure, key)).await.after(attempts),
             };
             let needs_a_look = failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
             if repeat == Repeat::UnlessUnknown && needs_a_look {
@@ -287,7 +297,7 @@ impl Bucket {
 
     /// A failure, with its reason where HEAD hid one that is about all requests: S3 answers HEAD with a bare 400 when the token has
     /// expired, as it does for an object that a customer key encrypts. A list has a body to say so.
-    async fn explained(&self, failure: Failure) -> Failure {
+    async fn explained(&self, failure: Failure, key: Option<&ObjectKey>) -> Failure {
         if failure.details().operation != Operation::HeadObject || failure.details().code != "HTTP 400" {
             return failure;
         }
@@ -302,10 +312,7 @@ impl Bucket {
         };
         let told = tokio::select! {
             told = asked => told,
-            () = self.halt.cancelled() => {
-                let place = failure.details().place.clone();
-                Some(Failure::new(FailureKind::Stopped, Operation::HeadObject, place, STOPPED))
-            }
+            () = self.halt.cancelled() => Some(self.stopped(Operation::HeadObject, key)),
         };
         told.unwrap_or(failure)
     }

@@ -13,7 +13,6 @@ pub mod join;
 pub mod local;
 pub mod versions;
 
-use std::panic::resume_unwind;
 use std::vec;
 
 use jiff::Timestamp;
@@ -21,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::location::ObjectKey;
+use crate::pace::gate::joined;
 use crate::s3::{ArchiveState, Failure};
 
 /// Why an object is left out whose key we can't name.
@@ -113,13 +113,8 @@ impl<T> Listed<T> {
             }
         }
         if let Some(lister) = &mut self.lister {
-            let ended = lister.await;
+            joined(lister).await;
             self.lister = None;
-            if let Err(error) = ended
-                && let Ok(panic) = error.try_into_panic()
-            {
-                resume_unwind(panic);
-            }
         }
         None
     }

@@ -382,8 +382,8 @@ impl MultipartUpload {
         Ok(())
     }
 
-    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if one had another. A part of another size or
-    /// checksum is none of ours.
+    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if one had another. A part of
+    /// another size or checksum is none of ours.
     async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
         let mut held = std::pin::pin!(self.parts());
         let mut is_other = false;

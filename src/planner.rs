@@ -11,7 +11,6 @@
 mod history;
 mod ranges;
 mod steps;
-mod tasks;
 
 use std::sync::Arc;
 
@@ -40,7 +39,6 @@ pub use history::{Following, Turn};
 pub use ranges::MOST_RANGES;
 use steps::{Exit, Gone, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
-use tasks::panicked;
 
 /// Keys that are asked for at once where listings can not be compared.
 const HEADS_AT_ONCE: usize = 64;
@@ -212,7 +210,7 @@ impl Sides {
         });
         tokio::spawn(async move {
             if planned.await.is_err_and(|error| error.is_panic()) {
-                let _ = Outbox::new(0, told).send(panicked(place)).await;
+                let _ = Outbox::new(0, told).send(Planned::panicked(place)).await;
             }
         });
         planning
@@ -259,7 +257,7 @@ impl Sides {
         match self.ask(entry, key, Question::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
                 let there = if claimed {
-                    self.in_place(self.destination.head(&key, None)).await.map(Some)
+                    self.destination.in_place(self.destination.head(&key, None)).await.map(Some)
                 } else {
                     self.unfinished(&entry, &key).await
                 };
@@ -281,7 +279,7 @@ impl Sides {
     /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that would tell.
     async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
         let Some(source) = &self.source else { return Ok(None) };
-        let here = self.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        let here = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
         let equal = same_content(&here, &there, self.etags_follow_from_bytes());
         Ok((equal == Some(true)).then_some(there))
     }
@@ -293,7 +291,7 @@ impl Sides {
     async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<Head>, Failure> {
         let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
         if self.finishes_late() {
-            return Ok(Some(self.in_place(self.destination.head(key, None)).await?));
+            return Ok(Some(self.destination.in_place(self.destination.head(key, None)).await?));
         }
         let capabilities = self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
@@ -303,14 +301,14 @@ impl Sides {
             // What CopyObject carries along is there from the start.
             Some(source) if Reads::of(&self.transfer, capabilities, &self.listed_route(entry, key)?).tags => {
                 let head = source.head(&entry.key, entry.version.as_deref());
-                self.in_place(head).await?.tag_count > Some(0)
+                source.in_place(head).await?.tag_count > Some(0)
             }
             _ => false,
         };
         if !wants {
             return Ok(None);
         }
-        Ok(Some(self.in_place(self.destination.head(key, None)).await?).filter(lacks))
+        Ok(Some(self.destination.in_place(self.destination.head(key, None)).await?).filter(lacks))
     }
 
     /// True when copies get something that no header carries.
@@ -381,7 +379,7 @@ impl Sides {
             (Source::Object { location, version, .. }, Some(source)) => {
                 let key = location.key.clone();
                 let place = location.to_string();
-                let head = self.in_place(source.head(&key, version.as_deref())).await;
+                let head = source.in_place(source.head(&key, version.as_deref())).await;
                 let head = head.map_err(|failure| (place, failure))?;
                 Ok(Listing::of(vec![Found::Entry(Entry {
                     relative_at: self.relative_at(&key),
@@ -488,7 +486,7 @@ impl Sides {
 
     /// Asks about one key, at the destination and, where lists do not tell, at the source.
     async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
-        let head = match self.in_place(self.destination.head(&key, None)).await {
+        let head = match self.destination.in_place(self.destination.head(&key, None)).await {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let decision = self.decide(&entry, None);
@@ -507,7 +505,7 @@ impl Sides {
             decision = self.decide(&entry, Some(there));
         }
         if let (Decision::Ask, Some(source)) = (decision, &self.source) {
-            decision = match self.in_place(source.head(&entry.key, entry.version.as_deref())).await {
+            decision = match source.in_place(source.head(&entry.key, entry.version.as_deref())).await {
                 Ok(ours) if entry.version.is_some() => {
                     match same_content(&ours, &head, self.etags_follow_from_bytes()) {
                         Some(true) => Decision::Skip(Skip::Equal),

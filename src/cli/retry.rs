@@ -42,15 +42,15 @@ impl Retry {
         let path = std::path::absolute(&self.path)?;
         let report = self.report.map(std::path::absolute).transpose()?;
         let Report { origin, failed } = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
-        if failed.is_empty() && !origin_is_over(&origin).await? {
+        if failed.is_empty() {
+            if origin_is_over(&origin).await? {
+                return say("no object of this report failed: nothing to do");
+            }
             let command = origin.command.join(" ");
             let message = format!(
                 "no object of this report failed so far, but its run is not over; `s3haul {command}` goes on with it"
             );
             return Err(CliError::Usage(message));
-        }
-        if failed.is_empty() {
-            return say("no object of this report failed: nothing to do");
         }
         let mut job = job_of(&origin)?;
         narrow(&mut job, &failed)?;
@@ -67,8 +67,8 @@ impl Retry {
     }
 }
 
-/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal tells. What ended a run that gave up is
-/// no failure in its report, because the run tries it again when it goes on.
+/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal tells. What ended a run that
+/// gave up is no failure in its report, because the run tries it again when it goes on.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else { return Ok(true) };
     let mut connections = Place::ambient().connect(&job, &CancellationToken::new());

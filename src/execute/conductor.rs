@@ -482,8 +482,8 @@ impl<'a> Conductor<'a> {
 
     fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
         self.count(receipt);
-        // What ended the run is tried again when it goes on, and so is what failed after it; but not a bad copy, which looks like a
-        // good one then.
+        // What ended the run is tried again when it goes on, and so is what failed after it; but not a bad copy, which
+        // looks like a good one then.
         let is_published = matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
         self.tell(transfer, |record| record.end(object, receipt, goes_on));

@@ -53,7 +53,7 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     // The numbers of two transfers never meet: a manifest has no room for so many.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
-    let known = || work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
+    let known = || work.resumed.ranges_of(transfer);
     let next = known().map(|(range, _)| range + 1).max().unwrap_or_default().max(next);
     if known().next().is_none() || work.inherited.lists_anew(transfer) {
         let whole = KeyRange { range: transfer, ..KeyRange::default() };
@@ -67,7 +67,7 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
         Pending { object: *object, entry, claimed }
     });
     let left = known().filter(|(_, state)| !state.planned).map(|(range, state)| KeyRange {
-        range: *range,
+        range,
         after: state.passed.clone(),
         until: state.until.clone(),
     });
@@ -76,10 +76,7 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
 
 impl Record {
     pub(super) fn new(work: &Work, transfer: u32) -> Self {
-        let ranges = || {
-            let known = work.resumed.ranges.iter().filter(|(_, range)| range.transfer == transfer);
-            known.filter(|_| !work.inherited.lists_anew(transfer))
-        };
+        let ranges = || work.resumed.ranges_of(transfer).filter(|_| !work.inherited.lists_anew(transfer));
         let began = Event::RangeBegan { range: transfer, transfer, ordered: work.sides.plans_in_order() };
         Self {
             journal: work.journal.clone(),
@@ -88,7 +85,7 @@ impl Record {
             range: transfer,
             gathered: BTreeMap::new(),
             objects: ranges()
-                .flat_map(|(range, state)| state.pending.keys().map(|object| (*object, *range)))
+                .flat_map(|(range, state)| state.pending.keys().map(move |object| (*object, range)))
                 .collect(),
             missing: BTreeSet::new(),
             unlisted: Vec::new(),
@@ -268,16 +265,15 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
     })
 }
 
-/// Transfers of which all keys are listed again, by position in the job: lists without order can't be gone on with. Whether a list is
-/// in order is what the job says now; an earlier session may have believed otherwise.
+/// Transfers of which all keys are listed again, by position in the job: lists without order can't be gone on with. Whether
+/// a list is in order is what the job says now; an earlier session may have believed otherwise.
 pub(super) fn listed_anew<'a>(
     state: &RunState,
     transfers: impl IntoIterator<Item = (u32, &'a Sides)>,
 ) -> BTreeSet<u32> {
     let is_anew = |(number, sides): &(u32, &Sides)| {
         let in_order = sides.plans_in_order();
-        let mut ranges = state.ranges.values().filter(|range| range.transfer == *number);
-        ranges.any(|range| !(range.planned || (range.ordered && in_order)))
+        state.ranges_of(*number).any(|(_, range)| !(range.planned || (range.ordered && in_order)))
     };
     transfers.into_iter().filter(is_anew).map(|(number, _)| number).collect()
 }

@@ -347,6 +347,12 @@ impl RunState {
         self.worked_ms.saturating_add(between(self.session, self.last))
     }
 
+    /// The ranges of a transfer, by number.
+    pub fn ranges_of(&self, transfer: u32) -> impl Iterator<Item = (u32, &RangeState)> {
+        let ranges = self.ranges.iter().filter(move |(_, range)| range.transfer == transfer);
+        ranges.map(|(number, range)| (*number, range))
+    }
+
     /// Objects that were planned and are not over, over all ranges.
     #[must_use]
     pub fn pending_objects(&self) -> usize {

@@ -9,8 +9,6 @@ use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
-use crate::pace::slots::Want;
-use crate::s3::{Failure, FailureKind, Operation};
 
 /// The chosen objects, so many of which are asked for `at_once`; their keys are relative to `prefix`.
 #[must_use]
@@ -36,13 +34,7 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
     let Ok(key) = ObjectKey::new(&chosen.key) else {
         return Found::Ignored(place, super::KEY_TOO_LONG);
     };
-    // Such a run has no other requests to speak of, but its copies.
-    let Ok(_place) = bucket.pacer().slots().request(Want::Small).await else {
-        let failure =
-            Failure::new(FailureKind::Stopped, Operation::HeadObject, &*place, "the run was stopped");
-        return Found::Unread(chosen.key, place, failure);
-    };
-    match bucket.head(&key, None).await {
+    match bucket.in_place(bucket.head(&key, None)).await {
         Ok(head) => Found::Entry(Entry {
             relative_at,
             key,

@@ -8,9 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, Metadata};
-use std::future::pending;
 use std::io;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +19,7 @@ use super::filter::Filter;
 use super::{Entry, Found, Listing};
 use crate::location::{LocalPath, ObjectKey};
 use crate::manifest::job::Symlinks;
+use crate::pace::gate::joined;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Directories of one level that are read ahead.
@@ -46,7 +45,7 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter) -> Listing {
                 }
                 Some(Pending::Found(found)) => page.push(found),
                 Some(Pending::Directory(dir)) => levels.push(Level::of(walk.read(dir).await)),
-                Some(Pending::Reading(task)) => levels.push(Level::of(read(task).await)),
+                Some(Pending::Reading(task)) => levels.push(Level::of(joined(task).await)),
             }
             if page.len() >= PAGE && pages.send(std::mem::take(&mut page)).await.is_err() {
                 return;
@@ -112,21 +111,9 @@ impl Level {
     }
 }
 
-/// What was read. A panic goes on here: a directory that was not read must not be taken for an empty one.
-async fn read(task: JoinHandle<Vec<Pending>>) -> Vec<Pending> {
-    match task.await {
-        Ok(items) => items,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // Only the end of the runtime does that.
-            Err(_) => pending().await,
-        },
-    }
-}
-
 impl Walk {
     async fn start(self: Arc<Self>) -> Vec<Pending> {
-        read(spawn_blocking(move || match fs::metadata(&self.root) {
+        joined(spawn_blocking(move || match fs::metadata(&self.root) {
             Ok(metadata) if metadata.is_dir() => self.read_now(&Directory {
                 path: self.root.clone(),
                 key: String::new(),
@@ -151,7 +138,7 @@ impl Walk {
 
     async fn read(self: &Arc<Self>, dir: Directory) -> Vec<Pending> {
         let walk = Arc::clone(self);
-        read(spawn_blocking(move || walk.read_now(&dir))).await
+        joined(spawn_blocking(move || walk.read_now(&dir))).await
     }
 
     /// Reads one directory and sorts it as S3 would.

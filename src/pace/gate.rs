@@ -17,6 +17,7 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::sync::Mutex;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -84,16 +85,18 @@ impl Gate {
 pub(crate) fn by_itself<T: Send + 'static>(
     question: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> {
-    let asked = AbortOnDropHandle::new(tokio::spawn(question));
-    async move {
-        match asked.await {
-            Ok(answer) => answer,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // Only the end of the runtime does that.
-                Err(_) => pending().await,
-            },
-        }
+    joined(AbortOnDropHandle::new(tokio::spawn(question)))
+}
+
+/// What a task comes to. Its panic goes on here: what it had not told must not be taken for nothing.
+pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
+    match task.await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // Only the end of the runtime does that.
+            Err(_) => pending().await,
+        },
     }
 }
 

@@ -257,7 +257,7 @@ impl Sides {
         let place = format!("s3://{}/{}", source.name(), history.key);
         let there = match found {
             Some(there) => there,
-            None => match self.in_place(versions::of_key(&self.destination, &to)).await {
+            None => match self.destination.in_place(versions::of_key(&self.destination, &to)).await {
                 Ok(there) => there,
                 Err(failure) => return Err(Box::new(Planned::Failed(Some(history.key), place, failure))),
             },
@@ -316,8 +316,8 @@ impl Sides {
                 .map(|(a, b)| async move {
                     let (source_id, id) = (&*history.versions[a].id, &*there[b].id);
                     let (from, copy) = tokio::join!(
-                        self.in_place(source.head(&history.key, Some(source_id))),
-                        self.in_place(self.destination.head(to, Some(id)))
+                        source.in_place(source.head(&history.key, Some(source_id))),
+                        self.destination.in_place(self.destination.head(to, Some(id)))
                     );
                     let (from, copy) = (from?, copy?);
                     // Where nothing can be compared, size and order must do, and that a copy is no older than what it is of.

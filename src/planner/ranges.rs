@@ -15,7 +15,6 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::steps::{Exit, Gone, News, Outbox};
-use super::tasks::panicked;
 use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
@@ -121,7 +120,7 @@ impl Sides {
                     // A panic: its range is not ended, so that the next session lists it again.
                     Some(Err(_)) => {
                         let place = sides.transfer.to.location.to_string();
-                        Outbox::new(0, exit.clone()).send(panicked(place)).await?;
+                        Outbox::new(0, exit.clone()).send(Planned::panicked(place)).await?;
                     }
                 },
                 () = frontier.0.changed.notified() => {}

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Planned;
 use crate::listing::bisect::Cut;
+use crate::s3::{Failure, FailureKind, Operation};
 
 /// Entries in one batch.
 const BATCH: usize = 256;
@@ -82,6 +83,13 @@ pub struct Planning {
 }
 
 impl Planned {
+    /// What a task that panics comes to: what it had not told is not known.
+    pub(super) fn panicked(place: String) -> Self {
+        let message = "a task of ours panicked while it planned";
+        let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
+        Self::Unlisted(place, failure)
+    }
+
     /// True for what waits to be begun.
     fn waits(&self) -> bool {
         match self {

@@ -26,6 +26,17 @@ fn put(world: &World, key: &str, size: u64) {
     world.sandbox.store().put_object(SOURCE, key, content, &ObjectSpec::default());
 }
 
+/// Objects on three pages.
+fn put_many(world: &World) {
+    for index in 0..2500 {
+        put(world, &format!("{index:05}"), 1);
+    }
+}
+
+fn denied_list(nth: u64) -> Fault {
+    Fault::on(Operation::ListObjectsV2).nth(nth).then(Effect::Error(403, "AccessDenied"))
+}
+
 async fn world(buckets: BucketOptions) -> World {
     let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
     let model = Model { latency, ..Model::default() };
@@ -86,17 +97,12 @@ async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
 #[tokio::test]
 async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
     let mut world = World::new().await;
-    for index in 0..2500 {
-        put(&world, &format!("{index:05}"), 1);
-    }
+    put_many(&world);
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
     job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
     // Each side has been asked for its first page.
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::ListObjectsV2).nth(4).then(Effect::Error(403, "AccessDenied")));
+    world.sandbox.faults().add(denied_list(4));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
     go_on(&mut world);
@@ -108,19 +114,16 @@ async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
 #[tokio::test]
 async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() {
     let mut world = World::new().await;
-    for index in 0..2500 {
-        put(&world, &format!("{index:05}"), 1);
-    }
+    put_many(&world);
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
-    let fails = |nth| Fault::on(Operation::ListObjectsV2).nth(nth).then(Effect::Error(403, "AccessDenied"));
     stop_at(&mut world, Operation::CopyObject, 500);
-    world.sandbox.faults().add(fails(4));
+    world.sandbox.faults().add(denied_list(4));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
     assert_eq!(state(directory.path()).await.totals.failed_objects, 0, "the next session may list it");
     go_on(&mut world);
-    world.sandbox.faults().add(fails(1));
+    world.sandbox.faults().add(denied_list(1));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!((run.outcome.stopped, run.outcome.failed_objects), (false, 1), "{:?}", run.outcome);
     let state = state(directory.path()).await;

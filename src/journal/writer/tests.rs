@@ -268,8 +268,8 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     assert!(closed.report.is_ok() && !closed.state.is_unfinished());
 }
 
-#[tokio::test(start_paused = true)]
-async fn after_a_crash_the_report_has_each_receipt_once() {
+/// A session in which twelve objects ended, some of them before the last snapshot.
+async fn twelve_ended() -> (Memory, Report, Journal) {
     let (store, report) = (Memory::default(), Report::default());
     store.0.lock().unwrap().snapshot_after = Some(900);
     let journal = begin(&store, Some(report.clone()));
@@ -277,6 +277,12 @@ async fn after_a_crash_the_report_has_each_receipt_once() {
     for object in 0..12 {
         journal.commit(ended(object)).await.unwrap();
     }
+    (store, report, journal)
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_the_report_has_each_receipt_once() {
+    let (store, report, _journal) = twelve_ended().await;
     let (next, length) = *store.0.lock().unwrap().snapshots.last().unwrap();
     // What the report got after the snapshot may be there, in part or not at all.
     let whole = report.0.lock().unwrap().text.clone();
@@ -296,13 +302,7 @@ async fn after_a_crash_the_report_has_each_receipt_once() {
 #[tokio::test(start_paused = true)]
 async fn a_report_that_fails_after_a_recovery_has_each_receipt_once() {
     for lost in [false, true] {
-        let (store, report) = (Memory::default(), Report::default());
-        store.0.lock().unwrap().snapshot_after = Some(900);
-        let journal = begin(&store, Some(report.clone()));
-        journal.commit(range()).await.unwrap();
-        for object in 0..12 {
-            journal.commit(ended(object)).await.unwrap();
-        }
+        let (store, report, journal) = twelve_ended().await;
         drop(journal);
         let (first, next, length) = {
             let mut disk = store.0.lock().unwrap();
