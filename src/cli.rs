@@ -19,6 +19,7 @@ mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod set;
+mod signals;
 mod status;
 mod uploads;
 mod verify;
@@ -243,7 +244,7 @@ struct JobFile {
     /// The manifest, YAML.
     #[arg(value_name = "JOB")]
     path: PathBuf,
-    /// Run the job on an S3 in this process instead of its `default` endpoint; its buckets are made first.
+    /// Run the job on an S3 in this process, which takes the place of all its endpoints; its buckets are made first.
     #[cfg(feature = "sandbox")]
     #[arg(long)]
     sandbox: bool,
@@ -271,6 +272,7 @@ struct Output {
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { command, verbose, json, quiet, log_format } = Cli::parse();
+    signals::note_ignored();
     telemetry::init(verbose, log_format);
     let output = Output { json, quiet };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -87,7 +87,7 @@ impl Place {
         }
     }
 
-    /// What `--sandbox` asks for: the job's default endpoint becomes a sandbox that has its buckets.
+    /// What `--sandbox` asks for: every endpoint of the job becomes one sandbox that has its buckets.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(clippy::unused_async, reason = "the sandbox starts asynchronously")

@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
-use super::{CliError, Exit, JobFile, Output, plan, say};
+use super::signals::Signals;
+use super::{CliError, Exit, JobFile, Output, idle, plan, say};
 use crate::execute::{self, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
-use crate::manifest::job::{Job, JournalPlace};
+use crate::manifest::job::Job;
 use crate::report::{Origin, ReportError, summary};
 
 /// Runs a job manifest.
@@ -62,11 +64,11 @@ impl RunJob {
 
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job()?;
-        let place = Place::of(&self.job, &mut job).await?;
         if self.is_sandboxed() {
-            // It ends with this process, and nothing that is in it can be gone on with.
-            job.journal = JournalPlace::Nowhere;
+            let why = "ends with this process, so that no journal is kept";
+            idle::refuse("--sandbox", why, &self.journal.of_going_on(), "leave that out")?;
         }
+        let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
             plan::show(&job, &place, None, output).await
         } else {
@@ -131,15 +133,10 @@ pub(super) async fn run(
 
 /// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way, the second one at once.
 async fn stop_on_signal(stop: CancellationToken, console: Arc<Console>) {
-    use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
+    let Ok(mut signals) = Signals::listen(&kinds) else { return };
     for round in 0.. {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
+        signals.recv().await;
         if round > 0 {
             std::process::exit(super::Exit::Interrupted as i32);
         }

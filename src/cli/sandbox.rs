@@ -8,11 +8,15 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 use self::seed::{Copied, Seed, copied, seed};
+use super::signals::Signals;
 use super::{CliError, Exit, Output, say};
-use crate::manifest::job::{DEFAULT_ENDPOINT, Job, Versions};
+use crate::location::BucketName;
+use crate::manifest::job::{
+    Access, DEFAULT_ENDPOINT, Endpoint, Job, JournalPlace, Provider, Transfer, Versions, check,
+};
 use crate::s3::client::StaticCredentials;
 use crate::sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
 use crate::size::{ByteSize, display_count, parse_duration};
@@ -176,17 +180,13 @@ impl Serve {
                 return Err(CliError::Usage(message));
             }
         }
-        // Before it says that it is ready: it may be told to end from then on.
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Listens before it says that it is ready: a signal may come from then on.
+        let mut signals = Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])?;
         say(&format!(
             "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1",
             sandbox.url()
         ))?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.recv().await;
         let seen = Seen::of(&sandbox);
         sandbox.stop().await;
         if output.json {
@@ -198,28 +198,63 @@ impl Serve {
     }
 }
 
-/// Starts a sandbox that takes the place of the job's default endpoint and has the buckets that the job names there.
+/// Starts a sandbox that takes the place of every endpoint of the job, with the buckets that the job names.
+///
+/// Nothing of the job may reach another server: an endpoint keeps its name, its provider, and its capabilities, and
+/// loses its URL, its identity, and its network settings. What cannot be moved into the sandbox is refused.
 pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials), CliError> {
+    let locations = |transfer: &Transfer| {
+        let source = transfer.from.s3().map(|(_, location)| location.bucket.clone());
+        source.into_iter().chain([transfer.to.location.bucket.clone()])
+    };
+    if let Some(arn) =
+        job.transfers.iter().flat_map(locations).find(|bucket| bucket.as_str().starts_with("arn:"))
+    {
+        let message = format!(
+            "{arn}: the sandbox has no access points; name a bucket, or run the job without --sandbox"
+        );
+        return Err(CliError::Usage(message));
+    }
     let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
     let credentials =
         StaticCredentials { access_key: options.access_key.clone(), secret_key: options.secret_key.clone() };
     let region = options.region.clone();
     let sandbox = Sandbox::start(options).await?;
-    let endpoint = job.endpoints.entry(DEFAULT_ENDPOINT.to_owned()).or_default();
-    endpoint.url = Some(sandbox.url().to_owned());
-    endpoint.region = Some(region);
-    endpoint.path_style = Some(true);
-    endpoint.provider = crate::manifest::job::Provider::Aws;
-    (endpoint.profile, endpoint.assume_role) = (None, None);
+    job.endpoints.entry(DEFAULT_ENDPOINT.to_owned()).or_default();
+    for (name, endpoint) in &mut job.endpoints {
+        let provider = match endpoint.provider {
+            Provider::Auto => Provider::Aws,
+            stated => stated,
+        };
+        *endpoint = Endpoint {
+            name: name.clone(),
+            url: Some(sandbox.url().to_owned()),
+            region: Some(region.clone()),
+            path_style: Some(true),
+            provider,
+            capabilities: std::mem::take(&mut endpoint.capabilities),
+            ..Endpoint::default()
+        };
+    }
+    // The sandbox ends with this process, so its runs cannot be resumed.
+    job.journal = JournalPlace::Nowhere;
+    // Buckets of the same name on two servers are one bucket now.
+    if let Some(error) = CliError::of_findings(&check(job)) {
+        return Err(CliError::Usage(format!("with --sandbox, all endpoints are one server: {error}")));
+    }
     for transfer in &job.transfers {
-        let source = transfer.from.s3().filter(|(endpoint, _)| *endpoint == DEFAULT_ENDPOINT);
-        for bucket in
-            source.map(|(_, location)| &location.bucket).into_iter().chain([&transfer.to.location.bucket])
-        {
-            let versioning = transfer.versions != Versions::Current;
-            let options = BucketOptions { versioning, ..BucketOptions::default() };
-            sandbox.store().create_bucket(bucket.as_str(), options);
+        let versioning = transfer.versions != Versions::Current;
+        let create = |bucket: &BucketName, access: &Access| {
+            let owner = access.expected_owner.clone();
+            sandbox.store().create_bucket(
+                bucket.as_str(),
+                BucketOptions { versioning, owner, ..BucketOptions::default() },
+            );
+        };
+        if let Some((_, location)) = transfer.from.s3() {
+            create(&location.bucket, &transfer.source_access);
         }
+        create(&transfer.to.location.bucket, &transfer.destination_access);
     }
     Ok((sandbox, credentials))
 }

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use futures::StreamExt;
 use serde::Deserialize;
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
 use super::set::KeyFlags;
+use super::signals::Signals;
 use super::{CliError, EndpointFlags, Exit, JobFile, Output, idle, say};
 use crate::connections::Connections;
 use crate::location::{LocalPath, S3Uri};
@@ -339,16 +341,9 @@ fn summary(counts: &Counts, took: Duration) -> String {
 
 /// Nothing is written here, so a signal may end it at any point.
 async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+    let Ok(mut signals) = Signals::listen(&kinds) else { return std::future::pending().await };
+    signals.recv().await;
     if io::stderr().is_terminal() {
         let _ = writeln!(io::stderr().lock(), "interrupted; nothing was written");
     }

@@ -322,7 +322,7 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     // The producer dies first, as it does when a terminal sends the signal to both.
     drop(pipe);
-    process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let exit = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
     assert_eq!(exit.code(), Some(4));
     assert_eq!(world.sandbox.store().object(DESTINATION, "dump").unwrap().content, before);
