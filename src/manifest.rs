@@ -12,6 +12,7 @@
 //! The manifest is checked strictly because it runs unattended: a field that is misspelt and ignored is a filter
 //! that does not filter.
 
+mod acl;
 mod attributes;
 mod build;
 pub mod capabilities;

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::location::{BucketName, ObjectKey};
 
-pub use crate::manifest::job::{Access, Encryption};
+pub use crate::manifest::job::{Access, CannedAcl, Encryption};
 pub use bodies::Trial;
 pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
@@ -302,8 +302,10 @@ pub struct Attributes {
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     /// Retention and legal hold.
     pub lock: Lock,
-    /// The ACL; none makes it private to the owner.
+    /// Grants of the source's ACL; without them and `acl`, the object is private to its owner.
     pub grants: Vec<Grant>,
+    /// The canned ACL, instead of `grants`.
+    pub acl: Option<CannedAcl>,
     /// Whether `CopyObject` carries the source's annotations along. Other requests write none.
     pub annotations: bool,
 }

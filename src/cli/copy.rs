@@ -157,6 +157,7 @@ impl Copy {
                 location: Self::destination_of(&location, &from, several)?,
                 storage_class: self.storage_class.clone(),
                 encryption: self.set.encryption()?,
+                acl: self.set.acl,
             };
             let name = if several { format!("copy-{}", index + 1) } else { "copy".to_owned() };
             let mut transfer = Transfer::new(name, from, to);

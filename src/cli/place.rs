@@ -124,6 +124,7 @@ pub(super) async fn bucket_at(
         location: location.clone(),
         storage_class: None,
         encryption: None,
+        acl: None,
     };
     let mut transfer = Transfer::new("uploads", Source::Stdin, to);
     transfer.destination_access = access.clone();

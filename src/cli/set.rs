@@ -3,9 +3,9 @@
 
 use clap::{Args, ValueEnum};
 
-use super::CliError;
 use super::idle::Flag;
-use crate::manifest::job::{CustomerKeys, Encryption, KeySource, SetValues};
+use super::{CliError, word};
+use crate::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, SetValues};
 
 /// What new objects get.
 #[derive(Clone, Debug, Default, Args)]
@@ -38,6 +38,9 @@ pub(super) struct SetFlags {
     /// The key in KMS, with --sse aws:kms or aws:kms:dsse.
     #[arg(long, value_name = "ARN")]
     sse_kms_key_id: Option<String>,
+    /// A canned ACL, for instance bucket-owner-full-control; instead of --preserve acl=try or acl=require.
+    #[arg(long, value_name = "ACL", value_parser = word::<CannedAcl>)]
+    pub(super) acl: Option<CannedAcl>,
     #[command(flatten)]
     pub(super) keys: KeyFlags,
 }

@@ -161,6 +161,7 @@ impl Verify {
             location: Copy::destination_of(&location, &from, false)?,
             storage_class: None,
             encryption: None,
+            acl: None,
         };
         let mut transfer = Transfer::new("verify", from, to);
         self.access.apply(&mut transfer);

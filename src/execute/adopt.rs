@@ -228,7 +228,7 @@ impl Begun {
             Ok(initiated) => initiated,
             Err(failure) => {
                 tracked.not_begun(work, &step.key, &failure).await;
-                return Err(failure.into());
+                return Err(work.explained_acl(failure).into());
             }
         };
         tracked.begun(work, &upload, terms, lengths(&layout)).await?;

@@ -79,6 +79,12 @@ pub(super) async fn find(
     Ok(begun)
 }
 
+/// Why an upload of unknown beginnings cannot be told from one that was created with another ACL.
+pub(super) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
+    let has_acl = attributes.acl.is_some() || !attributes.grants.is_empty();
+    has_acl.then_some("its ACL can not be seen before it is an object")
+}
+
 fn location(work: &Work, key: &ObjectKey) -> S3Uri {
     S3Uri { bucket: work.sides.destination.name().clone(), key: key.clone() }
 }

@@ -63,8 +63,27 @@ impl Work {
         }
     }
 
+    /// Adds what a write may lack when the destination refuses it because of its ACL, or because it has none.
+    pub(super) fn explained_acl(&self, failure: Failure) -> Failure {
+        let acl = self.sides.transfer.to.acl;
+        match (failure.kind(), acl) {
+            _ if failure.details().code == "AccessControlListNotSupported" => failure.noting(
+                "the bucket has ACLs disabled (Object Ownership: bucket owner enforced); remove the ACL, or use \
+                 bucket-owner-full-control, which it accepts",
+            ),
+            (FailureKind::Denied, Some(_)) => {
+                failure.noting("a write with an ACL needs s3:PutObjectAcl on the destination too")
+            }
+            (FailureKind::Denied, None) => failure.noting(
+                "a bucket whose policy demands an ACL takes writes with `to.acl: bucket-owner-full-control` (--acl)",
+            ),
+            _ => failure,
+        }
+    }
+
     /// Says what a denied write may lack besides the right to write.
     pub(super) fn explained(&self, condition: &WriteCondition, failure: Failure) -> Failure {
+        let failure = self.explained_acl(failure);
         let knows_conditions = self.sides.destination.capabilities().if_none_match != OnWrites::NONE;
         match (failure.kind(), condition) {
             (FailureKind::Denied, WriteCondition::None) if knows_conditions => failure.noting(

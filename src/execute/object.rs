@@ -317,7 +317,7 @@ impl Copy<'_> {
         if !is_comparable && !reads {
             return Some("the source has no checksum to prove its parts by; `prove: read` would compute one");
         }
-        (!attributes.grants.is_empty()).then_some("its ACL can not be seen before it is an object")
+        claim::unseen_acl(attributes)
     }
 
     /// Copies the parts that S3 does not hold yet and publishes the object.

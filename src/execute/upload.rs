@@ -304,7 +304,8 @@ impl Upload {
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
-        if let Some(begun) = claim::find(work, step, &wish, None, draft).await? {
+        let doubt = claim::unseen_acl(attributes);
+        if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             return Ok(Self::of(work, attributes, begun));
         }
         let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));
@@ -315,7 +316,8 @@ impl Upload {
     /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
     async fn of_stream(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<Self, Trouble> {
         demand(work, key, attributes)?;
-        let upload = MultipartUpload::initiate(&work.sides.destination, key, attributes).await?;
+        let upload = MultipartUpload::initiate(&work.sides.destination, key, attributes).await;
+        let upload = upload.map_err(|failure| work.explained_acl(failure))?;
         let layout = PartLayout::uniform(0, UPLOAD_PART, 0);
         Ok(Self::of(
             work,

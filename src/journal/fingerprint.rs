@@ -104,10 +104,11 @@ impl Fingerprint {
         } = transfer;
         let of = |field: &str| format!("{name}.{field}");
         self.set(of("from"), source(job, from));
-        let Destination { endpoint, location, storage_class, encryption } = to;
+        let Destination { endpoint, location, storage_class, encryption, acl } = to;
         self.set(of("to"), format!("{location}{}", at(job, endpoint)));
         self.set(of("to.storage_class"), text(storage_class.as_ref()));
         self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
+        self.set(of("to.acl"), text(acl.as_ref()));
         self.set(of("when"), format!("{when:?}").to_lowercase());
         self.selection(name, select);
         // May be millions.
@@ -238,6 +239,7 @@ mod tests {
             location: "s3://copy/".parse().unwrap(),
             storage_class: None,
             encryption: None,
+            acl: None,
         };
         Job::single(Transfer::new("events", from, to), [])
     }

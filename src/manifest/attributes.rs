@@ -59,7 +59,8 @@ impl Rules<'_> {
                     let key = transfer.customer_keys.destination.is_some();
                     (transfer.to.encryption.is_some() || key, "to.encryption")
                 }
-                Attribute::Lock | Attribute::Acl | Attribute::Annotations => {
+                Attribute::Acl => (transfer.to.acl.is_some(), "to.acl"),
+                Attribute::Lock | Attribute::Annotations => {
                     let message = format!("there is nothing that could replace `{attribute}`");
                     self.refuse(&format!("preserve.{attribute}"), message, "write skip");
                     continue;

@@ -329,6 +329,7 @@ impl Reader<'_> {
             location: self.read(&format!("{path}.s3"), to.s3)?,
             storage_class: to.storage_class,
             encryption,
+            acl: to.acl,
         })
     }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::attributes;
 use super::diagnose::{Doubts, Finding};
 use super::job::{
     Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
@@ -13,6 +12,7 @@ use super::job::{
 use super::keys::Piece;
 use super::overlap;
 use super::shape::{alternatives, closest};
+use super::{acl, attributes};
 use crate::location::LocalPath;
 use crate::size::ByteSize;
 
@@ -207,6 +207,7 @@ impl<'j> Rules<'j> {
         self.parts(&format!("{path}.parts"), transfer);
         self.versions(path, transfer);
         self.keys(&format!("{path}.keys"), transfer);
+        self.findings.extend(acl::check(path, transfer, to.filter(|_| sure)));
         self.findings.extend(attributes::check(path, transfer));
     }
 

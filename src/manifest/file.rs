@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 use super::capabilities::Overrides;
 use super::job::{
-    Archived, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider, RestoreTier, Symlinks,
-    Verify, When,
+    Archived, CannedAcl, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider, RestoreTier,
+    Symlinks, Verify, When,
 };
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
@@ -266,6 +266,9 @@ pub struct ToSection {
     /// How S3 encrypts the new objects. Default: as the bucket says.
     #[schemars(extend("examples" = ["s3"]))]
     pub encryption: Option<EncryptionSection>,
+    /// The canned ACL of the new objects, for buckets that demand one. Instead of `preserve.acl`. Default: none.
+    #[schemars(extend("examples" = ["bucket-owner-full-control"]))]
+    pub acl: Option<CannedAcl>,
     /// The customer key (SSE-C) to encrypt the new objects with, instead of `encryption`.
     #[schemars(extend("examples" = [{"file": "/run/secrets/lake-key"}]))]
     pub customer_key: Option<CustomerKeySection>,

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::acl::CannedAcl;
 use super::capabilities::Overrides;
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
@@ -381,6 +382,8 @@ pub struct Destination {
     pub storage_class: Option<String>,
     /// `None`: the destination bucket's default.
     pub encryption: Option<Encryption>,
+    /// The ACL of the new objects; `None` makes them private to whoever writes them.
+    pub acl: Option<CannedAcl>,
 }
 
 /// How S3 encrypts the objects that it writes.

@@ -128,6 +128,7 @@ pub fn of_copy(
         checksum: capabilities.checksums.then(|| checksum(head, route)).flatten(),
         lock: lock(head, now, &mut losses)?,
         grants: Vec::new(),
+        acl: transfer.to.acl,
         annotations: keeps(Attribute::Annotations) && *route == Route::Copy,
     };
     Ok(Spec { attributes, losses: losses.losses })
@@ -144,6 +145,7 @@ pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -
         tags: Tags::Exactly(set_tags(transfer)),
         storage_class: transfer.to.storage_class.clone(),
         encryption: transfer.to.encryption.clone(),
+        acl: transfer.to.acl,
         checksum: capabilities.checksums.then_some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         ..Attributes::default()
     }

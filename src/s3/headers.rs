@@ -18,6 +18,7 @@ macro_rules! with_attributes {
             encryption,
             lock,
             grants,
+            acl,
             checksum: _,
             annotations: _,
         } = $attributes;
@@ -33,6 +34,7 @@ macro_rules! with_attributes {
             .set_object_lock_mode(lock.retention.as_ref().map(|retention| retention.mode.as_str().into()))
             .set_object_lock_retain_until_date(crate::s3::headers::retained_until(lock))
             .set_object_lock_legal_hold_status(crate::s3::headers::legal_hold(lock))
+            .set_acl(acl.map(|acl| acl.name().into()))
             .set_grant_full_control(crate::s3::headers::granted(grants, crate::s3::Permission::FullControl))
             .set_grant_read(crate::s3::headers::granted(grants, crate::s3::Permission::Read))
             .set_grant_read_acp(crate::s3::headers::granted(grants, crate::s3::Permission::ReadAcp))

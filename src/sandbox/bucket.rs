@@ -41,6 +41,7 @@ pub(super) struct Bucket {
     pub(super) abort_after_days: Option<u32>,
     pub(super) encryption: Encryption,
     pub(super) acls: bool,
+    pub(super) demanded_acl: Option<&'static str>,
     state: RwLock<State>,
 }
 
@@ -81,6 +82,7 @@ impl Bucket {
             abort_after_days: options.abort_after_days,
             encryption: options.encryption,
             acls: options.acls,
+            demanded_acl: options.demanded_acl,
             state: RwLock::new(State {
                 versioning: if versioned { Versioning::Enabled } else { Versioning::Never },
                 objects: BTreeMap::new(),

@@ -120,6 +120,8 @@ pub struct Attributes {
     pub lock: Lock,
     /// ACL; empty is private to the owner.
     pub grants: Vec<Grant>,
+    /// The canned ACL that the write named.
+    pub canned_acl: Option<String>,
     /// Annotations by name.
     pub annotations: BTreeMap<String, String>,
     /// `x-amz-restore`, of archived objects that were restored or are being restored.

@@ -52,6 +52,8 @@ pub struct BucketOptions {
     pub encryption: Encryption,
     /// Whether ACLs count; they are disabled in new buckets.
     pub acls: bool,
+    /// The canned ACL without which a policy denies all writes of objects.
+    pub demanded_acl: Option<&'static str>,
 }
 
 /// What a bucket holds.

@@ -267,6 +267,7 @@ impl Server {
             location: Self::location(&self.destination, ""),
             storage_class: None,
             encryption: None,
+            acl: None,
         };
         let parts =
             Parts { size: PartSize::Exactly(ByteSize(PART)), threshold: ByteSize(PART), ..Parts::default() };

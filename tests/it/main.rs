@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
 
 mod access;
+mod acl;
 mod adopt;
 mod archived;
 mod attributes;

@@ -214,7 +214,7 @@ pub(crate) fn uri(text: &str) -> S3Uri {
 
 pub(crate) fn destination(text: &str) -> Destination {
     let endpoint = DEFAULT_ENDPOINT.to_owned();
-    Destination { endpoint, location: uri(text), storage_class: None, encryption: None }
+    Destination { endpoint, location: uri(text), storage_class: None, encryption: None, acl: None }
 }
 
 /// Everything in `source` to the root of `destination`.

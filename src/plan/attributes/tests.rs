@@ -7,7 +7,13 @@ use crate::s3::{Checksum, Grant, Permission, Retention};
 
 fn transfer() -> Transfer {
     let location = "s3://destination/".parse().unwrap();
-    let to = Destination { endpoint: "default".into(), location, storage_class: None, encryption: None };
+    let to = Destination {
+        endpoint: "default".into(),
+        location,
+        storage_class: None,
+        encryption: None,
+        acl: None,
+    };
     Transfer::new("t", Source::Stdin, to)
 }
 

@@ -12,7 +12,7 @@ use crate::sandbox::content::Content;
 use crate::sandbox::object::{Attributes, Encryption, Grant};
 use crate::sandbox::operation::Operation;
 use crate::sandbox::refusal::Refusal;
-use crate::sandbox::store::Store;
+use crate::sandbox::store::{OWNER, Store};
 
 /// How the headers of a customer key begin.
 pub(super) const OWN_KEY: &str = "x-amz-server-side-encryption-customer";
@@ -21,6 +21,10 @@ pub(super) const SOURCE_KEY: &str = "x-amz-copy-source-server-side-encryption-cu
 
 /// The group of everybody.
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
+/// The group of all AWS accounts.
+const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
+/// The canonical id of Amazon EC2, which reads machine images.
+const EC2: &str = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c";
 
 /// The MD5 of the customer key of a request, if it brings a whole one.
 pub(super) fn customer_key(headers: &HeaderMap, prefix: &str) -> Result<Option<String>, Refusal> {
@@ -80,9 +84,13 @@ pub(super) fn check_write(
         (Operation::PutObjectTagging, !attributes.tags.is_empty()),
         (Operation::PutObjectRetention, lock),
         (Operation::PutObjectLegalHold, hold),
-        (Operation::PutObjectAcl, !attributes.grants.is_empty()),
+        (Operation::PutObjectAcl, !attributes.grants.is_empty() || attributes.canned_acl.is_some()),
     ];
-    if needed.into_iter().any(|(right, needed)| needed && store.is_denied(&bucket.name, right, key)) {
+    let demanded = bucket.demanded_acl;
+    let lacks_acl = demanded.is_some() && attributes.canned_acl.as_deref() != demanded;
+    if lacks_acl
+        || needed.into_iter().any(|(right, needed)| needed && store.is_denied(&bucket.name, right, key))
+    {
         return Err(Refusal::access_denied());
     }
     Ok(())
@@ -113,8 +121,23 @@ pub(super) fn grants(
         Some(_) if explicit => {
             Err(Refusal::invalid_request("Specifying both Canned ACLs and Header Grants is not allowed"))
         }
-        Some("public-read") => Ok(vec![grant("FULL_CONTROL", &bucket.owner), grant("READ", ALL_USERS)]),
-        None | Some("private" | "bucket-owner-full-control") => {
+        Some(name) => {
+            let readers: &[(&str, &str)] = match name {
+                "private" => &[],
+                "public-read" => &[("READ", ALL_USERS)],
+                "public-read-write" => &[("READ", ALL_USERS), ("WRITE", ALL_USERS)],
+                "authenticated-read" => &[("READ", AUTHENTICATED_USERS)],
+                "aws-exec-read" => &[("READ", EC2)],
+                "bucket-owner-read" if bucket.owner != OWNER => &[("READ", &bucket.owner)],
+                "bucket-owner-full-control" if bucket.owner != OWNER => &[("FULL_CONTROL", &bucket.owner)],
+                "bucket-owner-read" | "bucket-owner-full-control" => &[],
+                _ => return Err(Refusal::invalid_argument("x-amz-acl", name, "")),
+            };
+            let own = (!readers.is_empty()).then(|| grant("FULL_CONTROL", OWNER));
+            let others = readers.iter().map(|(permission, grantee)| grant(permission, grantee));
+            Ok(own.into_iter().chain(others).collect())
+        }
+        None => {
             let mut grants = Vec::new();
             for (permission, value) in headers {
                 for grantee in
@@ -129,6 +152,5 @@ pub(super) fn grants(
             }
             Ok(grants)
         }
-        Some(_) => Err(Refusal::not_implemented("The sandbox does not know this canned ACL", "x-amz-acl")),
     }
 }

@@ -92,6 +92,7 @@ macro_rules! attributes_of {
                 $bucket,
             )?,
             grants,
+            canned_acl: input.acl.as_ref().map(|acl| acl.as_str().to_owned()),
             annotations: BTreeMap::new(),
             restore: None,
             archive_status: None,

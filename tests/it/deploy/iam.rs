@@ -53,7 +53,9 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
 fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     match operation {
         Operation::GetObjectAcl => (&["s3:GetObjectAcl", "s3:GetObjectVersionAcl"], &[]),
-        Operation::CopyObject | Operation::CreateMultipartUpload => (&[], &["s3:PutObjectAcl"]),
+        Operation::CopyObject | Operation::PutObject | Operation::CreateMultipartUpload => {
+            (&[], &["s3:PutObjectAcl"])
+        }
         Operation::ListObjectAnnotations => (&["s3:ListObjectAnnotations"], &[]),
         Operation::GetObjectAnnotation => (&["s3:GetObjectAnnotation"], &[]),
         Operation::PutObjectAnnotation => (&[], &["s3:PutObjectAnnotation"]),

@@ -56,6 +56,7 @@ fn what_is_set_is_text_whatever_it_looks_like() {
 #[case("preserve: {tags: ⟦keep}", "preserve.tags", "can't be `keep`", "require, try, skip or replace")]
 #[case("preserve: {⟦tag: skip}", "preserve.tag", "no field `tag`", "`tags`?")]
 #[case("preserve: {tags: ⟦replace}", "preserve.tags", "nothing is given", "add `set.tags`")]
+#[case("preserve: {acl: ⟦replace}", "preserve.acl", "nothing is given", "add `to.acl`")]
 #[case(
     "preserve: {storage_class: ⟦replace}",
     "preserve.storage_class",

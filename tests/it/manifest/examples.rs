@@ -119,6 +119,7 @@ fn a_short_manifest_gets_every_default() {
         location: "s3://dst/a/".parse().unwrap(),
         storage_class: None,
         encryption: None,
+        acl: None,
     };
     let from = Source::Prefix { endpoint: "default".to_owned(), location: "s3://src".parse().unwrap() };
     let expected = Job { name: "job".to_owned(), ..Job::single(Transfer::new("transfer-1", from, to), []) };

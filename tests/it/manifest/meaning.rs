@@ -314,6 +314,7 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
         location: uri("s3://src/a/b/"),
         storage_class: Some("GLACEIR".to_owned()),
         encryption: None,
+        acl: None,
     };
     let mut transfer = Transfer::new("copy", from, to.clone());
     transfer.parts.size = PartSize::Exactly(ByteSize(1));

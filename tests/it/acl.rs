@@ -1,0 +1,224 @@
+//! Canned ACLs: every request that creates an object carries the one that the job names, and no other.
+
+use std::fs;
+
+use s3haul::execute::receipt::Ending;
+use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Transfer, Versions, check};
+use s3haul::multipart::MultipartUpload;
+use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::size::{ByteSize, MIB};
+
+use crate::cli::{at, run as run_command};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+
+const OWNER: &str = "bucket-owner-full-control";
+
+/// A world whose buckets deny every write of an object without `bucket-owner-full-control`.
+async fn demanding() -> World {
+    let buckets = BucketOptions { demanded_acl: Some(OWNER), ..BucketOptions::default() };
+    World::with(SandboxOptions::default(), buckets).await
+}
+
+fn put(world: &World, key: &str, size: u64) {
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+}
+
+fn with(acl: CannedAcl, mut transfer: Transfer) -> Transfer {
+    transfer.to.acl = Some(acl);
+    transfer
+}
+
+fn acl_of(world: &World, key: &str) -> Option<String> {
+    world.sandbox.store().object(DESTINATION, key).unwrap().attributes.canned_acl.clone()
+}
+
+fn message(run: &Run) -> &str {
+    match &run.receipts[0].ending {
+        Ending::Failed { error } => &error.message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_demands_an_acl_gets_it_by_every_route() {
+    let world = demanding().await;
+    put(&world, "small", 10);
+    put(&world, "large", 300 * MIB);
+    let run = world.run(with(CannedAcl::BucketOwnerFullControl, copy_all())).await;
+    assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), b"bytes").unwrap();
+    fs::write(directory.path().join("parts"), vec![7; 17 * 1024 * 1024]).unwrap();
+    let run = world.run(with(CannedAcl::BucketOwnerFullControl, upload_all(directory.path()))).await;
+    assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
+    for (key, operation) in [
+        ("small", Operation::CopyObject),
+        ("large", Operation::UploadPartCopy),
+        ("file", Operation::PutObject),
+        ("parts", Operation::UploadPart),
+    ] {
+        assert_eq!(acl_of(&world, key).as_deref(), Some(OWNER), "{key}");
+        assert!(world.calls(operation) > 0, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn without_it_the_message_says_what_to_set() {
+    for size in [10, 300 * MIB] {
+        let world = demanding().await;
+        put(&world, "k", size);
+        let run = world.run(copy_all()).await;
+        assert_eq!(run.error(), "denied");
+        assert!(message(&run).contains("`to.acl: bucket-owner-full-control`"), "{}", message(&run));
+        assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn each_canned_acl_is_sent_by_its_name() {
+    let buckets =
+        BucketOptions { acls: true, owner: Some("444455556666".into()), ..BucketOptions::default() };
+    let world = World::with(SandboxOptions::default(), buckets).await;
+    put(&world, "k", 10);
+    for (acl, name, grants) in [
+        (CannedAcl::Private, "private", 0),
+        (CannedAcl::PublicRead, "public-read", 2),
+        (CannedAcl::PublicReadWrite, "public-read-write", 3),
+        (CannedAcl::AuthenticatedRead, "authenticated-read", 2),
+        (CannedAcl::AwsExecRead, "aws-exec-read", 2),
+        (CannedAcl::BucketOwnerRead, "bucket-owner-read", 2),
+        (CannedAcl::BucketOwnerFullControl, OWNER, 2),
+    ] {
+        let mut transfer = with(acl, copy_all());
+        transfer.when = s3haul::manifest::job::When::Always;
+        let run = world.run(transfer).await;
+        assert_eq!(run.outcome.done_objects, 1, "{name}: {:?}", run.receipts);
+        assert_eq!(acl_of(&world, "k").as_deref(), Some(name));
+        let attributes = world.sandbox.store().object(DESTINATION, "k").unwrap().attributes;
+        assert_eq!(attributes.grants.len(), grants, "{name}: {:?}", attributes.grants);
+    }
+}
+
+/// New buckets have ACLs disabled: they accept `bucket-owner-full-control` and refuse every other ACL.
+#[tokio::test]
+async fn a_bucket_without_acls_takes_only_the_one_that_changes_nothing() {
+    for size in [10, 300 * MIB] {
+        let world = World::new().await;
+        put(&world, "k", size);
+        let run = world.run(with(CannedAcl::PublicRead, copy_all())).await;
+        assert_eq!(run.outcome.failed_objects, 1);
+        let text = message(&run);
+        assert!(text.contains("ACLs disabled") && text.contains(OWNER), "{text}");
+        let run = world.run(with(CannedAcl::BucketOwnerFullControl, copy_all())).await;
+        assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_by_every_route() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("k"), b"bytes").unwrap();
+    for transfer in [copy_all(), upload_all(directory.path())] {
+        let world = World::new().await;
+        world.sandbox.store().deny(DESTINATION, Operation::PutObjectAcl, "");
+        put(&world, "k", 10);
+        let run = world.run(with(CannedAcl::BucketOwnerFullControl, transfer)).await;
+        assert_eq!(run.error(), "denied");
+        assert!(message(&run).contains("s3:PutObjectAcl"), "{}", message(&run));
+    }
+}
+
+/// A write whose answer is lost is sent again, and a history is written version by version: all with the ACL.
+#[tokio::test]
+async fn repeated_writes_and_histories_have_it_too() {
+    let world = demanding().await;
+    put(&world, "k", 10);
+    put(&world, "large", 300 * MIB);
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(Effect::Error(503, "SlowDown")));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(1)
+            .then(Effect::ErrorAfterEffect(500, "InternalError")),
+    );
+    let run = world.run(with(CannedAcl::BucketOwnerFullControl, copy_all())).await;
+    assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
+    assert_eq!(
+        (acl_of(&world, "k").as_deref(), acl_of(&world, "large").as_deref()),
+        (Some(OWNER), Some(OWNER))
+    );
+
+    let versioned = BucketOptions { versioning: true, demanded_acl: Some(OWNER), ..BucketOptions::default() };
+    let world = World::with(SandboxOptions::default(), versioned).await;
+    put(&world, "k", 10);
+    put(&world, "k", 11);
+    let mut transfer = with(CannedAcl::BucketOwnerFullControl, copy_all());
+    transfer.versions = Versions::All;
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
+    assert_eq!(acl_of(&world, "k").as_deref(), Some(OWNER));
+}
+
+/// An open upload that no journal knows may have been created with any ACL, so `--adopt` leaves it alone.
+#[tokio::test]
+async fn an_upload_of_unknown_acl_is_not_adopted() {
+    let world = World::new().await;
+    put(&world, "k", 16 * MIB);
+    let bucket = world.bucket(DESTINATION).await;
+    let declared = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
+    let attributes = Attributes { checksum: declared, ..Attributes::default() };
+    let upload = MultipartUpload::initiate(&bucket, &"k".parse().unwrap(), &attributes).await.unwrap();
+    let pin = SourcePin {
+        bucket: SOURCE.parse().unwrap(),
+        key: "k".parse().unwrap(),
+        version: None,
+        etag: world.sandbox.store().object(SOURCE, "k").unwrap().etag,
+        customer_key: None,
+    };
+    upload.copy_part(1, &pin, Some(0..=8 * MIB - 1), 8 * MIB).await.unwrap();
+    let mut transfer = with(CannedAcl::BucketOwnerFullControl, copy_all());
+    transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB));
+    transfer.parts.threshold = ByteSize(8 * MIB);
+    let mut job = world.job(transfer);
+    job.claims = true;
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert!(run.receipts[0].notes.iter().any(|note| note.contains("ACL")), "{:?}", run.receipts[0].notes);
+    assert_eq!(acl_of(&world, "k").as_deref(), Some(OWNER));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_has_it_and_refuses_what_contradicts_it() {
+    let world = demanding().await;
+    put(&world, "k", 10);
+    let copy = ["copy", "s3://source/", "s3://destination/", "--acl"];
+    let with = |more: &[&'static str]| [&copy, more].concat();
+    let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER])).await;
+    assert_eq!((exit, acl_of(&world, "k").as_deref()), (0, Some(OWNER)), "{stderr}");
+    let (exit, _, stderr) = run_command(at(&world), &with(&["bucket-owner"])).await;
+    assert!(exit == 2 && stderr.contains("bucket-owner-full-control"), "{exit} {stderr}");
+    let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER, "--preserve", "acl=try"])).await;
+    assert!(exit == 2 && stderr.contains("not both"), "{exit} {stderr}");
+    let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER, "--provider", "minio"])).await;
+    assert!(exit == 2 && stderr.contains("no ACLs of single objects"), "{exit} {stderr}");
+}
+
+#[test]
+fn a_manifest_names_it_and_a_contradiction_is_refused() {
+    let job = |more: &str| {
+        let text = format!(
+            "version: 1\ntransfers: [{{from: {{s3: s3://src/}}, to: {{s3: s3://dst/, acl: public-read}}{more}}}]\n"
+        );
+        s3haul::manifest::parse(&text, "job.yaml", &|_| None)
+    };
+    assert_eq!(job("").unwrap().transfers[0].to.acl, Some(CannedAcl::PublicRead));
+    assert_eq!(job(", preserve: {acl: replace}").unwrap().transfers[0].preserve.acl, Policy::Replace);
+    for policy in ["{acl: try}", "{acl: require}", "everything"] {
+        let problems = job(&format!(", preserve: {policy}")).unwrap_err().to_string();
+        assert!(problems.contains("not both"), "{policy}: {problems}");
+    }
+    let mut files = job("").unwrap();
+    files.transfers[0].from =
+        Source::Files { path: s3haul::location::LocalPath("x".into()), symlinks: Default::default() };
+    assert_eq!(check(&files), []);
+}
