@@ -3,7 +3,7 @@
 use std::fs;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Transfer, Versions, check};
+use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
@@ -219,6 +219,6 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
     }
     let mut files = job("").unwrap();
     files.transfers[0].from =
-        Source::Files { path: s3haul::location::LocalPath("x".into()), symlinks: Default::default() };
+        Source::Files { path: s3haul::location::LocalPath("x".into()), symlinks: Symlinks::default() };
     assert_eq!(check(&files), []);
 }

@@ -123,14 +123,13 @@ pub(super) fn grants(
         }
         Some(name) => {
             let readers: &[(&str, &str)] = match name {
-                "private" => &[],
                 "public-read" => &[("READ", ALL_USERS)],
                 "public-read-write" => &[("READ", ALL_USERS), ("WRITE", ALL_USERS)],
                 "authenticated-read" => &[("READ", AUTHENTICATED_USERS)],
                 "aws-exec-read" => &[("READ", EC2)],
                 "bucket-owner-read" if bucket.owner != OWNER => &[("READ", &bucket.owner)],
                 "bucket-owner-full-control" if bucket.owner != OWNER => &[("FULL_CONTROL", &bucket.owner)],
-                "bucket-owner-read" | "bucket-owner-full-control" => &[],
+                "private" | "bucket-owner-read" | "bucket-owner-full-control" => &[],
                 _ => return Err(Refusal::invalid_argument("x-amz-acl", name, "")),
             };
             let own = (!readers.is_empty()).then(|| grant("FULL_CONTROL", OWNER));
