@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::Bucket;
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Job, KeySource, Transfer};
+use crate::manifest::tenant;
 use crate::pace::Pacer;
 use crate::s3::client::StaticCredentials;
 use crate::s3::{Client, Connect, CustomerKey, Failure, FailureKind, Operation, Versioning};
@@ -101,6 +102,11 @@ impl Connections {
         let place = (endpoint.to_owned(), name.clone(), access.clone());
         if let Some(bucket) = self.buckets.get(&place) {
             return Ok(bucket.clone());
+        }
+        if let Some((message, remedy)) = self.endpoints.get(endpoint).and_then(|at| tenant::mistake(name, at))
+        {
+            let message = format!("{message}; {remedy}");
+            return Err(Failure::new(FailureKind::Invalid, Operation::HeadBucket, name.to_string(), message));
         }
         let mut bucket = self.reach(endpoint, name, None).await.on_terms(access.clone());
         let given = bucket.client().region_was_given();

@@ -19,7 +19,7 @@ pub const MAX_KEY_BYTES: usize = 1024;
 const COPY_SOURCE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
-/// The name of a bucket, or an access point's alias or ARN in the place of one.
+/// The name of a bucket, perhaps of another tenant (`tenant:bucket`), or an access point's alias or ARN in the place of one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketName(Arc<str>);
 
@@ -59,7 +59,8 @@ pub enum LocationError {
 
 impl BucketName {
     /// Checks `name` against the rules that all S3 servers share (old us-east-1 buckets with capitals and
-    /// underscores, access point aliases and ARNs are let through).
+    /// underscores, access point aliases and ARNs are let through). `tenant:bucket` is accepted here; whether the server
+    /// has tenants is a rule about the endpoint.
     ///
     /// # Errors
     /// [`LocationError::Bucket`] with the rule that is broken.
@@ -68,10 +69,15 @@ impl BucketName {
         if name.starts_with("arn:") {
             return Ok(Self(name.into()));
         }
-        if !(3..=255).contains(&name.len()) {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        let (tenant, bucket) = name.split_once(':').unwrap_or(("", name));
+        if !tenant.bytes().all(legal) {
+            return refuse("the tenant before the colon may have only letters, digits, dots and hyphens");
+        }
+        if !(3..=255).contains(&bucket.len()) {
             return refuse("it must have 3 to 63 characters");
         }
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+        if !bucket.bytes().all(legal) {
             return refuse("only letters, digits, dots and hyphens are allowed");
         }
         Ok(Self(name.into()))
@@ -81,6 +87,15 @@ impl BucketName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the tenant of `tenant:bucket`. It is empty for `:bucket`, a bucket of no tenant.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&str> {
+        if self.0.starts_with("arn:") {
+            return None;
+        }
+        self.0.split_once(':').map(|(tenant, _)| tenant)
     }
 
     /// True when this is an access point or the like, which may lead to any bucket.
@@ -190,15 +205,15 @@ text_newtype!(BucketName);
 text_newtype!(ObjectKey);
 
 /// The value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then `?versionId=` when a version
-/// is named (an encoded `%3F` belongs to the key, a bare `?` starts the version).
+/// is named (an encoded `%3F` belongs to the key, a bare `?` starts the version). The colon of `tenant:bucket` stays as
+/// it is: Ceph's `UploadPartCopy` splits the name before it decodes anything.
 #[must_use]
 pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
-    let object = if bucket.as_str().starts_with("arn:") {
-        format!("{bucket}/object/{key}")
+    let mut value = if bucket.as_str().starts_with("arn:") {
+        utf8_percent_encode(&format!("{bucket}/object/{key}"), COPY_SOURCE).to_string()
     } else {
-        format!("{bucket}/{key}")
+        format!("{bucket}/{}", utf8_percent_encode(key.as_str(), COPY_SOURCE))
     };
-    let mut value = utf8_percent_encode(&object, COPY_SOURCE).to_string();
     if let Some(version) = version {
         value.push_str("?versionId=");
         value.extend(utf8_percent_encode(version, COPY_SOURCE));
@@ -248,6 +263,14 @@ mod tests {
             let parsed = uri(text);
             assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), (bucket, key), "{text}");
         }
+        for (text, tenant) in [
+            ("s3://acme:lake/a:b", Some("acme")),
+            ("s3://:lake/", Some("")),
+            ("s3://lake/a:b", None),
+            ("s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y", None),
+        ] {
+            assert_eq!(uri(text).bucket.tenant(), tenant, "{text}");
+        }
         assert_eq!(uri("s3://logs/a/b").to_string(), "s3://logs/a/b");
     }
 
@@ -258,6 +281,9 @@ mod tests {
             ("https://x", "s3://bucket/key"),
             ("s3://a/b", "3 to 63"),
             ("s3://with space/b", "letters, digits"),
+            ("s3://a c:lake/b", "the tenant before the colon"),
+            ("s3://acme:/b", "3 to 63"),
+            ("s3://a:b:lake/b", "letters, digits"),
         ] {
             let message = text.parse::<S3Uri>().unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
@@ -276,5 +302,7 @@ mod tests {
         ] {
             assert_eq!(copy_source(&bucket, &ObjectKey::new(key).unwrap(), version), header);
         }
+        let tenant = BucketName::new("acme:lake").unwrap();
+        assert_eq!(copy_source(&tenant, &ObjectKey::new("a:b").unwrap(), None), "acme:lake/a%3Ab");
     }
 }

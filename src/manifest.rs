@@ -29,6 +29,7 @@ mod parts;
 mod preserve;
 pub mod schema;
 mod shape;
+pub(crate) mod tenant;
 mod traces;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use super::job::{
 use super::keys::Piece;
 use super::overlap;
 use super::shape::{alternatives, closest};
-use super::{acl, attributes};
+use super::{acl, attributes, tenant};
 use crate::location::LocalPath;
 use crate::size::ByteSize;
 
@@ -199,6 +199,13 @@ impl<'j> Rules<'j> {
             self.one_server(path, from, to);
         }
         let aws = |endpoint: Option<&Endpoint>| sure && endpoint.is_some_and(Endpoint::is_aws);
+        let places = transfer.from.s3().map(|(_, location)| ("from", from, location));
+        for (side, endpoint, location) in places.into_iter().chain([("to", to, &transfer.to.location)]) {
+            let mistake = endpoint.filter(|_| sure).and_then(|at| tenant::mistake(&location.bucket, at));
+            if let Some((message, remedy)) = mistake {
+                self.refuse(&format!("{path}.{side}.s3"), message, remedy);
+            }
+        }
         self.access(&format!("{path}.from"), &transfer.source_access, from.filter(|_| sure));
         self.access(&format!("{path}.to"), &transfer.destination_access, to.filter(|_| sure));
         self.source(&format!("{path}.from"), &transfer.from);

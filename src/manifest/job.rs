@@ -134,6 +134,12 @@ impl Provider {
         Self::Oracle,
         Self::Other,
     ];
+
+    /// Returns true for servers whose buckets belong to tenants, so that `tenant:bucket` names one.
+    #[must_use]
+    pub const fn has_tenants(self) -> bool {
+        matches!(self, Self::Ceph)
+    }
 }
 
 /// An IAM role to assume.

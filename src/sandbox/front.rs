@@ -23,13 +23,18 @@ use super::faults::{Effect, Faults};
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::operation::{Call, Operation};
-use super::protocol::{CopiedBytes, Corrupted, Interleaved, Lines, ODD_EXPIRES, Service, SuccessStatus};
+use super::protocol::{
+    CopiedBytes, Corrupted, Interleaved, Lines, ODD_EXPIRES, Service, SuccessStatus, TENANT_SOURCE,
+};
 use super::record::{CallRecord, Outcome};
 use super::refusal::{DETAILS, Refusal};
 use super::store::Store;
 
 /// Bodies of requests that are refused unread are read to this length, so that the client hears the answer.
 const DRAINED: usize = 64 * 1024 * 1024;
+
+/// The header that names the source of a copy.
+const COPY_SOURCE: &str = "x-amz-copy-source";
 
 /// All headers of a request together, in bytes.
 const MAX_HEADERS: usize = 8192;
@@ -85,10 +90,13 @@ impl Front {
         let mut builder = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
         builder.set_auth(Keys { access_key: access_key.clone(), secret_key: secret_key.into() });
         builder.set_access(kind::Signed);
+        builder.set_validation(kind::WithTenants);
+        let mut unsigned = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
+        unsigned.set_validation(kind::WithTenants);
         Self {
             access_key,
             service: builder.build(),
-            unsigned: S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency))).build(),
+            unsigned: unsigned.build(),
             store,
             faults,
             record,
@@ -233,30 +241,33 @@ impl Front {
         Ok(bucket.requester_pays)
     }
 
-    /// `s3s` insists on a date in `Expires`, S3 takes any text. The request is shown to it as it is, so that its signature
-    /// is verified; what it objects to then is said to a service that verifies nothing, in a header of ours.
-    async fn call_with(&self, mut parts: Parts, expires: HeaderValue) -> Result<Response<Body>, HttpError> {
+    /// `s3s` insists on a date in `Expires`, S3 takes any text; and it knows no tenants. The request is shown to it as it
+    /// is, so that its signature is verified; what it objects to then is said to a service that verifies nothing, in
+    /// headers of ours.
+    async fn call_with(&self, mut parts: Parts, readable: HeaderMap) -> Result<Response<Body>, HttpError> {
         let signed = self.service.call(Request::from_parts(parts.clone(), Body::empty())).await?;
         let text = signed.body().bytes().unwrap_or_default();
-        if !String::from_utf8_lossy(&text).contains("invalid header: expires") {
+        let text = String::from_utf8_lossy(&text);
+        if ![EXPIRES.as_str(), COPY_SOURCE]
+            .iter()
+            .any(|name| text.contains(&format!("invalid header: {name}")))
+        {
             return Ok(signed);
         }
-        parts.headers.remove(AUTHORIZATION);
-        parts.headers.remove(EXPIRES);
-        parts.headers.insert(ODD_EXPIRES, expires);
+        parts.headers = readable;
         self.unsigned.call(Request::from_parts(parts, Body::empty())).await
     }
 
     /// Lets the service answer and completes its answer.
     async fn serve(&self, request: Request<Incoming>, id: &str, head: bool) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let answered = match odd_expires(&parts, &body) {
+        let answered = match readable(&parts, &body) {
             None => {
                 let mut request = Request::from_parts(parts, Body::from(body));
                 kind::waive_signature(&mut request, &self.access_key, self.store.quirks());
                 self.service.call(request).await
             }
-            Some(expires) => self.call_with(parts, expires).await,
+            Some(readable) => self.call_with(parts, readable).await,
         };
         let mut response = match answered {
             Ok(response) => response,
@@ -292,11 +303,30 @@ impl Front {
     }
 }
 
-/// The `Expires` of a request without a body, if it is no date.
-fn odd_expires(parts: &Parts, body: &Incoming) -> Option<HeaderValue> {
-    let expires = parts.headers.get(EXPIRES).filter(|_| hyper::body::Body::is_end_stream(body))?;
-    let date = jiff::fmt::rfc2822::parse(expires.to_str().ok()?);
-    date.is_err().then(|| expires.clone())
+/// The headers of a request without a body as `s3s` can read them, unsigned, if it cannot read them as they are: because
+/// `Expires` is no date, or because the source of a copy belongs to a tenant.
+fn readable(parts: &Parts, body: &Incoming) -> Option<HeaderMap> {
+    if !hyper::body::Body::is_end_stream(body) {
+        return None;
+    }
+    let mut headers = parts.headers.clone();
+    let is_date =
+        |text: &HeaderValue| text.to_str().is_ok_and(|text| jiff::fmt::rfc2822::parse(text).is_ok());
+    if let Some(expires) = parts.headers.get(EXPIRES).filter(|text| !is_date(text)) {
+        headers.remove(EXPIRES);
+        headers.insert(ODD_EXPIRES, expires.clone());
+    }
+    let source = parts.headers.get(COPY_SOURCE).and_then(|source| source.to_str().ok());
+    if let Some((bucket, key)) = source.and_then(|source| source.trim_start_matches('/').split_once('/'))
+        && bucket.contains(':')
+        && !bucket.starts_with("arn:")
+    {
+        headers.insert(TENANT_SOURCE, HeaderValue::from_str(bucket).ok()?);
+        headers.insert(COPY_SOURCE, HeaderValue::from_str(&format!("tenant/{key}")).ok()?);
+    }
+    let is_rewritten = headers.contains_key(ODD_EXPIRES) || headers.contains_key(TENANT_SOURCE);
+    headers.remove(AUTHORIZATION);
+    is_rewritten.then_some(headers)
 }
 
 /// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them everywhere.

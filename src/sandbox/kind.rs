@@ -10,6 +10,7 @@
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
 use hyper::{HeaderMap, Request};
 use s3s::access::{S3Access, S3AccessContext};
+use s3s::validation::{AwsNameValidation, NameValidation};
 use s3s::{Body, S3Result, s3_error};
 
 use super::bucket::Bucket;
@@ -40,6 +41,16 @@ fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());
     let hash = header(headers, "x-amz-content-sha256").unwrap_or_default();
     length > Some(KEPT) && hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The names of buckets: S3's, and behind the name of a tenant as Ceph has them.
+pub(super) struct WithTenants;
+
+impl NameValidation for WithTenants {
+    fn validate_bucket_name(&self, name: &str) -> bool {
+        let bucket = name.split_once(':').map_or(name, |(_, bucket)| bucket);
+        AwsNameValidation::new().validate_bucket_name(bucket)
+    }
 }
 
 /// Lets through what is signed, and what [`waive_signature`] has seen.

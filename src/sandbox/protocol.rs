@@ -64,6 +64,8 @@ pub(super) struct Lines(pub(super) String);
 
 /// Goes from the HTTP layer to an operation: an `Expires` that is no date.
 pub(super) const ODD_EXPIRES: HeaderName = HeaderName::from_static("x-sandbox-expires");
+/// The bucket of the source of a copy, where `s3s` would not read its name.
+pub(super) const TENANT_SOURCE: HeaderName = HeaderName::from_static("x-sandbox-copy-bucket");
 
 /// Goes the same way back as the bytes: a success status other than 200, which `s3s` does not take over from an operation.
 #[derive(Clone, Copy, Debug)]

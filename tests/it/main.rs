@@ -47,6 +47,7 @@ mod sandbox;
 mod sessions;
 mod signals;
 mod stop;
+mod tenant;
 mod transfers;
 mod upload;
 mod verify;

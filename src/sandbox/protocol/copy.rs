@@ -63,6 +63,8 @@ impl Service {
         } else {
             key.to_string()
         };
+        let tenants = fields::text(headers, super::TENANT_SOURCE.as_str());
+        let bucket = tenants.as_deref().unwrap_or(bucket);
         let stored = self.store.bucket(bucket)?;
         let foreign = fields::text(headers, "x-amz-source-expected-bucket-owner")
             .is_some_and(|owner| owner != stored.owner);

@@ -1,0 +1,24 @@
+//! Buckets of tenants: `tenant:bucket` names one where the server has tenants, and nothing anywhere else.
+
+use super::job::Endpoint;
+use crate::location::BucketName;
+
+/// Returns the message and the remedy for a bucket of a tenant at an endpoint that has no tenants.
+pub(crate) fn mistake(bucket: &BucketName, endpoint: &Endpoint) -> Option<(String, String)> {
+    let tenant = bucket.tenant().filter(|_| !endpoint.provider.has_tenants())?;
+    let of = if tenant.is_empty() {
+        "a bucket of no tenant".to_owned()
+    } else {
+        format!("a bucket of the tenant `{tenant}`")
+    };
+    let message = format!("`{bucket}` names {of}, and only Ceph has tenants");
+    let remedy = if endpoint.is_aws() {
+        "write the bucket's name without a colon".to_owned()
+    } else {
+        format!(
+            "if the server is Ceph, say so: `provider: ceph` for endpoint `{}` (--provider ceph)",
+            endpoint.name
+        )
+    };
+    Some((message, remedy))
+}
