@@ -6,11 +6,14 @@
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here, read on a terminal")]
 
 mod check;
+mod color;
 mod copy;
+mod habits;
 mod history;
 mod idle;
 mod journal;
 mod mine;
+mod parse;
 mod place;
 mod plan;
 mod progress;
@@ -24,12 +27,14 @@ mod status;
 mod uploads;
 mod verify;
 
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
+use self::parse::Refusal;
 use crate::journal::JournalError;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
 use crate::manifest::{self, Finding, ManifestError};
@@ -156,6 +161,10 @@ struct Cli {
     /// How logs are written.
     #[arg(long, global = true, value_enum, default_value_t, env = "S3HAUL_LOG_FORMAT")]
     log_format: LogFormat,
+
+    /// When messages are coloured; NO_COLOR and TERM=dumb turn colours off too.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]
@@ -189,6 +198,9 @@ enum Command {
     },
     /// Print the manual page.
     Man,
+    /// Print the version.
+    #[command(hide = true)]
+    Version,
 }
 
 /// How to reach S3 when no manifest says so. AWS_* variables and profiles apply as everywhere.
@@ -241,7 +253,7 @@ fn word<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
 /// A job manifest.
 #[derive(Clone, Debug, Args)]
 struct JobFile {
-    /// The manifest, YAML.
+    /// The manifest, YAML; - reads it from standard input.
     #[arg(value_name = "JOB")]
     path: PathBuf,
     /// Run the job on an S3 in this process, which takes the place of all its endpoints; its buckets are made first.
@@ -256,9 +268,22 @@ impl JobFile {
     }
 }
 
+/// How standard input is called where a manifest has a file's name.
+const STDIN: &str = "standard-input";
+
 /// The job in a manifest, with what it takes from the environment.
 fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
-    Ok(manifest::load(path, &|name| std::env::var(name).ok())?)
+    let env = |name: &str| std::env::var(name).ok();
+    if path != Path::new("-") {
+        return Ok(manifest::load(path, &env)?);
+    }
+    let mut text = String::new();
+    let stdin = io::stdin().lock();
+    stdin
+        .take(manifest::MAX_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| CliError::Usage(format!("can't read a manifest from standard input: {error}")))?;
+    Ok(manifest::parse(&text, STDIN, &env).map_err(ManifestError::from)?)
 }
 
 /// What is asked of all commands.
@@ -271,14 +296,21 @@ struct Output {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { command, verbose, json, quiet, log_format } = Cli::parse();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let Cli { command, verbose, json, quiet, log_format, color } = match parse::parse(&words) {
+        Ok(cli) => cli,
+        Err(Refusal::Habit(answer)) => return fail(&CliError::Usage(answer), ColorChoice::Never).into(),
+        Err(Refusal::Parser(error)) => error.exit(),
+    };
     signals::note_ignored();
-    telemetry::init(verbose, log_format);
+    if let Err(message) = telemetry::init(verbose, log_format, color::is_on(color, &io::stderr())) {
+        return fail(&CliError::Usage(message), color).into();
+    }
     let output = Output { json, quiet };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into()).into(),
+        Err(error) => return fail(&error.into(), color).into(),
     };
     // The task of its own makes a panic anywhere an exit code instead of an abort.
     let outcome = runtime.block_on(async { tokio::spawn(dispatch(command, output)).await });
@@ -286,7 +318,7 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     match outcome {
         Ok(Ok(exit)) => exit.into(),
-        Ok(Err(error)) => fail(&error).into(),
+        Ok(Err(error)) => fail(&error, color).into(),
         Err(_panicked) => Exit::Bug.into(),
     }
 }
@@ -317,6 +349,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
             clap_mangen::Man::new(Cli::command()).render(&mut page)?;
             say(String::from_utf8_lossy(&page).trim_end())
         }
+        Command::Version => say(concat!("s3haul ", env!("CARGO_PKG_VERSION"))),
     }
 }
 
@@ -328,11 +361,11 @@ fn say(text: &str) -> Result<Exit, CliError> {
     }
 }
 
-fn fail(error: &CliError) -> Exit {
+fn fail(error: &CliError, color: ColorChoice) -> Exit {
     let mut stderr = io::stderr().lock();
     let _ = match error {
         CliError::Manifest(ManifestError::Problems(problems)) => {
-            writeln!(stderr, "{}", problems.render(io::IsTerminal::is_terminal(&io::stderr())).trim_end())
+            writeln!(stderr, "{}", problems.render(color::is_on(color, &io::stderr())).trim_end())
         }
         error => writeln!(stderr, "error: {error}"),
     };

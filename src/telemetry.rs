@@ -8,6 +8,9 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 
+/// The variable with filter directives.
+pub const VARIABLE: &str = "S3HAUL_LOG";
+
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -18,20 +21,65 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins logging. `verbosity` 0 shows warnings, 1 information, 2 debugging, 3 the SDK's too.
-pub fn init(verbosity: u8, format: LogFormat) {
+/// Begins logging. `verbosity` 0 shows warnings, 1 information, 2 debugging, 3 the SDK's too. `colors` applies to text.
+///
+/// # Errors
+/// `S3HAUL_LOG` is set to something that is no filter; the text says what.
+pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String> {
     let default = match verbosity {
         0 => "s3haul=warn",
         1 => "s3haul=info",
         2 => "s3haul=debug",
         _ => "s3haul=trace,aws=debug",
     };
-    let filter = EnvFilter::try_from_env("S3HAUL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_timer(SystemTime);
+    let filter = match std::env::var(VARIABLE).unwrap_or_default().trim() {
+        "" => EnvFilter::new(default),
+        directives => filter(directives)?,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_timer(SystemTime)
+        .with_ansi(colors);
     // A second initialisation is a test's; the first one stays.
     let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    Ok(())
+}
+
+/// Reads filter directives. A word without `=` that is no level would select a module of that name, and so hide all
+/// others: it is taken for a module only if it can be one.
+fn filter(directives: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    const MODULES: [&str; 6] = ["s3haul", "aws", "hyper", "rustls", "h2", "tokio"];
+    let refuse = |what: String| {
+        format!(
+            "{VARIABLE}: {what}; write a level (off, error, warn, info, debug, trace) or for instance s3haul=debug,aws=info"
+        )
+    };
+    for word in directives.split(',').map(str::trim).filter(|word| !word.contains(['=', '['])) {
+        let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        if !is_level && !MODULES.iter().any(|module| word.starts_with(module)) {
+            return Err(refuse(format!("`{word}` is not a level")));
+        }
+    }
+    EnvFilter::builder().parse(directives).map_err(|error| refuse(format!("`{directives}`: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_filters_are_told() {
+        for good in ["info", "DEBUG", "s3haul=debug,aws=info", "s3haul::pace", "aws_sdk_s3=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["infoo", "verbose,aws=info", "s3haul=loud"] {
+            let told = filter(bad).unwrap_err();
+            assert!(told.contains("S3HAUL_LOG") && told.contains("a level"), "{told}");
+        }
+    }
 }

@@ -151,9 +151,12 @@ pub(super) enum Named {
     JobIn(PathBuf),
 }
 
-/// The place that `S3HAUL_JOURNAL` names.
+/// The place that `S3HAUL_JOURNAL` names; none where it is empty.
 pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
-    let Ok(text) = std::env::var(JOURNAL) else { return Ok(None) };
+    let text = std::env::var(JOURNAL).unwrap_or_default();
+    if text.is_empty() {
+        return Ok(None);
+    }
     text.parse().map(Some).map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 

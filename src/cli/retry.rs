@@ -4,14 +4,16 @@
 //! the meantime counts, and each of its transfers is narrowed down to the objects that failed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser};
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::parse::parse;
 use super::place::Place;
 use super::run::run;
-use super::{Cli, CliError, Command, Exit, Output, journal, plan, say};
+use super::{CliError, Command, Exit, Output, journal, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
@@ -88,15 +90,19 @@ pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
 
 /// The job that a command line stands for.
 fn job(command: &[String]) -> Result<Job, CliError> {
-    let words = std::iter::once("s3haul").chain(command.iter().map(String::as_str));
+    let words: Vec<_> =
+        std::iter::once("s3haul").chain(command.iter().map(String::as_str)).map(OsString::from).collect();
     let unfit =
         |why: String| CliError::Usage(format!("the report comes from `{}`: {why}", command.join(" ")));
-    let cli = Cli::try_parse_from(words).map_err(|error| unfit(error.to_string()))?;
+    let cli = parse(&words).map_err(|refusal| unfit(refusal.text()))?;
     match cli.command {
         Command::Copy(copy) => copy.job(),
         Command::Run(run) if run.is_sandboxed() => {
             Err(unfit("the sandbox that it worked on is gone".to_owned()))
         }
+        Command::Run(run) if run.is_from_stdin() => Err(unfit(
+            "its manifest came from standard input, which is gone; run a manifest from a file".to_owned(),
+        )),
         Command::Run(run) => run.job(),
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
     }

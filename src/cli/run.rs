@@ -50,6 +50,11 @@ impl RunJob {
         Ok(job)
     }
 
+    /// True when the manifest is read from standard input.
+    pub(super) fn is_from_stdin(&self) -> bool {
+        self.job.path.as_os_str() == "-"
+    }
+
     /// True when the job is run on an S3 in this process.
     #[cfg_attr(
         not(feature = "sandbox"),

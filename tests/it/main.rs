@@ -21,6 +21,7 @@ mod deploy;
 mod embedded;
 mod faults;
 mod guarantees;
+mod habits;
 mod idle;
 mod journal;
 mod kill;

@@ -1,0 +1,71 @@
+//! Whether a stream gets colours: what `--color` says, then the environment, then whether it is a terminal.
+
+use std::io::IsTerminal;
+
+use clap::ColorChoice;
+
+/// What the environment says about colours.
+#[derive(Clone, Copy, Debug, Default)]
+struct Environment {
+    no_color: bool,
+    force: bool,
+    is_dumb: bool,
+}
+
+impl Environment {
+    fn read() -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        Self {
+            no_color: set("NO_COLOR"),
+            force: std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0"),
+            is_dumb: is_dumb(),
+        }
+    }
+}
+
+/// True for a terminal that only prints: it can neither colour nor redraw a line.
+pub(super) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Returns true if `stream` gets colours.
+pub(super) fn is_on(choice: ColorChoice, stream: &impl IsTerminal) -> bool {
+    decide(choice, stream.is_terminal(), Environment::read())
+}
+
+/// The order is that of the parser's own messages.
+fn decide(choice: ColorChoice, is_terminal: bool, environment: Environment) -> bool {
+    let Environment { no_color, force, is_dumb } = environment;
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => !no_color && (force || (is_terminal && !is_dumb)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_gets_colours_only_if_it_is_asked_for() {
+        let plain = Environment::default();
+        let no_color = Environment { no_color: true, ..plain };
+        let (force, dumb) = (Environment { force: true, ..plain }, Environment { is_dumb: true, ..plain });
+        for (choice, is_terminal, environment, on) in [
+            (ColorChoice::Auto, true, plain, true),
+            (ColorChoice::Auto, false, plain, false),
+            (ColorChoice::Auto, true, no_color, false),
+            (ColorChoice::Auto, true, dumb, false),
+            (ColorChoice::Auto, false, force, true),
+            (ColorChoice::Always, false, no_color, true),
+            (ColorChoice::Never, true, force, false),
+        ] {
+            assert_eq!(
+                decide(choice, is_terminal, environment),
+                on,
+                "{choice} {is_terminal} {environment:?}"
+            );
+        }
+    }
+}
