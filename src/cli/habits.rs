@@ -188,7 +188,10 @@ const FLAGS: &[Answer] = &[
         "--metadata-directive --copy-props --tagging-directive --preserve-metadata --no-preserve --attr",
         "use --preserve, for example --preserve content-only; --metadata and --tag add values",
     ),
-    ("--acl --grants --acl-public --acl-private", "an ACL is kept with --preserve acl=require"),
+    (
+        "--grants --acl-public --acl-private",
+        "use --acl NAME for a canned ACL, or keep the grants with --preserve acl=require",
+    ),
     ("--tags --tagging --add-tag", "use --tag KEY=VALUE once for each tag"),
     ("--request-payer", "use --requester-pays"),
     ("--expected-bucket-owner", "use --source-owner and --destination-owner"),
@@ -223,7 +226,7 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             match word(ContextKind::InvalidSubcommand).and_then(|word| about_command(&word)) {
-                Some(answer) => return Ok(answer),
+                Some(answer) => Ok(answer),
                 None => Err(error),
             }
         }
