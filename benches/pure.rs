@@ -21,6 +21,7 @@ use s3haul::journal::{Location, Opened, look};
 use s3haul::listing::bisect::{KeyRange, Ranges};
 use s3haul::listing::filter::Filter;
 use s3haul::listing::join::Counterparts;
+use s3haul::listing::reach::{Behind, Reach};
 use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
 use s3haul::manifest::job::{PartGoal, Selection, When};
@@ -109,9 +110,9 @@ fn pure(criterion: &mut Criterion) {
         let names: Vec<_> = keys.iter().map(String::as_str).collect();
         let whole = [KeyRange::default()];
         bench.iter(|| {
-            let mut ranges = Ranges::new(&ObjectKey::empty(), &whole, 32, 1, u32::MAX);
-            ranges.page(0, black_box(&names), true);
-            ranges.page(0, black_box(&names), true);
+            let mut ranges = Ranges::new(Reach::below(&ObjectKey::empty()), &whole, 32, 1, u32::MAX);
+            ranges.page(0, black_box(&names), Behind { more: true, prefix: 0 });
+            ranges.page(0, black_box(&names), Behind { more: true, prefix: 0 });
             ranges.cut()
         });
     });

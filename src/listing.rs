@@ -11,6 +11,7 @@ pub mod chosen;
 pub mod filter;
 pub mod join;
 pub mod local;
+pub mod reach;
 pub mod versions;
 
 use std::vec;

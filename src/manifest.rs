@@ -23,6 +23,7 @@ pub mod file;
 pub mod job;
 pub mod keys;
 mod limits;
+mod literal;
 mod node;
 mod overlap;
 mod parts;

@@ -373,8 +373,8 @@ impl Sides {
             (Source::Prefix { location, .. }, Some(source)) if let Some(chosen) = &self.transfer.chosen => {
                 Ok(chosen::objects(source, &location.key, chosen, self.heads_at_once()))
             }
-            (Source::Prefix { location, .. }, Some(source)) => {
-                Ok(bucket::objects(source.clone(), &location.key, after.map(ToString::to_string)))
+            (Source::Prefix { .. }, Some(source)) => {
+                Ok(bucket::objects(source.clone(), self.source_reach(), after.map(ToString::to_string)))
             }
             (Source::Object { location, version, .. }, Some(source)) => {
                 let key = location.key.clone();

@@ -15,11 +15,15 @@
 //!
 //! A cut costs the one request that lists what is behind it, and only if that finds nothing was it in vain. The
 //! pages that were read bound how many may be in vain, and a prefix of less than three pages is never cut.
+//!
+//! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each takes a request of its own in any
+//! case, so a range with several of them is cut between two before anything else, and that is no guess.
 
 mod alphabet;
 
 use std::collections::BTreeMap;
 
+use super::reach::{Behind, Reach};
 use crate::location::ObjectKey;
 use alphabet::{Alphabet, common, next_char};
 
@@ -54,11 +58,11 @@ pub struct Cut {
     pub new: KeyRange,
 }
 
-/// The ranges of one prefix that are being listed.
+/// The ranges of one listing that are being listed.
 #[derive(Debug)]
 pub struct Ranges {
-    /// Bytes that all keys begin with.
-    prefix: usize,
+    /// All keys.
+    reach: Reach,
     alphabet: Alphabet,
     listed: BTreeMap<u32, Listed>,
     most: usize,
@@ -75,7 +79,9 @@ struct Listed {
     until: Option<ObjectKey>,
     /// Nothing of what is behind the cut that made it was seen yet.
     is_guess: bool,
-    /// Absent before the first page and after the last.
+    /// The position of the prefix that is listed next.
+    prefix: usize,
+    /// Absent before the first page of a prefix and after the last.
     page: Option<Page>,
 }
 
@@ -91,10 +97,14 @@ struct Page {
 impl Ranges {
     /// Begins with some ranges, no more than `most` at a time. New ones are numbered from `next` to `last`.
     #[must_use]
-    pub fn new(prefix: &ObjectKey, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
-        let listed = |range: &KeyRange| Listed { until: range.until.clone(), is_guess: false, page: None };
+    pub fn new(reach: Reach, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
+        let listed = |range: &KeyRange| Listed {
+            until: range.until.clone(),
+            is_guess: false,
+            prefix: reach.first_behind(range.after.as_ref().map(ObjectKey::as_str)),
+            page: None,
+        };
         Self {
-            prefix: prefix.as_str().len(),
             alphabet: Alphabet::default(),
             listed: ranges.iter().map(|range| (range.range, listed(range))).collect(),
             most,
@@ -102,21 +112,25 @@ impl Ranges {
             last,
             pages: 0,
             in_vain: 0,
+            reach,
         }
     }
 
-    /// Takes note of a page of a range, and says where that ends: what is behind is another's to list. `more` says that the
-    /// server has further pages.
-    pub fn page(&mut self, range: u32, keys: &[&str], more: bool) -> Option<ObjectKey> {
+    /// Takes note of a page of a range, and says where that ends: what is behind is another's to list.
+    pub fn page(&mut self, range: u32, keys: &[&str], behind: Behind) -> Option<ObjectKey> {
         self.pages += 1;
+        let Behind { more, prefix } = behind;
+        let listed_prefix = self.reach.prefixes().get(if more { prefix } else { prefix.saturating_sub(1) });
+        let begin = listed_prefix.map_or(0, |prefix| prefix.as_str().len());
         for key in keys.iter().step_by((keys.len() / SAMPLES).max(1)) {
-            self.alphabet.learn(key.get(self.prefix..).unwrap_or_default());
+            self.alphabet.learn(key.get(begin..).unwrap_or_default());
         }
         let listed = self.listed.get_mut(&range)?;
         let until = listed.until.clone();
         let inside = |key: &&str| until.as_ref().is_none_or(|until| **key <= *until.as_str());
         let found_nothing = !keys.first().is_some_and(inside);
         self.in_vain += u32::from(std::mem::take(&mut listed.is_guess) && found_nothing);
+        listed.prefix = prefix;
         listed.page = match (keys.first(), keys.last()) {
             (Some(first), Some(last)) if more && inside(last) => {
                 Some(Page { first: (*first).to_owned(), last: (*last).to_owned(), left: 0.0 })
@@ -146,27 +160,59 @@ impl Ranges {
     /// True when [`Ranges::cut`] has something to cut.
     #[must_use]
     pub fn wants_cut(&self) -> bool {
-        self.widest().is_some()
+        self.has_room() && (self.between_prefixes().is_some() || self.widest().is_some())
     }
 
     /// Cuts the range that has the most before it.
     pub fn cut(&mut self) -> Option<Cut> {
+        if !self.has_room() {
+            return None;
+        }
+        if let Some((range, at, prefix)) = self.between_prefixes() {
+            return self.cut_at(range, at, prefix, false);
+        }
         while let Some(range) = self.widest() {
-            let new = self.next;
             let listed = self.listed.get_mut(&range)?;
             let page = listed.page.as_mut()?;
-            let Some(at) = middle(page, listed.until.as_ref(), self.prefix, &self.alphabet) else {
+            let (prefix, until) = frame(&self.reach, listed.prefix, listed.until.as_ref());
+            let Some(at) = middle(page, until, prefix, &self.alphabet) else {
                 // Not before its next page.
                 page.left = 0.0;
                 continue;
             };
-            let until = listed.until.replace(at.clone());
-            self.next += 1;
-            self.listed.insert(new, Listed { until: until.clone(), is_guess: true, page: None });
-            self.expect(range);
-            return Some(Cut { range, new: KeyRange { range: new, after: Some(at), until } });
+            let prefix = listed.prefix;
+            return self.cut_at(range, at, prefix, true);
         }
         None
+    }
+
+    fn cut_at(&mut self, range: u32, at: ObjectKey, prefix: usize, is_guess: bool) -> Option<Cut> {
+        let new = self.next;
+        let until = self.listed.get_mut(&range)?.until.replace(at.clone());
+        self.next += 1;
+        self.listed.insert(new, Listed { until: until.clone(), is_guess, prefix, page: None });
+        self.expect(range);
+        Some(Cut { range, new: KeyRange { range: new, after: Some(at), until } })
+    }
+
+    /// True while further ranges may be made.
+    fn has_room(&self) -> bool {
+        self.listed.len() < self.most && self.next <= self.last
+    }
+
+    /// The range with the most prefixes before it, a text between two of them, and the position of the second.
+    fn between_prefixes(&self) -> Option<(u32, ObjectKey, usize)> {
+        let cuts = self.listed.iter().filter_map(|(range, listed)| {
+            let all = self.reach.prefixes();
+            let first = listed.prefix + 1;
+            let end = all.partition_point(|prefix| listed.until.as_ref().is_none_or(|until| prefix <= until));
+            let left = end.checked_sub(first).filter(|left| *left > 0)?;
+            let middle = first + left / 2;
+            let mut at = (middle..end).chain((first..middle).rev());
+            let (at, text) = at.find_map(|at| Some((at, gap(all.get(at - 1)?, all.get(at)?)?)))?;
+            Some((left, *range, text, at))
+        });
+        cuts.max_by_key(|(left, ..)| *left).map(|(_, range, text, at)| (range, text, at))
     }
 
     /// The range with the most pages before it, if one is to be cut.
@@ -174,7 +220,7 @@ impl Ranges {
         let guesses = self.listed.values().filter(|listed| listed.is_guess).count();
         let guesses = u32::try_from(guesses).unwrap_or(u32::MAX);
         let may_guess = guesses.saturating_add(self.in_vain) < FREE_GUESSES + self.pages / 3;
-        if self.pages < FIRST_PAGES || !may_guess || self.listed.len() >= self.most || self.next > self.last {
+        if self.pages < FIRST_PAGES || !may_guess {
             return None;
         }
         let left =
@@ -187,8 +233,22 @@ impl Ranges {
     fn expect(&mut self, range: u32) {
         let Some(listed) = self.listed.get_mut(&range) else { return };
         let Some(page) = &mut listed.page else { return };
-        page.left = Scale::of(page, listed.until.as_ref(), self.prefix, &self.alphabet).pages_left();
+        let (prefix, until) = frame(&self.reach, listed.prefix, listed.until.as_ref());
+        page.left = Scale::of(page, until, prefix, &self.alphabet).pages_left();
     }
+}
+
+/// The bytes that a prefix has, and where a range ends within it.
+fn frame<'u>(reach: &Reach, prefix: usize, until: Option<&'u ObjectKey>) -> (usize, Option<&'u ObjectKey>) {
+    let prefix = reach.prefixes().get(prefix).map_or("", ObjectKey::as_str);
+    (prefix.len(), until.filter(|until| until.as_str().starts_with(prefix)))
+}
+
+/// A text behind all keys with one prefix and before all keys with the next one.
+fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
+    let mut chars = prefix.as_str().chars();
+    let last = chars.next_back().and_then(next_char)?;
+    ObjectKey::new(&format!("{}{last}", chars.as_str())).ok().filter(|gap| gap < next)
 }
 
 /// What lies before a range, measured by its last page.

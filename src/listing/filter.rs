@@ -104,11 +104,11 @@ impl Filter {
         }
     }
 
-    /// True when no key below `relative_dir` (with a slash at the end) can take part, so that a walk need not
-    /// descend. `false` when in doubt.
+    /// Returns true if no key below `relative_dir` (with a slash at the end) can take part, so that a walk need not
+    /// descend. Returns false when in doubt.
     #[must_use]
     pub fn skips_directory(&self, relative_dir: &str) -> bool {
-        self.select.excludes_all_below(relative_dir)
+        self.select.leaves_out_all_below(relative_dir)
     }
 }
 

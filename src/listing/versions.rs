@@ -14,35 +14,42 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::reach::Reach;
 use super::{Entry, Found, Listed, Listing};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
 
 /// Which keys of a bucket are listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Scope {
-    prefix: ObjectKey,
+    reach: Reach,
     relative_at: usize,
-    exact: bool,
+    /// The one key.
+    exact: Option<ObjectKey>,
 }
 
 impl Scope {
-    /// All keys that begin with `prefix`.
+    /// All keys of a reach.
     #[must_use]
-    pub fn below(prefix: &ObjectKey) -> Self {
-        Self { prefix: prefix.clone(), relative_at: prefix.as_str().len(), exact: false }
+    pub fn of(reach: Reach) -> Self {
+        Self { relative_at: reach.relative_at(), reach, exact: None }
     }
 
     /// One key; its relative key is its file name.
     #[must_use]
     pub fn one(key: &ObjectKey) -> Self {
         let relative_at = key.as_str().len() - key.file_name().len();
-        Self { prefix: key.clone(), relative_at, exact: true }
+        Self { reach: Reach::below(key), relative_at, exact: Some(key.clone()) }
+    }
+
+    /// The first prefix, for messages.
+    fn prefix(&self) -> &str {
+        self.reach.prefixes().first().map_or("", ObjectKey::as_str)
     }
 
     fn covers(&self, key: &str) -> bool {
-        !self.exact || self.prefix.as_str() == key
+        self.exact.as_ref().is_none_or(|exact| exact.as_str() == key)
     }
 }
 
@@ -103,38 +110,41 @@ pub type Histories = Listed<Told>;
 struct Pages<'a> {
     bucket: &'a Bucket,
     scope: &'a Scope,
+    /// The position of the prefix that is being listed.
+    at: usize,
     after: Option<VersionMarker>,
-    ended: bool,
 }
 
 impl<'a> Pages<'a> {
     fn of(bucket: &'a Bucket, scope: &'a Scope) -> Self {
-        Self { bucket, scope, after: None, ended: false }
+        Self { bucket, scope, at: 0, after: None }
     }
 
     /// The next page of what the scope covers, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<ListedVersion>>, Failure> {
-        if self.ended {
-            return Ok(None);
-        }
         let Self { bucket, scope, .. } = self;
-        let page = bucket.list_versions(scope.prefix.as_str(), self.after.as_ref()).await?;
+        let Some(prefix) = scope.reach.prefixes().get(self.at) else { return Ok(None) };
+        let page = bucket.list_versions(prefix.as_str(), self.after.as_ref()).await?;
         // In order, a key comes before all keys that begin with it.
         let in_order = bucket.capabilities().ordered_lists;
         let passed = in_order && page.items.iter().any(|item| !scope.covers(&item.key));
-        self.ended = passed || page.next.is_none();
-        self.after = page.next;
+        self.at += usize::from(passed || page.next.is_none());
+        let skip = page.next.as_ref().filter(|_| in_order).and_then(|next| scope.reach.skip(&next.key));
+        self.after = match skip {
+            Some(key) => Some(VersionMarker { key, id: None }),
+            None => page.next,
+        };
         Ok(Some(page.items.into_iter().filter(|item| scope.covers(&item.key)).collect()))
     }
 }
 
 fn missing(bucket: &Bucket, scope: &Scope, message: String) -> Failure {
-    let place = bucket.place(&scope.prefix);
+    let place = format!("{}/{}", bucket.name(), scope.prefix());
     Failure::new(FailureKind::NotFound, Operation::ListObjectVersions, place, message)
 }
 
 fn place(bucket: &Bucket, scope: &Scope) -> String {
-    format!("s3://{}/{}", bucket.name(), scope.prefix)
+    format!("s3://{}/{}", bucket.name(), scope.prefix())
 }
 
 /// The objects that a read would have found at `time`: of each key the newest version that is not younger, unless that is
@@ -152,7 +162,7 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                         return;
                     }
                 }
-                Ok(None) if scope.exact && past.objects == 0 => {
+                Ok(None) if scope.exact.is_some() && past.objects == 0 => {
                     break missing(&bucket, &scope, format!("there was no such object at {time}"));
                 }
                 Ok(None) => return,
@@ -218,7 +228,7 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                         return;
                     }
                 }
-                Ok(None) if scope.exact && reader.keys == 0 => {
+                Ok(None) if scope.exact.is_some() && reader.keys == 0 => {
                     let failure = missing(&bucket, &scope, "there is no version of it".to_owned());
                     break Some(Told::Failed(place(&bucket, &scope), failure));
                 }

@@ -17,6 +17,7 @@ use super::capabilities::Overrides;
 pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{FailureLimit, FailureLimitError, Limits};
+use super::literal;
 pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Parts};
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
@@ -502,6 +503,24 @@ impl Selection {
     pub fn rules_out(&self, relative_key: &str) -> bool {
         let matches = |globs: &[KeyGlob]| globs.iter().any(|glob| glob.matches(relative_key));
         matches(&self.exclude) || (!self.include.is_empty() && !matches(&self.include))
+    }
+
+    /// Returns the smallest set of prefixes that every selected relative key starts with one of: the literal
+    /// beginnings of `include`. Sorted, and none is a prefix of another; the empty prefix alone covers all keys.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<String> {
+        if self.include.is_empty() {
+            return vec![String::new()];
+        }
+        literal::disjoint(self.include.iter().flat_map(KeyGlob::beginnings).cloned().collect())
+    }
+
+    /// Returns true if the patterns leave out every relative key that begins with `directory` (empty, or with a
+    /// slash at the end). Returns false when in doubt.
+    #[must_use]
+    pub fn leaves_out_all_below(&self, directory: &str) -> bool {
+        let reaches = |glob: &KeyGlob| glob.reaches_below(directory);
+        (!self.include.is_empty() && !self.include.iter().any(reaches)) || self.excludes_all_below(directory)
     }
 
     /// True when `exclude` leaves out every relative key that begins with `prefix` (which ends in a slash).

@@ -12,11 +12,19 @@ use std::sync::Arc;
 use globset::{GlobBuilder, GlobMatcher};
 use thiserror::Error;
 
+use super::literal;
+
 /// A glob over relative keys: `*`, `?`, `[a-z]`, `{a,b}`, `**`, and `\` to escape.
 #[derive(Clone)]
-pub struct KeyGlob {
-    text: Arc<str>,
+pub struct KeyGlob(Arc<Compiled>);
+
+struct Compiled {
+    text: String,
     matcher: GlobMatcher,
+    /// See [`KeyGlob::beginnings`].
+    beginnings: Vec<String>,
+    /// The number of slashes in every matching key, where it is always the same.
+    slashes: Option<usize>,
 }
 
 /// Why a glob was refused.
@@ -45,14 +53,14 @@ impl KeyGlob {
     /// Whether the glob matches the key behind the source's prefix.
     #[must_use]
     pub fn matches(&self, relative_key: &str) -> bool {
-        self.matcher.is_match(relative_key)
+        self.0.matcher.is_match(relative_key)
     }
 
     /// Whether the glob matches every key that begins with `prefix` (empty, or with a slash at the end). Says
     /// `false` when in doubt: only patterns that end in `**` are understood.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
-        match &*self.text {
+        match &*self.0.text {
             "**" | "**/*" => true,
             // After an escape the stars would be two single ones.
             text if text.ends_with("/**") && !text.contains('\\') => {
@@ -62,10 +70,35 @@ impl KeyGlob {
         }
     }
 
+    /// Returns the literal beginnings of the glob: every matching key starts with one of them. They are sorted and
+    /// disjoint. There are several if the glob has alternatives: `{a,b}/x*` begins with `a/x` or `b/x`.
+    #[must_use]
+    pub fn beginnings(&self) -> &[String] {
+        &self.0.beginnings
+    }
+
+    /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can match. Returns
+    /// true when in doubt.
+    #[must_use]
+    pub fn reaches_below(&self, directory: &str) -> bool {
+        let may_begin = |text: &String| text.starts_with(directory) || directory.starts_with(text.as_str());
+        let depth = directory.matches('/').count();
+        self.0.slashes.is_none_or(|slashes| slashes >= depth) && self.0.beginnings.iter().any(may_begin)
+    }
+
+    /// Returns true if the glob has no slash, and so matches keys at the top level only, but would match this key
+    /// if it were compared with its last segment.
+    #[must_use]
+    pub fn matches_name_only(&self, relative_key: &str) -> bool {
+        let is_flat = !self.0.text.contains('/') && !self.0.text.contains("**");
+        let name = relative_key.rsplit_once('/').map(|(_, name)| name);
+        is_flat && name.is_some_and(|name| !name.is_empty() && self.matches(name))
+    }
+
     /// As it was typed.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 }
 
@@ -88,25 +121,30 @@ impl FromStr for KeyGlob {
             pattern: text.to_owned(),
             reason: error.kind().to_string(),
         })?;
-        Ok(Self { text: text.into(), matcher: glob.compile_matcher() })
+        Ok(Self(Arc::new(Compiled {
+            text: text.to_owned(),
+            matcher: glob.compile_matcher(),
+            beginnings: literal::beginnings(text),
+            slashes: literal::slashes(text),
+        })))
     }
 }
 
 impl fmt::Display for KeyGlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
+        f.pad(&self.0.text)
     }
 }
 
 impl fmt::Debug for KeyGlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.text, f)
+        fmt::Debug::fmt(&*self.0.text, f)
     }
 }
 
 impl PartialEq for KeyGlob {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.0.text == other.0.text
     }
 }
 

@@ -185,9 +185,8 @@ impl Sides {
     pub(super) fn scope(&self) -> Scope {
         match &self.transfer.from {
             Source::Object { location, .. } => Scope::one(&location.key),
-            Source::Prefix { location, .. } => Scope::below(&location.key),
-            // Neither has versions; the rules for jobs see to that.
-            Source::Files { .. } | Source::Stdin => Scope::below(&self.transfer.to.location.key),
+            // Of the others, only prefixes have versions; the rules for jobs see to that.
+            Source::Prefix { .. } | Source::Files { .. } | Source::Stdin => Scope::of(self.source_reach()),
         }
     }
 
@@ -199,7 +198,10 @@ impl Sides {
             && to.is_prefix()
             && self.transfer.keys.preserves_order()
             && self.lists_in_order();
-        usable.then(|| Walk::along(versions::histories(self.destination.clone(), Scope::below(to))))
+        usable.then(|| {
+            let reach = self.destination_reach();
+            Walk::along(versions::histories(self.destination.clone(), Scope::of(reach)))
+        })
     }
 
     /// Applies the selection to each version, and the key map to the key.

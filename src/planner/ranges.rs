@@ -20,9 +20,10 @@ use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
 use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
+use crate::listing::reach::{Behind, Reach};
 use crate::listing::{Found, Listing};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Versions, When};
+use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
 
 /// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side; each takes up to 2.8 MiB, for
@@ -53,8 +54,8 @@ impl Frontier {
 struct Leading(Frontier, u32);
 
 impl Bounds for Leading {
-    fn page(&mut self, keys: &[&str], more: bool) -> Option<ObjectKey> {
-        let until = self.0.lock().page(self.1, keys, more);
+    fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey> {
+        let until = self.0.lock().page(self.1, keys, behind);
         self.0.0.changed.notify_one();
         until
     }
@@ -64,7 +65,7 @@ impl Bounds for Leading {
 struct Following<F>(F);
 
 impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for Following<F> {
-    fn page(&mut self, _: &[&str], _: bool) -> Option<ObjectKey> {
+    fn page(&mut self, _: &[&str], _: Behind) -> Option<ObjectKey> {
         self.0()
     }
 }
@@ -75,13 +76,9 @@ impl Sides {
         let Resume { pending, ranges, next, last } = resume;
         let filter = Arc::new(Filter::new(&self.transfer.select));
         self.plan_again(pending, &filter, &Outbox::new(0, exit.clone())).await?;
-        let prefix = match &self.transfer.from {
-            Source::Prefix { location, .. } => location.key.clone(),
-            Source::Object { .. } | Source::Files { .. } | Source::Stdin => ObjectKey::empty(),
-        };
         let most = if self.is_cut() { self.most_ranges() } else { 1 };
         let frontier = Frontier(Arc::new(Shared {
-            ranges: Mutex::new(Ranges::new(&prefix, &ranges, most, next, last)),
+            ranges: Mutex::new(Ranges::new(self.source_reach(), &ranges, most, next, last)),
             changed: Notify::new(),
             questions: Semaphore::new(self.heads_at_once()),
         }));
@@ -129,6 +126,22 @@ impl Sides {
         }
     }
 
+    /// Returns the source's keys that can take part.
+    #[must_use]
+    pub fn source_reach(&self) -> Reach {
+        match &self.transfer.from {
+            Source::Prefix { location, .. } => Reach::of_source(&self.transfer.select, &location.key),
+            Source::Object { .. } | Source::Files { .. } | Source::Stdin => Reach::below(&ObjectKey::empty()),
+        }
+    }
+
+    /// Returns the destination's keys that such keys become, where the key map preserves their order.
+    #[must_use]
+    pub fn destination_reach(&self) -> Reach {
+        let Transfer { select, keys, to, .. } = &*self.transfer;
+        Reach::of_destination(select, keys, &to.location.key)
+    }
+
     /// True when the source's keys can be listed from anywhere, and the destination's with them.
     fn is_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
@@ -145,12 +158,10 @@ impl Sides {
         filter: &Filter,
         frontier: &Frontier,
     ) -> Result<Listing, Box<Planned>> {
-        if let (Source::Prefix { location, .. }, Some(source), true) =
-            (&self.transfer.from, &self.source, self.is_cut())
-        {
+        if let Some(source) = self.source.as_ref().filter(|_| self.is_cut()) {
             let after = range.after.as_ref().map(ToString::to_string);
             let bounds = Leading(frontier.clone(), range.range);
-            return Ok(bucket::range(source.clone(), &location.key, after, bounds));
+            return Ok(bucket::range(source.clone(), self.source_reach(), after, bounds));
         }
         let entries = self.entries(filter, range.after.as_ref()).await;
         entries.map_err(|(place, failure)| Box::new(Planned::Unlisted(place, failure)))
@@ -163,16 +174,16 @@ impl Sides {
             && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && self.transfer.to.location.key.is_prefix()
             && self.transfer.keys.preserves_order();
-        let (destination, to) = (self.destination.clone(), &self.transfer.to.location.key);
+        let (destination, reach) = (self.destination.clone(), self.destination_reach());
         let after = range.after.as_ref().filter(|_| self.lists_in_order());
         let after = after.and_then(|key| self.place_of(key)).map(|key| key.to_string());
         usable.then(|| {
             if !self.is_cut() {
-                return Counterparts::of(bucket::objects(destination, to, after));
+                return Counterparts::of(bucket::objects(destination, reach, after));
             }
             let (sides, frontier, range) = (self.clone(), frontier.clone(), range.range);
             let until = move || sides.place_of(&frontier.lock().until(range)?);
-            Counterparts::of(bucket::range(destination, to, after, Following(until)))
+            Counterparts::of(bucket::range(destination, reach, after, Following(until)))
         })
     }
 

@@ -84,7 +84,7 @@ impl Walk {
             && in_order(&sides.destination)
             && sides.source.as_ref().is_none_or(in_order);
         let there = walks.then(|| Front {
-            listing: bucket::objects(sides.destination.clone(), &transfer.to.location.key, None),
+            listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
         // The plan of a job that copies everything is the list of all that takes part, with its keys.

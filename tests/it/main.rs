@@ -45,6 +45,7 @@ mod replay;
 mod resume;
 mod retry;
 mod sandbox;
+mod select;
 mod sessions;
 mod signals;
 mod stop;

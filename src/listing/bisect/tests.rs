@@ -2,12 +2,13 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of a model")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::job::Selection;
 
 /// A server that lists `size` keys a page.
 struct Model {
@@ -20,9 +21,13 @@ impl Model {
         Self { keys: keys.into_iter().collect(), size }
     }
 
-    fn page(&self, after: Option<&str>) -> (Vec<String>, bool) {
-        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_owned()));
-        let mut rest = self.keys.range((start, Bound::Unbounded));
+    fn page(&self, prefix: &str, after: Option<&str>) -> (Vec<String>, bool) {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after.to_owned()),
+            _ => Bound::Included(prefix.to_owned()),
+        };
+        let rest = self.keys.range((start, Bound::Unbounded));
+        let mut rest = rest.take_while(|key| key.starts_with(prefix));
         let page = rest.by_ref().take(self.size).cloned().collect();
         (page, rest.next().is_some())
     }
@@ -31,6 +36,9 @@ impl Model {
 /// What was listed, range by range, in the order in which it came.
 struct Listers {
     ranges: Ranges,
+    reach: Reach,
+    /// The positions of prefixes that are listed next, by range.
+    at: BTreeMap<u32, usize>,
     open: Vec<(KeyRange, Vec<String>)>,
     done: Vec<(KeyRange, Vec<String>)>,
     requests: usize,
@@ -38,23 +46,42 @@ struct Listers {
 
 impl Listers {
     fn new(most: usize) -> Self {
+        Self::of(Reach::below(&ObjectKey::empty()), most)
+    }
+
+    fn of(reach: Reach, most: usize) -> Self {
         let whole = KeyRange::default();
-        let ranges =
-            Ranges::new(&ObjectKey::new("").unwrap(), std::slice::from_ref(&whole), most, 1, u32::MAX);
-        Self { ranges, open: vec![(whole, Vec::new())], done: Vec::new(), requests: 0 }
+        let ranges = Ranges::new(reach.clone(), std::slice::from_ref(&whole), most, 1, u32::MAX);
+        Self {
+            ranges,
+            reach,
+            at: BTreeMap::new(),
+            open: vec![(whole, Vec::new())],
+            done: Vec::new(),
+            requests: 0,
+        }
     }
 
     /// One request of one range.
     fn step(&mut self, at: usize, server: &Model) {
         self.requests += 1;
         let (range, keys) = &mut self.open[at];
-        let (page, more) = server.page(range.after.as_ref().map(ObjectKey::as_str));
+        let after = range.after.as_ref().map(ObjectKey::as_str);
+        let prefix = *self.at.entry(range.range).or_insert_with(|| self.reach.first_behind(after));
+        let all = self.reach.prefixes();
+        let (page, more) = server.page(all.get(prefix).map_or("\u{10FFFF}", ObjectKey::as_str), after);
         let names: Vec<_> = page.iter().map(String::as_str).collect();
-        let until = self.ranges.page(range.range, &names, more);
+        let behind = Behind { more, prefix: prefix + usize::from(!more) };
+        let until = self.ranges.page(range.range, &names, behind);
         let inside = |key: &String| until.as_ref().is_none_or(|until| **key <= *until.as_str());
         keys.extend(page.iter().filter(|key| inside(key)).cloned());
-        if more && page.iter().all(inside) {
-            range.after = ObjectKey::new(page.last().unwrap()).ok();
+        let next =
+            all.get(behind.prefix).filter(|next| more || until.as_ref().is_none_or(|until| *next <= until));
+        if next.is_some() && page.iter().all(inside) {
+            self.at.insert(range.range, behind.prefix);
+            if let Some(last) = page.last() {
+                range.after = ObjectKey::new(last).ok();
+            }
         } else {
             self.ranges.end(range.range);
             let (range, keys) = self.open.remove(at);
@@ -217,14 +244,38 @@ fn a_session_goes_on_with_several_ranges() {
         KeyRange { range: 3, after: key("2"), until: key("4") },
         KeyRange { range: 7, after: key("a"), until: None },
     ];
-    let ranges = Ranges::new(&ObjectKey::new("").unwrap(), &left, 8, 9, 12);
+    let reach = Reach::below(&ObjectKey::empty());
+    let ranges = Ranges::new(reach.clone(), &left, 8, 9, 12);
     let open = left.iter().map(|range| (range.clone(), Vec::new())).collect();
-    let mut listers = Listers { ranges, open, done: Vec::new(), requests: 0 };
+    let mut listers = Listers { ranges, reach, at: BTreeMap::new(), open, done: Vec::new(), requests: 0 };
     listers.rounds(&server);
     let wanted = server.keys.iter().filter(|key| ("2".."4").contains(&key.as_str()) || key.as_str() > "a");
     assert_eq!(listers.listed(), wanted.cloned().collect::<Vec<_>>());
     let numbers: BTreeSet<_> = listers.done.iter().map(|(range, _)| range.range).collect();
     assert_eq!(numbers, [3, 7, 9, 10, 11, 12].into(), "no more numbers than there are");
+}
+
+/// The keys that include patterns reach.
+fn reach(include: &[String]) -> Reach {
+    let include = include.iter().map(|glob| glob.parse().unwrap()).collect();
+    Reach::of_source(&Selection { include, ..Selection::default() }, &ObjectKey::empty())
+}
+
+#[test]
+fn a_range_is_cut_between_prefixes_before_anything_is_known() {
+    let days: Vec<_> = (1..=20).map(|day| format!("2026-11-{day:02}/*")).collect();
+    let keys = (0..40 * 300).map(|i| format!("2026-{:02}-{:02}/{i:06}", 10 + i % 2, 1 + i / 2 % 20));
+    let server = Model::of(keys, 100);
+    let mut listers = Listers::of(reach(&days), 8);
+    assert!(listers.ranges.wants_cut());
+    listers.cut();
+    assert_eq!(listers.open.len(), 8);
+    let rounds = listers.rounds(&server);
+    assert_eq!(listers.listed().len(), 20 * 300);
+    assert!(rounds <= 20 * 3 / 8 + 6, "{rounds} rounds");
+    assert!(listers.requests <= 20 * 3 + 12, "{} requests", listers.requests);
+    let whole = Listers::new(8);
+    assert!(!whole.ranges.wants_cut(), "one prefix is not cut at a guess before a page was read");
 }
 
 proptest! {
@@ -237,12 +288,15 @@ proptest! {
         size in 1..12_usize,
         most in 1..20_usize,
         order in proptest::collection::vec(any::<(u16, u16, bool)>(), 40..400),
+        include in proptest::collection::vec("[a-c0-3x]{1,2}\\*\\*", 0..4),
     ) {
         let mut server = Model::of(keys.clone(), size);
         // Half of them come and go.
         let fickle: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 1).map(|(_, key)| key.clone()).collect();
         let stable: Vec<_> = keys.iter().enumerate().filter(|(at, _)| at % 2 == 0).map(|(_, key)| key.clone()).collect();
-        let mut listers = Listers::new(most);
+        let mut listers = Listers::of(reach(&include), most);
+        let is_reached = |key: &String| include.is_empty() || include.iter().any(|glob| key.starts_with(glob.trim_end_matches('*')));
+        let stable: Vec<_> = stable.into_iter().filter(is_reached).collect();
         let mut order = order.into_iter().cycle();
         while !listers.open.is_empty() {
             let (turn, key, cut) = order.next().unwrap();

@@ -1,0 +1,174 @@
+//! The literal beginning of a glob: the text that every matching key starts with.
+//!
+//! A list request with that text as its prefix returns every key that can match and few others. Braces with
+//! alternatives give several beginnings: `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+/// A glob with more alternatives than this is cut off before the braces that exceed it.
+const MOST: usize = 256;
+
+/// One possible beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Beginning {
+    text: String,
+    /// A wildcard follows, so that nothing can be appended any more.
+    is_cut: bool,
+}
+
+/// Returns the texts of which every key that matches the (valid) glob has one as its prefix. Sorted, and none is a
+/// prefix of another.
+pub(super) fn beginnings(glob: &str) -> Vec<String> {
+    let found = sequence(&mut glob.chars().peekable(), false);
+    disjoint(found.into_iter().map(|beginning| beginning.text).collect())
+}
+
+/// Returns the number of slashes in every key that matches, or `None` if keys of different depth can match.
+pub(super) fn slashes(glob: &str) -> Option<usize> {
+    // Only `**` crosses slashes. Braces may hold slashes in one alternative and not in another, and classes may
+    // contain one.
+    let is_simple = !glob.contains("**") && !glob.contains(['{', '[']);
+    is_simple.then(|| glob.matches('/').count())
+}
+
+/// Sorts prefixes and removes those that another one covers.
+pub(super) fn disjoint(mut prefixes: Vec<String>) -> Vec<String> {
+    prefixes.sort();
+    let mut kept: Vec<String> = Vec::new();
+    for prefix in prefixes {
+        if kept.last().is_none_or(|last| !prefix.starts_with(last.as_str())) {
+            kept.push(prefix);
+        }
+    }
+    kept
+}
+
+/// Reads up to the end, or inside braces up to the comma or brace that ends this alternative, which is left.
+fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<Beginning> {
+    let mut found = vec![Beginning { text: String::new(), is_cut: false }];
+    while let Some(&c) = chars.peek() {
+        if in_braces && matches!(c, ',' | '}') {
+            break;
+        }
+        chars.next();
+        match c {
+            '\\' => match chars.next() {
+                Some(escaped) => push(&mut found, escaped),
+                None => cut(&mut found),
+            },
+            '[' => match class(chars) {
+                Some(only) => push(&mut found, only),
+                None => cut(&mut found),
+            },
+            '{' => found = append(found, &alternatives(chars)),
+            '*' | '?' => cut(&mut found),
+            literal => push(&mut found, literal),
+        }
+    }
+    found
+}
+
+/// Reads alternatives up to and with the closing brace.
+fn alternatives(chars: &mut Peekable<Chars<'_>>) -> Vec<Beginning> {
+    let mut found = Vec::new();
+    loop {
+        found.extend(sequence(chars, true));
+        if chars.next() != Some(',') {
+            return found;
+        }
+    }
+}
+
+/// Reads the rest of a class such as `[a-z]`, and returns its character if it has only one.
+fn class(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
+    let is_negated = chars.next_if(|c| matches!(c, '!' | '^')).is_some();
+    let first = chars.next()?;
+    let mut is_only = !is_negated;
+    // A bracket in the first place stands for itself.
+    for c in chars.by_ref() {
+        if c == ']' {
+            break;
+        }
+        is_only = false;
+    }
+    is_only.then_some(first)
+}
+
+fn push(found: &mut [Beginning], c: char) {
+    for beginning in found.iter_mut().filter(|beginning| !beginning.is_cut) {
+        beginning.text.push(c);
+    }
+}
+
+fn cut(found: &mut [Beginning]) {
+    for beginning in found {
+        beginning.is_cut = true;
+    }
+}
+
+/// Appends each alternative to each beginning that is not cut.
+fn append(mut found: Vec<Beginning>, alternatives: &[Beginning]) -> Vec<Beginning> {
+    let open = found.iter().filter(|beginning| !beginning.is_cut).count();
+    if open.saturating_mul(alternatives.len()) > MOST {
+        cut(&mut found);
+        return found;
+    }
+    let (cut, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|beginning| beginning.is_cut);
+    let appended = open.iter().flat_map(|Beginning { text, .. }| {
+        alternatives.iter().map(move |alternative| Beginning {
+            text: format!("{text}{}", alternative.text),
+            is_cut: alternative.is_cut,
+        })
+    });
+    cut.into_iter().chain(appended).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_ends_at_the_first_wildcard() {
+        for (glob, expected) in [
+            ("2026/**/*.parquet", &["2026/"][..]),
+            ("x*", &["x"]),
+            ("*.csv", &[""]),
+            ("**/x", &[""]),
+            ("day=?/x", &["day="]),
+            ("a/b.txt", &["a/b.txt"]),
+            (r"\*\[x\]/y*", &["*[x]/y"]),
+            ("[*][[]a]*", &["*[a]"]),
+            ("a[]]*", &["a]"]),
+            ("a[0-9]b", &["a"]),
+            ("a[!b]c", &["a"]),
+            ("{a,b}/x*", &["a/x", "b/x"]),
+            ("{a,ab,b*,c/{d,e}}/x", &["a/x", "ab/x", "b", "c/d/x", "c/e/x"]),
+            ("x{,y}z", &["xyz", "xz"]),
+            (r"{a\,b,c}", &["a,b", "c"]),
+            ("a,b", &["a,b"]),
+            ("{**/a,b}c", &[""]),
+            ("ü{é,*}", &["ü"]),
+        ] {
+            let expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+            assert_eq!(beginnings(glob), expected, "{glob}");
+        }
+    }
+
+    #[test]
+    fn too_many_alternatives_are_cut_off() {
+        let digits = "{0,1,2,3,4,5,6,7,8,9}";
+        assert_eq!(beginnings(&digits.repeat(2)).len(), 100);
+        let cut = beginnings(&format!("a{}", digits.repeat(9)));
+        assert_eq!((cut.len(), cut[0].as_str()), (100, "a00"));
+    }
+
+    #[test]
+    fn depth_is_known_without_double_stars() {
+        for (glob, expected) in
+            [("*.csv", Some(0)), ("a/*/c", Some(2)), ("**/x", None), ("{a/b,c}", None), ("[/]x", None)]
+        {
+            assert_eq!(slashes(glob), expected, "{glob}");
+        }
+    }
+}
