@@ -16,6 +16,7 @@ mod condition;
 mod conductor;
 mod hedge;
 mod history;
+mod in_place;
 mod layout;
 mod learned;
 mod listed;
@@ -243,7 +244,7 @@ pub async fn run(
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
         width = width.min(destination.capabilities().first_width);
-        all_sides.push(Sides { transfer: Arc::new(transfer.clone()), source, destination });
+        all_sides.push(Sides::new(transfer, source, destination));
     }
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);

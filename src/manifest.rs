@@ -20,6 +20,7 @@ mod check;
 mod diagnose;
 mod env;
 pub mod file;
+mod in_place;
 pub mod job;
 pub mod keys;
 mod limits;

@@ -3,7 +3,7 @@
 //! [`remap`] gives an entry its key at the destination, [`decide`] compares it with what is there and chooses the
 //! route by size, [`detour`] goes round what a server does not do safely, [`condition`] says what the write demands of
 //! its key, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
-//! missing, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
+//! missing, [`in_place`] which objects need a change, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
 //! [`concede`] what to do without when a server refuses some of it and [`loss`] how that is told, [`replay`] how a
 //! multipart `ETag` stays what it is, [`claim`] which open uploads of unknown beginnings are of use, [`totals`] adds
 //! up what a run would send before anything is sent, and [`cost`] what that costs.
@@ -17,6 +17,7 @@ pub mod cost;
 pub mod decide;
 pub mod detour;
 pub mod history;
+pub mod in_place;
 pub mod loss;
 pub mod parts;
 pub mod remap;

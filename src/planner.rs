@@ -9,8 +9,10 @@
 //! ranges side by side ([`ranges`]).
 
 mod history;
+mod in_place;
 mod ranges;
 mod steps;
+mod unfinished;
 
 use std::sync::Arc;
 
@@ -23,9 +25,8 @@ use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
-use crate::manifest::job::{Archived, Attribute, LayoutChoice, Source, Transfer, Versions, When};
+use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
-use crate::plan::attributes::Reads;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
 use crate::plan::detour::{detour, finds_parts_of};
@@ -33,9 +34,10 @@ use crate::plan::history::same_content;
 use crate::plan::parts::Capacity;
 use crate::plan::remap::RemapError;
 use crate::plan::replay;
-use crate::s3::{ArchiveState, Capabilities, Failure, FailureKind, Head, Operation};
+use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
 
 pub use history::{Following, Turn};
+pub(crate) use in_place::Difference;
 pub use ranges::MOST_RANGES;
 use steps::{Exit, Gone, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
@@ -229,7 +231,7 @@ impl Sides {
             let again = move |answer| Planned::Again(object, Box::new(answer));
             asked.push_back(match self.sift(Found::Entry(entry), filter) {
                 Err(other) => Either::Left(ready(again(other))),
-                Ok((entry, key)) if self.transfer.when == When::Always => {
+                Ok((entry, key)) if self.transfer.when == When::Always && !self.is_in_place() => {
                     let always = Decision::Copy(Reason::Always);
                     Either::Left(ready(again(self.planned(entry, key, always, Seen::Unknown))))
                 }
@@ -254,6 +256,9 @@ impl Sides {
     /// Asks about an object that a session was at work on. Where something is set or looked at only after the bytes are there,
     /// equal bytes do not tell whether the session came so far.
     async fn ask_again(&self, entry: Entry, key: ObjectKey, claimed: bool) -> Planned {
+        if self.is_in_place() {
+            return self.ask_in_place(entry, key, true).await;
+        }
         match self.ask(entry, key, Question::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
                 let there = if claimed {
@@ -284,42 +289,6 @@ impl Sides {
         Ok((equal == Some(true)).then_some(there))
     }
 
-    /// A copy that is there and may lack what is set after its bytes.
-    ///
-    /// Tags that are too long for a header are set all at once, so that a copy that shall have some and has none lacks them.
-    /// Who may not see the number of tags may not copy them either.
-    async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<Head>, Failure> {
-        let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
-        if self.finishes_late() {
-            return Ok(Some(self.destination.in_place(self.destination.head(key, None)).await?));
-        }
-        let capabilities = self.destination.capabilities();
-        let sets = !self.transfer.set.tags.is_empty();
-        let wants = match &self.source {
-            _ if !capabilities.tags => false,
-            _ if sets => true,
-            // What CopyObject carries along is there from the start.
-            Some(source) if Reads::of(&self.transfer, capabilities, &self.listed_route(entry, key)?).tags => {
-                let head = source.head(&entry.key, entry.version.as_deref());
-                source.in_place(head).await?.tag_count > Some(0)
-            }
-            _ => false,
-        };
-        if !wants {
-            return Ok(None);
-        }
-        Ok(Some(self.destination.in_place(self.destination.head(key, None)).await?).filter(lacks))
-    }
-
-    /// True when copies get something that no header carries.
-    fn finishes_late(&self) -> bool {
-        let Capabilities { tags, tag_headers, annotations, .. } = *self.destination.capabilities();
-        let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
-        let late_tags =
-            tags && !tag_headers && (keeps(Attribute::Tags) || !self.transfer.set.tags.is_empty());
-        late_tags || (annotations && keeps(Attribute::Annotations))
-    }
-
     /// What the lists say about something that was found.
     ///
     /// # Errors
@@ -335,6 +304,9 @@ impl Sides {
             Ok(entry) => entry,
             Err(other) => return Ok(Next::Known(other)),
         };
+        if self.is_in_place() {
+            return Ok(self.consider_in_place(entry, key));
+        }
         let there = match (counterparts, self.transfer.when) {
             (_, When::Always) => {
                 let always = Decision::Copy(Reason::Always);
@@ -379,7 +351,11 @@ impl Sides {
             (Source::Object { location, version, .. }, Some(source)) => {
                 let key = location.key.clone();
                 let place = location.to_string();
-                let head = source.in_place(source.head(&key, version.as_deref())).await;
+                let head = if self.is_in_place() {
+                    source.in_place(self.look_in_place(&key)).await
+                } else {
+                    source.in_place(source.head(&key, version.as_deref())).await
+                };
                 let head = head.map_err(|failure| (place, failure))?;
                 Ok(Listing::of(vec![Found::Entry(Entry {
                     relative_at: self.relative_at(&key),
@@ -486,6 +462,9 @@ impl Sides {
 
     /// Asks about one key, at the destination and, where lists do not tell, at the source.
     async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
+        if self.is_in_place() {
+            return self.ask_in_place(entry, key, false).await;
+        }
         let head = match self.destination.in_place(self.destination.head(&key, None)).await {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {

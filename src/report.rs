@@ -198,9 +198,11 @@ pub fn summary(outcome: &Outcome) -> String {
         0 | 1 => String::new(),
         sessions => format!(" over {sessions} sessions"),
     };
+    let all_in_place = outcome.in_place_objects > 0 && outcome.in_place_objects == outcome.done_objects;
+    let what = if all_in_place { "changed in place" } else { "copied" };
     let _ = write!(
         text,
-        "{how} in {took}{sessions}: {} objects copied and proven ({}",
+        "{how} in {took}{sessions}: {} objects {what} and proven ({}",
         count(outcome.done_objects),
         ByteSize(outcome.done_bytes)
     );
@@ -208,6 +210,9 @@ pub fn summary(outcome: &Outcome) -> String {
         let _ = write!(text, " in {} parts", count(outcome.parts));
     }
     let _ = write!(text, ")");
+    if outcome.in_place_objects > 0 && !all_in_place {
+        let _ = write!(text, ", {} of them changed in place", count(outcome.in_place_objects));
+    }
     if outcome.delete_markers > 0 {
         let _ = write!(text, ", {} delete markers written", count(outcome.delete_markers));
     }
@@ -226,6 +231,13 @@ pub fn summary(outcome: &Outcome) -> String {
         }
     }
     text.push('\n');
+    if outcome.old_versions > 0 {
+        let _ = writeln!(
+            text,
+            "{} old versions stay in the bucket and cost money until they are deleted or expire",
+            count(outcome.old_versions)
+        );
+    }
     if !outcome.proofs.is_empty() {
         let proofs: Vec<_> =
             outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();

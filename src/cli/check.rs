@@ -12,6 +12,7 @@ use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::execute::describe;
 use crate::manifest::job::Job;
+use crate::planner::Sides;
 use crate::probe::{self, Finding, Probe, Verdict};
 
 /// Checks a job without writing anything, but for a probe that is asked for.
@@ -44,17 +45,28 @@ impl CheckJob {
         let mut connections = place.connect(&job, &CancellationToken::new());
         for transfer in &job.transfers {
             let (source, destination) = connections.of_transfer(transfer).await?;
+            let sides = Sides::new(transfer, source, destination);
+            let old_versions = match sides.changed_bucket() {
+                Some(bucket) => connections.old_versions(bucket).await,
+                None => None,
+            };
+            let Sides { source, destination, .. } = &sides;
             let regions: Vec<_> = source
                 .iter()
-                .chain([&destination])
+                .chain([destination])
                 .map(|bucket| bucket.client().region().to_owned())
                 .collect();
             if output.json {
-                let line =
-                    serde_json::json!({ "transfer": transfer.name, "regions": regions, "status": "ok" });
+                let line = serde_json::json!({
+                    "transfer": transfer.name, "regions": regions, "status": "ok",
+                    "in_place": sides.is_in_place(), "old_versions": old_versions,
+                });
                 say(&line.to_string())?;
             } else {
                 say(&format!("ok  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
+                if let Some(note) = old_versions {
+                    say(&format!("    in place: {note}"))?;
+                }
             }
         }
         if !self.probe {

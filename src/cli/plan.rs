@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, say};
 use crate::bucket::history::Tip;
+use crate::connections::Connections;
 use crate::execute::describe;
 use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Restore, Transfer};
@@ -105,7 +105,7 @@ pub(super) async fn show(
     let mut exit = Exit::Done;
     for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
-        let sides = Sides { transfer: Arc::new(transfer.clone()), source, destination };
+        let sides = Sides::new(transfer, source, destination);
         let (mut totals, mut estimate, capacity) = (Totals::default(), Estimate::default(), sides.capacity());
         // Lines come in the order of keys; sums have none.
         let in_order = file.is_some() || output.json;
@@ -127,6 +127,7 @@ pub(super) async fn show(
                             let capabilities = sides.destination.capabilities();
                             let reads = Reads::of(transfer, capabilities, &step.route);
                             totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
+                            totals.in_place_objects += u64::from(sides.is_in_place());
                             estimate.copy(step.entry.size, &step.route, capacity);
                         }
                         let line = Line::of(&sides, &step);
@@ -171,7 +172,8 @@ pub(super) async fn show(
                 let names = unknown.join(" and ");
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
             }
-            if let Some(line) = estimated(&estimate, capacity) {
+            let versions = old_versions(&mut connections, &sides).await;
+            for line in versions.into_iter().chain(estimated(&estimate, capacity)) {
                 say(&line)?;
             }
             if totals.objects > 0 && sides.destination.client().url().is_none() {
@@ -196,6 +198,12 @@ pub(super) async fn show(
         say(&format!("nothing was written; {} requests were sent to look", display_count(sent)))?;
     }
     Ok(exit)
+}
+
+/// What becomes of the old versions of objects that are changed in place.
+async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<String> {
+    let note = connections.old_versions(sides.changed_bucket()?).await?;
+    Some(format!("  versions  {note}"))
 }
 
 /// How long the copies will take, and what that rests on.
@@ -256,12 +264,17 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
 /// `fate` is what becomes of archived objects.
 fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
+    let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;
+    let what = if all_in_place { "to change in place:" } else { "to copy  " };
     let mut lines = vec![format!(
-        "  to copy   {} objects, {}{}",
+        "  {what} {} objects, {}{}",
         count(totals.objects),
         ByteSize(totals.bytes),
         if totals.parts > 0 { format!(", {} parts", count(totals.parts)) } else { String::new() }
     )];
+    if totals.in_place_objects > 0 && !all_in_place {
+        lines.push(format!("  of them, to change in place: {} objects", count(totals.in_place_objects)));
+    }
     if totals.delete_markers > 0 {
         lines.push(format!("  to hide   {} keys get a delete marker", count(totals.delete_markers)));
     }

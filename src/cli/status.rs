@@ -277,7 +277,13 @@ mod tests {
             Event::ObjectEnded {
                 range: 0,
                 object: Some(2),
-                ended: Ended::Done { bytes: 1 << 20, parts: 0, proof: "etag".into(), losses: Vec::new() },
+                ended: Ended::Done {
+                    bytes: 1 << 20,
+                    parts: 0,
+                    proof: "etag".into(),
+                    losses: Vec::new(),
+                    in_place: None,
+                },
                 receipt: None,
             },
             Event::ObjectEnded { range: 0, object: Some(3), ended: Ended::Failed(failed), receipt: None },

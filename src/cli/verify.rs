@@ -188,7 +188,7 @@ impl Verify {
         }
         for transfer in &job.transfers {
             let (source, destination) = connections.of_transfer(transfer).await?;
-            let sides = Sides { transfer: transfer.clone().into(), source, destination };
+            let sides = Sides::new(transfer, source, destination);
             let of_transfer = verify::transfer(&sides, self.deep(), |finding| console.tell(finding)).await;
             counts.merge(&of_transfer);
         }

@@ -33,6 +33,19 @@ impl Connections {
         Err(Failure::new(FailureKind::NoVersions, Operation::GetBucketVersioning, place, message))
     }
 
+    /// Says of objects that are changed in place what becomes of their old versions. `None` where there are none.
+    pub async fn old_versions(&mut self, bucket: &Bucket) -> Option<String> {
+        let stay =
+            "the old version of each changed object stays and costs money until it is deleted or expires";
+        match self.versioning(bucket).await {
+            Ok(Versioning::Enabled) => Some(format!("the bucket keeps versions: {stay}")),
+            Ok(Versioning::Suspended | Versioning::Never) => None,
+            Err(failure) => {
+                Some(format!("if the bucket keeps versions, {stay} (it could not be asked: {failure})"))
+            }
+        }
+    }
+
     async fn versioning(&mut self, bucket: &Bucket) -> Result<Versioning, Failure> {
         let place = (bucket.client().endpoint().to_owned(), bucket.name().clone());
         if let Some(known) = self.versioning.get(&place) {

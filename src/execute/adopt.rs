@@ -247,6 +247,7 @@ impl Begun {
         let mut completed = self.upload.complete(parts, &spec).await;
         if let Err(failure) = &completed
             && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
+            && !work.sides.is_in_place()
         {
             *seen = Seen::Absent;
             spec.condition = work.condition(seen, ConditionalWrite::Complete);

@@ -96,3 +96,9 @@ pub(super) async fn meet(
         }
     }
 }
+
+/// True when S3 refused the copy because the bytes are in an archive: what was restored has expired, or HEAD did not tell.
+pub(super) fn told_late(failure: &Failure) -> bool {
+    let by_copy = matches!(failure.details().operation, Operation::CopyObject | Operation::UploadPartCopy);
+    *failure.kind() == FailureKind::Archived && by_copy
+}

@@ -149,7 +149,13 @@ impl Source<'_> {
         if self.is_known_unreadable(Attribute::Acl, draft) {
             return Ok(());
         }
-        let answer = self.bucket.acl(&self.pin.key, self.version()).await;
+        let answer = match self.bucket.acl(&self.pin.key, self.version()).await {
+            // An object that is changed in place keeps its ACL, if there is such a thing here.
+            Err(failure) if *failure.kind() == FailureKind::Unsupported && self.work.sides.is_in_place() => {
+                return Ok(());
+            }
+            answer => answer,
+        };
         let permission = self.permission("Acl");
         if let Some(grants) = self.or_loss(Attribute::Acl, &permission, answer, draft)? {
             attributes.grants = grants;
@@ -458,6 +464,15 @@ impl<'w> Wanted<'w> {
             let loss = refused(attribute, &refusal, destination.name());
             self.work.refusals.remember(destination, &loss);
             draft.losses.push(loss);
+        }
+    }
+
+    /// Returns what is set only when the object is there.
+    pub(super) fn late(&self) -> Option<Attribute> {
+        match (self.late_tags.is_empty(), self.annotations.is_empty()) {
+            (false, _) => Some(Attribute::Tags),
+            (true, false) => Some(Attribute::Annotations),
+            (true, true) => None,
         }
     }
 

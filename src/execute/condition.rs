@@ -26,7 +26,9 @@ pub(super) enum Refused {
 impl Work {
     /// What a write demands of its key.
     pub(super) fn condition(&self, seen: &Seen, write: ConditionalWrite) -> WriteCondition {
-        demanded(self.sides.transfer.when, seen, write, self.sides.destination.capabilities())
+        // A change in place is about the object that was looked at, also with `when: always`.
+        let when = if self.sides.is_in_place() { When::Changed } else { self.sides.transfer.when };
+        demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
     /// True when the job copies only what is missing, the write itself can not see to it, and the key is there by now.
@@ -94,5 +96,13 @@ impl Work {
                 .noting("replacing an object that was compared needs s3:GetObject on the destination too"),
             _ => failure,
         }
+    }
+}
+
+/// What a request that names the pinned object has failed with.
+pub(super) fn moved(failure: Failure) -> Trouble {
+    match failure.kind() {
+        FailureKind::PreconditionFailed => Trouble::SourceChanged,
+        _ => failure.into(),
     }
 }

@@ -12,7 +12,7 @@ use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::claim;
-use super::condition::Refused;
+use super::condition::{Refused, moved};
 use super::monitor::Event;
 use super::part::{self, Progress};
 use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast, proves};
@@ -47,7 +47,9 @@ pub(super) async fn copy(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let left = work.inherited.take(step.object, &work.upload_place(&step.key));
-    let mut copy = Copy { work, source, step, ask_each: false, seen: step.seen.clone(), left };
+    draft.in_place = work.sides.is_in_place();
+    let seen = step.seen.clone();
+    let mut copy = Copy { work, source, step, ask_each: false, seen, left, before: None };
     let outcome = rounds(&mut copy, draft).await;
     if !matches!(outcome, Err(Trouble::Stopped)) && !copy.left.is_empty() {
         Box::pin(adopt::cancel_all(work, &mut copy.left, draft)).await;
@@ -89,7 +91,7 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
                 tracing::info!(key = %step.entry.key, "its parts are not uniform: asking for each");
                 copy.ask_each = true;
             }
-            Err(Trouble::Failed(failure)) if told_late(&failure) => {
+            Err(Trouble::Failed(failure)) if archive::told_late(&failure) => {
                 return archive::meet(work, source, step, &Cold::refused(step, &failure)).await;
             }
             other => return other,
@@ -111,6 +113,8 @@ pub(super) struct Copy<'a> {
     pub(super) seen: Seen,
     /// Uploads to this key that earlier sessions left open.
     left: Vec<Left>,
+    /// What the object was before the first attempt to change it in place.
+    pub(super) before: Option<Head>,
 }
 
 impl Copy<'_> {
@@ -119,19 +123,28 @@ impl Copy<'_> {
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { work.slots().bulk(step.entry.size, step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        if let Some(etag) = self.needs_no_look()
+        if let Some(etag) = self.needs_no_look().filter(|_| !draft.in_place)
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
         }
-        let mut head = source.head(&step.entry.key, step.entry.version.as_deref()).await?;
+        let mut head = if draft.in_place {
+            Box::pin(work.sides.look_in_place(&step.key)).await?
+        } else {
+            source.head(&step.entry.key, step.entry.version.as_deref()).await?
+        };
+        if draft.in_place
+            && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
+        {
+            return Ok(ending);
+        }
         if head.archive != ArchiveState::Readable {
             return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
         let pin = SourcePin {
             bucket: source.name().clone(),
             key: step.entry.key.clone(),
-            version: step.entry.version.clone().or_else(|| head.version.clone()),
+            version: step.entry.version.clone().or_else(|| self.version_to_read(&head)),
             etag: head.etag.clone(),
             customer_key: source.client().customer_key().filter(|_| head.customer_key).cloned(),
         };
@@ -144,6 +157,9 @@ impl Copy<'_> {
         }
         let destination = &work.sides.destination;
         let mut wanted = Wanted::of_copy(work, source, &mut head, &pin, &route, draft).await?;
+        if draft.in_place {
+            wanted.come_at_once(&step.key)?;
+        }
         let expected = Expected::of(&head, source.capabilities());
         if work.sides.transfer.proof.demands_an_answer()
             && !expected.is_comparable(wanted.attributes().checksum)
@@ -198,7 +214,8 @@ impl Copy<'_> {
             }
         };
         self.seen = Seen::Object(written.etag.clone());
-        if !destination.capabilities().copy_conditions && !self.is_unchanged(head, pin).await? {
+        let may_be_mixed = !destination.capabilities().copy_conditions && !draft.in_place;
+        if may_be_mixed && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
         drop(place);
@@ -227,6 +244,8 @@ impl Copy<'_> {
                 self.seen = Seen::Absent;
                 Err(Trouble::SourceChanged)
             }
+            // The object is its own source, which is as it was: the condition was about something that is over.
+            Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
             // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
             Some(Refused::Taken(skip)) if draft.attempts > 1 => self.adopt(head, skip, draft).await,
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
@@ -284,6 +303,8 @@ impl Copy<'_> {
             checksum: head.checksum.as_ref(),
         };
         match adopt::find(work, &mut self.left, &wish, draft).await? {
+            // It is equal to itself, which does not say that it was changed.
+            Some(Found::Published(..)) if draft.in_place => {}
             Some(Found::Open(begun)) => {
                 drop(place);
                 return self.carry(head, pin, *begun, wanted.attributes(), draft).await;
@@ -423,6 +444,7 @@ impl Copy<'_> {
         begun.tracked.completing(work, etag).await?;
         let written = match begun.publish(work, &progress.done, spec, &mut self.seen).await {
             Ok(Published::Written(written)) => written,
+            Ok(Published::Taken(_)) if draft.in_place => return Err(Trouble::SourceChanged),
             Ok(Published::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
             Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
                 let what = "S3 refused to publish parts that do not make the source's checksum";
@@ -547,7 +569,10 @@ impl Copy<'_> {
         published: Option<&Written>,
     ) -> Trouble {
         let (work, key) = (self.work, &self.step.key);
-        match self.is_unchanged(head, pin).await {
+        // An object that was changed in place is no more what it was.
+        let replaced = published.is_some() && work.sides.is_in_place();
+        let unchanged = if replaced { Ok(true) } else { self.is_unchanged(head, pin).await };
+        match unchanged {
             Ok(false) => Trouble::SourceChanged,
             Ok(true) => match published {
                 Some(written) => work.unequal(key, written, what).await.into(),
@@ -567,18 +592,4 @@ impl Copy<'_> {
             Err(failure) => Err(failure.into()),
         }
     }
-}
-
-/// What a request that names the pinned object has failed with.
-fn moved(failure: Failure) -> Trouble {
-    match failure.kind() {
-        FailureKind::PreconditionFailed => Trouble::SourceChanged,
-        _ => failure.into(),
-    }
-}
-
-/// True when S3 refused the copy because the bytes are in an archive: what was restored has expired, or HEAD did not tell.
-fn told_late(failure: &Failure) -> bool {
-    let by_copy = matches!(failure.details().operation, Operation::CopyObject | Operation::UploadPartCopy);
-    *failure.kind() == FailureKind::Archived && by_copy
 }

@@ -20,6 +20,10 @@ pub struct Outcome {
     pub delete_markers: u64,
     /// Their bytes.
     pub done_bytes: u64,
+    /// Those of them that were changed in place, and not copied anywhere.
+    pub in_place_objects: u64,
+    /// Versions that their buckets keep of what these were before.
+    pub old_versions: u64,
     /// Their parts.
     pub parts: u64,
     /// Objects left alone because the destination has them.
@@ -77,6 +81,8 @@ impl From<&RunState> for Outcome {
         Self {
             done_objects: totals.done_objects.saturating_sub(delete_markers),
             delete_markers,
+            in_place_objects: totals.in_place_objects,
+            old_versions: totals.old_versions,
             done_bytes: totals.done_bytes,
             parts: totals.parts,
             skipped_objects: totals.skipped_objects,
@@ -118,6 +124,8 @@ impl Outcome {
                 self.objects_with_losses += u64::from(!receipt.losses.is_empty());
                 receipt.losses.iter().for_each(|loss| self.losses.add(loss));
                 self.done_objects += 1;
+                self.in_place_objects += u64::from(receipt.in_place);
+                self.old_versions += u64::from(receipt.leaves_old_version());
                 self.done_bytes += receipt.size;
                 self.parts += u64::from(receipt.parts);
                 *self.proofs.entry(proof.to_string()).or_default() += 1;

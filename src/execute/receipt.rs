@@ -216,6 +216,9 @@ pub struct Receipt {
     /// How it ended.
     #[serde(flatten)]
     pub ending: Ending,
+    /// True for an object that was changed where it is, and not copied anywhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
     /// What could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
@@ -225,6 +228,13 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// True if the bucket keeps what the object was before it was changed in place.
+    #[must_use]
+    pub fn leaves_old_version(&self) -> bool {
+        let Ending::Done { destination_version: Some(version), .. } = &self.ending else { return false };
+        self.in_place && version != "null"
+    }
+
     /// True for objects that the run was to copy and did not.
     #[must_use]
     pub fn is_failure(&self) -> bool {
@@ -243,6 +253,8 @@ pub(super) struct Draft {
     pub(super) notes: Vec<String>,
     /// Uploads that no journal knows were looked for.
     pub(super) looked_for_uploads: bool,
+    /// The object is changed where it is.
+    pub(super) in_place: bool,
 }
 
 impl Draft {
@@ -263,6 +275,7 @@ impl Draft {
             losses: Vec::new(),
             notes: Vec::new(),
             looked_for_uploads: false,
+            in_place: false,
         }
     }
 
@@ -294,6 +307,7 @@ impl Draft {
             ending,
             losses: self.losses,
             notes: self.notes,
+            in_place: self.in_place,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::receipt::{Ending, Receipt};
 use super::{Work, adopt};
 use crate::journal::Journal;
-use crate::journal::event::{Ended, Event, FailedObject, Passed, ReceiptLine};
+use crate::journal::event::{Ended, Event, FailedObject, InPlace, Passed, ReceiptLine};
 use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
@@ -253,6 +253,9 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
             parts: receipt.parts,
             proof: proof.to_string(),
             losses: receipt.losses.clone(),
+            in_place: receipt.in_place.then(|| {
+                if receipt.leaves_old_version() { InPlace::OldVersionLeft } else { InPlace::Replaced }
+            }),
         },
         ending @ Ending::Skipped { .. } => Ended::Skipped { bytes, archived: is_archived(ending) },
         Ending::Restoring { .. } => Ended::Restoring { bytes },

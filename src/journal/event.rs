@@ -160,6 +160,16 @@ pub struct RunInfo {
     pub tool: String,
 }
 
+/// What is left of an object that was changed in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InPlace {
+    /// Nothing: the new object has taken its place.
+    Replaced,
+    /// A version of the key.
+    OldVersionLeft,
+}
+
 /// Keys that were passed by, see [`Event::KeysPassed`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -244,6 +254,9 @@ pub enum Ended {
         /// What of it could not be kept.
         #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "losses")]
         losses: Vec<Loss>,
+        /// It was changed in place, and not copied anywhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        in_place: Option<InPlace>,
     },
     /// The destination has it, or it is left out.
     Skipped {

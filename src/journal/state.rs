@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo};
+use super::event::{Ended, Event, FailedObject, InPlace, Passed, PlannedObject, RunInfo};
 use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
@@ -114,6 +114,10 @@ pub struct Totals {
     pub done_objects: u64,
     /// Their bytes.
     pub done_bytes: u64,
+    /// Those of them that were changed in place.
+    pub in_place_objects: u64,
+    /// Versions that are left of what these were before.
+    pub old_versions: u64,
     /// Their parts.
     pub parts: u64,
     /// Objects that the destination has.
@@ -297,8 +301,10 @@ impl RunState {
     fn end(&mut self, ended: &Ended) {
         let totals = &mut self.totals;
         match ended {
-            Ended::Done { bytes, parts, proof, losses } => {
+            Ended::Done { bytes, parts, proof, losses, in_place } => {
                 totals.done_objects += 1;
+                totals.in_place_objects += u64::from(in_place.is_some());
+                totals.old_versions += u64::from(*in_place == Some(InPlace::OldVersionLeft));
                 totals.done_bytes += bytes;
                 totals.parts += u64::from(*parts);
                 totals.objects_with_losses += u64::from(!losses.is_empty());

@@ -10,6 +10,9 @@
 //! That a later transfer reads what an earlier one wrote is fine and useful: it waits for the earlier one's end
 //! ([`must_wait`]). So does one that writes what an earlier one reads.
 //!
+//! A transfer whose source *is* its destination changes objects in place
+//! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)), which is allowed if it names something to change.
+//!
 //! Two buckets are one when their names and their servers are equal. An access point is not resolved, so that a
 //! bucket and its access point count as two where something would be refused, and as one where somebody would wait.
 
@@ -141,6 +144,9 @@ fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -
     }
     let inner = source.contains(target).map(|rest| (rest, true));
     let (rest, inner_is_target) = inner.or_else(|| target.contains(source).map(|rest| (rest, false)))?;
+    if transfer.is_onto_itself() {
+        return transfer.in_place_mistake(&source.show());
+    }
     if source.key == target.key {
         let what = if source.exact { "an object" } else { "a prefix" };
         let message =
@@ -232,6 +238,10 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
 /// one's destination has behind the outer one's.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
     if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
+        return false;
+    }
+    // Two in-place changes of one object overwrite each other's attributes.
+    if outer.is_onto_itself() || inner.is_onto_itself() {
         return false;
     }
     match (&outer.from, &inner.from) {

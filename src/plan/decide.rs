@@ -47,6 +47,8 @@ pub enum Reason {
     Differs,
     /// The checksums of both sides differ.
     ChecksumDiffers,
+    /// The object has attributes otherwise than the job sets them.
+    AttributesDiffer,
     /// The job says `when: always`.
     Always,
 }
@@ -59,6 +61,8 @@ pub enum Skip {
     Present,
     /// The destination has an equal object.
     Equal,
+    /// It is to be changed in place, and has what the job sets.
+    AsSet,
     /// Somebody else wrote to the key after it had been compared; the next run compares it again.
     ChangedMeanwhile,
     /// It can not be read before it is restored, and the job says `archived: skip`.

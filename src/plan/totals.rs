@@ -23,6 +23,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Parts of multipart copies and uploads.
     pub parts: u64,
+    /// Objects that are changed in place, and not copied anywhere.
+    pub in_place_objects: u64,
     /// Delete markers to write.
     pub delete_markers: u64,
     /// Objects that stay as they are, because the destination has them.
@@ -118,6 +120,7 @@ impl From<Reason> for ReasonName {
             Reason::Newer => "newer",
             Reason::Differs => "differs",
             Reason::ChecksumDiffers => "checksum differs",
+            Reason::AttributesDiffer => "attributes differ",
             Reason::Always => "always",
         })
     }
@@ -237,6 +240,7 @@ impl AddAssign<&Self> for Totals {
         self.objects += other.objects;
         self.bytes += other.bytes;
         self.parts += other.parts;
+        self.in_place_objects += other.in_place_objects;
         self.delete_markers += other.delete_markers;
         self.skipped_objects += other.skipped_objects;
         self.skipped_bytes += other.skipped_bytes;

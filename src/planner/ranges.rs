@@ -170,6 +170,7 @@ impl Sides {
     /// The destination's listing, where it can be walked along with the source's.
     fn counterparts_of(&self, range: &KeyRange, frontier: &Frontier) -> Option<Counterparts> {
         let usable = self.transfer.when != When::Always
+            && !self.is_in_place()
             && self.transfer.chosen.is_none()
             && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
             && self.transfer.to.location.key.is_prefix()

@@ -23,6 +23,7 @@ mod faults;
 mod guarantees;
 mod habits;
 mod idle;
+mod in_place;
 mod journal;
 mod kill;
 mod late;

@@ -22,6 +22,7 @@ use s3haul::s3::client::StaticCredentials;
 use s3haul::sandbox::{BucketOptions, Model, Operation, Sandbox, SandboxOptions};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use s3haul::manifest::job::DEFAULT_ENDPOINT as DEFAULT;
 pub(crate) const SOURCE: &str = "source";
 pub(crate) const DESTINATION: &str = "destination";
 

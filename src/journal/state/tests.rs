@@ -50,7 +50,13 @@ fn a_new_run_forgets_all_but_the_uploads_that_are_still_open() {
 fn sums_are_over_all_sessions() {
     let loss = Loss::new(Attribute::Tags, Lost::NotReadable, "why");
     let lossy = |object| {
-        let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: vec![loss.clone()] };
+        let ended = Ended::Done {
+            bytes: 1,
+            parts: 0,
+            proof: "etag".into(),
+            losses: vec![loss.clone()],
+            in_place: None,
+        };
         Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
     };
     let mut state = state([Event::RunBegan(info()), range(), planned(1, "a"), lossy(1)]);

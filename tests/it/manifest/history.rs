@@ -68,7 +68,10 @@ fn only_the_past_may_be_copied_onto_itself() {
     let text =
         |fields: &str| transfer(&format!("from: {{s3: s3://src/a/, {fields}}}\nto: {{s3: ⟦s3://src/a/}}"));
     job(&text("as_of: 2026-01-01T00:00:00Z").replace('⟦', ""));
-    refused(&text("versions: all"), &[("transfers[0].to.s3", "onto itself", "another bucket")]);
+    refused(
+        &text("versions: all"),
+        &[("transfers[0].to.s3", "each of its versions once more", "remove `versions: all`")],
+    );
 }
 
 /// Two transfers may write the same keys only if they write the same things.

@@ -22,9 +22,10 @@ fn together(first: (&str, &str), second: (&str, &str), message: &str, remedy: &s
 
 #[test]
 fn a_transfer_does_not_write_into_its_source() {
-    alone("s3: s3://b01/a/", "s3: ⟦s3://b01/a/", "onto itself: a prefix", "another bucket");
-    alone("s3: s3://b01/a", "s3: ⟦s3://b01/a", "onto itself: an object", "another bucket");
-    alone("s3: s3://b01/x/a", "s3: ⟦s3://b01/x/", "onto itself: an object", "another bucket");
+    let remedy = "storage_class, set, encryption, or acl; or write to another bucket";
+    alone("s3: s3://b01/a/", "s3: ⟦s3://b01/a/", "onto itself, and there is nothing to change", remedy);
+    alone("s3: s3://b01/a", "s3: ⟦s3://b01/a", "onto itself, and there is nothing to change", remedy);
+    alone("s3: s3://b01/x/a", "s3: ⟦s3://b01/x/", "onto itself, and there is nothing to change", remedy);
     alone("s3: s3://b01/", "s3: ⟦s3://b01/old/", "copied again", "exclude: [\"old/**\"]");
     alone("s3: s3://b01/a/", "s3: ⟦s3://b01/", "could be overwritten", "exclude: [\"a/**\"]");
     alone("s3: s3://b01/", "s3: ⟦s3://b01/, endpoint: west", "onto itself", "");

@@ -42,6 +42,21 @@ async fn a_plain_copy_keeps_metadata_and_tags_only() {
     assert_eq!(head.ssekms_key_id(), Some("arn:aws:kms:us-east-1:111122223333:key/1"));
 }
 
+/// Neither another ACL nor a version that is named by its key alone is a change.
+#[tokio::test]
+async fn a_copy_onto_itself_must_change_something() {
+    let (sandbox, client) = start().await;
+    sandbox.store().put_object("src", "key", Content::bytes("x"), &rich());
+    let onto_itself = || client.copy_object().bucket("src").key("key").copy_source("src/key");
+    let acl = aws_sdk_s3::types::ObjectCannedAcl::BucketOwnerFullControl;
+    assert_eq!(refused(onto_itself().send().await), is(400, "InvalidRequest"));
+    assert_eq!(refused(onto_itself().acl(acl).send().await), is(400, "InvalidRequest"));
+    onto_itself().storage_class(StorageClass::GlacierIr).send().await.unwrap();
+    onto_itself().metadata_directive(MetadataDirective::Replace).send().await.unwrap();
+    let attributes = sandbox.store().object("src", "key").unwrap().attributes;
+    assert!(attributes.metadata.is_empty() && attributes.class() == "STANDARD", "{attributes:?}");
+}
+
 #[tokio::test]
 async fn directives_replace_all_or_nothing() {
     let (sandbox, client) = start().await;

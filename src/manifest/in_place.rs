@@ -1,0 +1,80 @@
+//! In-place changes: transfers whose source is their destination. They change what objects have besides their bytes.
+
+use super::job::{CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When};
+
+impl Transfer {
+    /// Returns true if each object would be written to the bucket and key that it is read from, provided that both
+    /// endpoints are one server. Old versions are read from elsewhere, so a transfer of them is none of this kind.
+    #[must_use]
+    pub fn is_onto_itself(&self) -> bool {
+        let to = &self.to.location;
+        let key = match &self.from {
+            Source::Object { location, version: None, .. } | Source::Prefix { location, .. }
+                if location.bucket == to.bucket =>
+            {
+                &location.key
+            }
+            _ => return false,
+        };
+        let is_same_key = *key == to.key
+            || (matches!(self.from, Source::Object { .. })
+                && to.key.is_prefix()
+                && key.as_str().strip_prefix(to.key.as_str()) == Some(key.file_name()));
+        is_same_key && self.keys.is_identity() && !matches!(self.versions, Versions::AsOf(_))
+    }
+
+    /// Returns true if the job names something that an object may lack, or drops something that it has.
+    pub(crate) fn changes_attributes(&self) -> bool {
+        let CustomerKeys { source, destination } = &self.customer_keys;
+        let preserve = self.preserve;
+        let kept = [
+            preserve.metadata,
+            preserve.headers,
+            preserve.tags,
+            preserve.storage_class,
+            preserve.encryption,
+            preserve.lock,
+        ];
+        self.to.storage_class.is_some()
+            || self.to.encryption.is_some()
+            || self.to.acl.is_some()
+            || self.set != SetValues::default()
+            || (destination.is_some() && source != destination)
+            || kept.iter().any(|policy| !policy.keeps())
+    }
+
+    /// Returns what keeps a transfer onto itself from being an in-place change: a message and a remedy.
+    pub(super) fn in_place_mistake(&self, place: &str) -> Option<(String, String)> {
+        let (message, remedy) = if self.versions == Versions::All {
+            (
+                format!("{place} would get each of its versions once more"),
+                "remove `versions: all`: an in-place change is about the current versions",
+            )
+        } else if !self.changes_attributes() {
+            (
+                format!("{place} would be copied onto itself, and there is nothing to change"),
+                "name what shall change: storage_class, set, encryption, or acl; or write to another bucket or prefix",
+            )
+        } else if self.when == When::Missing {
+            (
+                format!("with `when: missing` nothing in {place} would change: every object is there"),
+                "remove `when: missing`",
+            )
+        } else if self.proof.on_mismatch == OnMismatch::Remove {
+            (
+                format!("{place} is changed in place: `on_mismatch: remove` could remove the only copy"),
+                "remove it",
+            )
+        } else if self.proof.prove == Prove::Read {
+            (
+                format!(
+                    "{place} is changed in place: `prove: read` reads both sides, and they are one object"
+                ),
+                "remove it; S3 compares the checksums",
+            )
+        } else {
+            return None;
+        };
+        Some((message, remedy.to_owned()))
+    }
+}

@@ -1,0 +1,207 @@
+//! In-place changes: which objects need one, and what must be kept while it is made.
+//!
+//! S3 changes the storage class, headers, metadata, or encryption of an object only by writing it again: `CopyObject` onto
+//! itself, or a multipart copy above 5 GiB. What the new object does not get with that request is lost, because the old one
+//! is gone. So every attribute that the job does not change is required, whatever `preserve` says of copies.
+
+use jiff::Timestamp;
+
+use super::attributes::{merged_tags, of_copy, set_tags};
+use super::claim::difference;
+use super::decide::Route;
+use crate::manifest::job::{Attribute, CannedAcl, Parts, Policy, Transfer};
+use crate::s3::{Capabilities, Grant, Head, Permission, Tag, Tags};
+use crate::size::{ByteSize, GIB};
+
+/// The groups of everybody and of all AWS accounts, as grants name them.
+const EVERYBODY: &str = "uri=\"http://acs.amazonaws.com/groups/global/AllUsers\"";
+const ALL_ACCOUNTS: &str = "uri=\"http://acs.amazonaws.com/groups/global/AuthenticatedUsers\"";
+
+/// Returns the transfer with the policies of an in-place change: everything that the job does not change is required.
+#[must_use]
+pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
+    let mut strict = transfer.clone();
+    for attribute in Attribute::ALL {
+        let policy = transfer.preserve.of(attribute);
+        let is_kept = match attribute {
+            // Copies leave these behind unless the job asks for them.
+            Attribute::Acl => transfer.to.acl.is_none() && policy != Policy::Replace,
+            Attribute::Annotations => capabilities.annotations,
+            _ => policy.keeps(),
+        };
+        if is_kept {
+            strict.preserve.set(attribute, Policy::Require);
+        }
+    }
+    // One request changes the object at once and carries annotations and long tags along, which parts do not.
+    if transfer.parts.threshold == Parts::default().threshold {
+        strict.parts.threshold = ByteSize(5 * GIB);
+    }
+    strict
+}
+
+/// What a list shows of an object that is to be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It has another storage class than the job sets.
+    Differs,
+    /// It has the storage class, and the job changes nothing else.
+    AsSet,
+    /// HEAD tells more.
+    Unknown,
+}
+
+/// Compares the storage class that a list shows (`None` is STANDARD) with what the job sets.
+#[must_use]
+pub fn by_class(transfer: &Transfer, class: Option<&str>) -> Listed {
+    let wanted = transfer.to.storage_class.as_deref();
+    if wanted.is_some_and(|wanted| wanted != class.unwrap_or("STANDARD")) {
+        return Listed::Differs;
+    }
+    let mut without = transfer.clone();
+    without.to.storage_class = None;
+    if wanted.is_some() && !without.changes_attributes() { Listed::AsSet } else { Listed::Unknown }
+}
+
+/// Returns true if the tags of an object decide whether it needs a change.
+#[must_use]
+pub fn needs_tags(transfer: &Transfer, capabilities: &Capabilities) -> bool {
+    capabilities.tags && (!transfer.set.tags.is_empty() || !transfer.preserve.tags.keeps())
+}
+
+/// Returns the first attribute that an object has otherwise than the job wants it; `tags` are empty unless [`needs_tags`].
+#[must_use]
+pub fn unlike(
+    head: &Head,
+    tags: &[Tag],
+    transfer: &Transfer,
+    capabilities: &Capabilities,
+    now: Timestamp,
+) -> Option<Attribute> {
+    // What the object cannot have after the change fails it when the change is made, with the reason.
+    let wanted = match of_copy(head, transfer, capabilities, &Route::Copy, now) {
+        Ok(spec) => spec.attributes,
+        Err(loss) => return Some(loss.attribute),
+    };
+    let wanted_tags = if !needs_tags(transfer, capabilities) {
+        Vec::new()
+    } else if transfer.preserve.tags.keeps() {
+        match merged_tags(tags.to_vec(), transfer) {
+            Ok(merged) => merged,
+            Err(loss) => return Some(loss.attribute),
+        }
+    } else {
+        set_tags(transfer)
+    };
+    let wanted = crate::s3::Attributes { tags: Tags::Exactly(wanted_tags), ..wanted };
+    difference(&wanted, head, tags)
+}
+
+/// Compares the grants of an object, none if only its owner has any, with a canned ACL. Returns `None` where they do not
+/// tell: whether the bucket's owner is also the object's, for instance.
+#[must_use]
+pub fn has_acl(acl: CannedAcl, grants: &[Grant]) -> Option<bool> {
+    let only = |grantee: &str| {
+        let (owners, others): (Vec<_>, Vec<_>) =
+            grants.iter().partition(|grant| grant.permission == Permission::FullControl);
+        let is_read = |grant: &&Grant| grant.permission == Permission::Read && grant.grantee == grantee;
+        owners.len() == 1 && others.len() == 1 && others.iter().all(is_read)
+    };
+    match acl {
+        CannedAcl::Private => Some(grants.is_empty()),
+        CannedAcl::PublicRead => Some(only(EVERYBODY)),
+        CannedAcl::AuthenticatedRead => Some(only(ALL_ACCOUNTS)),
+        CannedAcl::PublicReadWrite
+        | CannedAcl::AwsExecRead
+        | CannedAcl::BucketOwnerRead
+        | CannedAcl::BucketOwnerFullControl => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Encryption, Source};
+    use crate::s3::ContentHeaders;
+
+    fn transfer(change: impl FnOnce(&mut Transfer)) -> Transfer {
+        let endpoint = DEFAULT_ENDPOINT.to_owned();
+        let location: crate::location::S3Uri = "s3://a-b/".parse().unwrap();
+        let from = Source::Prefix { endpoint: endpoint.clone(), location: location.clone() };
+        let to = Destination { endpoint, location, storage_class: None, encryption: None, acl: None };
+        let mut transfer = Transfer::new("t", from, to);
+        change(&mut transfer);
+        strict(&transfer, &Capabilities::AWS)
+    }
+
+    #[test]
+    fn what_the_job_does_not_change_is_required() {
+        let class = transfer(|transfer| transfer.to.storage_class = Some("GLACIER_IR".into()));
+        for attribute in Attribute::ALL {
+            assert_eq!(class.preserve.of(attribute), Policy::Require, "{attribute}");
+        }
+        let acl = transfer(|transfer| transfer.to.acl = Some(CannedAcl::Private));
+        assert_eq!(acl.preserve.acl, Policy::Skip);
+        let dropped = transfer(|transfer| transfer.preserve.metadata = Policy::Skip);
+        assert_eq!(dropped.preserve.metadata, Policy::Skip, "who says skip in place wants it gone");
+    }
+
+    #[test]
+    fn the_list_decides_about_the_class_alone() {
+        let class = transfer(|transfer| transfer.to.storage_class = Some("GLACIER_IR".into()));
+        assert_eq!(by_class(&class, None), Listed::Differs);
+        assert_eq!(by_class(&class, Some("GLACIER_IR")), Listed::AsSet);
+        let mut more = class.clone();
+        more.set.cache_control = Some("no-store".into());
+        assert_eq!(by_class(&more, Some("GLACIER_IR")), Listed::Unknown);
+        assert_eq!(by_class(&more, Some("GLACIER")), Listed::Differs);
+        let standard = transfer(|transfer| transfer.to.storage_class = Some("STANDARD".into()));
+        assert_eq!(by_class(&standard, None), Listed::AsSet);
+    }
+
+    #[test]
+    fn an_object_that_has_all_of_it_needs_no_change() {
+        let headers = ContentHeaders { cache_control: Some("no-store".into()), ..ContentHeaders::default() };
+        let metadata = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into();
+        let head = Head { headers, metadata, encryption: Some(Encryption::S3), size: 1, ..Head::default() };
+        let tag = |key: &str, value: &str| Tag { key: key.into(), value: value.into() };
+        let differs = |change: fn(&mut Transfer), tags: Vec<Tag>| {
+            unlike(&head, &tags, &transfer(change), &Capabilities::AWS, Timestamp::UNIX_EPOCH)
+        };
+        let none = Vec::new;
+        assert_eq!(differs(|job| job.set.cache_control = Some("no-store".into()), none()), None);
+        assert_eq!(
+            differs(|job| job.set.cache_control = Some("max-age=1".into()), none()),
+            Some(Attribute::Headers)
+        );
+        assert_eq!(differs(|job| job.set.metadata = [("a".into(), "1".into())].into(), none()), None);
+        assert_eq!(
+            differs(|job| job.set.metadata = [("a".into(), "2".into())].into(), none()),
+            Some(Attribute::Metadata)
+        );
+        assert_eq!(differs(|job| job.preserve.metadata = Policy::Skip, none()), Some(Attribute::Metadata));
+        assert_eq!(differs(|job| job.to.encryption = Some(Encryption::S3), none()), None);
+        let kms = Encryption::Kms { key: None, bucket_key: None, dsse: false };
+        let mut job = transfer(|_| {});
+        job.to.encryption = Some(kms);
+        let found = unlike(&head, &none(), &job, &Capabilities::AWS, Timestamp::UNIX_EPOCH);
+        assert_eq!(found, Some(Attribute::Encryption));
+        let tagged: fn(&mut Transfer) = |job| job.set.tags = [("x".into(), "1".into())].into();
+        assert_eq!(differs(tagged, vec![tag("y", "2"), tag("x", "1")]), None);
+        assert_eq!(differs(tagged, vec![tag("y", "2")]), Some(Attribute::Tags));
+        assert_eq!(differs(|job| job.to.storage_class = Some("STANDARD".into()), none()), None);
+    }
+
+    #[test]
+    fn some_canned_acls_show_in_the_grants() {
+        let grant = |grantee: &str| {
+            let owner = Grant { permission: Permission::FullControl, grantee: "id=\"me\"".into() };
+            vec![owner, Grant { permission: Permission::Read, grantee: grantee.into() }]
+        };
+        assert_eq!(has_acl(CannedAcl::Private, &[]), Some(true));
+        assert_eq!(has_acl(CannedAcl::Private, &grant(EVERYBODY)), Some(false));
+        assert_eq!(has_acl(CannedAcl::PublicRead, &grant(EVERYBODY)), Some(true));
+        assert_eq!(has_acl(CannedAcl::PublicRead, &grant(ALL_ACCOUNTS)), Some(false));
+        assert_eq!(has_acl(CannedAcl::BucketOwnerFullControl, &[]), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! Nobody's overwrite is lost, and nothing is changed twice.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rstest::rstest;
+use s3haul::execute::receipt::Ending;
+use s3haul::journal::Intent;
+use s3haul::manifest::job::{CannedAcl, When};
+use s3haul::plan::decide::Skip;
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+};
+use s3haul::size::GIB;
+
+use super::{object, onto_itself, put, receipt, to_class, versioned};
+use crate::world::{SOURCE, World};
+
+/// Somebody writes to the key between the look and the change.
+#[rstest]
+#[case::small(10, Operation::CopyObject, false)]
+#[case::small_with_versions(10, Operation::CopyObject, true)]
+#[case::large(6 * GIB, Operation::CompleteMultipartUpload, false)]
+#[case::large_with_versions(6 * GIB, Operation::CompleteMultipartUpload, true)]
+#[tokio::test]
+async fn an_overwrite_is_changed_and_not_undone(
+    #[case] size: u64,
+    #[case] operation: Operation,
+    #[case] versions: bool,
+) {
+    let world = if versions { versioned().await } else { World::new().await };
+    put(&world, "k", size, &ObjectSpec::default().metadata("m", "old"));
+    let overwrite = Effect::hook(|store| {
+        let spec = ObjectSpec::default().metadata("m", "new");
+        store.put_object(SOURCE, "k", Content::pattern(2, 11), &spec);
+    });
+    world.sandbox.faults().add(Fault::on(operation).nth(1).then(overwrite));
+    let mut transfer = to_class("STANDARD_IA");
+    transfer.when = When::Always;
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    let after = object(&world, "k");
+    assert_eq!(after.content, Content::pattern(2, 11));
+    assert_eq!((after.attributes.metadata["m"].as_str(), after.attributes.class()), ("new", "STANDARD_IA"));
+    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+}
+
+#[rstest]
+#[case(10, Operation::CopyObject)]
+#[case(6 * GIB, Operation::CompleteMultipartUpload)]
+#[tokio::test]
+async fn an_object_that_is_deleted_meanwhile_stays_deleted(#[case] size: u64, #[case] operation: Operation) {
+    let world = World::new().await;
+    put(&world, "k", size, &ObjectSpec::default());
+    let delete = Effect::hook(|store| store.delete_object(SOURCE, "k"));
+    world.sandbox.faults().add(Fault::on(operation).nth(1).then(delete));
+    let run = world.run(to_class("STANDARD_IA")).await;
+    assert_eq!(run.error(), "not-found");
+    assert!(world.sandbox.store().object(SOURCE, "k").is_none());
+    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+}
+
+/// The answer of the change is lost; the object, which was in parts before, has another `ETag` by then.
+#[tokio::test]
+async fn a_change_whose_answer_is_lost_is_recognised() {
+    let world = versioned().await;
+    let spec = ObjectSpec::default().part_sizes([6 << 20]).metadata("m", "n");
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10 << 20), &spec);
+    let lost = Effect::ErrorAfterEffect(500, "InternalError");
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    let run = world.run(to_class("STANDARD_IA")).await;
+    assert!(matches!(receipt(&run, "k").ending, Ending::Done { .. }), "{:?}", run.receipts);
+    assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2, "it was changed once");
+}
+
+async fn slow() -> World {
+    let ms = Duration::from_millis;
+    let latency = LatencyModel { copy: ms(15), head: ms(1), complete: ms(15), ..LatencyModel::default() };
+    let options =
+        SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
+    let buckets = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let mut world = World::with(options, buckets).await;
+    world.ceiling = 4;
+    world
+}
+
+/// Drops a session once so many requests of this kind were sent; what is under way arrives or not.
+async fn killed(world: &World, directory: &Path, job: &s3haul::manifest::job::Job, at: (Operation, u64)) {
+    let (operation, calls) = at;
+    let reached = async {
+        while world.calls(operation) < calls {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        run = world.session(directory, job, Intent::Resume) => panic!("not killed: {:?}", run.outcome),
+        () = reached => {}
+    }
+}
+
+#[rstest]
+#[case(When::Changed)]
+#[case(When::Always)]
+#[tokio::test]
+async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
+    let world = slow().await;
+    for index in 0..40 {
+        put(&world, &format!("k{index:02}"), 10, &ObjectSpec::default().metadata("m", "n"));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut transfer = onto_itself(|transfer| {
+        transfer.set.cache_control = Some("no-store".to_owned());
+        transfer.to.acl = Some(CannedAcl::BucketOwnerFullControl);
+    });
+    transfer.when = when;
+    // Objects that were arranged within this second have the time of their change.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let job = world.job(transfer);
+    killed(&world, directory.path(), &job, (Operation::CopyObject, 9)).await;
+    killed(&world, directory.path(), &job, (Operation::CopyObject, 25)).await;
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
+    for index in 0..40 {
+        let key = format!("k{index:02}");
+        let after = object(&world, &key).attributes;
+        assert_eq!(after.cache_control.as_deref(), Some("no-store"), "{key}");
+        assert_eq!(after.metadata.len(), 1, "{key}");
+        assert_eq!(world.sandbox.store().versions(SOURCE, &key).len(), 2, "{key}");
+    }
+}
+
+/// The first session leaves an upload; the second goes on with it, and its object is not taken for the changed one.
+#[tokio::test]
+async fn a_large_change_that_is_killed_is_gone_on_with() {
+    let world = slow().await;
+    put(&world, "huge", 6 * GIB, &ObjectSpec::default().metadata("m", "n").tag("t", "u"));
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(to_class("STANDARD_IA"));
+    killed(&world, directory.path(), &job, (Operation::UploadPartCopy, 12)).await;
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (1, 1), "{:?}", run.receipts);
+    assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
+    assert_eq!(world.sandbox.store().versions(SOURCE, "huge").len(), 2);
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
+    assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
+}
+
+/// The upload of a killed session is gone. The object has its source's checksum, because it is its source.
+#[tokio::test]
+async fn an_object_is_not_taken_for_its_own_change() {
+    let world = slow().await;
+    put(&world, "huge", 6 * GIB, &ObjectSpec::default());
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(to_class("STANDARD_IA"));
+    killed(&world, directory.path(), &job, (Operation::CompleteMultipartUpload, 1)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let is_changed = object(&world, "huge").attributes.class() == "STANDARD_IA";
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    let left = run.receipts.iter().any(|receipt| receipt.ending == Ending::Skipped { reason: Skip::AsSet });
+    assert_eq!(left, is_changed, "{:?}", run.receipts);
+    assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
+    assert_eq!(world.sandbox.store().versions(SOURCE, "huge").len(), 2);
+}
