@@ -16,6 +16,7 @@ mod mine;
 mod parse;
 mod place;
 mod plan;
+mod presence;
 mod progress;
 mod retry;
 mod run;
@@ -36,6 +37,7 @@ use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use self::parse::Refusal;
 use crate::journal::JournalError;
+use crate::location::{LocalPath, bare, suggestion};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
 use crate::manifest::{self, Finding, ManifestError};
 use crate::report::ReportError;
@@ -83,6 +85,9 @@ enum CliError {
     Manifest(#[from] ManifestError),
     #[error("{0}")]
     Refused(#[from] Failure),
+    /// An object to copy that is not there.
+    #[error("{0}")]
+    Absent(String),
     #[error("{0}")]
     Report(#[from] ReportError),
     #[error("{0}")]
@@ -111,6 +116,7 @@ impl CliError {
             // The run is not over before its report is whole.
             Self::Lost(_) | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
             Self::Refused(_)
+            | Self::Absent(_)
             | Self::Report(ReportError::Create { .. })
             | Self::Journal(_)
             | Self::Unusable(_) => Exit::Refused,
@@ -275,7 +281,7 @@ const STDIN: &str = "standard-input";
 fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
     let env = |name: &str| std::env::var(name).ok();
     if path != Path::new("-") {
-        return Ok(manifest::load(path, &env)?);
+        return manifest::load(path, &env).map_err(|error| not_found(path).unwrap_or(error.into()));
     }
     let mut text = String::new();
     let stdin = io::stdin().lock();
@@ -284,6 +290,48 @@ fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
         .read_to_string(&mut text)
         .map_err(|error| CliError::Usage(format!("can't read a manifest from standard input: {error}")))?;
     Ok(manifest::parse(&text, STDIN, &env).map_err(ManifestError::from)?)
+}
+
+/// Says what was probably meant by a manifest that is not there.
+fn not_found(path: &Path) -> Option<CliError> {
+    if path.exists() {
+        return None;
+    }
+    let text = path.to_string_lossy();
+    if text.starts_with("s3://") || suggestion(&text).is_some() {
+        let message = format!(
+            "{text} is not a file, and a manifest is read from a file or from standard input: download it and pipe it in, with - as \
+             the job"
+        );
+        return Some(CliError::Usage(message));
+    }
+    let found = ["yaml", "yml", "json"].into_iter().find_map(|extension| {
+        let [replaced, added] =
+            [path.with_extension(extension), PathBuf::from(format!("{text}.{extension}"))];
+        [replaced, added].into_iter().find(|path| path.is_file())
+    })?;
+    Some(CliError::Usage(format!("there is no file {text}; did you mean {}?", found.display())))
+}
+
+/// A file to write, as typed. A location in S3 would become a directory called `s3:`.
+fn output_file(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with("s3://") || suggestion(text).is_some() {
+        return Err(
+            "this is not a path; write a file of this machine, and copy it into S3 afterwards".to_owned()
+        );
+    }
+    Ok(text.into())
+}
+
+/// A source on this machine, as typed. What is not there may be a location in S3 that was written in another way.
+fn local_source(text: &str) -> Result<LocalPath, CliError> {
+    let missing =
+        Path::new(text).symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if !missing {
+        return Ok(LocalPath(text.into()));
+    }
+    let meant = suggestion(text).or_else(|| bare(text)).map(|meant| format!("; {meant}")).unwrap_or_default();
+    Err(CliError::Usage(format!("there is no file or directory {text}{meant}")))
 }
 
 /// What is asked of all commands.

@@ -4,6 +4,8 @@
 //! [`copy_source`] is the one place that encodes the `x-amz-copy-source` header: the SDK sends that value as it
 //! is given, and an unencoded `+`, `?` or `%` names another object.
 
+mod spelling;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
+
+pub use self::spelling::{Suggestion, bare, suggestion};
 
 /// S3's limit on a key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -40,9 +44,7 @@ pub struct S3Uri {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LocationError {
     /// Not `s3://…`.
-    #[error(
-        "`{0}` is not an S3 location: write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end"
-    )]
+    #[error("`{0}` is not an S3 location: {remedy}", remedy = spelling::remedy(.0))]
     NotS3(String),
     /// A bucket name that S3 would not accept.
     #[error("`{name}` is not a bucket name: {reason}")]
@@ -55,6 +57,17 @@ pub enum LocationError {
     /// A key over 1,024 bytes.
     #[error("a key of {0} bytes is too long: S3 takes at most 1024 bytes of UTF-8")]
     KeyTooLong(usize),
+}
+
+impl LocationError {
+    /// Returns what to write instead, where the text is not an S3 location at all.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NotS3(text) => Some(spelling::remedy(text)),
+            Self::Bucket { .. } | Self::KeyTooLong(_) => None,
+        }
+    }
 }
 
 impl BucketName {
@@ -153,7 +166,15 @@ impl FromStr for S3Uri {
     type Err = LocationError;
 
     fn from_str(text: &str) -> Result<Self, LocationError> {
-        let rest = text.strip_prefix("s3://").ok_or_else(|| LocationError::NotS3(text.to_owned()))?;
+        let not_s3 = || LocationError::NotS3(text.to_owned());
+        let rest = text.strip_prefix("s3://").ok_or_else(not_s3)?;
+        // The ARN of a bucket is not a bucket's name, unlike that of an access point.
+        if rest.starts_with("arn:")
+            && rest.split(':').nth(3).is_none_or(str::is_empty)
+            && !rest.contains(":accesspoint/")
+        {
+            return Err(not_s3());
+        }
         // An access point ARN holds a slash itself: arn:aws:s3:region:account:accesspoint/name/key…
         let (bucket, key) = match rest.strip_prefix("arn:").and_then(|arn| arn.match_indices('/').nth(1)) {
             Some((at, _)) => (&rest[..at + 4], &rest[at + 5..]),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, say};
+use super::{CliError, Exit, JobFile, Output, presence, say};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::execute::describe;
@@ -69,6 +69,7 @@ impl CheckJob {
                 }
             }
         }
+        presence::require(&job, &mut connections).await?;
         if !self.probe {
             return Ok(Exit::Done);
         }

@@ -10,9 +10,9 @@ use super::journal::JournalFlags;
 use super::place::{Place, SidesFlags};
 use super::run::run;
 use super::set::SetFlags;
-use super::{CliError, EndpointFlags, Exit, Output, idle, plan, word};
+use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, output_file, plan, word};
 use crate::journal::fingerprint::Fingerprint;
-use crate::location::{LocalPath, ObjectKey, S3Uri};
+use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize, Parts,
     Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
@@ -106,7 +106,7 @@ pub(super) struct Copy {
     #[arg(long, value_name = "N|N%")]
     max_failures: Option<FailureLimit>,
     /// Write one receipt per object here, as JSON lines.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
     /// Show what would be done, and do nothing.
     #[arg(long)]
@@ -210,7 +210,7 @@ impl Copy {
         }
         if !text.starts_with("s3://") {
             let symlinks = self.symlinks.unwrap_or_default();
-            return Ok((Source::Files { path: LocalPath(text.into()), symlinks }, None));
+            return Ok((Source::Files { path: local_source(text)?, symlinks }, None));
         }
         in_s3(text, self.recursive, self.history.version_id.clone())
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, say};
+use super::{CliError, Exit, JobFile, Output, output_file, presence, say};
 use crate::bucket::history::Tip;
 use crate::connections::Connections;
 use crate::execute::describe;
@@ -37,7 +37,7 @@ pub(super) struct PlanJob {
     #[command(flatten)]
     job: JobFile,
     /// Write one line of JSON per step here.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file)]
     out: Option<PathBuf>,
 }
 
@@ -101,6 +101,7 @@ pub(super) async fn show(
 ) -> Result<Exit, CliError> {
     let mut file = out.map(File::create).transpose()?.map(BufWriter::new);
     let mut connections = place.connect(job, &CancellationToken::new());
+    presence::require(job, &mut connections).await?;
     let mut all = Totals::default();
     let mut exit = Exit::Done;
     for (number, transfer) in job.transfers.iter().enumerate() {

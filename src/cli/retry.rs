@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::parse::parse;
 use super::place::Place;
 use super::run::run;
-use super::{CliError, Command, Exit, Output, journal, plan, say};
+use super::{CliError, Command, Exit, Output, journal, output_file, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
@@ -32,7 +32,7 @@ pub(super) struct Retry {
     #[arg(value_name = "REPORT")]
     path: PathBuf,
     /// Write the new report here; REPORT.retry-N.jsonl when it is not given.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
     /// Show what would be done, and do nothing.
     #[arg(long)]

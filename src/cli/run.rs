@@ -12,7 +12,7 @@ use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::signals::Signals;
-use super::{CliError, Exit, JobFile, Output, idle, plan, say};
+use super::{CliError, Exit, JobFile, Output, idle, output_file, plan, presence, say};
 use crate::execute::{self, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
@@ -33,7 +33,7 @@ pub(super) struct RunJob {
     #[arg(long)]
     dry_run: bool,
     /// Write one receipt per object here, as JSON lines; overrides the manifest's `report.json`.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
     #[command(flatten)]
     journal: JournalFlags,
@@ -98,6 +98,7 @@ pub(super) async fn run(
     for transfer in &job.transfers {
         connections.of_transfer(transfer).await?;
     }
+    presence::require(job, &mut connections).await?;
     let tell = |line: &str| console.tell(line);
     let Session { journal, resumed } = journal::open(job, &mut connections, origin, intent, tell).await?;
     console.go_on(&resumed);

@@ -16,7 +16,7 @@ use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
 use crate::journal::{Glance, Life, Location, Writer, look};
 use crate::listing::local::JOURNALS;
-use crate::location::S3Uri;
+use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
 use crate::size::{ByteSize, display_count, display_duration};
 
@@ -57,7 +57,10 @@ impl Status {
             (0, Some(journal)) if Path::new(journal).is_file() => Err(CliError::Usage(format!(
                 "{journal} has not been run here yet: there is no journal of it"
             ))),
-            (0, Some(journal)) => Err(CliError::Usage(format!("there is no journal at {journal}"))),
+            (0, Some(journal)) => {
+                let meant = suggestion(journal).map(|meant| format!("; {meant}")).unwrap_or_default();
+                Err(CliError::Usage(format!("there is no journal at {journal}{meant}")))
+            }
             (0, None) => Err(CliError::Usage(format!(
                 "there is no journal in ./{JOURNALS}; name one, a directory or s3://bucket/prefix/"
             ))),

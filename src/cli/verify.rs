@@ -17,9 +17,9 @@ use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
 use super::set::KeyFlags;
 use super::signals::Signals;
-use super::{CliError, EndpointFlags, Exit, JobFile, Output, idle, say};
+use super::{CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, presence, say};
 use crate::connections::Connections;
-use crate::location::{LocalPath, S3Uri};
+use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
 use crate::manifest::keys::KeyGlob;
 use crate::pace::gate::by_itself;
@@ -89,6 +89,10 @@ impl Verify {
         let mut console = Console { output, shown: began, compared: 0 };
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
+            ([one], None) if one.starts_with("s3://") => {
+                let message = format!("{one} is one side; give the other one too: `s3haul verify SRC DST`");
+                return Err(CliError::Usage(message));
+            }
             ([path], None) => {
                 let job = JobFile {
                     path: path.into(),
@@ -149,7 +153,7 @@ impl Verify {
         let (from, pattern) = if source.starts_with("s3://") {
             in_s3(source, self.recursive, None)?
         } else {
-            (Source::Files { path: LocalPath(source.into()), symlinks: Symlinks::Skip }, None)
+            (Source::Files { path: local_source(source)?, symlinks: Symlinks::Skip }, None)
         };
         recursive(self.recursive, source, &from, pattern.is_some())?;
         if from.s3().is_none() {
@@ -186,6 +190,7 @@ impl Verify {
             }
             connections.of_transfer(transfer).await?;
         }
+        presence::require(job, &mut connections).await?;
         for transfer in &job.transfers {
             let (source, destination) = connections.of_transfer(transfer).await?;
             let sides = Sides::new(transfer, source, destination);

@@ -514,8 +514,7 @@ impl Explain for LocationError {
     fn explain(&self) -> (String, String) {
         match self {
             Self::NotS3(text) => {
-                let remedy = "write s3://bucket/key, or s3://bucket/prefix/ with a slash at the end";
-                (format!("`{text}` is not an S3 location"), remedy.to_owned())
+                (format!("`{text}` is not an S3 location"), self.remedy().unwrap_or_default())
             }
             Self::Bucket { name, reason } => {
                 (format!("`{name}` is not a bucket name: {reason}"), "write s3://bucket/key".to_owned())

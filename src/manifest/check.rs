@@ -13,7 +13,7 @@ use super::keys::Piece;
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, tenant};
-use crate::location::LocalPath;
+use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
 /// The storage classes of Amazon S3. Other servers have names of their own.
@@ -54,6 +54,7 @@ pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<F
         rules.endpoint(&format!("endpoints.{name}"), name, endpoint);
     }
     rules.limits();
+    rules.report();
     let mut names = BTreeMap::new();
     for (transfer, index) in job.transfers.iter().zip(indices) {
         let path = format!("transfers[{index}]");
@@ -89,6 +90,16 @@ impl<'j> Rules<'j> {
         if name.is_empty() || !name.bytes().all(legal) {
             let remedy = "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
             self.refuse(path, format!("`{name}` can't be a name"), remedy);
+        }
+    }
+
+    /// A report goes to a file of this machine. A location in S3 would become a directory called `s3:`.
+    fn report(&mut self) {
+        let Some(path) = &self.job.report.json else { return };
+        let text = path.to_string_lossy();
+        if text.starts_with("s3://") || suggestion(&text).is_some() {
+            let message = format!("`{text}` is not a path: a report is a file of this machine");
+            self.refuse("report.json", message, "write a path, and copy the file into S3 after the run");
         }
     }
 
@@ -324,6 +335,10 @@ impl<'j> Rules<'j> {
             ),
             text if text.starts_with("s3://") => {
                 ("this is not a local path", "write `s3:` for it".to_owned())
+            }
+            text if suggestion(text).is_some() => {
+                let remedy = suggestion(text).map(|suggestion| suggestion.to_string()).unwrap_or_default();
+                ("this is not a local path", format!("{remedy} (under `s3:`)"))
             }
             text if text == "~" || text.starts_with("~/") => {
                 ("`~` is a shell's abbreviation", format!("write \"${{HOME}}{}\"", &text[1..]))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::location::S3Uri;
+use crate::location::{S3Uri, suggestion};
 
 /// Where a run keeps its journal, by which it goes on after a stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,11 @@ impl std::str::FromStr for JournalPlace {
         match text {
             "" => Err("write a directory, s3://bucket/prefix/, or none".to_owned()),
             "none" => Ok(Self::Nowhere),
+            _ if suggestion(text).is_some() => {
+                let suggestion =
+                    suggestion(text).map(|suggestion| suggestion.to_string()).unwrap_or_default();
+                Err(format!("`{text}` is neither a directory nor an S3 location: {suggestion}"))
+            }
             _ if !text.starts_with("s3://") => Ok(Self::Directory(text.into())),
             _ => {
                 let uri: S3Uri = text.parse().map_err(|error| format!("{error}"))?;

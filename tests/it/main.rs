@@ -36,6 +36,7 @@ mod listing;
 mod manifest;
 mod matrix;
 mod mine;
+mod mistyped;
 mod outage;
 mod pace;
 mod parts;

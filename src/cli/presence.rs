@@ -1,0 +1,74 @@
+//! Objects that a job names one by one, looked for before the first write.
+//!
+//! The commonest mistake of all is a prefix without its slash: `s3://lake/events` names one object, and there is none. A HEAD
+//! per named object finds that out, and one list tells a mistyped prefix from a mistyped key.
+
+use super::CliError;
+use crate::bucket::Bucket;
+use crate::connections::Connections;
+use crate::location::S3Uri;
+use crate::manifest::job::{Job, Source, Transfer, Versions};
+use crate::manifest::may_read;
+use crate::s3::FailureKind;
+use crate::size::display_count;
+
+/// Looks for each object that a transfer names by itself. One that an earlier transfer may write, or of which an old
+/// version is wanted, need not be there now.
+pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<(), CliError> {
+    for (number, transfer) in job.transfers.iter().enumerate() {
+        let Source::Object { location, version: None, .. } = &transfer.from else { continue };
+        let is_written_first =
+            || job.transfers[..number].iter().any(|earlier| may_read(job, transfer, earlier));
+        if transfer.versions != Versions::Current || is_written_first() {
+            continue;
+        }
+        if let (Some(source), _) = connections.of_transfer(transfer).await? {
+            look(&source, location, transfer).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<(), CliError> {
+    let Err(failure) = source.head(&location.key, None).await else { return Ok(()) };
+    if !matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) {
+        // Whatever else it is, the run finds it too, with all that it does about it.
+        return Ok(());
+    }
+    let is_missing = *failure.kind() == FailureKind::NotFound;
+    let below = format!("{location}/");
+    let absent = |what: String| Err(CliError::Absent(format!("{}{what}", prefix_of(transfer))));
+    match source.list(&format!("{}/", location.key), None, None).await {
+        Ok(page) if !page.items.is_empty() => {
+            let more = if page.next.is_some() { "+" } else { "" };
+            let count = display_count(page.items.len() as u64);
+            let noun = if count == "1" { "object is" } else { "objects are" };
+            absent(format!(
+                "there is no object {location}; {count}{more} {noun} below it: write {below} (on the command line, --recursive \
+                 does the same)"
+            ))
+        }
+        Ok(_) if is_missing => absent(format!(
+            "there is no object {location}, and there are none below {below}; check the spelling"
+        )),
+        // May be listed, so HEAD's answer is about this very object, and the run reports it.
+        Ok(_) => Ok(()),
+        Err(_) if is_missing => absent(format!(
+            "there is no object {location}; if it is a prefix, write {below} (whether there are objects below it could not be \
+             listed)"
+        )),
+        Err(_) => absent(format!(
+            "{location} can't be looked at (403 for HEAD and for a list): without s3:ListBucket, S3 says this of objects \
+             that do not exist too; check the key, write {below} if it is a prefix, or get s3:GetObject and s3:ListBucket"
+        )),
+    }
+}
+
+/// Names a transfer of a manifest; one from the command line has no name that anybody gave.
+fn prefix_of(transfer: &Transfer) -> String {
+    match transfer.name.as_str() {
+        "copy" | "verify" => String::new(),
+        name if name.starts_with("copy-") => String::new(),
+        name => format!("{name}: "),
+    }
+}

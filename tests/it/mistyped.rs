@@ -1,0 +1,141 @@
+//! Locations as other tools, consoles, and habits write them, and prefixes without their slash.
+
+use std::fs;
+
+use rstest::rstest;
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
+
+use crate::cli::{at, command, run};
+use crate::world::{DESTINATION, SOURCE, World};
+
+/// Nothing answers there, so that a request would end otherwise than with exit 2.
+fn offline() -> assert_cmd::Command {
+    let mut command = command();
+    command.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").current_dir("/");
+    command
+}
+
+#[rstest]
+#[case("s3:/lake/events/", "s3://lake/events/")]
+#[case("S3://lake/events/", "s3://lake/events/")]
+#[case("arn:aws:s3:::lake/events/", "s3://lake/events/")]
+#[case("s3://arn:aws-cn:s3:::lake/events/", "s3://lake/events/")]
+#[case("https://lake.s3.eu-west-1.amazonaws.com/events/", "s3://lake/events/")]
+#[case("https://s3.amazonaws.com/lake/events/", "s3://lake/events/")]
+#[case("http://127.0.0.1:9/lake/events/", "s3://lake/events/ with --endpoint-url http://127.0.0.1:9")]
+#[case("gs://lake/events/", "--provider gcs")]
+#[case("lake/events/", "s3://lake/events/")]
+#[tokio::test]
+async fn another_notation_is_answered_before_any_request(#[case] typed: &str, #[case] said: &str) {
+    for words in [
+        vec!["copy", typed, "s3://copies/"],
+        vec!["copy", "s3://copies/", typed],
+        vec!["verify", typed, "s3://copies/"],
+        vec!["verify", "s3://copies/", typed],
+        vec!["uploads", "list", typed],
+    ] {
+        let (exit, stdout, stderr) = run(offline(), &words).await;
+        assert_eq!((exit, stdout.as_str()), (2, ""), "{words:?}: {stderr}");
+        assert!(stderr.contains(said), "{words:?}: {stderr}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    for (side, line) in [
+        ("from", format!("transfers:\n  - {{from: {{s3: '{typed}'}}, to: {{s3: s3://copies/}}}}\n")),
+        ("to", format!("transfers:\n  - {{from: {{s3: s3://copies/}}, to: {{s3: '{typed}'}}}}\n")),
+    ] {
+        fs::write(&job, format!("version: 1\n{line}")).unwrap();
+        let (exit, _, stderr) = run(offline(), &["run", job.to_str().unwrap()]).await;
+        assert!(exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:3:"), "{side}: {stderr}");
+    }
+}
+
+/// Fields that take a path or a location in S3.
+#[rstest]
+#[case("journal: s3:/ops/journal/", "s3://ops/journal/")]
+#[case("journal: arn:aws:s3:::ops/journal/", "s3://ops/journal/")]
+#[case("report: {json: s3://ops/report.jsonl}", "a report is a file")]
+#[case("report: {json: S3://ops/report.jsonl}", "a report is a file")]
+#[tokio::test]
+async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] said: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let transfers = "transfers: [{from: {s3: s3://lake/}, to: {s3: s3://copies/}}]";
+    fs::write(&job, format!("version: 1\n{transfers}\n{field}\n")).unwrap();
+    let (exit, _, stderr) = run(offline(), &["run", job.to_str().unwrap()]).await;
+    assert!(exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:3:"), "{stderr}");
+    fs::write(&job, format!("version: 1\n{transfers}\n")).unwrap();
+    let job = job.to_str().unwrap();
+    for words in [
+        &["run", job, "--report", "s3://ops/r.jsonl"][..],
+        &["run", job, "--journal", "S3://ops/j/"],
+        &["plan", job, "--out", "s3://ops/steps.jsonl"],
+        &["copy", "s3://lake/", "s3://copies/", "--report", "s3://ops/r.jsonl"],
+        &["copy", "/no/such/file", "s3://copies/"],
+        &["run", "s3://ops/job.yaml"],
+        &["verify", "s3://ops/"],
+    ] {
+        let (exit, _, stderr) = run(offline(), words).await;
+        assert_eq!(exit, 2, "{words:?}: {stderr}");
+    }
+    let without = job.strip_suffix(".yaml").unwrap();
+    let (exit, _, stderr) = run(offline(), &["check", without]).await;
+    assert!(exit == 2 && stderr.contains("did you mean") && stderr.contains(job), "{stderr}");
+}
+
+/// What a prefix without its slash gets, from every command that takes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
+    let world = World::new().await;
+    for index in 0..3 {
+        let key = format!("events/{index}");
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+    }
+    world.sandbox.store().put_object(SOURCE, "other", Content::pattern(1, 9), &ObjectSpec::default());
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let manifest = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
+                    - {name: first, from: {s3: s3://source/other}, to: {s3: s3://destination/other}}\n  \
+                    - {name: typo, from: {s3: s3://source/events}, to: {s3: s3://destination/}}\n";
+    fs::write(&job, manifest).unwrap();
+    let job = job.to_str().unwrap();
+    for words in [
+        &["copy", "s3://source/events", "s3://destination/"][..],
+        &["copy", "s3://source/events", "s3://destination/", "--dry-run"],
+        &["verify", "s3://source/events", "s3://destination/events"],
+        &["run", job],
+        &["plan", job],
+        &["check", job],
+        &["verify", job],
+    ] {
+        let (exit, _, stderr) = run(at(&world), words).await;
+        assert_eq!(exit, 3, "{words:?}: {stderr}");
+        let said = "there is no object s3://source/events; 3 objects are below it: write s3://source/events/";
+        assert!(stderr.contains(said), "{words:?}: {stderr}");
+        assert_eq!(stderr.contains("typo: "), words.contains(&job), "{words:?}: {stderr}");
+    }
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty(), "something was written");
+    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/evnts", "s3://destination/"]).await;
+    assert!(exit == 3 && stderr.contains("none below s3://source/evnts/"), "{stderr}");
+    // Rights to objects without any to their bucket: S3 answers 403 for what is not there.
+    world.sandbox.store().deny(SOURCE, Operation::HeadObject, "");
+    world.sandbox.store().deny(SOURCE, Operation::ListObjectsV2, "");
+    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/events", "s3://destination/"]).await;
+    assert!(exit == 3 && stderr.contains("s3:ListBucket"), "{stderr}");
+}
+
+/// One that an earlier transfer of the job writes is not looked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_the_job_writes_first_need_not_be_there() {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "a", Content::pattern(1, 9), &ObjectSpec::default());
+    world.sandbox.store().create_bucket("third", s3haul::sandbox::BucketOptions::default());
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let manifest = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
+                    - {from: {s3: s3://source/}, to: {s3: s3://destination/}}\n  \
+                    - {from: {s3: s3://destination/a}, to: {s3: s3://third/a}}\n";
+    fs::write(&job, manifest).unwrap();
+    let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
+    assert_eq!((exit, world.sandbox.store().keys("third").len()), (0, 1), "{stderr}");
+}
