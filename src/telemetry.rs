@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn wrong_filters_are_told() {
-        for good in ["info", "DEBUG", "s3haul=debug,aws=info", "s3haul::pace", "aws_sdk_s3=trace"] {
+        for good in ["info", "DEBUG", "s3haul=debug,aws=info", "s3haul::pace", "aws_config=trace"] {
             assert!(filter(good).is_ok(), "{good}");
         }
         for bad in ["infoo", "verbose,aws=info", "s3haul=loud"] {

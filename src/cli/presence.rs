@@ -9,7 +9,7 @@ use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, Source, Transfer, Versions};
 use crate::manifest::may_read;
-use crate::s3::FailureKind;
+use crate::s3::{Failure, FailureKind};
 use crate::size::display_count;
 
 /// Looks for each object that a transfer names by itself. One that an earlier transfer may write, or of which an old
@@ -57,11 +57,19 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
             "there is no object {location}; if it is a prefix, write {below} (whether there are objects below it could not be \
              listed)"
         )),
-        Err(_) => absent(format!(
-            "{location} can't be looked at (403 for HEAD and for a list): without s3:ListBucket, S3 says this of objects \
-             that do not exist too; check the key, write {below} if it is a prefix, or get s3:GetObject and s3:ListBucket"
+        Err(listed) => absent(format!(
+            "{location} can't be looked at ({}; {}): without s3:ListBucket, S3 answers 403 for objects that do not exist too; \
+             check the key, write {below} if it is a prefix, or get s3:GetObject and s3:ListBucket",
+            answer(&failure),
+            answer(&listed)
         )),
     }
+}
+
+/// The server's own words.
+fn answer(failure: &Failure) -> String {
+    let details = failure.details();
+    format!("{}: {}: {}", details.operation, details.code, details.message.trim_end_matches('.'))
 }
 
 /// Names a transfer of a manifest; one from the command line has no name that anybody gave.

@@ -133,7 +133,7 @@ async fn the_command_line_can_name_owners_and_payer() {
         (&["--requester-pays", "--source-owner", STRANGER], 3, "does not belong to the account"),
         (&["--requester-pays", "--destination-owner", STRANGER], 3, "does not belong to the account"),
         (&["--requester-pays", "--source-owner", "me"], 2, "`me` is not an AWS account"),
-        (&["--when", "always"], 1, "Forbidden"),
+        (&["--when", "always"], 3, "Forbidden"),
     ] {
         let (found, stdout, stderr) = run(at(&world), &with(flags)).await;
         assert_eq!(found, exit, "{flags:?}: {stdout}{stderr}");

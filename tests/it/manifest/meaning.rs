@@ -21,7 +21,7 @@ const SERVERS: &str = "endpoints:
 ";
 
 #[rstest]
-#[case("from: {s3: ⟦src/a}", "from.s3", "not an S3 location", "s3://bucket/key")]
+#[case("from: {s3: ⟦src/a}", "from.s3", "not an S3 location", "s3://src/a?")]
 #[case("from: {s3: ⟦s3://x/a}", "from.s3", "3 to 63", "s3://bucket/key")]
 #[case("from: {s3: s3://src/, larger_than: ⟦64M}", "from.larger_than", "no binary unit", "write 64MiB")]
 #[case("from: {s3: s3://src/, larger_than: ⟦5}", "from.larger_than", "no binary unit", "5MiB")]
