@@ -1,5 +1,7 @@
 //! What somebody meant who wrote a location as another tool, a console, or a browser writes it.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use super::{BucketName, S3Uri};
@@ -103,7 +105,7 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
     let rest = rest.split('#').next().unwrap_or(rest);
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = address.split_once('/').unwrap_or((address, ""));
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| text.into_owned());
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned);
     let (host, path) = (authority.to_ascii_lowercase(), decoded(path)?);
     if host.ends_with("console.aws.amazon.com") || host.ends_with("console.amazonaws.cn") {
         let page = path.trim_start_matches("s3/");
