@@ -6,7 +6,9 @@
 
 mod blob;
 mod body;
+pub mod contact;
 mod describe;
+mod doubt;
 pub mod history;
 
 use std::future::Future;
@@ -16,10 +18,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::contact::Contact;
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
-use crate::pace::outage::Outlasted;
 use crate::pace::slots::{self, Want};
 use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
@@ -27,7 +29,6 @@ use crate::s3::{
     Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone,
     PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
 };
-use crate::size::display_duration;
 
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Bucket {
     reads: Arc<Lanes>,
     writes: Arc<Lanes>,
     retry: RetryPolicy,
+    /// Set while it is not known whether the bucket can be used.
+    contact: Option<Contact>,
     halt: CancellationToken,
 }
 
@@ -75,7 +78,7 @@ impl Bucket {
         let reads = pacer.lanes(client.endpoint(), name.as_str(), Class::Read);
         let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
         let retry = pacer.retry;
-        Self { name, client, pacer, reads, writes, retry, halt }
+        Self { name, client, pacer, reads, writes, retry, contact: None, halt }
     }
 
     /// The bucket's name.
@@ -120,10 +123,16 @@ impl Bucket {
         &self.pacer
     }
 
-    /// The same bucket with little patience, for the requests that find out whether it can be used at all.
+    /// The same bucket for the requests that find out whether it can be used at all.
     #[must_use]
-    pub fn first_contact(&self) -> Self {
-        Self { retry: RetryPolicy::FIRST_CONTACT, ..self.clone() }
+    pub fn first_contact(&self, contact: &Contact) -> Self {
+        Self { retry: self.retry.first_contact(), contact: Some(contact.clone()), ..self.clone() }
+    }
+
+    /// The same bucket with little patience, for odd requests to a server that is known to answer.
+    #[must_use]
+    pub fn for_probes(&self) -> Self {
+        Self { retry: RetryPolicy::PROBE, ..self.clone() }
     }
 
     /// The same bucket, for objects that this customer key (SSE-C) encrypts, or none.
@@ -219,7 +228,7 @@ impl Bucket {
         F: Future<Output = Result<T, Failure>>,
     {
         let lanes = self.lanes(operation.class());
-        let limit = self.retry.time_limit(operation, bytes);
+        let full_limit = self.retry.time_limit(operation, bytes);
         // Patience is for the server: time at the user's own limits does not use it up, nor does an outage, which has its
         // own clock for all requests together.
         let (mut first_failure, mut held) = (None, Duration::ZERO);
@@ -235,17 +244,19 @@ impl Bucket {
             }
             attempts += 1;
             admitted.pass.attempt = attempts;
+            let limit = self.contact.as_ref().map_or(full_limit, |contact| contact.time_limit(full_limit));
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
                 answer = timeout(limit, attempt()) => answer,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
-            let outcome = answer.unwrap_or_else(|_| {
-                let message = format!("no answer within {} s", limit.as_secs());
-                Err(Failure::new(FailureKind::TimedOut, operation, self.place_of(key), message))
-            });
+            let outcome = answer.unwrap_or_else(|_| Err(self.late(limit, operation, key)));
             let took = sent.elapsed();
-            self.pacer.learn(admitted, outcome.as_ref().err(), bytes, took, limit);
+            match outcome.as_ref().err() {
+                // A server that is not up yet says nothing about the pace that it can bear later.
+                Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => drop(admitted),
+                failure => self.pacer.learn(admitted, failure, bytes, took, limit),
+            }
             let failure = match outcome {
                 Ok(value) => {
                     if matches!(operation, Operation::CopyObject | Operation::UploadPartCopy) {
@@ -268,9 +279,13 @@ impl Bucket {
                 continue;
             }
             let since = *first_failure.get_or_insert_with(Instant::now);
-            let waited = since.elapsed().saturating_sub(held);
+            let waited = match &self.contact {
+                Some(contact) => contact.elapsed(),
+                None => since.elapsed().saturating_sub(held),
+            };
             let wait = match self.retry.wait(failure.kind(), attempts, waited, fastrand::f64()) {
-                Some(wait) => wait,
+                Some(wait) => self.contact.as_ref().map_or(wait, |contact| contact.pause(wait)),
+                None if let Some(contact) = &self.contact => return Err(contact.given_up(failure)),
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
                 None if failure.kind().speaks_of_an_outage()
                     && operation != Operation::HeadBucket
@@ -285,6 +300,9 @@ impl Bucket {
                 None => return Err(failure),
             };
             tracing::debug!(%failure, ?wait, "will be sent again");
+            if let Some(contact) = &self.contact {
+                contact.failed(&failure);
+            }
             self.pacer.retried();
             let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
             tokio::select! {
@@ -293,63 +311,6 @@ impl Bucket {
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
-    }
-
-    /// A failure, with its reason where HEAD hid one that is about all requests: S3 answers HEAD with a bare 400 when the token has
-    /// expired, as it does for an object that a customer key encrypts. A list has a body to say so.
-    async fn explained(&self, failure: Failure, key: Option<&ObjectKey>) -> Failure {
-        if failure.details().operation != Operation::HeadObject || failure.details().code != "HTTP 400" {
-            return failure;
-        }
-        let operation = Operation::ListObjects;
-        let limit = self.retry.time_limit(operation, 0);
-        let asked = async {
-            let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
-            let sent = Instant::now();
-            let listed = timeout(limit, self.client.list_objects(&self.name, "", None, None)).await.ok()?;
-            self.pacer.learn(admitted, listed.as_ref().err(), 0, sent.elapsed(), limit);
-            listed.err().filter(Failure::ends_run)
-        };
-        let told = tokio::select! {
-            told = asked => told,
-            () = self.halt.cancelled() => Some(self.stopped(Operation::HeadObject, key)),
-        };
-        told.unwrap_or(failure)
-    }
-
-    /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight
-    /// would fail object after object before so many had failed that it counts as an outage, and one object that the
-    /// server chokes on is none: what every server answers, be it with a refusal, tells one from the other.
-    async fn is_silent(&self, failure: &Failure) -> bool {
-        tokio::select! {
-            is_silent = self.answers_nobody(failure) => is_silent,
-            () = self.halt.cancelled() => false,
-        }
-    }
-
-    async fn answers_nobody(&self, failure: &Failure) -> bool {
-        let limit = self.retry.silence;
-        let Ok(admitted) = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await else {
-            return true;
-        };
-        let sent = Instant::now();
-        let answer = timeout(limit, self.client.head_bucket(&self.name)).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", limit.as_secs());
-            Err(Failure::new(FailureKind::TimedOut, Operation::HeadBucket, self.name.to_string(), message))
-        });
-        self.pacer.learn(admitted, answer.as_ref().err(), 0, sent.elapsed(), limit);
-        let is_silent = answer.is_err_and(|refused| refused.kind().speaks_of_an_outage());
-        if is_silent {
-            self.pacer.is_silent(&self.reads, &failure.details().message);
-        }
-        is_silent
-    }
-
-    fn outlasted(&self, outlasted: &Outlasted, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        let Outlasted { down_for, reason } = outlasted;
-        let message =
-            format!("{} has not answered for {}: {reason}", self.server(), display_duration(*down_for));
-        Failure::new(FailureKind::Unreachable, operation, self.place_of(key), message)
     }
 
     async fn read<T, F>(

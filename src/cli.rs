@@ -29,6 +29,7 @@ mod uploads;
 mod verify;
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ use std::process::ExitCode;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use self::parse::Refusal;
+use self::signals::Signals;
 use crate::journal::JournalError;
 use crate::location::{LocalPath, bare, suggestion};
 use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
@@ -60,9 +62,9 @@ pub enum Exit {
     Failures = 1,
     /// The command line or the manifest is wrong; nothing was sent.
     Usage = 2,
-    /// Refused before the first write: a bucket can not be used.
+    /// Refused before the first write, and waiting would not help: a bucket or the credentials cannot be used.
     Refused = 3,
-    /// Interrupted; run the same command again.
+    /// Interrupted, or waited in vain for a server or for credentials; run the same command again.
     Interrupted = 4,
     /// Nothing failed, but some objects are being restored from an archive; run the same command again later.
     Waiting = 5,
@@ -100,6 +102,9 @@ enum CliError {
     Lost(JournalError),
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// A signal ended the command.
+    #[error("interrupted; run the same command again")]
+    Interrupted,
 }
 
 impl CliError {
@@ -113,8 +118,11 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
+            Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
             // The run is not over before its report is whole.
-            Self::Lost(_) | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
+            Self::Lost(_) | Self::Interrupted | Self::Report(ReportError::Incomplete { kept: true, .. }) => {
+                Exit::Interrupted
+            }
             Self::Refused(_)
             | Self::Absent(_)
             | Self::Report(ReportError::Create { .. })
@@ -147,7 +155,7 @@ Examples:
   s3haul uploads list s3://lake/                         multipart uploads that were never finished
 
 Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
-4 interrupted (run it again), 5 waiting for restores from an archive (run it later), 70 a bug.")]
+4 interrupted or waited in vain (run it again), 5 waiting for restores from an archive (run it later), 70 a bug.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -376,11 +384,11 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,
         Command::Run(run) => Box::pin(run.execute(output)).await,
         Command::Retry(retry) => Box::pin(retry.execute(output)).await,
-        Command::Plan(plan) => plan.execute(output).await,
-        Command::Check(check) => check.execute(output).await,
-        Command::Status(status) => status.execute(output).await,
+        Command::Plan(plan) => interruptible(plan.execute(output)).await,
+        Command::Check(check) => interruptible(check.execute(output)).await,
+        Command::Status(status) => interruptible(status.execute(output)).await,
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
-        Command::Uploads(uploads) => uploads.execute(output).await,
+        Command::Uploads(uploads) => interruptible(uploads.execute(output)).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;
             say(&schema)
@@ -398,6 +406,15 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
             say(String::from_utf8_lossy(&page).trim_end())
         }
         Command::Version => say(concat!("s3haul ", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// Does `command` until a signal ends it, with one sentence instead of silence.
+async fn interruptible<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let Ok(mut signals) = Signals::of_the_end() else { return command.await };
+    tokio::select! {
+        ended = command => ended,
+        () = signals.recv() => Err(CliError::Interrupted),
     }
 }
 

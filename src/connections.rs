@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
+use crate::bucket::contact::Contact;
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Endpoint, Job, KeySource, Transfer};
 use crate::manifest::tenant;
@@ -25,6 +26,7 @@ pub struct Connections {
     endpoints: std::collections::BTreeMap<String, Endpoint>,
     credentials: Option<StaticCredentials>,
     pacer: Arc<Pacer>,
+    contact: Contact,
     halt: CancellationToken,
     clients: HashMap<(String, Option<String>), Client>,
     buckets: HashMap<(String, BucketName, Access), Bucket>,
@@ -45,6 +47,7 @@ impl Connections {
         Self {
             endpoints,
             credentials,
+            contact: Contact::new(pacer.retry.patience),
             pacer,
             halt,
             clients: HashMap::new(),
@@ -110,30 +113,9 @@ impl Connections {
         }
         let mut bucket = self.reach(endpoint, name, None).await.on_terms(access.clone());
         let given = bucket.client().region_was_given();
-        let contact = bucket.first_contact();
-        // Look-alikes name regions that mean nothing; a redirect means something everywhere.
-        let mut trusted = bucket.client().url().is_none();
-        let region = match contact.region().await {
-            Ok(region) => region,
-            Err(failure) => match failure.kind() {
-                FailureKind::WrongRegion(Some(region)) if !given => {
-                    trusted = true;
-                    Some(region.clone())
-                }
-                // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
-                FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
-                    Ok(_) => None,
-                    Err(listed) if *listed.kind() == FailureKind::Denied => {
-                        refuse_foreign(&contact, &listed).await?;
-                        None
-                    }
-                    Err(listed) => return Err(listed),
-                },
-                _ => return Err(failure),
-            },
-        };
-        let other =
-            region.filter(|region| trusted && !region.is_empty() && region != bucket.client().region());
+        let contact = bucket.first_contact(&self.contact);
+        let region = self.contact.watch(&bucket, region_of(&contact)).await?;
+        let other = region.filter(|region| !region.is_empty() && region != bucket.client().region());
         if let Some(region) = other {
             if given {
                 let message = format!("the bucket is in {region}, not in {}", bucket.client().region());
@@ -158,6 +140,31 @@ impl Connections {
             client
         };
         Bucket::new(name.clone(), &client, Arc::clone(&self.pacer), self.halt.clone())
+    }
+}
+
+/// Finds out whether a bucket can be used, and returns the region that it is in where that is told and means something.
+async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
+    // Look-alikes name regions that mean nothing; a redirect means something everywhere.
+    let trusted = contact.client().url().is_none();
+    let failure = match contact.region().await {
+        Ok(region) => return Ok(region.filter(|_| trusted)),
+        Err(failure) => failure,
+    };
+    match failure.kind() {
+        FailureKind::WrongRegion(Some(region)) if !contact.client().region_was_given() => {
+            Ok(Some(region.clone()))
+        }
+        // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
+        FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
+            Ok(_) => Ok(None),
+            Err(listed) if *listed.kind() == FailureKind::Denied => {
+                refuse_foreign(contact, &listed).await?;
+                Ok(None)
+            }
+            Err(listed) => Err(listed),
+        },
+        _ => Err(failure),
     }
 }
 

@@ -239,7 +239,14 @@ impl Pacer {
                 pass.failed(now, &failure.details().message);
             }
             // Nothing was sent.
-            Some(failure) if *failure.kind() == FailureKind::NoCredentials => drop(pass),
+            Some(failure)
+                if matches!(
+                    failure.kind(),
+                    FailureKind::NoCredentials | FailureKind::CredentialsUnavailable | FailureKind::NotSent
+                ) =>
+            {
+                drop(pass);
+            }
             _ => pass.answered(),
         }
         let failure = failure.map(Failure::kind);

@@ -144,7 +144,7 @@ pub async fn probe(bucket: &Bucket, prefix: &str) -> Result<Probe, Failure> {
     }
     let said = bucket.capabilities().clone();
     let everything = Capabilities { directory: said.directory, tag_sets: false, ..Capabilities::AWS };
-    let bucket = bucket.first_contact().assuming(everything);
+    let bucket = bucket.for_probes().assuming(everything);
     if !bucket.list(prefix, None, None).await?.items.is_empty() {
         return refuse("the scratch prefix is not empty; name another one");
     }

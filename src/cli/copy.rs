@@ -10,7 +10,9 @@ use super::journal::JournalFlags;
 use super::place::{Place, SidesFlags};
 use super::run::run;
 use super::set::SetFlags;
-use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, output_file, plan, word};
+use super::{
+    CliError, EndpointFlags, Exit, Output, idle, interruptible, local_source, output_file, plan, word,
+};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
@@ -127,7 +129,7 @@ impl Copy {
             return Err(error);
         }
         if self.dry_run {
-            plan::show(&job, &Place::ambient(), None, output).await
+            interruptible(plan::show(&job, &Place::ambient(), None, output)).await
         } else {
             run(&job, &Place::ambient(), &Origin::of_process()?, self.journal.intent(), output).await
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::parse::parse;
 use super::place::Place;
 use super::run::run;
-use super::{CliError, Command, Exit, Output, journal, output_file, plan, say};
+use super::{CliError, Command, Exit, Output, interruptible, journal, output_file, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
@@ -45,7 +45,7 @@ impl Retry {
         let report = self.report.map(std::path::absolute).transpose()?;
         let Report { origin, failed } = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
         if failed.is_empty() {
-            if origin_is_over(&origin).await? {
+            if interruptible(origin_is_over(&origin)).await? {
                 return say("no object of this report failed: nothing to do");
             }
             let command = origin.command.join(" ");
@@ -59,7 +59,7 @@ impl Retry {
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         let place = Place::ambient();
         if self.dry_run {
-            plan::show(&job, &place, None, output).await
+            interruptible(plan::show(&job, &place, None, output)).await
         } else {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;

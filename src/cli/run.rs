@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::signals::Signals;
-use super::{CliError, Exit, JobFile, Output, idle, output_file, plan, presence, say};
+use super::{CliError, Exit, JobFile, Output, idle, interruptible, output_file, plan, presence, say};
 use crate::execute::{self, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
@@ -75,7 +74,7 @@ impl RunJob {
         }
         let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
-            plan::show(&job, &place, None, output).await
+            interruptible(plan::show(&job, &place, None, output)).await
         } else {
             run(&job, &place, &Origin::of_process()?, self.journal.intent(), output).await
         }
@@ -95,12 +94,16 @@ pub(super) async fn run(
     let bars = !output.quiet && io::stderr().is_terminal();
     let console = Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars));
     // A bucket that can't be used is told before there is a run, so that a name can be mended and run again.
-    for transfer in &job.transfers {
-        connections.of_transfer(transfer).await?;
-    }
-    presence::require(job, &mut connections).await?;
     let tell = |line: &str| console.tell(line);
-    let Session { journal, resumed } = journal::open(job, &mut connections, origin, intent, tell).await?;
+    let contact = Box::pin(async {
+        for transfer in &job.transfers {
+            connections.of_transfer(transfer).await?;
+        }
+        presence::require(job, &mut connections).await?;
+        journal::open(job, &mut connections, origin, intent, tell).await
+    });
+    // A signal ends the wait for a server at once; to end in peace is for what has begun.
+    let Session { journal, resumed } = interruptible(contact).await?;
     console.go_on(&resumed);
     let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
@@ -139,8 +142,7 @@ pub(super) async fn run(
 
 /// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way, the second one at once.
 async fn stop_on_signal(stop: CancellationToken, console: Arc<Console>) {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let Ok(mut signals) = Signals::listen(&kinds) else { return };
+    let Ok(mut signals) = Signals::of_the_end() else { return };
     for round in 0.. {
         signals.recv().await;
         if round > 0 {

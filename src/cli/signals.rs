@@ -59,6 +59,11 @@ fn survives(name: &str, number: i32) -> bool {
 pub(super) struct Signals(Vec<Signal>);
 
 impl Signals {
+    /// Listens to those with which users and schedulers end a command.
+    pub(super) fn of_the_end() -> io::Result<Self> {
+        Self::listen(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
+    }
+
     /// Listens to those of `kinds` that were not ignored at the start.
     pub(super) fn listen(kinds: &[SignalKind]) -> io::Result<Self> {
         note_ignored();

@@ -2,22 +2,22 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures::StreamExt;
 use serde::Deserialize;
-use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
 use super::set::KeyFlags;
-use super::signals::Signals;
-use super::{CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, presence, say};
+use super::{
+    CliError, EndpointFlags, Exit, JobFile, Output, idle, interruptible, local_source, presence, say,
+};
 use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
@@ -78,10 +78,8 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        tokio::select! {
-            exit = self.compare(output) => exit,
-            () = interrupted() => Ok(Exit::Interrupted),
-        }
+        // Nothing is written here, so a signal may end it at any point.
+        interruptible(self.compare(output)).await
     }
 
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
@@ -343,14 +341,4 @@ fn summary(counts: &Counts, took: Duration) -> String {
         text.push_str("; extra objects were not looked for");
     }
     text
-}
-
-/// Nothing is written here, so a signal may end it at any point.
-async fn interrupted() {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-    let Ok(mut signals) = Signals::listen(&kinds) else { return std::future::pending().await };
-    signals.recv().await;
-    if io::stderr().is_terminal() {
-        let _ = writeln!(io::stderr().lock(), "interrupted; nothing was written");
-    }
 }

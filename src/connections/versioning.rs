@@ -51,7 +51,8 @@ impl Connections {
         if let Some(known) = self.versioning.get(&place) {
             return Ok(*known);
         }
-        let versioning = bucket.first_contact().versioning().await?;
+        let contact = bucket.first_contact(&self.contact);
+        let versioning = self.contact.watch(bucket, contact.versioning()).await?;
         self.versioning.insert(place, versioning);
         Ok(versioning)
     }

@@ -142,7 +142,7 @@ impl JournalError {
                 true
             }
             Self::Store { failure, .. } => {
-                failure.kind().is_retryable() || *failure.kind() == FailureKind::Stopped
+                failure.kind().may_pass_later() || *failure.kind() == FailureKind::Stopped
             }
             _ => false,
         }

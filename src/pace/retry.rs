@@ -44,6 +44,9 @@ impl Default for RetryPolicy {
     }
 }
 
+/// Attempts of a request whose answers are whole and cannot be read.
+const UNREADABLE: u32 = 5;
+
 /// Uploads and downloads share this machine's line with as many others as fit into memory; copies have S3's to themselves.
 const SHARERS: u64 = 32;
 
@@ -51,7 +54,7 @@ const SHARERS: u64 = 32;
 const fn delays(kind: &FailureKind) -> (Duration, Duration) {
     match kind {
         FailureKind::Throttled => (Duration::from_millis(100), Duration::from_secs(10)),
-        FailureKind::Unreachable | FailureKind::NoCredentials => {
+        FailureKind::Unreachable | FailureKind::CredentialsUnavailable => {
             (Duration::from_millis(500), Duration::from_secs(15))
         }
         _ => (Duration::from_millis(50), Duration::from_secs(20)),
@@ -59,8 +62,8 @@ const fn delays(kind: &FailureKind) -> (Duration, Duration) {
 }
 
 impl RetryPolicy {
-    /// How long a bucket that nobody has spoken to yet may keep us waiting: someone sits in front of the screen.
-    pub const FIRST_CONTACT: Self = Self {
+    /// For requests that find out what a server can do: it is known to answer, and some of them are meant to fail.
+    pub const PROBE: Self = Self {
         attempts: 4,
         patience: Duration::from_secs(8),
         probes: (Duration::from_millis(500), Duration::from_secs(2)),
@@ -69,6 +72,18 @@ impl RetryPolicy {
         persistence: Duration::ZERO,
         slowest: 1 << 20,
     };
+
+    /// The policy for a bucket that has not answered yet. All faults that may pass are waited for as long as the run's
+    /// patience lasts; attempts follow each other closely and are short, so that a server that comes up is noticed.
+    #[must_use]
+    pub fn first_contact(&self) -> Self {
+        Self {
+            persistence: self.patience,
+            probes: (self.probes.0, self.probes.1.min(Duration::from_secs(5))),
+            silence: self.silence.min(Duration::from_secs(15)),
+            ..*self
+        }
+    }
 
     /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than a minute, and a
     /// limit that it can not meet would make it fail for ever.
@@ -89,8 +104,9 @@ impl RetryPolicy {
     pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let goes_on = match kind {
             FailureKind::Throttled | FailureKind::Unreachable => waited < self.patience,
-            // On first contact there is no persistence: credentials that were never there won't come.
-            FailureKind::NoCredentials => waited < self.persistence,
+            FailureKind::CredentialsUnavailable => waited < self.persistence,
+            // A whole answer that makes no sense will hardly make sense in a minute.
+            FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
             kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),
         };
         if !goes_on {

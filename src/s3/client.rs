@@ -96,7 +96,7 @@ impl Client {
         let url = endpoint.url.clone().filter(|_| !endpoint.is_aws());
         let is_aws = url.is_none() || endpoint.provider == Provider::Aws;
         let region_was_given = endpoint.region.is_some();
-        let identities = Identities::new();
+        let identities = Identities::new((&endpoint).into());
         let mut config = aws_sdk_s3::config::Builder::from(&base)
             .identity_cache(identities.clone())
             .retry_config(RetryConfig::disabled())
@@ -244,6 +244,12 @@ impl Client {
     /// Asks for credentials anew with the next request, unless that was done since `credentials`.
     pub fn forget_credentials(&self, credentials: u64) {
         self.shared.identities.forget(credentials);
+    }
+
+    /// The provider that requests are waiting for to give credentials, if any is.
+    #[must_use]
+    pub fn awaited_credentials(&self) -> Option<String> {
+        self.shared.identities.awaited()
     }
 
     /// The region that requests are signed for.

@@ -4,11 +4,10 @@
 //! answers, and HEAD errors carry no body at all. What to do about a failure ([`FailureKind::is_retryable`],
 //! [`FailureKind::remedy`]) hangs on its kind alone, so no caller ever looks at codes.
 
-use std::fmt;
+mod sort;
+pub(super) mod tls;
 
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::{RequestId, RequestIdExt};
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use std::fmt;
 
 use super::Operation;
 
@@ -23,18 +22,26 @@ pub enum FailureKind {
     TimedOut,
     /// The answer could not be read: empty, cut short or no XML.
     Unreadable,
-    /// No connection: DNS, refused, TLS.
+    /// No connection: DNS, refused, reset.
     Unreachable,
+    /// Nobody that this machine trusts signed the server's certificate.
+    Certificate,
+    /// TLS cannot be set up with the server, now or later.
+    Tls,
+    /// The request could not be built or signed, so that nothing was sent.
+    NotSent,
     /// A condition on the source or the destination did not hold (412).
     PreconditionFailed,
     /// Another writer raced a conditional write (409).
     Conflict,
     /// Not allowed (403).
     Denied,
-    /// The credentials themselves are wrong, missing or expired.
+    /// The server refuses the credentials: they are wrong or expired.
     Credentials,
-    /// The credentials could not be fetched: nothing was found, or the token service did not answer.
+    /// There are no credentials: none are configured, or their provider refuses them.
     NoCredentials,
+    /// The configured provider of the credentials does not answer.
+    CredentialsUnavailable,
     /// This machine's clock is off by more than 15 minutes.
     ClockSkew,
     /// The bucket lives in another region; the right one where the server named it.
@@ -84,7 +91,7 @@ impl FailureKind {
                 | Self::TimedOut
                 | Self::Unreadable
                 | Self::Unreachable
-                | Self::NoCredentials
+                | Self::CredentialsUnavailable
                 | Self::Corrupted
         )
     }
@@ -104,7 +111,27 @@ impl FailureKind {
     /// True when waiting was in vain this time, but nothing has to be mended: the same run may succeed later.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
-        matches!(self, Self::Unreachable | Self::NoCredentials)
+        matches!(
+            self,
+            Self::Throttled
+                | Self::Transient
+                | Self::TimedOut
+                | Self::Unreachable
+                | Self::CredentialsUnavailable
+        )
+    }
+
+    /// True when no request of the run can go through, whatever it is about.
+    const fn concerns_all(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable
+                | Self::Certificate
+                | Self::Tls
+                | Self::NoCredentials
+                | Self::CredentialsUnavailable
+                | Self::ClockSkew
+        )
     }
 
     /// One word for reports and metrics.
@@ -116,11 +143,15 @@ impl FailureKind {
             Self::TimedOut => "timed-out",
             Self::Unreadable => "unreadable-answer",
             Self::Unreachable => "unreachable",
+            Self::Certificate => "certificate",
+            Self::Tls => "tls",
+            Self::NotSent => "not-sent",
             Self::PreconditionFailed => "precondition-failed",
             Self::Conflict => "conflict",
             Self::Denied => "denied",
             Self::Credentials => "credentials",
             Self::NoCredentials => "no-credentials",
+            Self::CredentialsUnavailable => "credentials-unavailable",
             Self::ClockSkew => "clock-skew",
             Self::WrongRegion(_) => "wrong-region",
             Self::NoSuchBucket => "no-such-bucket",
@@ -147,16 +178,26 @@ impl FailureKind {
     pub fn remedy(&self) -> String {
         match self {
             Self::Throttled => "lower `limits.requests_per_second`, or run again later".into(),
-            Self::Transient | Self::TimedOut | Self::Unreadable => {
+            Self::Transient | Self::TimedOut => {
                 "run the job again; if it stays, give the request id to the server's support".into()
             }
+            Self::Unreadable => {
+                "check that the endpoint's `url` is that of an S3, and that no proxy answers in its place"
+                    .into()
+            }
             Self::Unreachable => "check the endpoint's `url`, DNS, proxy and firewall".into(),
+            Self::Certificate => "add its CA with AWS_CA_BUNDLE, SSL_CERT_FILE or `ca_bundle`".into(),
+            Self::Tls => "check the endpoint's `url` and the server's TLS settings".into(),
+            Self::NotSent => "correct what the message names, or report it".into(),
             Self::PreconditionFailed | Self::Conflict | Self::SourceChanged => {
                 "another writer is at work; run the job again when it is done".into()
             }
             Self::Denied => "grant the permission, or exclude the object (see `deploy/iam/`)".into(),
             Self::Credentials | Self::NoCredentials => {
                 "check AWS_PROFILE, AWS_ACCESS_KEY_ID and the endpoint's `profile` or `assume_role`".into()
+            }
+            Self::CredentialsUnavailable => {
+                "see that this provider of credentials is up, and run the same command again".into()
             }
             Self::ClockSkew => "set this machine's clock (for instance with NTP)".into(),
             Self::WrongRegion(Some(region)) => format!("set the endpoint's `region: {region}`"),
@@ -247,13 +288,19 @@ impl Failure {
         self.0.kind == FailureKind::Credentials && expired.contains(&self.0.code.as_str())
     }
 
+    /// True when nothing has to be mended and the same command may be run again: waiting was in vain, or was interrupted.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.0.kind.may_pass_later() || self.0.kind == FailureKind::Stopped
+    }
+
     /// True for what no other object of the job can escape either: the run ends instead of failing each of them alike.
     ///
     /// A signature that does not match is not among them: odd keys and proxies cause it for single objects.
     #[must_use]
     pub fn ends_run(&self) -> bool {
         let is_about_us = self.is_about_expiry() || self.0.code == "InvalidAccessKeyId";
-        is_about_us || self.0.kind.may_pass_later() || *self.kind() == FailureKind::ClockSkew
+        is_about_us || self.0.kind.concerns_all()
     }
 
     /// The same failure after `attempts` tries.
@@ -276,184 +323,6 @@ impl Failure {
         self.0.kind = kind;
         self
     }
-
-    /// Sorts what the SDK returned. `place` is `bucket/key`.
-    pub(super) fn from_sdk<E>(operation: Operation, place: String, error: &SdkError<E, HttpResponse>) -> Self
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        SdkError<E, HttpResponse>: RequestId + RequestIdExt,
-    {
-        let status = error.raw_response().map(|response| response.status().as_u16());
-        let code = error.code().map(str::to_owned);
-        let (kind, word) = match error {
-            SdkError::ServiceError(_) => {
-                let region = error
-                    .raw_response()
-                    .and_then(|response| response.headers().get("x-amz-bucket-region"))
-                    .map(str::to_owned);
-                match &code {
-                    // Modelled HEAD errors carry the SDK's own code, never the server's.
-                    Some(code) if code != "NotFound" => {
-                        (of_upload(operation, by_code(code, status, region)), code.clone())
-                    }
-                    _ if status == Some(200) => (FailureKind::Unreadable, "unreadable answer".to_owned()),
-                    _ => {
-                        (by_status(operation, status, region), format!("HTTP {}", status.unwrap_or_default()))
-                    }
-                }
-            }
-            SdkError::TimeoutError(_) => (FailureKind::TimedOut, "timeout".to_owned()),
-            SdkError::DispatchFailure(failure) => {
-                let text = DisplayErrorContext(error).to_string();
-                if is_about_credentials(&text) {
-                    (FailureKind::NoCredentials, "no credentials".to_owned())
-                } else if failure.is_timeout() || !connection_was_up(&text) {
-                    (FailureKind::Unreachable, "no connection".to_owned())
-                } else {
-                    (FailureKind::Transient, "connection lost".to_owned())
-                }
-            }
-            SdkError::ResponseError(_) => (FailureKind::Unreadable, "unreadable answer".to_owned()),
-            SdkError::ConstructionFailure(_)
-                if is_about_credentials(&DisplayErrorContext(error).to_string()) =>
-            {
-                (FailureKind::NoCredentials, "no credentials".to_owned())
-            }
-            _ => (FailureKind::Invalid, "request not sent".to_owned()),
-        };
-        let message = match (error.message(), &kind) {
-            (Some(message), _) => message.to_owned(),
-            (None, FailureKind::Denied) => "Forbidden".to_owned(),
-            (None, FailureKind::NotFound) => "Not Found".to_owned(),
-            (None, FailureKind::NoSuchBucket) => "the bucket does not exist".to_owned(),
-            (None, FailureKind::WrongRegion(_)) => "the bucket is in another region".to_owned(),
-            (None, FailureKind::Invalid) if operation == Operation::HeadObject => {
-                "Bad Request; an object that a customer key encrypts (SSE-C) needs that `customer_key`"
-                    .to_owned()
-            }
-            (None, FailureKind::NoCredentials) => first_line(&innermost(error)),
-            (None, _) => innermost(error),
-        };
-        Self(Box::new(Details {
-            kind,
-            operation,
-            place,
-            code: word,
-            message,
-            request_id: error.request_id().map(str::to_owned),
-            attempts: 1,
-        }))
-    }
-}
-
-/// Sorts by S3's error code; the status decides for codes that no one has heard of.
-fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKind {
-    match code {
-        "SlowDown"
-        | "SlowDownRead"
-        | "SlowDownWrite"
-        | "Throttling"
-        | "ThrottlingException"
-        | "ThrottledException"
-        | "RequestLimitExceeded"
-        | "BandwidthLimitExceeded"
-        | "TooManyRequests"
-        | "RequestThrottled"
-        | "TooManyRequestsException"
-        | "EC2ThrottledException"
-        | "ProvisionedThroughputExceededException" => FailureKind::Throttled,
-        "InternalError" | "ServiceUnavailable" | "ServiceFailure" | "OperationAborted" | "BadGateway"
-        | "GatewayTimeout" | "InternalFailure" => FailureKind::Transient,
-        "RequestTimeout" | "RequestTimeoutException" => FailureKind::TimedOut,
-        "PreconditionFailed" => FailureKind::PreconditionFailed,
-        "ConditionalRequestConflict" => FailureKind::Conflict,
-        "AccessDenied" | "AllAccessDisabled" | "AccessDeniedException" => FailureKind::Denied,
-        "InvalidAccessKeyId"
-        | "SignatureDoesNotMatch"
-        | "ExpiredToken"
-        | "InvalidToken"
-        | "TokenRefreshRequired"
-        | "AuthorizationHeaderMalformed"
-        | "InvalidSecurity"
-        | "NotSignedUp"
-        | "ExpiredTokenException" => FailureKind::Credentials,
-        "RequestTimeTooSkewed" | "RequestExpired" => FailureKind::ClockSkew,
-        "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => {
-            FailureKind::WrongRegion(region)
-        }
-        "NoSuchBucket" => FailureKind::NoSuchBucket,
-        "NoSuchKey" | "NoSuchVersion" => FailureKind::NotFound,
-        "NoSuchUpload" => FailureKind::NoSuchUpload,
-        "InvalidObjectState" | "ObjectNotInActiveTierError" => FailureKind::Archived,
-        "NotImplemented" | "MethodNotAllowed" => FailureKind::Unsupported,
-        "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "IncompleteBody" => {
-            FailureKind::Corrupted
-        }
-        _ => match status {
-            Some(429) => FailureKind::Throttled,
-            Some(500..) => FailureKind::Transient,
-            Some(403) => FailureKind::Denied,
-            Some(412) => FailureKind::PreconditionFailed,
-            Some(301 | 307) => FailureKind::WrongRegion(region),
-            _ => FailureKind::Invalid,
-        },
-    }
-}
-
-/// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that name nothing else.
-fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
-    let names_an_upload =
-        matches!(operation, Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload);
-    if names_an_upload && kind == FailureKind::NotFound { FailureKind::NoSuchUpload } else { kind }
-}
-
-/// Sorts by status, for answers without a body.
-fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) -> FailureKind {
-    match status {
-        Some(301 | 307) => FailureKind::WrongRegion(region),
-        // HEAD hides the code of a wrong region behind a 400 that names the right one.
-        Some(400) if region.is_some() && operation == Operation::HeadBucket => {
-            FailureKind::WrongRegion(region)
-        }
-        Some(403) => FailureKind::Denied,
-        Some(404) if operation == Operation::HeadBucket => FailureKind::NoSuchBucket,
-        Some(404) => FailureKind::NotFound,
-        Some(405 | 501) => FailureKind::Unsupported,
-        Some(412) => FailureKind::PreconditionFailed,
-        // A 503 without a body comes from the front of a throttling S3, or from a load balancer: slower is right.
-        Some(429 | 503) => FailureKind::Throttled,
-        Some(500..) => FailureKind::Transient,
-        _ => FailureKind::Invalid,
-    }
-}
-
-/// The SDK's own words for "no credentials": its error types for them are private to its crates.
-fn is_about_credentials(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ["credential", "assumerole", "web identity token", "failed to resolve identity"]
-        .iter()
-        .any(|word| text.contains(word))
-}
-
-/// Distinguishes "never connected" from "connection lost": only then may a write have happened. The HTTP client marks
-/// everything up to the end of the TLS handshake as `Connect`; what it does not mark happened later.
-fn connection_was_up(text: &str) -> bool {
-    !["(Connect)", "dns error", "tcp connect error"].iter().any(|word| text.contains(word))
-}
-
-/// The SDK lists each place where it looked for credentials; the first line says that there are none.
-fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    line.trim_end_matches("Attempted:").trim_end_matches([' ', '.']).to_owned()
-}
-
-/// The deepest cause, which is the one that says something.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 impl fmt::Display for Failure {
@@ -475,36 +344,6 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn codes_decide_and_unknown_codes_fall_back_to_the_status() {
-        for (code, status, kind) in [
-            ("SlowDown", 200, FailureKind::Throttled),
-            ("SlowDown", 503, FailureKind::Throttled),
-            ("InternalError", 200, FailureKind::Transient),
-            ("ServiceUnavailable", 200, FailureKind::Transient),
-            ("ExpiredToken", 400, FailureKind::Credentials),
-            ("InvalidObjectState", 403, FailureKind::Archived),
-            ("ConditionalRequestConflict", 409, FailureKind::Conflict),
-            ("SomethingNew", 503, FailureKind::Transient),
-            ("SomethingNew", 429, FailureKind::Throttled),
-            ("SomethingNew", 400, FailureKind::Invalid),
-        ] {
-            assert_eq!(by_code(code, Some(status), None), kind, "{code} {status}");
-        }
-    }
-
-    #[test]
-    fn an_answer_without_a_body_is_sorted_by_status() {
-        let region = Some("eu-west-1".to_owned());
-        assert_eq!(by_status(Operation::HeadBucket, Some(404), None), FailureKind::NoSuchBucket);
-        assert_eq!(by_status(Operation::HeadObject, Some(404), None), FailureKind::NotFound);
-        assert_eq!(
-            by_status(Operation::HeadBucket, Some(301), region.clone()),
-            FailureKind::WrongRegion(region)
-        );
-        assert_eq!(by_status(Operation::HeadObject, Some(503), None), FailureKind::Throttled);
-    }
 
     #[test]
     fn the_message_holds_place_code_request_and_remedy() {

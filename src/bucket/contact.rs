@@ -1,0 +1,141 @@
+//! The first requests of a run, which find out whether its buckets can be used at all.
+//!
+//! A server that does not answer yet, and a configured provider of credentials that is not up yet, are waited for as long
+//! as the run's patience lasts, counted from the first request. Nobody waits in silence: from second 2 on the log says
+//! what is waited for and how much patience is left. A fault that cannot pass ends the command at once.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Bucket;
+use crate::s3::{Failure, FailureKind};
+use crate::size::display_duration;
+
+/// A wait is announced after this long.
+const SILENT: Duration = Duration::from_secs(2);
+/// A wait is announced again this often.
+const AGAIN: Duration = Duration::from_secs(30);
+/// The longest pause between attempts, so that a server that comes up is noticed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// One attempt may take this long although less patience is left: a server far away needs some time to answer.
+const LEAST: Duration = Duration::from_secs(5);
+
+/// The patience with buckets that have not answered yet. One for all buckets of a run; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Contact(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    patience: Duration,
+    /// When the first request was sent.
+    began: OnceLock<Instant>,
+    /// The last failure that may pass.
+    last: Mutex<Option<Failure>>,
+}
+
+impl Contact {
+    /// Begins with the first request that is sent.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self(Arc::new(Shared { patience, began: OnceLock::new(), last: Mutex::default() }))
+    }
+
+    /// Returns the time since the first request.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.0.began.get_or_init(Instant::now).elapsed()
+    }
+
+    /// Returns the patience that is left.
+    pub(super) fn left(&self) -> Duration {
+        self.0.patience.saturating_sub(self.elapsed())
+    }
+
+    /// Returns how long to wait before the next attempt, of a pause that the retry policy asks for.
+    pub(super) fn pause(&self, pause: Duration) -> Duration {
+        pause.min(LONGEST_PAUSE).min(self.left())
+    }
+
+    /// Returns how long an attempt may take that would otherwise be given up after `limit`.
+    pub(super) fn time_limit(&self, limit: Duration) -> Duration {
+        limit.min(self.left().max(LEAST))
+    }
+
+    /// Takes note of a failed attempt that is repeated.
+    pub(super) fn failed(&self, failure: &Failure) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
+    }
+
+    /// Explains a failure that patience did not outlast.
+    pub(super) fn given_up(&self, failure: Failure) -> Failure {
+        if !failure.kind().may_pass_later() || !self.left().is_zero() {
+            return failure;
+        }
+        failure.noting(&format!("waited {}, as `patience` says", display_duration(self.0.patience)))
+    }
+
+    /// Does `ask`, which sends the first requests to `bucket`, and says what it waits for when that takes long.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub async fn watch<T>(
+        &self,
+        bucket: &Bucket,
+        ask: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let (began, mut ask) = (Instant::now(), pin!(ask));
+        self.elapsed();
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (mut pause, mut awaited) = (SILENT, None);
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = &mut ask => answer,
+                () = sleep(pause) => {
+                    awaited = Some(self.say(bucket));
+                    pause = AGAIN;
+                    continue;
+                }
+            };
+            let is_there = answer.as_ref().err().is_none_or(|failure| {
+                !failure.kind().may_pass_later() && *failure.kind() != FailureKind::Stopped
+            });
+            if let Some(awaited) = awaited.filter(|_| is_there) {
+                tracing::warn!("{awaited} answers after {}", display_duration(began.elapsed()));
+            }
+            return answer;
+        }
+    }
+
+    /// Says what is waited for, and returns its name.
+    fn say(&self, bucket: &Bucket) -> String {
+        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let provider = bucket.client.awaited_credentials();
+        let (awaited, mut text) = match (last, provider) {
+            (Some(failure), _) if *failure.kind() == FailureKind::CredentialsUnavailable => {
+                ("the provider of the credentials".to_owned(), failure.details().message.clone())
+            }
+            (_, Some(provider)) => {
+                ("the provider of the credentials".to_owned(), format!("{provider}: no answer yet"))
+            }
+            (Some(failure), None) => {
+                let server = bucket.server();
+                (server.to_owned(), format!("{server}: {}", failure.details().message))
+            }
+            (None, None) => {
+                let server = bucket.server();
+                (server.to_owned(), format!("{server}: no answer yet"))
+            }
+        };
+        let _ = match self.left() {
+            Duration::ZERO => write!(text, "; gives up with this attempt (`patience`)"),
+            left => write!(text, "; gives up in {} (`patience`)", display_duration(left)),
+        };
+        tracing::warn!("waiting for {text}");
+        awaited
+    }
+}

@@ -1,0 +1,363 @@
+//! Says why there are no credentials to sign with, and whether waiting would help.
+//!
+//! A provider that is configured and does not answer is told apart from one that was never configured and from one that
+//! refuses: a container endpoint of a fresh node comes up within seconds, while a missing profile never does. The SDK's
+//! error types decide; its texts only where it has no types. The message names the provider and what it was given (a
+//! profile, a file, a variable, a URL), which the SDK's errors leave out.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use aws_config::imds::client::error::ImdsError;
+use aws_config::meta::ProviderChainError;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+
+use super::causes::{causes, find, one_line, plain};
+use super::failure::tls;
+use crate::manifest::job::Endpoint;
+
+/// What the SDK says when the metadata service answers 403. Its type for it is private.
+const METADATA_SHUT_OFF: &str = "IMDS is disabled or the caller has insufficient permissions";
+
+/// No credentials came from where they were looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NoIdentity {
+    /// True for a provider that is configured and may answer later.
+    pub(super) may_pass: bool,
+    /// Names the provider and the reason.
+    pub(super) message: String,
+}
+
+impl fmt::Display for NoIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for NoIdentity {}
+
+/// The settings that decide where credentials come from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    /// The endpoint's `profile`.
+    profile: Option<String>,
+    /// The role of the endpoint's `assume_role`.
+    role: Option<String>,
+}
+
+impl From<&Endpoint> for Origin {
+    fn from(endpoint: &Endpoint) -> Self {
+        let role = endpoint.assume_role.as_ref().map(|role| role.arn.clone());
+        Self { profile: endpoint.profile.clone(), role }
+    }
+}
+
+/// The machine, as far as credentials depend on it.
+pub(super) struct Machine<'a> {
+    /// Reads an environment variable.
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// True on an EC2 instance, outside of Kubernetes: its metadata service is always configured.
+    pub(super) is_instance: bool,
+}
+
+/// The providers that the SDK has, as they are named in messages.
+enum Provider {
+    Role(String),
+    Profile(String),
+    WebIdentity(String),
+    Container { url: String, token_file: Option<String> },
+    Instance,
+}
+
+impl Machine<'_> {
+    /// Returns a variable that is set to something.
+    fn var(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    fn profile(&self, origin: &Origin) -> String {
+        match (&origin.profile, self.var("AWS_PROFILE")) {
+            (Some(name), _) => format!("profile `{name}`"),
+            (None, Some(name)) => format!("profile `{name}` (AWS_PROFILE)"),
+            (None, None) => "profile `default`".to_owned(),
+        }
+    }
+
+    fn web_identity(&self) -> Option<Provider> {
+        self.var("AWS_ROLE_ARN")?;
+        let file = self.var("AWS_WEB_IDENTITY_TOKEN_FILE")?;
+        Some(Provider::WebIdentity(file))
+    }
+
+    fn container(&self) -> Option<Provider> {
+        let token_file = self.var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+        let relative = self.var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+        let url = match relative {
+            Some(path) => {
+                format!("http://169.254.170.2{path} (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI)")
+            }
+            None => {
+                let url = self.var("AWS_CONTAINER_CREDENTIALS_FULL_URI")?;
+                format!("{url} (AWS_CONTAINER_CREDENTIALS_FULL_URI)")
+            }
+        };
+        Some(Provider::Container { url, token_file })
+    }
+
+    /// Returns the provider that the SDK asks when the environment has no keys and no profile takes part.
+    fn behind_the_profile(&self) -> Provider {
+        self.web_identity().or_else(|| self.container()).unwrap_or(Provider::Instance)
+    }
+
+    /// Names what is asked for credentials, while no answer has come.
+    pub(super) fn asked(&self, origin: &Origin) -> String {
+        if let Some(role) = &origin.role {
+            return Provider::Role(role.clone()).to_string();
+        }
+        if origin.profile.is_some() || self.var("AWS_PROFILE").is_some() {
+            return self.profile(origin);
+        }
+        match self.behind_the_profile() {
+            Provider::Instance => format!("{} or {}", self.profile(origin), Provider::Instance),
+            provider => provider.to_string(),
+        }
+    }
+
+    /// Is the metadata service expected to be there?
+    fn expects_metadata(&self) -> bool {
+        self.is_instance || self.var("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Role(arn) => write!(f, "role {arn} (`assume_role`)"),
+            Self::Profile(profile) => f.write_str(profile),
+            Self::WebIdentity(file) => {
+                write!(f, "web identity with the token in {file} (AWS_WEB_IDENTITY_TOKEN_FILE)")
+            }
+            Self::Container { url, .. } => write!(f, "container credentials at {url}"),
+            Self::Instance => f.write_str("EC2 instance metadata (IMDS)"),
+        }
+    }
+}
+
+/// Explains why a provider gave no credentials. `worked_before` says that it did earlier in this process.
+pub(super) fn explain(
+    error: &(dyn Error + 'static),
+    origin: &Origin,
+    machine: &Machine<'_>,
+    worked_before: bool,
+) -> NoIdentity {
+    let errors: Vec<&CredentialsError> = causes(error).filter_map(<dyn Error>::downcast_ref).collect();
+    let Some(last) = errors.last() else {
+        // The identity cache's own time limit has no public type, and nothing else fails without one.
+        let message = format!("{} does not answer: {}", machine.asked(origin), plain(error));
+        return NoIdentity { may_pass: true, message };
+    };
+    // An assumed role wraps what its base provider says.
+    let by_role = origin.role.is_some() && errors.len() > 1;
+    let layers = errors.len() - usize::from(by_role);
+    let is_shut_off = whole(*last).contains(METADATA_SHUT_OFF);
+    if matches!(last, CredentialsError::CredentialsNotLoaded(_)) || is_shut_off {
+        return not_loaded(last, layers > 1, origin, machine, worked_before);
+    }
+    let provider = match last {
+        _ if origin.role.is_some() && !by_role => Provider::Role(origin.role.clone().unwrap_or_default()),
+        // Only profiles wrap other providers, and only they assume roles by themselves.
+        _ if layers > 1 || origin.profile.is_some() || is_about_profiles(last) => {
+            Provider::Profile(machine.profile(origin))
+        }
+        _ => machine.behind_the_profile(),
+    };
+    let (may_pass, reason) = reason(last, &provider);
+    NoIdentity { may_pass: may_pass || worked_before, message: format!("{provider}: {reason}") }
+}
+
+/// Explains that nothing was found, by a `wrapped` provider that a profile names, or anywhere.
+fn not_loaded(
+    error: &CredentialsError,
+    wrapped: bool,
+    origin: &Origin,
+    machine: &Machine<'_>,
+    worked_before: bool,
+) -> NoIdentity {
+    let text = whole(error);
+    // The SDK's type for it is private.
+    let metadata_is_shut_off = text.contains(METADATA_SHUT_OFF);
+    let metadata_is_away = text.contains("could not communicate with IMDS");
+    let may_pass = worked_before || (metadata_is_away && (wrapped || machine.expects_metadata()));
+    let profile = machine.profile(origin);
+    let message = if wrapped {
+        format!("{profile}: {}", plain(error))
+    } else if may_pass {
+        format!("{} does not answer", machine.behind_the_profile())
+    } else if let Some(told) = missing_profile(error) {
+        told
+    } else if origin.profile.is_some() {
+        format!("{profile} holds no credentials")
+    } else {
+        let half = match (machine.var("AWS_ACCESS_KEY_ID"), machine.var("AWS_SECRET_ACCESS_KEY")) {
+            (Some(_), None) => " (AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY)",
+            (None, Some(_)) => " (AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID)",
+            _ => "",
+        };
+        let metadata = match machine.var("AWS_EC2_METADATA_DISABLED") {
+            Some(value) if value.eq_ignore_ascii_case("true") => {
+                "; instance metadata is turned off (AWS_EC2_METADATA_DISABLED)"
+            }
+            _ if metadata_is_shut_off => "; the instance metadata service refuses to answer",
+            _ if metadata_is_away => "; there is no instance metadata service here",
+            _ => "",
+        };
+        format!(
+            "none found in the environment{half}, in {profile}, or from a web identity or container{metadata}"
+        )
+    };
+    NoIdentity { may_pass, message }
+}
+
+/// Returns what the SDK says about a profile that does not exist.
+fn missing_profile(error: &CredentialsError) -> Option<String> {
+    let chain = find::<ProviderChainError<CredentialsError>>(error)?;
+    let profile = chain.attempts().iter().find(|attempt| attempt.name() == "Profile")?;
+    let told = plain(profile.error());
+    told.contains("was not defined").then_some(told)
+}
+
+/// Returns the texts of all causes.
+fn whole(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Profiles that cannot be read, and logins with SSO or `aws login`, which only profiles have.
+fn is_about_profiles(error: &CredentialsError) -> bool {
+    let text = whole(error);
+    ["ProfileFile", "profile", "SSO", "login"].iter().any(|word| text.contains(word))
+}
+
+/// Returns whether a failure of a provider may pass, and the reason in words.
+fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
+    if let Some((_, _, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
+        return (false, message);
+    }
+    if let Some(refused) = find::<SdkError<AssumeRoleError, HttpResponse>>(error).and_then(sts_says) {
+        return refused;
+    }
+    if let Some(refused) =
+        find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error).and_then(sts_says)
+    {
+        return refused;
+    }
+    // A token file is read by the provider itself, which wraps the system's error at once.
+    if let Some(file) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        let name = match provider {
+            Provider::WebIdentity(file) => format!("{file}: "),
+            Provider::Container { token_file: Some(file), .. } => {
+                format!("{file} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE): ")
+            }
+            _ => "a file that it names: ".to_owned(),
+        };
+        // The kubelet may write it a moment later.
+        return (file.kind() == io::ErrorKind::NotFound, format!("{name}{}", one_line(&file.to_string())));
+    }
+    let text = whole(error);
+    let may_pass = match error {
+        CredentialsError::ProviderTimedOut(_) => true,
+        CredentialsError::InvalidConfiguration(_) => false,
+        _ => {
+            let lost = find::<ConnectorError>(error).is_some_and(|failure| !failure.is_user());
+            lost || find::<ImdsError>(error).is_some() || is_busy(&text)
+        }
+    };
+    let words = plain(error).replace("StatusCode(", "HTTP ").replace(')', "");
+    (may_pass, words)
+}
+
+/// Returns what STS answered, if it did.
+fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<(bool, String)> {
+    let SdkError::ServiceError(answer) = error else { return None };
+    let status = answer.raw().status().as_u16();
+    let code = answer.err().code().map_or_else(|| format!("HTTP {status}"), str::to_owned);
+    let message = answer.err().message().unwrap_or("no message");
+    let is_busy =
+        status >= 500 || status == 429 || code.contains("Throttl") || code == "IDPCommunicationError";
+    Some((is_busy, format!("STS answers {code}: {}", one_line(message))))
+}
+
+/// Does a provider of which only texts are known ask to come back later?
+fn is_busy(text: &str) -> bool {
+    let statuses = ["StatusCode(5", "StatusCode(404)", "StatusCode(408)", "StatusCode(429)"];
+    let words =
+        ["timed out", "timeout", "TooManyRequests", "Throttl", "ServiceUnavailable", "InternalServer"];
+    statuses.iter().chain(&words).any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(error: &CredentialsError, env: &[(&str, &str)], is_instance: bool) -> NoIdentity {
+        let env =
+            |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        explain(error, &Origin::default(), &Machine { env: &env, is_instance }, false)
+    }
+
+    #[test]
+    fn a_token_file_that_is_not_there_yet_is_waited_for_and_named() {
+        let error = CredentialsError::provider_error(io::Error::from_raw_os_error(2));
+        let env = [("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/token"), ("AWS_ROLE_ARN", "arn:x")];
+        let NoIdentity { may_pass, message } = told(&error, &env, false);
+        assert!(may_pass && message.contains("/run/token: no such file"), "{message}");
+        let denied = CredentialsError::provider_error(io::Error::from_raw_os_error(13));
+        assert!(!told(&denied, &env, false).may_pass, "rights do not change by themselves");
+    }
+
+    #[test]
+    fn what_an_endpoint_answers_decides() {
+        let env = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/c")];
+        for (text, may_pass) in [
+            ("Non-success status from HTTP credential provider: StatusCode(503)", true),
+            ("Non-success status from HTTP credential provider: StatusCode(404)", true),
+            ("Non-success status from HTTP credential provider: StatusCode(403)", false),
+        ] {
+            let told = told(&CredentialsError::provider_error(text), &env, false);
+            assert_eq!(told.may_pass, may_pass, "{told}");
+            assert!(told.message.starts_with("container credentials at http://127.0.0.1:1/c"), "{told}");
+        }
+    }
+
+    #[test]
+    fn instance_metadata_is_waited_for_where_it_must_be() {
+        let error = CredentialsError::not_loaded("could not communicate with IMDS");
+        assert!(!told(&error, &[], false).may_pass, "a laptop");
+        assert!(told(&error, &[], true).may_pass);
+        let named = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")];
+        assert!(told(&error, &named, false).may_pass);
+    }
+
+    #[test]
+    fn credentials_that_were_there_may_come_back() {
+        let error = CredentialsError::not_loaded("nothing");
+        let machine = Machine { env: &|_| None, is_instance: false };
+        assert!(explain(&error, &Origin::default(), &machine, true).may_pass);
+        assert!(!explain(&error, &Origin::default(), &machine, false).may_pass);
+    }
+
+    #[test]
+    fn profiles_are_named() {
+        let origin = Origin { profile: Some("prod".to_owned()), role: None };
+        let machine = Machine { env: &|_| None, is_instance: false };
+        let inner = CredentialsError::provider_error("Error retrieving credentials: exited with 1");
+        let error = CredentialsError::provider_error(inner);
+        let told = explain(&error, &origin, &machine, false);
+        assert!(!told.may_pass && told.message.starts_with("profile `prod`: error retrieving"), "{told}");
+    }
+}

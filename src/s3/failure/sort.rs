@@ -1,0 +1,289 @@
+//! Sorts what the SDK returned into a [`Failure`].
+//!
+//! The line that matters most runs between faults that can pass and faults that cannot: a refused connection, a 503, or a
+//! provider of credentials that is not up yet is worth waiting for; a certificate that nobody here trusts, a request that
+//! cannot be built, or a refused key is not.
+
+use std::error::Error;
+use std::io;
+
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::{RequestId, RequestIdExt};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::super::causes::{find, plain};
+use super::super::credentials::NoIdentity;
+use super::{Details, Failure, FailureKind, Operation, tls};
+
+/// The kind of a failure, S3's code or a word in its place, and the message.
+type Verdict = (FailureKind, String, String);
+
+impl Failure {
+    /// Sorts what the SDK returned. `place` is `bucket/key`.
+    pub(in super::super) fn from_sdk<E>(
+        operation: Operation,
+        place: String,
+        error: &SdkError<E, HttpResponse>,
+    ) -> Self
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        SdkError<E, HttpResponse>: RequestId + RequestIdExt,
+    {
+        let verdict = |kind, word: &str| (kind, word.to_owned(), plain(error));
+        let (kind, code, message) = match error {
+            SdkError::ServiceError(_) => refused(operation, error),
+            SdkError::TimeoutError(_) => {
+                (FailureKind::TimedOut, "timeout".to_owned(), "no answer in time".to_owned())
+            }
+            SdkError::DispatchFailure(failure) => {
+                let network = match failure.as_connector_error() {
+                    Some(failure) if failure.is_timeout() => Network::NeverUp,
+                    Some(failure) if failure.is_user() => Network::Unused,
+                    // The HTTP client sorts its own errors; those that it does not know are not its own.
+                    Some(failure) if failure.is_other() && failure.as_other().is_none() => {
+                        Network::of(error, Network::Unused)
+                    }
+                    _ => Network::of(error, Network::Lost),
+                };
+                not_answered(network, error)
+            }
+            SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => {
+                verdict(FailureKind::Transient, "answer cut short")
+            }
+            SdkError::ResponseError(_) => verdict(FailureKind::Unreadable, "unreadable answer"),
+            _ => not_answered(Network::Unused, error),
+        };
+        Self(Box::new(Details {
+            kind,
+            operation,
+            place,
+            code,
+            message,
+            request_id: error.request_id().map(str::to_owned),
+            attempts: 1,
+        }))
+    }
+}
+
+/// How far a request came that got no answer.
+#[derive(Clone, Copy)]
+enum Network {
+    /// Nothing was sent: the request could not be built or signed.
+    Unused,
+    /// There was no connection, so that no write can have happened.
+    NeverUp,
+    /// The connection broke.
+    Lost,
+}
+
+impl Network {
+    /// The HTTP client marks everything up to the end of the TLS handshake as `Connect`; what it does not mark happened
+    /// later, or has nothing to do with it.
+    fn of(error: &(dyn Error + 'static), otherwise: Self) -> Self {
+        let text = DisplayErrorContext(error).to_string();
+        if ["(Connect)", "dns error", "tcp connect error"].iter().any(|word| text.contains(word)) {
+            Self::NeverUp
+        } else if text.contains("hyper") || find::<io::Error>(error).is_some() {
+            Self::Lost
+        } else {
+            otherwise
+        }
+    }
+}
+
+/// Sorts a request that got no answer.
+fn not_answered(network: Network, error: &(dyn Error + 'static)) -> Verdict {
+    if let Some(NoIdentity { may_pass, message }) = find::<NoIdentity>(error) {
+        return if *may_pass {
+            (FailureKind::CredentialsUnavailable, "credentials not available".to_owned(), message.clone())
+        } else {
+            (FailureKind::NoCredentials, "no credentials".to_owned(), message.clone())
+        };
+    }
+    if let Some((kind, word, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
+        return (kind, word.to_owned(), message);
+    }
+    let (kind, word) = match network {
+        Network::Unused => (FailureKind::NotSent, "request not sent"),
+        Network::NeverUp => (FailureKind::Unreachable, "no connection"),
+        Network::Lost => (FailureKind::Transient, "connection lost"),
+    };
+    (kind, word.to_owned(), plain(error))
+}
+
+/// Sorts an answer that refuses the request.
+fn refused<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> Verdict
+where
+    E: ProvideErrorMetadata,
+{
+    let response = error.raw_response();
+    let status = response.map(|response| response.status().as_u16());
+    let region =
+        response.and_then(|response| response.headers().get("x-amz-bucket-region")).map(str::to_owned);
+    // Modelled HEAD errors carry the SDK's own code, never the server's.
+    let code = error.code().filter(|code| *code != "NotFound" && !code.is_empty());
+    let (kind, word) = match code {
+        Some(code) => (of_upload(operation, by_code(code, status, region)), code.to_owned()),
+        None if status == Some(200) => (FailureKind::Unreadable, "unreadable answer".to_owned()),
+        None => (by_status(operation, status, region), format!("HTTP {}", status.unwrap_or_default())),
+    };
+    let said = error.message().map(str::trim).filter(|message| !message.is_empty());
+    let message = said.map_or_else(|| without_words(operation, &kind, code).to_owned(), one_paragraph);
+    (kind, word, message)
+}
+
+/// Returns a server's message with its lines joined.
+fn one_paragraph(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Returns a sentence for a refusal to which the server gave no message.
+fn without_words(operation: Operation, kind: &FailureKind, code: Option<&str>) -> &'static str {
+    match (kind, code) {
+        (_, Some("SignatureDoesNotMatch")) => {
+            "the server computed another signature: the secret access key is another one, or something changed the \
+             request on its way"
+        }
+        (_, Some("InvalidAccessKeyId")) => "the server does not know the access key id",
+        (_, Some("InvalidBucketName")) => "the server does not accept the bucket's name",
+        (_, Some("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired")) => {
+            "the session token has expired"
+        }
+        (FailureKind::Denied, _) => "Forbidden",
+        (FailureKind::NotFound, _) => "Not Found",
+        (FailureKind::NoSuchBucket, _) => "the bucket does not exist",
+        (FailureKind::NoSuchUpload, _) => "the upload does not exist",
+        (FailureKind::WrongRegion(_), _) => "the bucket is in another region",
+        (FailureKind::Credentials, _) => "the server refuses the credentials",
+        (FailureKind::ClockSkew, _) => "this machine's clock and the server's are too far apart",
+        (FailureKind::Throttled, _) => "the server asks for fewer requests",
+        (FailureKind::Transient, _) => "the server failed",
+        (FailureKind::TimedOut, _) => "the server did not get the request in time",
+        (FailureKind::Unreadable, _) => "the answer holds neither a result nor an error",
+        (FailureKind::PreconditionFailed, _) => "a condition of the request does not hold",
+        (FailureKind::Conflict, _) => "another write to the same key was under way",
+        (FailureKind::Archived, _) => "the object is in an archive",
+        (FailureKind::Unsupported, _) => "the server does not support the request",
+        (FailureKind::Corrupted, _) => "the server got other bytes than those that were sent",
+        (FailureKind::Invalid, None) if operation == Operation::HeadObject => {
+            "Bad Request; an object that a customer key encrypts (SSE-C) needs that `customer_key`"
+        }
+        _ => "the server refuses the request without a message",
+    }
+}
+
+/// Sorts by S3's error code; the status decides for codes that no one has heard of.
+fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKind {
+    match code {
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestLimitExceeded"
+        | "BandwidthLimitExceeded"
+        | "TooManyRequests"
+        | "RequestThrottled"
+        | "TooManyRequestsException"
+        | "EC2ThrottledException"
+        | "ProvisionedThroughputExceededException" => FailureKind::Throttled,
+        "InternalError" | "ServiceUnavailable" | "ServiceFailure" | "OperationAborted" | "BadGateway"
+        | "GatewayTimeout" | "InternalFailure" => FailureKind::Transient,
+        "RequestTimeout" | "RequestTimeoutException" => FailureKind::TimedOut,
+        "PreconditionFailed" => FailureKind::PreconditionFailed,
+        "ConditionalRequestConflict" => FailureKind::Conflict,
+        "AccessDenied" | "AllAccessDisabled" | "AccessDeniedException" => FailureKind::Denied,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "AuthorizationHeaderMalformed"
+        | "InvalidSecurity"
+        | "NotSignedUp"
+        | "ExpiredTokenException" => FailureKind::Credentials,
+        "RequestTimeTooSkewed" | "RequestExpired" => FailureKind::ClockSkew,
+        "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" => {
+            FailureKind::WrongRegion(region)
+        }
+        "NoSuchBucket" => FailureKind::NoSuchBucket,
+        "NoSuchKey" | "NoSuchVersion" => FailureKind::NotFound,
+        "NoSuchUpload" => FailureKind::NoSuchUpload,
+        "InvalidObjectState" | "ObjectNotInActiveTierError" => FailureKind::Archived,
+        "NotImplemented" | "MethodNotAllowed" => FailureKind::Unsupported,
+        "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "IncompleteBody" => {
+            FailureKind::Corrupted
+        }
+        _ => match status {
+            Some(429) => FailureKind::Throttled,
+            Some(500..) => FailureKind::Transient,
+            Some(403) => FailureKind::Denied,
+            Some(412) => FailureKind::PreconditionFailed,
+            Some(301 | 307) => FailureKind::WrongRegion(region),
+            _ => FailureKind::Invalid,
+        },
+    }
+}
+
+/// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that name nothing else.
+fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
+    let names_an_upload =
+        matches!(operation, Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload);
+    if names_an_upload && kind == FailureKind::NotFound { FailureKind::NoSuchUpload } else { kind }
+}
+
+/// Sorts by status, for answers without a body.
+fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) -> FailureKind {
+    match status {
+        Some(301 | 307) => FailureKind::WrongRegion(region),
+        // HEAD hides the code of a wrong region behind a 400 that names the right one.
+        Some(400) if region.is_some() && operation == Operation::HeadBucket => {
+            FailureKind::WrongRegion(region)
+        }
+        Some(403) => FailureKind::Denied,
+        Some(404) if operation == Operation::HeadBucket => FailureKind::NoSuchBucket,
+        Some(404) => FailureKind::NotFound,
+        Some(405 | 501) => FailureKind::Unsupported,
+        Some(412) => FailureKind::PreconditionFailed,
+        // A 503 without a body comes from the front of a throttling S3, or from a load balancer: slower is right.
+        Some(429 | 503) => FailureKind::Throttled,
+        Some(500..) => FailureKind::Transient,
+        _ => FailureKind::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_decide_and_unknown_codes_fall_back_to_the_status() {
+        for (code, status, kind) in [
+            ("SlowDown", 200, FailureKind::Throttled),
+            ("SlowDown", 503, FailureKind::Throttled),
+            ("InternalError", 200, FailureKind::Transient),
+            ("ServiceUnavailable", 200, FailureKind::Transient),
+            ("ExpiredToken", 400, FailureKind::Credentials),
+            ("InvalidObjectState", 403, FailureKind::Archived),
+            ("ConditionalRequestConflict", 409, FailureKind::Conflict),
+            ("SomethingNew", 503, FailureKind::Transient),
+            ("SomethingNew", 429, FailureKind::Throttled),
+            ("SomethingNew", 400, FailureKind::Invalid),
+        ] {
+            assert_eq!(by_code(code, Some(status), None), kind, "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_body_is_sorted_by_status() {
+        let region = Some("eu-west-1".to_owned());
+        assert_eq!(by_status(Operation::HeadBucket, Some(404), None), FailureKind::NoSuchBucket);
+        assert_eq!(by_status(Operation::HeadObject, Some(404), None), FailureKind::NotFound);
+        assert_eq!(
+            by_status(Operation::HeadBucket, Some(301), region.clone()),
+            FailureKind::WrongRegion(region)
+        );
+        assert_eq!(by_status(Operation::HeadObject, Some(503), None), FailureKind::Throttled);
+    }
+}
