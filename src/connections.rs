@@ -114,7 +114,7 @@ impl Connections {
         let mut bucket = self.reach(endpoint, name, None).await.on_terms(access.clone());
         let given = bucket.client().region_was_given();
         let contact = bucket.first_contact(&self.contact);
-        let region = self.contact.watch(&bucket, region_of(&contact)).await?;
+        let region = self.contact.watch(&bucket, Box::pin(region_of(&contact))).await?;
         let other = region.filter(|region| !region.is_empty() && region != bucket.client().region());
         if let Some(region) = other {
             if given {

@@ -52,7 +52,7 @@ impl Connections {
             return Ok(*known);
         }
         let contact = bucket.first_contact(&self.contact);
-        let versioning = self.contact.watch(bucket, contact.versioning()).await?;
+        let versioning = self.contact.watch(bucket, Box::pin(contact.versioning())).await?;
         self.versioning.insert(place, versioning);
         Ok(versioning)
     }

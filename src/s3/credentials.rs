@@ -274,7 +274,9 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
         CredentialsError::InvalidConfiguration(_) => false,
         _ => {
             let lost = find::<ConnectorError>(error).is_some_and(|failure| !failure.is_user());
-            lost || find::<ImdsError>(error).is_some() || is_busy(&text)
+            // An answer of the HTTP provider that is no refusal broke off.
+            let broken = find::<SdkError<CredentialsError, HttpResponse>>(error).is_some();
+            lost || broken || find::<ImdsError>(error).is_some() || is_busy(&text)
         }
     };
     let words = plain(error).replace("StatusCode(", "HTTP ").replace(')', "");

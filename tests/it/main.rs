@@ -16,6 +16,7 @@ mod claim;
 mod cli;
 mod conditions;
 mod conformance;
+mod contact;
 mod copy;
 mod deploy;
 mod embedded;

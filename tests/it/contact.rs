@@ -1,0 +1,334 @@
+//! The first seconds of a command: what may pass is waited for and ends with exit code 4, what cannot pass ends at once
+//! with 3.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use assert_cmd::Command as Program;
+use rstest::rstest;
+use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::cli::{at, command, process, process_at, run};
+use crate::world::{DESTINATION, SOURCE, World};
+
+const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
+
+async fn world() -> World {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+}
+
+/// An address of this machine at which nobody listens yet.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// Serves at an address from now on what the sandbox serves.
+async fn forward(at: SocketAddr, world: &World) {
+    let to: SocketAddr = world.sandbox.url().trim_start_matches("http://").parse().unwrap();
+    let listener = TcpListener::bind(at).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut onward = TcpStream::connect(to).await.unwrap();
+                let _ = copy_bidirectional(&mut from, &mut onward).await;
+            });
+        }
+    });
+}
+
+/// A server that gives each request the same answer, or none; it counts the requests.
+struct Odd {
+    at: SocketAddr,
+    requests: Arc<AtomicU32>,
+}
+
+impl Odd {
+    async fn at(address: SocketAddr, answer: Option<String>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (at, requests) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&requests);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (answer, count) = (answer.clone(), Arc::clone(&count));
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                    match answer {
+                        Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
+                        None => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { at, requests }
+    }
+
+    fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.at)
+    }
+}
+
+fn answer(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+/// What a container endpoint answers.
+fn credentials() -> String {
+    let options = SandboxOptions::default();
+    let body = format!(
+        r#"{{"AccessKeyId":"{}","SecretAccessKey":"{}","Token":"t","Expiration":"2099-01-01T00:00:00Z"}}"#,
+        options.access_key, options.secret_key
+    );
+    answer("200 OK", &body)
+}
+
+async fn ended(child: Child) -> (i32, String) {
+    let Output { status, stderr, .. } =
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    (status.code().expect("it ends by itself"), String::from_utf8(stderr).unwrap())
+}
+
+fn start(mut program: Command) -> Child {
+    program.env("S3HAUL_JOURNAL", "none").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_up_late_is_waited_for() {
+    let (world, address) = (world().await, nobody().await);
+    let mut program = process_at(&world);
+    program.env("AWS_ENDPOINT_URL_S3", format!("http://{address}")).args(COPY);
+    let child = start(program);
+    sleep(Duration::from_secs(3)).await;
+    forward(address, &world).await;
+    let (exit, stderr) = ended(child).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(
+        stderr.contains(&format!("waiting for http://{address}: connection refused; gives up in 14m")),
+        "{stderr}"
+    );
+    assert!(stderr.contains(&format!("http://{address} answers after")), "{stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_come_late_are_waited_for() {
+    let (world, address) = (world().await, nobody().await);
+    let mut program = process_at(&world);
+    program
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{address}/creds"))
+        .args(COPY);
+    let child = start(program);
+    sleep(Duration::from_secs(4)).await;
+    let provider = Odd::at(address, Some(credentials())).await;
+    let (exit, stderr) = ended(child).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(
+        stderr.contains(&format!("waiting for container credentials at http://{address}/creds")),
+        "{stderr}"
+    );
+    assert!(provider.requests() >= 1);
+}
+
+/// A program with an S3 that answers all requests in the same way, and little patience.
+fn impatient(url: &str, word: &str) -> Program {
+    let mut program = command();
+    program.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b").env("AWS_ENDPOINT_URL_S3", url);
+    program.arg(word);
+    program
+}
+
+const JOB: &str = "\
+version: 1
+endpoints: {default: {provider: ceph, region: us-east-1, url: \"${AWS_ENDPOINT_URL_S3}\"}}
+transfers:
+  - {from: {s3: s3://source/}, to: {s3: s3://destination/}}
+limits: {patience: 1s}
+";
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_waits_as_long_as_patience_says(
+    #[values("run", "plan", "check", "verify")] word: &str,
+    #[values(Some("503 Service Unavailable"), Some("500 Internal Server Error"), None)] status: Option<&str>,
+) {
+    let answers = status.map(|status| answer(status, ""));
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), answers).await;
+    let directory = tempfile::tempdir().unwrap();
+    let job = directory.path().join("job.yaml");
+    std::fs::write(&job, JOB).unwrap();
+    let (exit, _, stderr) = run(impatient(&odd.url(), word), &[job.to_str().unwrap()]).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains("as `patience` says"), "{stderr}");
+    assert!(odd.requests() >= 1);
+}
+
+#[rstest]
+#[case::nobody_there(&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/c")], "http://127.0.0.1:9/c")]
+#[case::no_token_yet(
+    &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/no/such/token"), ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x")],
+    "/no/such/token"
+)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_of_credentials_that_stays_away_is_named(
+    #[case] env: &[(&str, &str)],
+    #[case] named: &str,
+) {
+    let mut program = command();
+    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").envs(env.iter().copied());
+    let arguments = [COPY.as_slice(), &["--patience", "3s"]].concat();
+    let (exit, _, stderr) = run(program, &arguments).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains("credentials not available") && stderr.contains(named), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_of_credentials_that_hangs_is_named() {
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), None).await;
+    let url = format!("{}/creds", odd.url());
+    let mut program = command();
+    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &url);
+    let arguments = [COPY.as_slice(), &["--patience", "1s"]].concat();
+    let (exit, _, stderr) = run(program, &arguments).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains(&url) && stderr.contains("no answer"), "{stderr}");
+}
+
+#[rstest]
+#[case::none(&[], "none found in the environment")]
+#[case::half(&[("AWS_ACCESS_KEY_ID", "a")], "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY")]
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_credentials_a_command_ends_at_once(#[case] env: &[(&str, &str)], #[case] told: &str) {
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), None).await;
+    let mut program = command();
+    program.env("AWS_ENDPOINT_URL_S3", odd.url()).envs(env.iter().copied());
+    let (exit, _, stderr) = run(program, &COPY).await;
+    assert_eq!((exit, odd.requests()), (3, 0), "{stderr}");
+    assert!(stderr.contains(told), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one sentence: {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_refuses_ends_a_command_at_once() {
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(answer("403 Forbidden", "{}"))).await;
+    let mut program = command();
+    program
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", odd.url());
+    let (exit, _, stderr) = run(program, &COPY).await;
+    assert_eq!((exit, odd.requests()), (3, 1), "{stderr}");
+    assert!(stderr.contains("HTTP 403"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_key_is_not_tried_again() {
+    for (name, code) in
+        [("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"), ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch")]
+    {
+        let world = world().await;
+        let mut program = at(&world);
+        program.env(name, "wrong");
+        let (exit, _, stderr) = run(program, &COPY).await;
+        assert_eq!(exit, 3, "{stderr}");
+        assert!(stderr.contains(code) && !stderr.contains("Error {"), "{stderr}");
+        // HEAD says no more than 403; the list says why.
+        assert!(world.sandbox.calls().total() <= 2, "{} requests", world.sandbox.calls().total());
+    }
+}
+
+/// A TLS server with a certificate that nobody trusts; it counts connections.
+async fn untrusted() -> (SocketAddr, Arc<AtomicU32>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (at, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let _ = acceptor.accept(stream).await;
+            });
+        }
+    });
+    (at, connections)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_nobody_trusts_costs_one_connection() {
+    let (at, connections) = untrusted().await;
+    let url = format!("https://localhost:{}", at.port());
+    let (exit, _, stderr) = run(impatient(&url, "copy"), &COPY[1..]).await;
+    assert_eq!((exit, connections.load(Ordering::SeqCst)), (3, 1), "{stderr}");
+    assert!(stderr.contains("AWS_CA_BUNDLE, SSL_CERT_FILE or `ca_bundle`"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_tls_is_told_from_one_that_is_away() {
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(answer("200 OK", ""))).await;
+    let world = world().await;
+    let url = world.sandbox.url().replace("http://", "https://");
+    let (exit, _, stderr) = run(impatient(&url, "copy"), &COPY[1..]).await;
+    assert_eq!((exit, odd.requests()), (3, 0), "{stderr}");
+    assert!(stderr.contains("does not speak TLS"), "{stderr}");
+}
+
+#[rstest]
+#[case("TERM", "copy", &COPY[1..])]
+#[case("INT", "uploads", &["list", "s3://source/"])]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_wait(#[case] signal: &str, #[case] word: &str, #[case] arguments: &[&str]) {
+    let address = nobody().await;
+    let mut program = process();
+    program
+        .env("AWS_ENDPOINT_URL_S3", format!("http://{address}"))
+        .env("AWS_ACCESS_KEY_ID", "a")
+        .env("AWS_SECRET_ACCESS_KEY", "b")
+        .arg(word)
+        .args(arguments);
+    let child = start(program);
+    sleep(Duration::from_millis(2500)).await;
+    Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+    let began = Instant::now();
+    let (exit, stderr) = ended(child).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains("waiting for") && stderr.contains("error: interrupted;"), "{stderr}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_makes_no_sense_is_asked_for_a_few_times_only() {
+    let html = answer("200 OK", "<html><body>Welcome</body></html>");
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(html)).await;
+    let (exit, _, stderr) = run(impatient(&odd.url(), "uploads"), &["list", "s3://source/"]).await;
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains("unreadable answer") && stderr.contains("`url`"), "{stderr}");
+    assert!(odd.requests() <= 8, "{} requests", odd.requests());
+}
