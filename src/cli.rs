@@ -384,11 +384,11 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,
         Command::Run(run) => Box::pin(run.execute(output)).await,
         Command::Retry(retry) => Box::pin(retry.execute(output)).await,
-        Command::Plan(plan) => interruptible(plan.execute(output)).await,
-        Command::Check(check) => interruptible(check.execute(output)).await,
-        Command::Status(status) => interruptible(status.execute(output)).await,
+        Command::Plan(plan) => interruptible(Box::pin(plan.execute(output))).await,
+        Command::Check(check) => interruptible(Box::pin(check.execute(output))).await,
+        Command::Status(status) => interruptible(Box::pin(status.execute(output))).await,
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
-        Command::Uploads(uploads) => interruptible(uploads.execute(output)).await,
+        Command::Uploads(uploads) => interruptible(Box::pin(uploads.execute(output))).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;
             say(&schema)

@@ -129,7 +129,7 @@ impl Copy {
             return Err(error);
         }
         if self.dry_run {
-            interruptible(plan::show(&job, &Place::ambient(), None, output)).await
+            interruptible(Box::pin(plan::show(&job, &Place::ambient(), None, output))).await
         } else {
             run(&job, &Place::ambient(), &Origin::of_process()?, self.journal.intent(), output).await
         }

@@ -45,7 +45,7 @@ impl Retry {
         let report = self.report.map(std::path::absolute).transpose()?;
         let Report { origin, failed } = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
         if failed.is_empty() {
-            if interruptible(origin_is_over(&origin)).await? {
+            if interruptible(Box::pin(origin_is_over(&origin))).await? {
                 return say("no object of this report failed: nothing to do");
             }
             let command = origin.command.join(" ");
@@ -59,7 +59,7 @@ impl Retry {
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         let place = Place::ambient();
         if self.dry_run {
-            interruptible(plan::show(&job, &place, None, output)).await
+            interruptible(Box::pin(plan::show(&job, &place, None, output))).await
         } else {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;

@@ -74,7 +74,7 @@ impl RunJob {
         }
         let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
-            interruptible(plan::show(&job, &place, None, output)).await
+            interruptible(Box::pin(plan::show(&job, &place, None, output))).await
         } else {
             run(&job, &place, &Origin::of_process()?, self.journal.intent(), output).await
         }

@@ -79,7 +79,7 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         // Nothing is written here, so a signal may end it at any point.
-        interruptible(self.compare(output)).await
+        interruptible(Box::pin(self.compare(output))).await
     }
 
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {

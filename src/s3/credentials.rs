@@ -98,14 +98,11 @@ impl Machine<'_> {
     fn container(&self) -> Option<Provider> {
         let token_file = self.var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
         let relative = self.var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-        let url = match relative {
-            Some(path) => {
-                format!("http://169.254.170.2{path} (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI)")
-            }
-            None => {
-                let url = self.var("AWS_CONTAINER_CREDENTIALS_FULL_URI")?;
-                format!("{url} (AWS_CONTAINER_CREDENTIALS_FULL_URI)")
-            }
+        let url = if let Some(path) = relative {
+            format!("http://169.254.170.2{path} (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI)")
+        } else {
+            let url = self.var("AWS_CONTAINER_CREDENTIALS_FULL_URI")?;
+            format!("{url} (AWS_CONTAINER_CREDENTIALS_FULL_URI)")
         };
         Some(Provider::Container { url, token_file })
     }
