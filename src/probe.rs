@@ -17,8 +17,8 @@ use crate::bucket::{Answer, Bucket};
 use crate::location::ObjectKey;
 use crate::multipart::{self, MultipartUpload};
 use crate::s3::{
-    Attributes, Capabilities, Checksum, CompleteSpec, Failure, FailureKind, OnWrites, Operation, PartDone,
-    SourcePin, WriteCondition, Written,
+    Attributes, CannedAcl, Capabilities, Checksum, CompleteSpec, Failure, FailureKind, OnWrites, Operation,
+    PartDone, SourcePin, WriteCondition, Written,
 };
 
 /// What a capability is, or was found to be.
@@ -135,6 +135,14 @@ pub fn scratch_prefix() -> String {
 /// # Errors
 /// What makes the bucket unusable for a probe: it can not be listed or written to, or the prefix is not empty.
 pub async fn probe(bucket: &Bucket, prefix: &str) -> Result<Probe, Failure> {
+    probe_with_acl(bucket, prefix, None).await
+}
+
+/// The same in a bucket that demands a canned ACL of all objects.
+///
+/// # Errors
+/// Those of [`probe`].
+pub async fn probe_with_acl(bucket: &Bucket, prefix: &str, acl: Option<CannedAcl>) -> Result<Probe, Failure> {
     let place = format!("{}/{prefix}", bucket.name());
     let refuse = |message: &str| {
         Err(Failure::new(FailureKind::Invalid, Operation::ListObjects, place.clone(), message))
@@ -148,16 +156,20 @@ pub async fn probe(bucket: &Bucket, prefix: &str) -> Result<Probe, Failure> {
     if !bucket.list(prefix, None, None).await?.items.is_empty() {
         return refuse("the scratch prefix is not empty; name another one");
     }
-    let mut scratch = Scratch { bucket, prefix: prefix.to_owned(), objects: Vec::new(), uploads: Vec::new() };
+    let prefix = prefix.to_owned();
+    let mut scratch =
+        Scratch { bucket, prefix: prefix.clone(), acl, objects: Vec::new(), uploads: Vec::new() };
     let findings = questions::ask(&mut scratch, &said).await;
     let left = scratch.clean().await;
-    Ok(Probe { prefix: prefix.to_owned(), findings: findings?, left })
+    Ok(Probe { prefix, findings: findings?, left })
 }
 
 /// The prefix, and what was made below it.
 struct Scratch {
     bucket: Bucket,
     prefix: String,
+    /// The canned ACL of all that is written.
+    acl: Option<CannedAcl>,
     objects: Vec<(ObjectKey, Option<String>)>,
     uploads: Vec<MultipartUpload>,
 }
@@ -179,6 +191,10 @@ impl Scratch {
         }
     }
 
+    fn with_acl(&self, attributes: &Attributes) -> Attributes {
+        Attributes { acl: self.acl, ..attributes.clone() }
+    }
+
     async fn put(
         &mut self,
         name: &str,
@@ -189,7 +205,8 @@ impl Scratch {
     ) -> Result<Written, Failure> {
         let key = self.key(name)?;
         let body = bytes::Bytes::copy_from_slice(body);
-        let answer = self.bucket.put_object(&key, body, attributes, checksum, condition).await;
+        let attributes = self.with_acl(attributes);
+        let answer = self.bucket.put_object(&key, body, &attributes, checksum, condition).await;
         let answer = answer.map(|Answer { value, .. }| value);
         self.note(&key, &answer);
         answer
@@ -203,14 +220,16 @@ impl Scratch {
         condition: WriteCondition,
     ) -> Result<Written, Failure> {
         let key = self.key(name)?;
-        let answer = self.bucket.copy_object(source, 0, &key, attributes, condition).await;
+        let attributes = self.with_acl(attributes);
+        let answer = self.bucket.copy_object(source, 0, &key, &attributes, condition).await;
         let answer = answer.map(|Answer { value, .. }| value);
         self.note(&key, &answer);
         answer
     }
 
     async fn begin(&mut self, name: &str, attributes: &Attributes) -> Result<MultipartUpload, Failure> {
-        let upload = MultipartUpload::initiate(&self.bucket, &self.key(name)?, attributes).await?;
+        let attributes = self.with_acl(attributes);
+        let upload = MultipartUpload::initiate(&self.bucket, &self.key(name)?, &attributes).await?;
         self.uploads.push(upload.clone());
         Ok(upload)
     }

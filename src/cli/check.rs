@@ -90,7 +90,7 @@ impl CheckJob {
             }
             let (_, bucket) = connections.of_transfer(transfer).await?;
             let prefix = self.probe_prefix.clone().unwrap_or_else(probe::scratch_prefix);
-            let found = probe::probe(&bucket, &prefix).await?;
+            let found = probe::probe_with_acl(&bucket, &prefix, transfer.to.acl).await?;
             if !found.is_good() {
                 exit = Exit::Failures;
             }

@@ -126,7 +126,7 @@ pub(super) async fn show(
                             }
                         } else {
                             let capabilities = sides.destination.capabilities();
-                            let reads = Reads::of(transfer, capabilities, &step.route);
+                            let reads = Reads::of(&sides.transfer, capabilities, &step.route);
                             totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
                             totals.in_place_objects += u64::from(sides.is_in_place());
                             estimate.copy(step.entry.size, &step.route, capacity);

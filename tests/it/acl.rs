@@ -5,7 +5,8 @@ use std::fs;
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check};
 use s3haul::multipart::MultipartUpload;
-use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
+use s3haul::probe::{probe_with_acl, scratch_prefix};
+use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, FailureKind, SourcePin};
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::{ByteSize, MIB};
 
@@ -201,6 +202,20 @@ async fn the_command_line_has_it_and_refuses_what_contradicts_it() {
     assert!(exit == 2 && stderr.contains("not both"), "{exit} {stderr}");
     let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER, "--provider", "minio"])).await;
     assert!(exit == 2 && stderr.contains("no ACLs of single objects"), "{exit} {stderr}");
+}
+
+/// The scratch objects of a probe are writes like all others.
+#[tokio::test]
+async fn a_probe_of_a_demanding_bucket_has_it() {
+    let world = demanding().await;
+    let bucket = world.bucket(DESTINATION).await;
+    let probe = |acl| {
+        let bucket = bucket.clone();
+        async move { probe_with_acl(&bucket, &scratch_prefix(), acl).await }
+    };
+    assert_eq!(*probe(None).await.unwrap_err().kind(), FailureKind::Denied);
+    let found = probe(Some(CannedAcl::BucketOwnerFullControl)).await.unwrap();
+    assert!(found.is_good() && found.left.is_empty(), "{found:?}");
 }
 
 #[test]
