@@ -70,12 +70,41 @@ impl FromStr for ByteSize {
     }
 }
 
-/// What was probably meant by a unit that is not one of ours.
+/// Returns what to write instead, with exact values: other tools mean 1,000 or 1,024 by the same unit, and by `Mbit`
+/// an eighth.
 fn suggest(number: &str, unit: &str) -> String {
-    match unit.chars().next().map(|c| c.to_ascii_uppercase()) {
-        Some(prefix @ ('K' | 'M' | 'G' | 'T')) => format!("{number}{prefix}iB"),
-        _ => format!("{number}B for bytes, or {number}MiB"),
+    let unknown = || format!("{number}B for bytes, or {number}MiB");
+    let lower = unit.to_ascii_lowercase();
+    let power = lower.chars().next().and_then(|prefix| "kmgtp".find(prefix));
+    let base = &lower[usize::from(power.is_some())..];
+    let power = power.map_or(0, |power| u32::try_from(power).unwrap_or(0) + 1);
+    let (is_binary, base) = base.strip_prefix('i').map_or((false, base), |base| (true, base));
+    let factor = |thousand: u64| thousand.pow(power);
+    let is_bits = matches!(base, "bit" | "bits" | "bps")
+        || (power > 0 && unit.ends_with('b') && unit.starts_with(char::is_uppercase));
+    if is_bits {
+        let bits = scale(number, factor(if is_binary { KIB } else { 1000 }));
+        let Some(bytes) = bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8) else {
+            return "it in bytes, for instance 1250000B".to_owned();
+        };
+        return format!("{bytes}B ({number}{unit} are {} bytes)", display_count(bytes));
     }
+    if power == 0 || !matches!(base, "" | "b") {
+        return unknown();
+    }
+    let (Some(binary), Some(decimal)) = (scale(number, factor(KIB)), scale(number, factor(1000))) else {
+        return unknown();
+    };
+    let exact = UNITS.iter().find(|(_, factor)| binary.is_multiple_of(*factor) && binary >= *factor);
+    let prefix = lower.get(..1).unwrap_or_default().to_ascii_uppercase();
+    let written = match exact {
+        Some((name, factor)) if prefix == "P" => format!("{}{name}", binary / factor),
+        _ => format!("{number}{prefix}iB"),
+    };
+    if is_binary {
+        return written;
+    }
+    format!("{written} ({} bytes) or {decimal}B ({} bytes)", display_count(binary), display_count(decimal))
 }
 
 /// `number` (digits with at most one point) times `factor`, when that is a whole number of bytes.
@@ -186,6 +215,24 @@ mod tests {
             let message = text.parse::<ByteSize>().unwrap_err().to_string();
             assert!(message.contains(remedy), "{message}");
         }
+        for (text, remedy) in [
+            ("64MB", "write 64MiB (67,108,864 bytes) or 64000000B (64,000,000 bytes)"),
+            ("5GB", "write 5GiB (5,368,709,120 bytes) or 5000000000B (5,000,000,000 bytes)"),
+            ("1.5T", "write 1.5TiB (1,649,267,441,664 bytes) or 1500000000000B (1,500,000,000,000 bytes)"),
+            ("2PB", "write 2048TiB (2,251,799,813,685,248 bytes) or 2000000000000000B"),
+            ("10Mbit", "write 1250000B (10Mbit are 1,250,000 bytes)"),
+            ("1Gb", "write 125000000B (1Gb are 125,000,000 bytes)"),
+            ("100kbps", "write 12500B (100kbps are 12,500 bytes)"),
+            ("8Mibit", "write 1048576B (8Mibit are 1,048,576 bytes)"),
+            ("1bit", "write it in bytes"),
+            ("5 parsecs", "write 5B for bytes, or 5MiB"),
+            ("5ü", "write 5B for bytes, or 5MiB"),
+        ] {
+            let message = text.parse::<ByteSize>().unwrap_err().to_string();
+            assert!(message.contains(remedy), "{message}");
+        }
+        let message = "10Mbit/s".parse::<ByteRate>().unwrap_err().to_string();
+        assert!(message.contains("write 1250000B"), "{message}");
         assert!("MiB".parse::<ByteSize>().unwrap_err().to_string().contains("64MiB"));
         assert!("0.3B".parse::<ByteSize>().is_err());
         assert!("99999999TiB".parse::<ByteSize>().is_err());
