@@ -194,6 +194,7 @@ async fn write_journal(directory: &Path, objects: u64) -> u64 {
         transfers: vec!["all".into()],
         fingerprint: Fingerprint::default(),
         tool: "bench".into(),
+        counted_from: None,
     };
     let journal = opened.begin(info, None).await.unwrap();
     journal.append(Event::RangeBegan { range: 0, transfer: 0, ordered: true }).await.unwrap();

@@ -22,6 +22,7 @@ mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
 mod sandbox;
+mod select;
 mod set;
 mod signals;
 mod status;
@@ -196,7 +197,7 @@ enum Command {
     /// How far a run is that is at work, stopped or dead, from its journal.
     Status(status::Status),
     /// Compare both sides of a job, of SRC and DST, or of a run's report. Sends no write.
-    Verify(verify::Verify),
+    Verify(Box<verify::Verify>),
     /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.

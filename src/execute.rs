@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -244,7 +245,12 @@ pub async fn run(
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
         width = width.min(destination.capabilities().first_width);
-        all_sides.push(Sides::new(transfer, source, destination));
+        let mut transfer = transfer.clone();
+        // A run that resumes selects by the times that it began with.
+        let counted_from =
+            resumed.run.as_ref().and_then(|run| run.counted_from).or(transfer.ages.counted_from);
+        transfer.count_from(counted_from.unwrap_or_else(Timestamp::now));
+        all_sides.push(Sides::new(&transfer, source, destination));
     }
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);

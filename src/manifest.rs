@@ -25,6 +25,7 @@ pub mod job;
 pub mod keys;
 mod limits;
 mod literal;
+pub mod moment;
 mod node;
 mod overlap;
 mod parts;
@@ -40,6 +41,7 @@ use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use thiserror::Error;
 
 use self::diagnose::{Doubts, Issue};
@@ -78,7 +80,11 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, Ma
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
     let name = path.display().to_string();
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(parse(&text, &name, env)?),
+        Ok(text) => {
+            let mut job = parse(&text, &name, env)?;
+            job.count_from(Timestamp::now());
+            Ok(job)
+        }
         Err(error) => Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into()),
     }
 }

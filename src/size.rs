@@ -47,7 +47,7 @@ pub enum SizeError {
     #[error("`{0}` is not a whole number of bytes below 16 EiB")]
     OutOfRange(String),
     /// A duration that is not understood.
-    #[error("`{0}` is not a duration: write for instance 30s, 15m, 2h or 1d")]
+    #[error("`{0}` is not a duration: write for instance 30s, 15m, 2h, 1d, or 2w")]
     Duration(String),
 }
 
@@ -157,10 +157,23 @@ impl fmt::Display for ByteRate {
 /// [`SizeError::Duration`] with examples.
 pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     let refuse = || SizeError::Duration(text.to_owned());
-    let span: jiff::SignedDuration = match text.trim().strip_suffix('d').map(str::parse::<i64>) {
-        Some(Ok(days)) => jiff::SignedDuration::from_hours(days.checked_mul(24).ok_or_else(refuse)?),
-        _ => text.trim().parse().map_err(|_| refuse())?,
+    let (mut rest, mut hours) = (text.trim(), 0_i64);
+    // Weeks and days come first. They have 168 and 24 hours here, which nobody but s3haul can decide.
+    for (unit, factor) in [('w', 7 * 24), ('d', 24)] {
+        if let Some((number, behind)) = rest.split_once(unit)
+            && let Ok(number) = number.trim_end().parse::<u32>()
+        {
+            hours = hours.checked_add(i64::from(number) * factor).ok_or_else(refuse)?;
+            rest = behind.trim_start();
+        }
+    }
+    let long = jiff::SignedDuration::from_hours(hours);
+    let short: jiff::SignedDuration = match rest {
+        "" if hours > 0 || rest != text.trim() => jiff::SignedDuration::ZERO,
+        rest => rest.parse().map_err(|_| refuse())?,
     };
+    let is_negative = short.is_negative();
+    let span = long.checked_add(short).filter(|_| !is_negative).ok_or_else(refuse)?;
     Duration::try_from(span).map_err(|_| refuse())
 }
 
@@ -256,6 +269,12 @@ mod tests {
         assert_eq!(parse_duration("15m"), Ok(Duration::from_mins(15)));
         assert_eq!(parse_duration("2d"), Ok(Duration::from_hours(48)));
         assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_mins(90)));
+        assert_eq!(parse_duration("2w"), Ok(Duration::from_hours(14 * 24)));
+        assert_eq!(parse_duration("1w 1d 12h"), Ok(Duration::from_hours(8 * 24 + 12)));
+        assert_eq!(parse_duration("1d12h"), Ok(Duration::from_hours(36)));
+        for wrong in ["", "d", "1d -1h", "1d 2d", "-1d", "w1"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
         assert!(parse_duration("15").is_err());
         assert!(parse_duration("-3s").is_err());
     }

@@ -58,7 +58,7 @@ impl CheckJob {
                 .collect();
             if output.json {
                 let line = serde_json::json!({
-                    "transfer": transfer.name, "regions": regions, "status": "ok",
+                    "transfer": transfer.name, "regions": regions, "status": "ok", "times": transfer.times(),
                     "in_place": sides.is_in_place(), "old_versions": old_versions,
                 });
                 say(&line.to_string())?;
@@ -66,6 +66,9 @@ impl CheckJob {
                 say(&format!("ok  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
                 if let Some(note) = old_versions {
                     say(&format!("    in place: {note}"))?;
+                }
+                for time in transfer.times() {
+                    say(&format!("    selects {time}"))?;
                 }
             }
         }

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 
 use super::history::HistoryFlags;
 use super::journal::JournalFlags;
 use super::place::{Place, SidesFlags};
 use super::run::run;
+use super::select::{PATTERNS, SelectFlags};
 use super::set::SetFlags;
 use super::{
     CliError, EndpointFlags, Exit, Output, idle, interruptible, local_source, output_file, plan, word,
@@ -17,15 +19,13 @@ use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize, Parts,
-    Preserve, ProofPolicy, Prove, Selection, Source, Symlinks, Transfer, Verify, When, check,
+    Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify, When, check,
 };
-use crate::manifest::keys::KeyGlob;
+use crate::manifest::keys::{KeyGlob, Template};
 use crate::report::Origin;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
-/// Copies once, without a manifest.
-#[derive(Debug, Args)]
-#[command(after_help = "\
+const EXAMPLES: &str = "\
 Examples:
   s3haul copy s3://lake/2026/ s3://lake-dr/2026/            everything below a prefix
   s3haul copy s3://lake/big.bin s3://other/big.bin          one object, of any size up to 48.8 TiB
@@ -34,7 +34,11 @@ Examples:
   pg_dump db | s3haul copy - s3://backup/db.dump            standard input
 
 A location that ends in a slash is a prefix. Only objects that are missing or changed are copied; --when always
-copies all. Limits are never exceeded, and lower ones are found by themselves when S3 asks to slow down.")]
+copies all. Limits are never exceeded, and lower ones are found by themselves when S3 asks to slow down.";
+
+/// Copies once, without a manifest.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{PATTERNS}"))]
 pub(super) struct Copy {
     /// s3://bucket/key, s3://bucket/prefix/, a file, a directory, or - for standard input; several at once.
     #[arg(value_name = "SRC", required = true)]
@@ -46,12 +50,6 @@ pub(super) struct Copy {
     /// Treat SRC as a prefix although it does not end in a slash.
     #[arg(short, long)]
     recursive: bool,
-    /// Only keys that match this glob, relative to SRC; may be given several times.
-    #[arg(long, value_name = "GLOB")]
-    include: Vec<KeyGlob>,
-    /// Not keys that match this glob; wins over --include.
-    #[arg(long, value_name = "GLOB")]
-    exclude: Vec<KeyGlob>,
     /// What is copied: missing keys, changed objects too, or always everything.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
@@ -64,6 +62,13 @@ pub(super) struct Copy {
     /// What goes along with the bytes: everything, default or content-only, then policies such as tags=require,acl=try.
     #[arg(long, value_name = "WHAT")]
     preserve: Option<Preserve>,
+
+    /// The new key behind DST, for instance '{dir}{stem}-v1{ext}'; there are {key}, {dir}, {name}, {stem}, {ext}, {size}.
+    #[arg(long, value_name = "TEMPLATE")]
+    rename: Option<Template>,
+
+    #[command(flatten)]
+    select: SelectFlags,
 
     #[command(flatten)]
     set: SetFlags,
@@ -169,11 +174,8 @@ impl Copy {
                 _ => When::Changed,
             };
             self.access.apply(&mut transfer);
-            transfer.select = Selection {
-                include: self.include.iter().cloned().chain(pattern).collect(),
-                exclude: self.exclude.clone(),
-                ..Selection::default()
-            };
+            self.select.apply(&mut transfer, source, pattern)?;
+            transfer.keys.rename.clone_from(&self.rename);
             transfer.preserve = self.preserve.unwrap_or_default();
             transfer.set = self.set.overrides();
             transfer.customer_keys = self.set.keys.keys();
@@ -202,6 +204,7 @@ impl Copy {
         // Only the same copy goes on with the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
+        job.count_from(Timestamp::now());
         Ok(job)
     }
 

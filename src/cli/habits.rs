@@ -121,8 +121,8 @@ const FLAGS: &[Answer] = &[
          overrides that",
     ),
     (
-        "--max-age --min-age --min-size --max-size --newer-than --newer --older",
-        "a job manifest selects by size and time: larger_than, smaller_than, modified_after, modified_before",
+        "--newer-than --newer --older",
+        "use --modified-after or --modified-before, with a time or an age such as 24h",
     ),
     ("--no-sign-request --anonymous --no-sign", "s3haul signs every request; it has no anonymous access"),
     (

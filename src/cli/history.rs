@@ -1,10 +1,10 @@
 //! The flags about versions and archives of a one-off copy.
 
 use clap::Args;
-use jiff::Timestamp;
 
 use super::idle::Flag;
 use crate::manifest::job::{Archived, Restore, RestoreTier, Transfer, Versions};
+use crate::manifest::moment::Moment;
 
 /// Which versions are copied, and what becomes of archived objects.
 #[derive(Clone, Debug, Args)]
@@ -16,9 +16,9 @@ pub(super) struct HistoryFlags {
     /// Copy all versions and delete markers, oldest first, into a bucket with versions.
     #[arg(long, value_name = "all", value_parser = ["all"], conflicts_with = "as_of")]
     versions: Option<String>,
-    /// Copy what a read would have found at this time, for instance 2026-01-01T00:00:00Z.
+    /// Copy what a read would have found then: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME")]
-    as_of: Option<Timestamp>,
+    as_of: Option<Moment>,
     /// What becomes of objects in GLACIER, DEEP_ARCHIVE or an archive tier; they fail when it is not given.
     #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip", "restore"])]
     archived: Option<String>,
@@ -52,11 +52,11 @@ impl HistoryFlags {
 
     /// Writes the flags into a transfer.
     pub(super) fn apply(&self, transfer: &mut Transfer) {
-        transfer.versions = match (&self.versions, self.as_of) {
-            (Some(_), _) => Versions::All,
-            (None, Some(time)) => Versions::AsOf(time),
-            (None, None) => Versions::Current,
-        };
+        match (&self.versions, self.as_of) {
+            (Some(_), _) => transfer.versions = Versions::All,
+            (None, Some(time)) => transfer.set_as_of(time),
+            (None, None) => transfer.versions = Versions::Current,
+        }
         transfer.archived = match self.archived.as_deref() {
             Some("skip") => Archived::Skip,
             Some("restore") => Archived::Restore,

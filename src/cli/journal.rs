@@ -133,6 +133,7 @@ pub(super) async fn open(
         transfers: job.transfers.iter().map(|transfer| transfer.name.clone()).collect(),
         fingerprint,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
+        counted_from: job.counted_from(),
     };
     let journal = opened.begin(run, report).await?;
     Ok(Session { journal, resumed })

@@ -164,11 +164,11 @@ pub(super) async fn show(
         let writers = job.transfers[..number].iter().filter(|earlier| may_read(job, transfer, earlier));
         let unknown: Vec<_> = writers.map(|writer| writer.name.as_str()).collect();
         if output.json {
-            let line = serde_json::json!({ "transfer": transfer.name, "totals": totals, "besides": unknown });
+            let times = transfer.times();
+            let line = serde_json::json!({ "transfer": transfer.name, "totals": totals, "besides": unknown, "times": times });
             say(&line.to_string())?;
         } else {
-            let fate = fate(transfer, &totals);
-            say(&format!("{}: {}\n{}", transfer.name, describe(transfer), text(&totals, &fate)))?;
+            say(&of_transfer(transfer, &totals))?;
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
@@ -231,6 +231,13 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
         display_count(u64::from(in_flight)),
         speed.start,
     ))
+}
+
+/// The numbers of one transfer, under its places and with the times that it selects by.
+fn of_transfer(transfer: &Transfer, totals: &Totals) -> String {
+    let text = text(totals, &fate(transfer, totals));
+    let times = transfer.times().into_iter().map(|time| format!("\n  selects   {time}"));
+    format!("{}: {}\n{text}{}", transfer.name, describe(transfer), times.collect::<String>())
 }
 
 /// What becomes of a transfer's archived objects.

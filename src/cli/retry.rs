@@ -17,6 +17,7 @@ use super::{CliError, Command, Exit, Output, interruptible, journal, output_file
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
+use crate::manifest::moment::Age;
 use crate::report::Origin;
 use crate::report::read::{FailedObject, Report, read};
 
@@ -121,6 +122,15 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
             let message = "standard input can't be read again: run the command that fed it once more";
             return Err(CliError::Usage(message.to_owned()));
         }
+        if let Some(age) = transfer.ages.as_of {
+            let message = format!(
+                "`{}` copies what was there {} before its run began, which a retry cannot count again; write that time \
+                 instead of the age and run the job again",
+                transfer.name,
+                Age(age)
+            );
+            return Err(CliError::Usage(message));
+        }
         transfers.extend(of_failed(transfer, &objects));
     }
     job.transfers = transfers;
@@ -144,7 +154,14 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     }
     let chosen: Vec<_> = failed.iter().filter_map(|object| chosen(&transfer, object)).collect();
     let is_listed = chosen.len() == failed.len();
-    let again = Transfer { when, chosen: Some(chosen), ..transfer.clone() };
+    let mut again = Transfer { when, chosen: Some(chosen), ..transfer.clone() };
+    // The run has chosen these by its own time, and their age is another one by now.
+    if again.ages.modified_after.is_some() {
+        again.set_modified_after(None);
+    }
+    if again.ages.modified_before.is_some() {
+        again.set_modified_before(None);
+    }
     match again.chosen.as_deref() {
         _ if is_listed => vec![again],
         Some([_, ..]) if hides_failures => vec![again, transfer],

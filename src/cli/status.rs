@@ -249,6 +249,7 @@ mod tests {
             transfers: vec!["events".into(), "logs".into()],
             fingerprint: Fingerprint::default(),
             tool: "0.1.0".into(),
+            counted_from: None,
         };
         let (bucket, key) = ("lake-dr".parse().unwrap(), "big.bin".parse().unwrap());
         let failed =

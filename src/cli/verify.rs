@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures::StreamExt;
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
 use super::retry::job_of;
+use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
     CliError, EndpointFlags, Exit, JobFile, Output, idle, interruptible, local_source, presence, say,
@@ -21,7 +23,6 @@ use super::{
 use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
-use crate::manifest::keys::KeyGlob;
 use crate::pace::gate::by_itself;
 use crate::planner::Sides;
 use crate::report::Origin;
@@ -33,9 +34,7 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Lines of a report that are looked at side by side.
 const AT_ONCE: usize = 256;
 
-/// Compares two sides without copying anything, and without reading a byte unless --deep asks for it.
-#[derive(Debug, Args)]
-#[command(after_help = "\
+const EXAMPLES: &str = "\
 Examples:
   s3haul verify nightly.yaml                       everything that the job would copy
   s3haul verify s3://lake/events/ s3://lake-dr/events/
@@ -44,7 +43,11 @@ Examples:
   s3haul verify nightly.yaml --deep=all            read everything
 
 Exit codes: 0 all equal; 1 something is different, missing or could not be looked at, with --strict also extra or
-unprovable; 4 interrupted.")]
+unprovable; 4 interrupted.";
+
+/// Compares two sides without copying anything, and without reading a byte unless --deep asks for it.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n\nWith SRC DST:\n{PATTERNS}"))]
 pub(super) struct Verify {
     /// A job manifest, or a source and a destination as for `copy`.
     #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
@@ -58,16 +61,12 @@ pub(super) struct Verify {
     /// Extra and unprovable objects fail the comparison too.
     #[arg(long)]
     strict: bool,
-    /// With SRC DST: only keys that match this glob, relative to SRC; may be given several times.
-    #[arg(long, value_name = "GLOB")]
-    include: Vec<KeyGlob>,
-    /// With SRC DST: not keys that match this glob; wins over --include.
-    #[arg(long, value_name = "GLOB")]
-    exclude: Vec<KeyGlob>,
     /// With SRC DST: treat SRC as a prefix although it does not end in a slash.
     #[arg(short, long)]
     recursive: bool,
 
+    #[command(flatten)]
+    select: SelectFlags,
     #[command(flatten)]
     access: SidesFlags,
     #[command(flatten)]
@@ -127,14 +126,13 @@ impl Verify {
     /// Refuses the flags of SRC DST where a job, or the command that wrote a report, says what takes part and where.
     fn says_itself(&self, subject: &str) -> Result<(), CliError> {
         let own = [
-            ("--include", !self.include.is_empty()),
-            ("--exclude", !self.exclude.is_empty()),
             ("--recursive", self.recursive),
             self.access.of_destination(),
             self.keys.of_source(),
             self.keys.of_destination(),
         ];
-        let flags = [own.as_slice(), &self.access.of_source(), &self.endpoint.flags()].concat();
+        let flags =
+            [&self.select.flags(), own.as_slice(), &self.access.of_source(), &self.endpoint.flags()].concat();
         let remedy = "leave that out, or compare SRC DST";
         idle::refuse(subject, "says itself what takes part and where", &flags, remedy)
     }
@@ -168,8 +166,8 @@ impl Verify {
         let mut transfer = Transfer::new("verify", from, to);
         self.access.apply(&mut transfer);
         transfer.customer_keys = self.keys.keys();
-        transfer.select.include = self.include.iter().cloned().chain(pattern).collect();
-        transfer.select.exclude.clone_from(&self.exclude);
+        self.select.apply(&mut transfer, source, pattern)?;
+        transfer.count_from(Timestamp::now());
         let job = Job::single(transfer, [self.endpoint.endpoint()]);
         CliError::of_findings(&check(&job)).map_or(Ok(job), Err)
     }

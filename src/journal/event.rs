@@ -158,6 +158,9 @@ pub struct RunInfo {
     pub fingerprint: Fingerprint,
     /// The version of s3haul that began it.
     pub tool: String,
+    /// The time that the job's ages (`modified_after: 24h`) count back from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_from: Option<Timestamp>,
 }
 
 /// What is left of an object that was changed in place.

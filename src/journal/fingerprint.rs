@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::time::Duration;
 
 use crc_fast::CrcAlgorithm;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::{
@@ -15,6 +17,7 @@ use crate::manifest::job::{
     Source, Transfer,
 };
 use crate::manifest::keys::KeyMap;
+use crate::manifest::moment::{Age, Ages};
 
 /// The name under which the names of all transfers stand.
 const TRANSFERS: &str = "transfers";
@@ -92,6 +95,7 @@ impl Fingerprint {
             parts,
             preserve,
             set,
+            ages,
             versions,
             archived,
             restore,
@@ -110,7 +114,7 @@ impl Fingerprint {
         self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
         self.set(of("to.acl"), text(acl.as_ref()));
         self.set(of("when"), format!("{when:?}").to_lowercase());
-        self.selection(name, select);
+        self.selection(name, select, ages);
         // May be millions.
         let chosen = chosen
             .as_ref()
@@ -143,7 +147,11 @@ impl Fingerprint {
         if *set != SetValues::default() {
             self.set(of("set"), format!("{set:?}"));
         }
-        self.set(of("from.versions"), format!("{versions:?}").to_lowercase());
+        let versions = match ages.as_of {
+            Some(age) => format!("as of {} ago", Age(age)),
+            None => format!("{versions:?}").to_lowercase(),
+        };
+        self.set(of("from.versions"), versions);
         self.set(of("archived"), format!("{archived:?} {restore:?}").to_lowercase());
         self.set(of("proof"), format!("{proof:?}").to_lowercase());
         // Where the keys come from; what they are is nobody's business.
@@ -152,7 +160,7 @@ impl Fingerprint {
         }
     }
 
-    fn selection(&mut self, name: &str, select: &Selection) {
+    fn selection(&mut self, name: &str, select: &Selection, ages: &Ages) {
         let Selection {
             include,
             exclude,
@@ -167,8 +175,8 @@ impl Fingerprint {
             ("exclude", list(exclude)),
             ("larger_than", text(larger_than.as_ref())),
             ("smaller_than", text(smaller_than.as_ref())),
-            ("modified_after", text(modified_after.as_ref())),
-            ("modified_before", text(modified_before.as_ref())),
+            ("modified_after", time(ages.modified_after, *modified_after)),
+            ("modified_before", time(ages.modified_before, *modified_before)),
             ("storage_class", list(storage_classes)),
         ] {
             self.set(format!("{name}.from.{field}"), value);
@@ -178,6 +186,11 @@ impl Fingerprint {
 
 fn text(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
+}
+
+/// A time as it was written: an age stands for another time in each run.
+fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
+    age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }
 
 fn list(values: &[impl Display]) -> String {

@@ -27,6 +27,7 @@ pub(super) fn info() -> RunInfo {
         transfers: vec!["all".into()],
         fingerprint: Fingerprint::default(),
         tool: "0".into(),
+        counted_from: None,
     }
 }
 

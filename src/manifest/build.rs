@@ -22,6 +22,7 @@ use super::job::{
     Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
+use super::moment::{Ages, Moment, MomentError};
 use crate::location::{LocalPath, LocationError, S3Uri};
 use crate::size::{ByteRate, ByteSize, SizeError, parse_duration};
 
@@ -174,7 +175,14 @@ impl Reader<'_> {
             self.refuse(&format!("{path}.archived"), "local files are in no archive", remedy);
         }
         let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
-        let versions = section.from.as_ref().map(|from| self.versions(&path, from)).unwrap_or_default();
+        let (versions, as_of) =
+            section.from.as_ref().map(|from| self.versions(&path, from)).unwrap_or_default();
+        let mut time = |field: &str, get: fn(&FromSection) -> &Option<String>| {
+            let text = section.from.as_ref().and_then(|from| get(from).clone());
+            self.read::<Moment>(&format!("{path}.from.{field}"), text)
+        };
+        let modified_after = time("modified_after", |from| &from.modified_after);
+        let modified_before = time("modified_before", |from| &from.modified_before);
         let set = section.set.map(|set| self.overrides(&format!("{path}.set"), set)).unwrap_or_default();
         let mut key_of = |side: &str, section: Option<CustomerKeySection>| {
             section.and_then(|section| self.customer_key(&format!("{path}.{side}.customer_key"), section))
@@ -211,7 +219,7 @@ impl Reader<'_> {
             let message = "a goal is what `size: auto` aims at, and the size is given";
             self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
         }
-        Some(Transfer {
+        let mut transfer = Transfer {
             proof: ProofPolicy {
                 verify: section.verify.or(defaults.verify).unwrap_or_default(),
                 prove: section.prove.or(defaults.prove).unwrap_or_default(),
@@ -229,12 +237,19 @@ impl Reader<'_> {
             preserve,
             source_access: source_access.unwrap_or_default(),
             destination_access: destination_access.unwrap_or_default(),
+            ages: Ages::default(),
             versions,
             archived,
             restore,
             set,
             customer_keys,
-        })
+        };
+        transfer.set_modified_after(modified_after);
+        transfer.set_modified_before(modified_before);
+        if let Some(as_of) = as_of {
+            transfer.set_as_of(as_of);
+        }
+        Some(transfer)
     }
 
     fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
@@ -283,7 +298,7 @@ impl Reader<'_> {
         }
     }
 
-    fn versions(&mut self, transfer: &str, from: &FromSection) -> Versions {
+    fn versions(&mut self, transfer: &str, from: &FromSection) -> (Versions, Option<Moment>) {
         let as_of = self.read(&format!("{transfer}.from.as_of"), from.as_of.clone());
         let chosen = [
             ("version", from.version.is_some()),
@@ -294,12 +309,12 @@ impl Reader<'_> {
         if let [first, .., last] = chosen.as_slice() {
             let message = format!("`{first}` and `{last}` choose different versions");
             self.refuse(&format!("{transfer}.from.{last}"), message, "keep one of them");
-            return Versions::Current;
+            return (Versions::Current, None);
         }
         match (as_of.filter(|_| from.s3.is_some()), from.versions.filter(|_| from.s3.is_some())) {
-            (Some(time), _) => Versions::AsOf(time),
-            (None, Some(VersionsName::All)) => Versions::All,
-            (None, _) => Versions::Current,
+            (Some(time), _) => (Versions::Current, Some(time)),
+            (None, Some(VersionsName::All)) => (Versions::All, None),
+            (None, _) => (Versions::Current, None),
         }
     }
 
@@ -310,8 +325,9 @@ impl Reader<'_> {
             exclude: self.globs(&path("exclude"), from.exclude.as_deref()),
             larger_than: self.read(&path("larger_than"), from.larger_than.clone()),
             smaller_than: self.read(&path("smaller_than"), from.smaller_than.clone()),
-            modified_after: self.read(&path("modified_after"), from.modified_after.clone()),
-            modified_before: self.read(&path("modified_before"), from.modified_before.clone()),
+            // They may be ages, which are the transfer's.
+            modified_after: None,
+            modified_before: None,
             storage_classes: from.storage_classes.clone().unwrap_or_default(),
         }
     }
@@ -524,10 +540,9 @@ impl Explain for LocationError {
     }
 }
 
-impl Explain for jiff::Error {
+impl Explain for MomentError {
     fn explain(&self) -> (String, String) {
-        let remedy = "write RFC 3339 with a time zone, for instance 2026-01-01T00:00:00Z";
-        ("this is not a point in time".to_owned(), remedy.to_owned())
+        (format!("`{}` is not a point in time", self.text), self.remedy.to_owned())
     }
 }
 

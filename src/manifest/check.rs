@@ -10,6 +10,7 @@ use super::job::{
     Selection, Source, Transfer, Versions,
 };
 use super::keys::Piece;
+use super::moment::{Age, Ages};
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, tenant};
@@ -366,8 +367,16 @@ impl<'j> Rules<'j> {
             let message = format!("no object is larger than {least} and smaller than {most}");
             self.refuse(&format!("{path}.smaller_than"), message, "make the one smaller or the other larger");
         }
+        let Ages { modified_after, modified_before, .. } = transfer.ages;
+        if let (Some(older), Some(newer)) = (modified_after, modified_before)
+            && older <= newer
+        {
+            let message = format!("no object is younger than {} and older than {}", Age(older), Age(newer));
+            self.refuse(&format!("{path}.modified_before"), message, "write a smaller age here");
+        }
         if let (Some(after), Some(before)) = (select.modified_after, select.modified_before)
             && before <= after
+            && modified_after.or(modified_before).is_none()
         {
             let message = format!("no time is at or after {after} and before {before}");
             self.refuse(&format!("{path}.modified_before"), message, "write a later time here");

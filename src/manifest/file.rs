@@ -206,9 +206,9 @@ pub struct FromSection {
     /// `all` copies every version and delete marker of each key, oldest first, into a bucket with versions.
     #[schemars(extend("default" = "current"))]
     pub versions: Option<VersionsName>,
-    /// Copies what a read would have found at this time (RFC 3339, with a time zone). The bucket must have kept
-    /// versions since.
-    #[schemars(extend("examples" = ["2026-01-01T00:00:00Z"]))]
+    /// Copies what a read would have found at this time: RFC 3339 with a time zone, a date (midnight UTC), or an age
+    /// before the start of the run. The bucket must have kept versions since.
+    #[schemars(extend("examples" = ["2026-01-01T00:00:00Z", "24h"]))]
     pub as_of: Option<String>,
     /// The customer key (SSE-C) that the objects were encrypted with.
     #[schemars(extend("examples" = [{"env": "LAKE_KEY"}]))]
@@ -232,11 +232,12 @@ pub struct FromSection {
     /// Only objects with fewer bytes than this.
     #[schemars(extend("examples" = ["1GiB"]))]
     pub smaller_than: Option<String>,
-    /// Only objects modified at this time or later (RFC 3339, with a time zone).
-    #[schemars(extend("examples" = ["2026-01-01T00:00:00Z"]))]
+    /// Only objects modified at this time or later: RFC 3339 with a time zone, a date (midnight UTC), or an age before
+    /// the start of the run such as 24h, 7d, or 2w.
+    #[schemars(extend("examples" = ["2026-01-01T00:00:00Z", "2026-01-01", "24h"]))]
     pub modified_after: Option<String>,
-    /// Only objects modified before this time (RFC 3339, with a time zone).
-    #[schemars(extend("examples" = ["2026-02-01T00:00:00Z"]))]
+    /// Only objects modified before this time, written like `modified_after`.
+    #[schemars(extend("examples" = ["2026-02-01T00:00:00Z", "2026-02-01", "7d"]))]
     pub modified_before: Option<String>,
     /// Only objects in one of these storage classes.
     #[schemars(extend("examples" = [["STANDARD", "STANDARD_IA"]]))]

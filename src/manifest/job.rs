@@ -18,6 +18,7 @@ pub use super::check::check;
 use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{FailureLimit, FailureLimitError, Limits};
 use super::literal;
+use super::moment::Ages;
 pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Parts};
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
@@ -181,6 +182,8 @@ pub struct Transfer {
     pub source_access: Access,
     /// The terms of the destination's bucket.
     pub destination_access: Access,
+    /// Which of its times were written as ages.
+    pub ages: Ages,
     /// Which versions of an object are copied.
     pub versions: Versions,
     /// What becomes of objects that can not be read because they are in an archive.
@@ -547,6 +550,7 @@ impl Transfer {
             preserve: Preserve::default(),
             source_access: Access::default(),
             destination_access: Access::default(),
+            ages: Ages::default(),
             versions: Versions::default(),
             archived: Archived::default(),
             restore: Restore::default(),

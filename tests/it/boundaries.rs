@@ -135,7 +135,8 @@ impl Stage {
                 let report = ReportWriter::create(&self.report(), &origin).unwrap();
                 let transfers = self.job.transfers.iter().map(|transfer| transfer.name.clone()).collect();
                 let (run, job, tool) = ("run".to_owned(), self.job.name.clone(), "test".to_owned());
-                let info = RunInfo { run, job, transfers, fingerprint, tool };
+                let info =
+                    RunInfo { run, job, transfers, fingerprint, tool, counted_from: self.job.counted_from() };
                 opened.begin(info, Some(Box::new(report))).await?
             }
         };

@@ -92,8 +92,8 @@ async fn a_one_off_copy_says_what_it_did() {
     assert!(stdout.contains("proven by: crc64nvme 2"), "{stdout}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["b/one", "b/two"]);
     let (exit, stdout, _) =
-        run(at(&world), &["copy", "s3://source/a/*", "s3://destination/c", "--include", "one"]).await;
-    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 4), "{stdout}");
+        run(at(&world), &["copy", "s3://source/a/*", "s3://destination/c", "--exclude", "one"]).await;
+    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 3), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

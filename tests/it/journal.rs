@@ -23,6 +23,7 @@ fn run() -> RunInfo {
         transfers: vec!["all".into()],
         fingerprint: Fingerprint::default(),
         tool: "test".into(),
+        counted_from: None,
     }
 }
 

@@ -53,6 +53,7 @@ mod sessions;
 mod signals;
 mod stop;
 mod tenant;
+mod times;
 mod transfers;
 mod upload;
 mod verify;

@@ -143,7 +143,14 @@ impl World {
             Decision::Begin => {
                 let (run, tool) = ("run".to_owned(), "test".to_owned());
                 let transfers = job.transfers.iter().map(|transfer| transfer.name.clone()).collect();
-                let info = RunInfo { run, job: job.name.clone(), transfers, fingerprint, tool };
+                let info = RunInfo {
+                    run,
+                    job: job.name.clone(),
+                    transfers,
+                    fingerprint,
+                    tool,
+                    counted_from: job.counted_from(),
+                };
                 opened.begin(info, None).await.unwrap()
             }
         };

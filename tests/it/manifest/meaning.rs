@@ -33,10 +33,16 @@ const SERVERS: &str = "endpoints:
     ""
 )]
 #[case(
-    "from: {s3: s3://src/, modified_after: ⟦2026-01-01}",
+    "from: {s3: s3://src/, modified_after: ⟦yesterday}",
     "from.modified_after",
     "not a point in time",
     "T00:00:00Z"
+)]
+#[case(
+    "from: {s3: s3://src/, modified_after: 24h, modified_before: ⟦2d}",
+    "from.modified_before",
+    "no object is younger than 24h and older than 2d",
+    "smaller age"
 )]
 #[case(
     "from: {s3: s3://src/, modified_after: ⟦2026-01-01T00:00:00}",
@@ -69,7 +75,7 @@ const SERVERS: &str = "endpoints:
 #[case("from: {files: x, version: ⟦v}", "from.version", "only with `s3`", "remove")]
 #[case("from: {files: x, versions: ⟦all}", "from.versions", "only with `s3`", "remove")]
 #[case("from: {s3: s3://src/, versions: ⟦some}", "from.versions", "", "all")]
-#[case("from: {s3: s3://src/, as_of: ⟦2026-01-01}", "from.as_of", "not a point in time", "T00:00:00Z")]
+#[case("from: {s3: s3://src/, as_of: ⟦yesterday}", "from.as_of", "not a point in time", "T00:00:00Z")]
 #[case(
     "from: {s3: s3://src/, as_of: 2026-01-01T00:00:00Z, versions: ⟦all}",
     "from.versions",
@@ -344,7 +350,7 @@ endpoints:
 defaults: {when: newer, parts: {size: 64M}}
 transfers:
   - name: events
-    from: {s3: s3://lake-prod/events/, include: [\"**/*.parquet\"], modified_after: 2026-01-01}
+    from: {s3: s3://lake-prod/events/, include: [\"**/*.parquet\"], modified_after: yesterday}
     to: {s3: s3://lake-dr/events, endpoint: drr, storage_class: GLACIER_RI}
   - name: events
     from: {s3: s3://lake-prod/events/, exclude: tmp/**}
