@@ -10,6 +10,7 @@
 mod adopt;
 mod archive;
 mod attributes;
+mod breaker;
 mod buffers;
 mod claim;
 mod condition;
@@ -60,8 +61,9 @@ use crate::planner::{Sides, Step};
 use crate::s3::{Class, Failure, FailureKind, Operation};
 use adopt::Inherited;
 use attributes::{Refusals, Wanted};
+use breaker::Noting;
 use buffers::Buffers;
-use conductor::Conductor;
+use conductor::{Conductor, Means};
 use monitor::Monitor;
 pub use outcome::{GaveUp, Outcome};
 use receipt::{Draft, Ending, Receipt, seconds};
@@ -240,6 +242,8 @@ pub async fn run(
     halt: &CancellationToken,
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
+    let copied = CancellationToken::new();
+    let monitor: Arc<dyn Monitor> = Arc::new(Noting { inner: monitor, copied: copied.clone() });
     // All buckets answer before the first byte moves: a typo in the last transfer is told now, not in an hour.
     let (mut width, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
@@ -310,7 +314,7 @@ pub async fn run(
         };
         works.push_back((number, Arc::new(work)));
     }
-    let means = (pacer.slots().clone(), monitor, stop.clone());
+    let means = Means { slots: pacer.slots().clone(), monitor, stop: stop.clone(), copied };
     Conductor::new(job, works, means, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
     tokio::select! {

@@ -5,11 +5,12 @@
 //! its key, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
 //! missing, [`in_place`] which objects need a change, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
 //! [`concede`] what to do without when a server refuses some of it and [`loss`] how that is told, [`replay`] how a
-//! multipart `ETag` stays what it is, [`claim`] which open uploads of unknown beginnings are of use, [`totals`] adds
+//! multipart `ETag` stays what it is, [`cause`] counts failures by their cause, [`claim`] which open uploads of unknown beginnings are of use, [`totals`] adds
 //! up what a run would send before anything is sent, and [`cost`] what that costs.
 
 pub mod archive;
 pub mod attributes;
+pub mod cause;
 pub mod claim;
 pub mod concede;
 pub mod condition;

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::execute::Outcome;
 use crate::journal::Ledger;
-use crate::size::{ByteSize, display_count, display_duration};
+use crate::size::{ByteSize, display_count as count, display_duration};
 
 /// Why a report is missing or incomplete.
 #[derive(Debug, Error)]
@@ -77,6 +77,9 @@ impl Origin {
         Ok(Self { report: 1, tool: env!("CARGO_PKG_VERSION").to_owned(), command, directory })
     }
 }
+
+/// Causes of failures that the summary names.
+const SHOWN_CAUSES: usize = 10;
 
 /// Writes receipts as they come.
 #[derive(Debug)]
@@ -185,7 +188,6 @@ impl Ledger for ReportWriter {
 #[must_use]
 pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
-    let count = display_count;
     let how = match (outcome.stopped, outcome.failed_objects) {
         (true, _) if outcome.gave_up.is_some() => "gave up",
         (true, _) => "stopped",
@@ -250,6 +252,7 @@ pub fn summary(outcome: &Outcome) -> String {
     if outcome.losses.others() > 0 {
         let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
     }
+    failures(&mut text, outcome);
     if let Some(gave_up) = &outcome.gave_up {
         let _ = writeln!(text, "gave up: {}", gave_up.reason);
     }
@@ -263,6 +266,28 @@ pub fn summary(outcome: &Outcome) -> String {
         count(requests.retried)
     );
     text
+}
+
+/// Adds what objects failed for: a line per cause.
+fn failures(text: &mut String, outcome: &Outcome) {
+    let causes = outcome.causes.by_frequency();
+    for cause in causes.iter().take(SHOWN_CAUSES) {
+        let message = cause.message.trim_end_matches('.');
+        let _ = writeln!(
+            text,
+            "{} x {} {}: {message}, for example {}",
+            count(cause.objects),
+            cause.operation,
+            cause.code,
+            cause.example
+        );
+    }
+    let more = causes.len().saturating_sub(SHOWN_CAUSES) as u64 + u64::from(outcome.causes.others() > 0);
+    if more > 0 {
+        let objects: u64 = causes.iter().skip(SHOWN_CAUSES).map(|cause| cause.objects).sum();
+        let objects = objects + outcome.causes.others();
+        let _ = writeln!(text, "and {} more kinds of failures ({} objects)", count(more), count(objects));
+    }
 }
 
 #[cfg(test)]

@@ -109,8 +109,9 @@ pub(super) struct Copy {
     /// How long a server that throttles or does not answer is waited for; 15m when it is not given.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     patience: Option<Duration>,
-    /// End when more objects than this have failed: a number, or a percentage such as 5%.
-    #[arg(long, value_name = "N|N%")]
+    /// End when more objects than this have failed: a number, a percentage such as 5%, or none; auto (the default) ends a
+    /// run whose first few hundred objects all fail for the same reason.
+    #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
     /// Write one receipt per object here, as JSON lines.
     #[arg(long, value_name = "FILE", value_parser = output_file)]

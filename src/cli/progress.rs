@@ -21,7 +21,7 @@ use crate::size::{ByteSize, display_count, display_duration};
 
 /// Bars for single objects.
 const OBJECT_BARS: usize = 4;
-/// Failures that are shown one by one; the report has them all.
+/// Failures that are shown one by one; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
 /// Between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -36,6 +36,8 @@ pub(super) struct Console {
     began: Instant,
     pacer: Arc<Pacer>,
     output: Output,
+    /// A report lists every object.
+    has_report: bool,
     planned_objects: AtomicU64,
     planned_bytes: AtomicU64,
     plan_ended: AtomicU64,
@@ -72,11 +74,12 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl Console {
-    pub(super) fn new(pacer: Arc<Pacer>, output: Output, bars: bool) -> Self {
+    pub(super) fn new(pacer: Arc<Pacer>, output: Output, bars: bool, has_report: bool) -> Self {
         Self {
             began: Instant::now(),
             pacer,
             output,
+            has_report,
             planned_objects: AtomicU64::new(0),
             planned_bytes: AtomicU64::new(0),
             plan_ended: AtomicU64::new(0),
@@ -202,7 +205,11 @@ impl Console {
                         error.remedy
                     ));
                 } else if number == SHOWN_FAILURES {
-                    self.tell("more objects fail; the report has them all");
+                    self.tell(if self.has_report {
+                        "more objects fail; the report has them all"
+                    } else {
+                        "more objects fail; the summary counts them by cause, and --report FILE lists each"
+                    });
                 }
             }
             Ending::Skipped { .. } | Ending::Stopped => {}
@@ -285,7 +292,7 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
         let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(pacer, Output { json: false, quiet: true }, false);
+        let console = Console::new(pacer, Output { json: false, quiet: true }, false, false);
         let totals = Totals { done_objects: 4, done_bytes: 400, failed_objects: 1, ..Totals::default() };
         console.go_on(&RunState { totals, ..RunState::default() });
         // What was under way is planned again, with the parts that are there.

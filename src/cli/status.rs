@@ -253,7 +253,14 @@ mod tests {
         };
         let (bucket, key) = ("lake-dr".parse().unwrap(), "big.bin".parse().unwrap());
         let failed =
-            FailedObject { source: "s3://lake/c".into(), kind: "denied".into(), message: "no rights".into() };
+            FailedObject {
+            source: "s3://lake/c".into(),
+            destination: String::new(),
+            operation: String::new(),
+            code: String::new(),
+            kind: "denied".into(),
+            message: "no rights".into(),
+        };
         let mut state = RunState::default();
         for (second, event) in [
             Event::RunBegan(run),

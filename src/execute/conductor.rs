@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::{Breaker, Suspect};
 use super::monitor::{Event, Monitor};
 use super::object::BULK_FROM;
 use super::outcome::{GaveUp, Outcome};
@@ -55,7 +56,7 @@ pub(super) struct Conductor<'a> {
     pub(super) stop: CancellationToken,
     slots: Slots,
     monitor: Arc<dyn Monitor>,
-    outcome: &'a mut Outcome,
+    pub(super) outcome: &'a mut Outcome,
     /// Objects that had failed and ended when this session began.
     before: (u64, u64),
     /// Transfers that have not begun, by their place in the job.
@@ -63,15 +64,31 @@ pub(super) struct Conductor<'a> {
     transfers: BTreeMap<u32, Running>,
     /// What is told of the transfers that are being planned; `None` at the end of each.
     news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
-    waiting: Waiting,
+    pub(super) waiting: Waiting,
     tasks: JoinSet<Receipt>,
     /// What is under way, so that a task that panics can still be named.
-    open: HashMap<Id, Open>,
+    pub(super) open: HashMap<Id, Open>,
     open_large: usize,
     /// Their parts.
     open_parts: u64,
     /// Copies in one request that take long.
     open_heavy: u32,
+    pub(super) breaker: Breaker,
+    /// Failures that the breaker holds back.
+    pub(super) suspects: Vec<Suspect>,
+    /// Set when the breaker ended the session.
+    pub(super) is_tripped: bool,
+    /// Cancelled when the first bytes were copied.
+    copied: CancellationToken,
+}
+
+/// What a conductor shares with others.
+pub(super) struct Means {
+    pub(super) slots: Slots,
+    pub(super) monitor: Arc<dyn Monitor>,
+    pub(super) stop: CancellationToken,
+    /// Cancelled when the first bytes were copied.
+    pub(super) copied: CancellationToken,
 }
 
 /// A transfer that has begun and not ended.
@@ -86,7 +103,7 @@ struct Running {
     left: usize,
 }
 
-struct Open {
+pub(super) struct Open {
     transfer: u32,
     /// Its number in the journal.
     object: Option<u64>,
@@ -110,7 +127,7 @@ impl<'a> Conductor<'a> {
     pub(super) fn new(
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
-        (slots, monitor, stop): (Slots, Arc<dyn Monitor>, CancellationToken),
+        Means { slots, monitor, stop, copied }: Means,
         outcome: &'a mut Outcome,
     ) -> Self {
         Self {
@@ -129,6 +146,10 @@ impl<'a> Conductor<'a> {
             open_large: 0,
             open_parts: 0,
             open_heavy: 0,
+            breaker: Breaker::new(job.limits.max_failures),
+            suspects: Vec::new(),
+            is_tripped: false,
+            copied,
         }
     }
 
@@ -139,10 +160,13 @@ impl<'a> Conductor<'a> {
             self.write().await;
             self.begin_transfers();
             self.begin();
-            let is_busy = !self.tasks.is_empty() || self.planned().next().is_some();
+            let waits = self.waiting.len() > 0;
+            let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
+            let copied = self.copied.clone();
             tokio::select! {
                 Some((transfer, news)) = self.news.next() => self.hear(transfer, news),
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
+                () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_on() => self.see_progress(),
                 () = stop.cancelled(), if is_busy && !stopping => {
                     stopping = true;
                     self.news = SelectAll::new();
@@ -151,6 +175,7 @@ impl<'a> Conductor<'a> {
                 else => break,
             }
         }
+        self.clear_suspects();
         for running in self.transfers.values_mut() {
             running.record.flush_all();
         }
@@ -208,22 +233,25 @@ impl<'a> Conductor<'a> {
 
     /// Opens as many objects as the places can serve, the largest first.
     fn begin(&mut self) {
+        self.trip();
         if self.stop.is_cancelled() {
             return;
         }
         let (_, width) = self.slots.in_flight();
         while self.opens_more(width)
+            && self.breaker.may_open(self.open.len())
             && let Some(queued) = self.waiting.pop_large()
         {
             self.spawn(queued);
         }
         while self.open_heavy < width + AHEAD
+            && self.breaker.may_open(self.open.len())
             && let Some(queued) = self.waiting.pop_heavy()
         {
             self.spawn(queued);
         }
         let small = self.slots.for_small() + AHEAD;
-        while self.open_small() < small as usize {
+        while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
             // What waits for a rate takes none of the places that others could use; somebody always goes on.
             let is_idle = self.open_small() == 0;
             let transfers = &self.transfers;
@@ -377,6 +405,9 @@ impl<'a> Conductor<'a> {
 
     /// Ends a transfer of which nothing is left to do.
     fn settle(&mut self, transfer: u32) {
+        if self.transfers.get(&transfer).is_some_and(Running::is_over) {
+            self.clear_suspects_of(transfer);
+        }
         if let Some(running) = self.transfers.get_mut(&transfer)
             && running.is_over()
         {
@@ -384,7 +415,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn tell(&mut self, transfer: u32, what: impl FnOnce(&mut Record)) {
+    pub(super) fn tell(&mut self, transfer: u32, what: impl FnOnce(&mut Record)) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             what(&mut running.record);
         }
@@ -416,9 +447,11 @@ impl<'a> Conductor<'a> {
         let transfer = open.transfer;
         match receipt {
             Ok(receipt) => {
-                self.end_with(transfer, open.object, &receipt);
                 if let Some(then) = open.then {
+                    self.end_or_suspect(transfer, open.object, receipt.clone(), true);
                     self.follow(transfer, then, &receipt);
+                } else {
+                    self.end_or_suspect(transfer, open.object, receipt, false);
                 }
             }
             Err(error) => {
@@ -480,7 +513,7 @@ impl<'a> Conductor<'a> {
         self.end_with(transfer, object, &receipt);
     }
 
-    fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
+    pub(super) fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
         self.count(receipt);
         // What ended the run is tried again when it goes on, and so is what failed after it; but not a bad copy, which
         // looks like a good one then.
@@ -489,7 +522,7 @@ impl<'a> Conductor<'a> {
         self.tell(transfer, |record| record.end(object, receipt, goes_on));
     }
 
-    fn count(&mut self, receipt: &Receipt) {
+    pub(super) fn count(&mut self, receipt: &Receipt) {
         self.outcome.count(receipt);
         self.monitor.observe(&Event::ObjectEnded(receipt));
         if let Ending::Failed { error } = &receipt.ending

@@ -9,6 +9,7 @@ use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::state::RunState;
 use crate::pace::PaceCounts;
 use crate::plan::decide::Skip;
+use crate::plan::cause::{CauseCounts, Failed, as_list};
 use crate::plan::loss::LossCounts;
 
 /// What a run came to.
@@ -42,6 +43,9 @@ pub struct Outcome {
     pub ignored: u64,
     /// Objects that failed.
     pub failed_objects: u64,
+    /// What they failed for, the most frequent cause first.
+    #[serde(rename = "failures", serialize_with = "as_list")]
+    pub causes: CauseCounts,
     /// Objects that a stop left undone, as far as they were known.
     pub stopped_objects: u64,
     /// Copied objects of which something could not be kept.
@@ -93,6 +97,7 @@ impl From<&RunState> for Outcome {
             excluded_objects: totals.excluded_objects,
             ignored: totals.ignored,
             failed_objects: totals.failed_objects,
+            causes: totals.causes.clone(),
             objects_with_losses: totals.objects_with_losses,
             losses: totals.losses.clone(),
             proofs,
@@ -139,7 +144,16 @@ impl Outcome {
                 self.skipped_objects += 1;
                 self.skipped_bytes += receipt.size;
             }
-            Ending::Failed { .. } => self.failed_objects += 1,
+            Ending::Failed { error } => {
+                self.failed_objects += 1;
+                self.causes.add(&Failed {
+                    operation: &error.operation,
+                    code: &error.code,
+                    message: &error.message,
+                    source: &receipt.source,
+                    destination: &receipt.destination,
+                });
+            }
             Ending::Stopped => self.stopped_objects += 1,
         }
     }

@@ -261,6 +261,9 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
         Ending::Restoring { .. } => Ended::Restoring { bytes },
         Ending::Failed { error } => Ended::Failed(FailedObject {
             source: receipt.source.clone(),
+            destination: receipt.destination.clone(),
+            operation: error.operation.clone(),
+            code: error.code.clone(),
             kind: error.kind.to_owned(),
             message: error.message.clone(),
         }),

@@ -297,6 +297,15 @@ fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Er
 pub struct FailedObject {
     /// Which one: `s3://bucket/key`, or a path.
     pub source: String,
+    /// The key that was to be written; empty in old records.
+    #[serde(default)]
+    pub destination: String,
+    /// The request that failed; empty in old records.
+    #[serde(default)]
+    pub operation: String,
+    /// The error code of S3; empty in old records.
+    #[serde(default)]
+    pub code: String,
     /// The kind of failure, one word.
     pub kind: String,
     /// What went wrong.

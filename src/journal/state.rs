@@ -17,6 +17,7 @@ use super::event::{Ended, Event, FailedObject, InPlace, Passed, PlannedObject, R
 use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
+use crate::plan::cause::{CauseCounts, Failed};
 use crate::plan::loss::{LossCounts, whole};
 
 /// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
@@ -145,6 +146,8 @@ pub struct Totals {
     pub proofs: BTreeMap<String, u64>,
     /// Failed objects by the kind of failure.
     pub failures: BTreeMap<String, u64>,
+    /// The same by cause.
+    pub causes: CauseCounts,
 }
 
 impl RunState {
@@ -325,6 +328,13 @@ impl RunState {
             Ended::Failed(failed) => {
                 totals.failed_objects += 1;
                 *totals.failures.entry(failed.kind.clone()).or_default() += 1;
+                totals.causes.add(&Failed {
+                    operation: &failed.operation,
+                    code: &failed.code,
+                    message: &failed.message,
+                    source: &failed.source,
+                    destination: &failed.destination,
+                });
                 if self.failures.len() == FAILURES_KEPT {
                     self.failures.pop_front();
                 }

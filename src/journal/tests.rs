@@ -118,6 +118,9 @@ impl Teller {
                 match rest % 3 {
                     0 => {
                         let failed = FailedObject {
+                            destination: String::new(),
+                            operation: String::new(),
+                            code: String::new(),
                             source: "s3://a/k".into(),
                             kind: "denied".into(),
                             message: "no".into(),

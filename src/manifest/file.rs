@@ -479,7 +479,8 @@ pub struct LimitsSection {
     /// How long a server that throttles or does not answer is waited for before the run ends. Default: 15m.
     #[schemars(extend("examples" = ["15m"]))]
     pub patience: Option<String>,
-    /// End the run when more objects than this have failed: a number, or a percentage of those that ended. Default: never.
+    /// End the run when more objects than this have failed: a number, a percentage of those that ended, or `none`. The default,
+    /// `auto`, ends a run whose first few hundred objects all fail for the same reason.
     #[schemars(extend("examples" = ["5%"]))]
     pub max_failures: Option<String>,
 }

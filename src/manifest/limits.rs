@@ -15,13 +15,17 @@ pub struct Limits {
     pub in_flight: Option<u32>,
     /// How long a server that throttles or does not answer is waited for; `None` is 15 minutes.
     pub patience: Option<Duration>,
-    /// Failed objects that the run puts up with; `None` is any number.
+    /// Failed objects that the run puts up with; `None` is [`FailureLimit::Auto`].
     pub max_failures: Option<FailureLimit>,
 }
 
 /// How many objects may fail before a run counts as hopeless and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureLimit {
+    /// Any number, unless the first few hundred objects all fail alike.
+    Auto,
+    /// Any number.
+    Unlimited,
     /// This many; zero ends the run with the first one.
     Objects(u64),
     /// This many in a hundred, once a hundred have ended.
@@ -30,7 +34,7 @@ pub enum FailureLimit {
 
 /// Why a [`FailureLimit`] was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither a number of objects nor a percentage: write for instance 100 or 5%")]
+#[error("`{0}` is neither a number of objects nor a percentage: write for instance 100, 5%, auto, or none")]
 pub struct FailureLimitError(pub String);
 
 impl FailureLimit {
@@ -38,6 +42,7 @@ impl FailureLimit {
     #[must_use]
     pub fn is_passed(self, failed: u64, ended: u64) -> bool {
         match self {
+            Self::Auto | Self::Unlimited => false,
             Self::Objects(most) => failed > most,
             Self::Percent(percent) => ended >= 100 && failed * 100 > ended * u64::from(percent),
         }
@@ -50,6 +55,8 @@ impl std::str::FromStr for FailureLimit {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let trimmed = text.trim();
         let limit = match trimmed.strip_suffix('%') {
+            None if trimmed == "auto" => Some(Self::Auto),
+            None if trimmed == "none" => Some(Self::Unlimited),
             Some(percent) => percent.trim_end().parse().ok().filter(|p| *p < 100).map(Self::Percent),
             None => trimmed.parse().ok().map(Self::Objects),
         };
@@ -60,6 +67,8 @@ impl std::str::FromStr for FailureLimit {
 impl std::fmt::Display for FailureLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Unlimited => f.write_str("none"),
             Self::Objects(most) => write!(f, "{most}"),
             Self::Percent(percent) => write!(f, "{percent}%"),
         }

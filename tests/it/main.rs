@@ -23,6 +23,7 @@ mod embedded;
 mod faults;
 mod guarantees;
 mod habits;
+mod honest;
 mod idle;
 mod in_place;
 mod journal;

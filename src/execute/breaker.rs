@@ -1,0 +1,222 @@
+//! The breaker: ends a session in which every object fails alike and none succeeds.
+//!
+//! A job whose role may list a source and not read it fails once per object, however many there are. After [`LIMIT`] such
+//! failures the session stops and names the reason; one success, or one failure of another kind, turns the breaker off for
+//! good, so that a run with scattered failures goes on to its end.
+//!
+//! Answers to refused requests are fast and copies are slow, so a count alone would be unfair to objects that are still
+//! under way. From the first failure on, at most [`LIMIT`] objects are failed or open, and the breaker trips only when
+//! all of them have failed. Until then their failures are not on record: after a trip the next session tries them again.
+
+use super::Ending;
+use super::conductor::Conductor;
+use super::monitor::{Event, Monitor};
+use super::outcome::GaveUp;
+use super::receipt::Receipt;
+use crate::manifest::job::FailureLimit;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Failures alike, without a success, that end a session.
+pub(super) const LIMIT: u64 = 300;
+
+/// Counts failures alike until something else happens.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    is_on: bool,
+    /// The kind of all failures so far.
+    kind: Option<&'static str>,
+    failed: u64,
+}
+
+impl Breaker {
+    /// Creates the breaker of a job with this limit.
+    pub(super) fn new(limit: Option<FailureLimit>) -> Self {
+        Self { is_on: matches!(limit, None | Some(FailureLimit::Auto)), kind: None, failed: 0 }
+    }
+
+    /// Returns true while every object has failed alike.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Takes note of the end of an object.
+    pub(super) fn observe(&mut self, ending: &Ending) {
+        match ending {
+            Ending::Failed { error } => {
+                self.is_on &= *self.kind.get_or_insert(error.kind) == error.kind;
+                self.failed += 1;
+            }
+            Ending::Stopped => {}
+            Ending::Done { .. } | Ending::Skipped { .. } | Ending::Restoring { .. } => self.is_on = false,
+        }
+    }
+
+    /// Takes note of copied bytes.
+    pub(super) fn turn_off(&mut self) {
+        self.is_on = false;
+    }
+
+    /// Returns true if one more object may be opened beside those that are.
+    pub(super) fn may_open(&self, open: usize) -> bool {
+        !self.is_on || self.failed == 0 || self.failed + (open as u64) < LIMIT
+    }
+
+    /// Returns true if the session is to end.
+    pub(super) fn is_tripped(&self, open: usize) -> bool {
+        self.is_on && self.failed >= LIMIT && open == 0
+    }
+}
+
+/// An object that failed while the breaker was on; its failure is not on record yet.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    transfer: u32,
+    object: Option<u64>,
+    receipt: Receipt,
+}
+
+/// A monitor that also notes when the first bytes were copied.
+pub(super) struct Noting {
+    pub(super) inner: Arc<dyn Monitor>,
+    pub(super) copied: CancellationToken,
+}
+
+impl Monitor for Noting {
+    fn observe(&self, event: &Event<'_>) {
+        if matches!(event, Event::BytesCopied { .. }) {
+            self.copied.cancel();
+        }
+        self.inner.observe(event);
+    }
+}
+
+impl Conductor<'_> {
+    /// Records the end of an object, or holds its failure back while the breaker is on.
+    pub(super) fn end_or_suspect(&mut self, transfer: u32, object: Option<u64>, receipt: Receipt, chain: bool) {
+        self.breaker.observe(&receipt.ending);
+        if !self.breaker.is_on() {
+            self.clear_suspects();
+        }
+        let is_published = matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
+        if !self.breaker.is_on() || !receipt.is_failure() || is_published || chain {
+            return self.end_with(transfer, object, &receipt);
+        }
+        self.count(&receipt);
+        self.suspects.push(Suspect { transfer, object, receipt });
+    }
+
+    /// Turns the breaker off: some bytes were copied.
+    pub(super) fn see_progress(&mut self) {
+        self.breaker.turn_off();
+        self.clear_suspects();
+    }
+
+    /// Records all failures that were held back.
+    pub(super) fn clear_suspects(&mut self) {
+        self.record_suspects(|_| true);
+    }
+
+    /// Records the failures that were held back in a transfer.
+    pub(super) fn clear_suspects_of(&mut self, transfer: u32) {
+        self.record_suspects(|suspect| suspect.transfer == transfer);
+    }
+
+    /// The failures that tripped the breaker are left to the next session.
+    fn record_suspects(&mut self, which: impl Fn(&Suspect) -> bool) {
+        let (cleared, kept) = std::mem::take(&mut self.suspects).into_iter().partition(which);
+        self.suspects = kept;
+        let goes_on = self.is_tripped;
+        let cleared: Vec<Suspect> = cleared;
+        for Suspect { transfer, object, receipt } in cleared {
+            self.tell(transfer, |record| record.end(object, &receipt, goes_on));
+        }
+    }
+
+    /// Ends the session if all of its objects failed alike and more of them wait.
+    pub(super) fn trip(&mut self) {
+        if !self.breaker.is_tripped(self.open.len()) || self.waiting.len() == 0 {
+            return;
+        }
+        let failed = self.breaker.failed;
+        let example = self.suspects.first().and_then(|suspect| match &suspect.receipt.ending {
+            Ending::Failed { error } => {
+                Some(format!("{} {}: {}; {}", error.operation, error.code, error.message, error.remedy))
+            }
+            _ => None,
+        });
+        let example = example.map(|example| format!(" ({example})")).unwrap_or_default();
+        let reason = format!(
+            "all {failed} objects that were tried failed alike and none succeeded{example}. `max_failures: none` \
+             (--max-failures none) runs the job to its end all the same"
+        );
+        tracing::warn!("giving up: {reason}");
+        self.is_tripped = true;
+        self.outcome.gave_up = Some(GaveUp { reason, may_pass_later: false });
+        self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::receipt::{ErrorRecord, Proof};
+
+    fn failed(kind: &'static str) -> Ending {
+        let text = String::new;
+        let error = ErrorRecord {
+            kind,
+            operation: text(),
+            code: text(),
+            message: text(),
+            request_id: None,
+            remedy: text(),
+            ends_run: false,
+            may_pass_later: false,
+            is_published: false,
+        };
+        Ending::Failed { error }
+    }
+
+    fn done() -> Ending {
+        Ending::Done { proof: Proof::Etag, etag: String::new(), destination_version: None }
+    }
+
+    #[test]
+    fn only_failures_that_are_all_alike_trip_the_breaker() {
+        let repeat = |ending: Ending, times: usize| vec![ending; times];
+        let alike = repeat(failed("denied"), 300);
+        let with = |place: usize, other: Ending| {
+            let mut endings = alike.clone();
+            endings.insert(place, other);
+            endings
+        };
+        let none = FailureLimit::Unlimited;
+        for (case, limit, endings, open, trips) in [
+            ("too few", None, repeat(failed("denied"), 299), 0, false),
+            ("enough", None, alike.clone(), 0, true),
+            ("enough by name", Some(FailureLimit::Auto), alike.clone(), 0, true),
+            ("one may still succeed", None, alike.clone(), 1, false),
+            ("a success first", None, with(0, done()), 0, false),
+            ("a success last", None, with(300, done()), 0, false),
+            ("another failure", None, with(150, failed("invalid")), 0, false),
+            ("stopped ones say nothing", None, with(150, Ending::Stopped), 0, true),
+            ("turned off", Some(none), alike.clone(), 0, false),
+            ("another limit", Some(FailureLimit::Percent(5)), alike.clone(), 0, false),
+        ] {
+            let mut breaker = Breaker::new(limit);
+            endings.iter().for_each(|ending| breaker.observe(ending));
+            assert_eq!(breaker.is_tripped(open), trips, "{case}");
+        }
+    }
+
+    #[test]
+    fn few_objects_are_opened_while_all_fail() {
+        let mut breaker = Breaker::new(None);
+        assert!(breaker.may_open(2048), "nothing has failed");
+        breaker.observe(&failed("denied"));
+        assert!(breaker.may_open(298) && !breaker.may_open(299));
+        breaker.turn_off();
+        assert!(breaker.may_open(2048));
+    }
+}

@@ -1,0 +1,182 @@
+//! Failures counted by their cause, in bounded memory.
+//!
+//! A bucket that refuses a storage class refuses it a million times. The summary of a run names each cause once, with the
+//! number of objects and one of them. Messages that differ only in names and numbers are one cause.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Causes that are counted apart; a run with more of them counts the rest together.
+const MAX_CAUSES: usize = 64;
+/// Characters of a message that are kept.
+const MESSAGE_KEPT: usize = 500;
+
+/// One failed object, as far as its cause is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed<'a> {
+    /// The request.
+    pub operation: &'a str,
+    /// The error code of S3.
+    pub code: &'a str,
+    /// The message of S3.
+    pub message: &'a str,
+    /// The source: `s3://bucket/key`, or a path.
+    pub source: &'a str,
+    /// The destination: `s3://bucket/key`.
+    pub destination: &'a str,
+}
+
+/// A cause, and the objects that failed for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The request.
+    pub operation: String,
+    /// The error code of S3.
+    pub code: String,
+    /// The message of S3 for the first of the objects.
+    pub message: String,
+    /// The number of objects.
+    pub objects: u64,
+    /// The source of the first of them.
+    pub example: String,
+}
+
+/// Counts failed objects by cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Counted", from = "Counted")]
+pub struct CauseCounts {
+    causes: BTreeMap<String, Cause>,
+    others: u64,
+}
+
+impl CauseCounts {
+    /// Counts a failed object.
+    pub fn add(&mut self, failed: &Failed<'_>) {
+        let pattern = pattern(failed);
+        if let Some(cause) = self.causes.get_mut(&pattern) {
+            cause.objects += 1;
+        } else if self.causes.len() < MAX_CAUSES {
+            let cause = Cause {
+                operation: failed.operation.to_owned(),
+                code: failed.code.to_owned(),
+                message: failed.message.chars().take(MESSAGE_KEPT).collect(),
+                objects: 1,
+                example: failed.source.to_owned(),
+            };
+            self.causes.insert(pattern, cause);
+        } else {
+            self.others += 1;
+        }
+    }
+
+    /// Returns the causes, the most frequent first.
+    #[must_use]
+    pub fn by_frequency(&self) -> Vec<&Cause> {
+        let mut causes: Vec<_> = self.causes.values().collect();
+        causes.sort_by_key(|cause| std::cmp::Reverse(cause.objects));
+        causes
+    }
+
+    /// Returns the number of objects that failed for causes beyond those that are counted apart.
+    #[must_use]
+    pub const fn others(&self) -> u64 {
+        self.others
+    }
+
+    /// Returns true if nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.causes.is_empty()
+    }
+}
+
+/// [`CauseCounts`] as JSON.
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    causes: Vec<(String, Cause)>,
+    others: u64,
+}
+
+impl From<CauseCounts> for Counted {
+    fn from(counts: CauseCounts) -> Self {
+        Self { causes: counts.causes.into_iter().collect(), others: counts.others }
+    }
+}
+
+impl From<Counted> for CauseCounts {
+    fn from(counted: Counted) -> Self {
+        Self { causes: counted.causes.into_iter().collect(), others: counted.others }
+    }
+}
+
+/// Serializes the causes as a list, the most frequent first.
+///
+/// # Errors
+/// The serializer's own.
+pub fn as_list<S: serde::Serializer>(counts: &CauseCounts, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(counts.by_frequency())
+}
+
+/// Returns what is equal for two failures with the same cause: the message without names and numbers.
+fn pattern(failed: &Failed<'_>) -> String {
+    let key = |name: &'_ str| {
+        let below = name.strip_prefix("s3://").and_then(|name| name.split_once('/'));
+        below.map(|(_, key)| key.to_owned()).filter(|key| !key.is_empty())
+    };
+    let mut message = failed.message.replace(failed.source, "").replace(failed.destination, "");
+    for key in [key(failed.source), key(failed.destination)].into_iter().flatten() {
+        // A key of one or two letters is found in any word.
+        if key.len() > 2 {
+            message = message.replace(&key, "");
+        }
+    }
+    let mut pattern = format!("{} {} ", failed.operation, failed.code);
+    let words = message.split_inclusive(|letter: char| !letter.is_alphanumeric());
+    for word in words.take(MESSAGE_KEPT) {
+        if word.contains(|letter: char| letter.is_ascii_digit()) {
+            pattern.push('#');
+        } else {
+            pattern.push_str(word);
+        }
+    }
+    pattern.chars().take(MESSAGE_KEPT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed<'a>(code: &'a str, message: &'a str, source: &'a str) -> Failed<'a> {
+        Failed { operation: "CopyObject", code, message, source, destination: "s3://there/none" }
+    }
+
+    #[test]
+    fn messages_that_differ_in_names_and_numbers_are_one_cause() {
+        let mut counts = CauseCounts::default();
+        for number in 0..306 {
+            let source = format!("s3://here/a/key-{number}");
+            let message = format!("no access to {source} (request 4F{number}A, attempt {number})");
+            counts.add(&failed("AccessDenied", &message, &source));
+        }
+        counts.add(&failed("AccessDenied", "not allowed: s3:PutObject", "s3://here/b"));
+        counts.add(&failed("AccessDenied", "not allowed: s3:GetObject", "s3://here/c"));
+        counts.add(&failed("InvalidStorageClass", "not allowed: s3:GetObject", "s3://here/d"));
+        let causes = counts.by_frequency();
+        assert_eq!(causes.iter().map(|cause| cause.objects).collect::<Vec<_>>(), [306, 1, 1, 1]);
+        assert_eq!(causes[0].example, "s3://here/a/key-0");
+        assert!(causes[0].message.starts_with("no access to s3://here/a/key-0 (request 4F0A"));
+        let json = serde_json::to_string(&counts).unwrap();
+        assert_eq!(serde_json::from_str::<CauseCounts>(&json).unwrap(), counts);
+    }
+
+    #[test]
+    fn the_number_of_causes_is_bounded() {
+        let mut counts = CauseCounts::default();
+        let word = |number: u32| char::from_u32(0x4e00 + number).unwrap().to_string();
+        for number in 0..1000 {
+            counts.add(&failed("Code", &word(number), "s3://here/x"));
+        }
+        assert_eq!((counts.by_frequency().len(), counts.others()), (64, 1000 - 64));
+    }
+}

@@ -1,0 +1,97 @@
+//! What a run says of itself is true: failures by cause, runs in which everything fails, selections without a match.
+
+use std::time::Duration;
+
+use s3haul::journal::Intent;
+use s3haul::manifest::job::{FailureLimit, Limits};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{at, run};
+use crate::world::{SOURCE, World, copy_all};
+
+fn put(world: &World, key: &str) {
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+}
+
+fn put_many(world: &World, number: usize) {
+    for number in 0..number {
+        put(world, &format!("k/{number:05}"));
+    }
+}
+
+fn denied(operation: Operation) -> Fault {
+    Fault::on(operation).then(Effect::Error(403, "AccessDenied"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_in_which_everything_fails_alike_stops_early() {
+    let mut world = World::new().await;
+    put_many(&world, 5000);
+    world.sandbox.faults().add(denied(Operation::CopyObject));
+    let directory = tempfile::tempdir().unwrap();
+    let job = world.job(copy_all());
+    let first = world.session(directory.path(), &job, Intent::Resume).await;
+    let gave_up = first.outcome.gave_up.clone().expect("it went on to the end");
+    assert!(gave_up.reason.contains("AccessDenied") && gave_up.reason.contains("max_failures: none"));
+    assert!(!gave_up.may_pass_later);
+    assert!((300..700).contains(&first.outcome.failed_objects), "{:?}", first.outcome);
+    assert!(world.calls(Operation::CopyObject) < 700, "{}", world.calls(Operation::CopyObject));
+    // The next session tries those objects again.
+    world.sandbox.faults().clear();
+    world.stop = CancellationToken::new();
+    let second = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((second.outcome.done_objects, second.outcome.failed_objects), (5000, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_scattered_failures_goes_on_to_its_end() {
+    let world = World::new().await;
+    for number in 0..1000 {
+        put(&world, &format!("k/{number:05}-bad"));
+        put(&world, &format!("k/{number:05}-good"));
+    }
+    // The successes are slow, so that all refusals of what is open arrive before the first of them.
+    let slow = Fault::on(Operation::CopyObject).key("-good").then(Effect::Delay(Duration::from_millis(300)));
+    world.sandbox.faults().add(slow);
+    world.sandbox.faults().add(denied(Operation::CopyObject).key("-bad"));
+    let run = world.try_run_job(&world.job(copy_all())).await.unwrap();
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1000, 1000));
+    assert_eq!(run.outcome.gave_up, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_series_of_failures_can_be_asked_for() {
+    let world = World::new().await;
+    put_many(&world, 1000);
+    world.sandbox.faults().add(denied(Operation::CopyObject));
+    let mut job = world.job(copy_all());
+    job.limits = Limits { max_failures: Some(FailureLimit::Unlimited), ..Limits::default() };
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!((run.outcome.failed_objects, run.outcome.gave_up), (1000, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_summary_counts_failures_by_cause() {
+    let world = World::new().await;
+    put_many(&world, 30);
+    world.sandbox.faults().add(denied(Operation::CopyObject).key("k/0000"));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CopyObject).key("k/0001").then(Effect::Error(400, "InvalidStorageClass")),
+    );
+    world.sandbox.faults().add(denied(Operation::CopyObject).key("k/0002"));
+    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--max-failures", "none"];
+    let (exit, stdout, stderr) = run(at(&world), &copy).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let line = |words: &str| stdout.lines().find(|line| line.contains(words)).unwrap_or_default().to_owned();
+    assert!(line("AccessDenied").starts_with("20 x CopyObject AccessDenied: "), "{stdout}");
+    assert!(line("AccessDenied").contains(", for example s3://source/k/0000"), "{stdout}");
+    assert!(line("InvalidStorageClass").starts_with("10 x CopyObject"), "{stdout}");
+    assert!(stderr.contains("the summary counts them by cause") && !stderr.contains("the report has"));
+    let (_, stdout, _) = run(at(&world), &[&copy[..], &["--json"]].concat()).await;
+    let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let failures = &last["summary"]["failures"];
+    assert_eq!((&failures[0]["objects"], &failures[0]["code"]), (&20.into(), &"AccessDenied".into()));
+    assert_eq!(failures[1]["objects"], 10);
+}
