@@ -92,7 +92,8 @@ pub(super) async fn run(
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect(job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal();
-    let console = Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars, job.report.json.is_some()));
+    let console =
+        Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars, job.report.json.is_some()));
     // A bucket that can't be used is told before there is a run, so that a name can be mended and run again.
     let tell = |line: &str| console.tell(line);
     let contact = Box::pin(async {

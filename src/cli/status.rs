@@ -252,8 +252,7 @@ mod tests {
             counted_from: None,
         };
         let (bucket, key) = ("lake-dr".parse().unwrap(), "big.bin".parse().unwrap());
-        let failed =
-            FailedObject {
+        let failed = FailedObject {
             source: "s3://lake/c".into(),
             destination: String::new(),
             operation: String::new(),

@@ -93,7 +93,13 @@ impl Monitor for Noting {
 
 impl Conductor<'_> {
     /// Records the end of an object, or holds its failure back while the breaker is on.
-    pub(super) fn end_or_suspect(&mut self, transfer: u32, object: Option<u64>, receipt: Receipt, chain: bool) {
+    pub(super) fn end_or_suspect(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        receipt: Receipt,
+        chain: bool,
+    ) {
         self.breaker.observe(&receipt.ending);
         if !self.breaker.is_on() {
             self.clear_suspects();

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::state::RunState;
 use crate::pace::PaceCounts;
-use crate::plan::decide::Skip;
 use crate::plan::cause::{CauseCounts, Failed, as_list};
+use crate::plan::decide::Skip;
 use crate::plan::loss::LossCounts;
 
 /// What a run came to.

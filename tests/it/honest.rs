@@ -77,9 +77,10 @@ async fn the_summary_counts_failures_by_cause() {
     let world = World::new().await;
     put_many(&world, 30);
     world.sandbox.faults().add(denied(Operation::CopyObject).key("k/0000"));
-    world.sandbox.faults().add(
-        Fault::on(Operation::CopyObject).key("k/0001").then(Effect::Error(400, "InvalidStorageClass")),
-    );
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).key("k/0001").then(Effect::Error(400, "InvalidStorageClass")));
     world.sandbox.faults().add(denied(Operation::CopyObject).key("k/0002"));
     let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--max-failures", "none"];
     let (exit, stdout, stderr) = run(at(&world), &copy).await;
