@@ -211,7 +211,9 @@ mod tests {
             ("another limit", Some(FailureLimit::Percent(5)), alike.clone(), 0, false),
         ] {
             let mut breaker = Breaker::new(limit);
-            endings.iter().for_each(|ending| breaker.observe(ending));
+            for ending in &endings {
+                breaker.observe(ending);
+            }
             assert_eq!(breaker.is_tripped(open), trips, "{case}");
         }
     }
