@@ -22,6 +22,7 @@ mod headers;
 pub mod history;
 mod identity;
 mod list;
+mod octets;
 mod pool;
 mod read;
 mod signature;

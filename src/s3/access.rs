@@ -3,11 +3,14 @@
 //! They are added below the verbs, to whatever request passes, so that a verb of tomorrow has them too. A copy concerns
 //! two buckets: its request goes to the destination's and names the source's in a header, by which it is known here.
 
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_runtime_api::http::Headers;
 
+use super::octets;
 use crate::manifest::job::Access;
 
 /// Adds the headers of a bucket to its requests.
@@ -61,6 +64,15 @@ impl Intercept for AccessHeaders {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.add_to(context.request_mut().headers_mut())
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        octets::make_readable(context.response_mut())
     }
 }
 

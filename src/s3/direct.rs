@@ -48,7 +48,9 @@ use jiff::tz::TimeZone;
 
 use super::access::AccessHeaders;
 use super::bodies::Bodies;
+use super::causes::plain;
 use super::identity::Identities;
+use super::octets;
 use super::pool::CONNECT_TIMEOUT;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
 
@@ -95,6 +97,7 @@ macro_rules! sent {
 sent! {
     head: head_object::HeadObject => HeadObjectInput, HeadObjectOutput, HeadObjectError;
     copy: copy_object::CopyObject => CopyObjectInput, CopyObjectOutput, CopyObjectError;
+    create: create_multipart_upload::CreateMultipartUpload => CreateMultipartUploadInput, CreateMultipartUploadOutput, CreateMultipartUploadError;
     copy_part: upload_part_copy::UploadPartCopy => UploadPartCopyInput, UploadPartCopyOutput, UploadPartCopyError;
     part: upload_part::UploadPart => UploadPartInput, UploadPartOutput, UploadPartError;
     put: put_object::PutObject => PutObjectInput, PutObjectOutput, PutObjectError;
@@ -207,7 +210,7 @@ impl Way {
                 return output.downcast().map_err(other);
             }
             Err(error) if error.is_operation_error() => error,
-            Err(error) => return Err(SdkError::response_error(format!("{error:?}"), response)),
+            Err(error) => return Err(SdkError::response_error(plain(&error), response)),
         };
         let mut refusal = None;
         drop(error.map_operation_error(|error| refusal = error.downcast().ok()));
@@ -232,6 +235,9 @@ impl Way {
         match ByteStream::new(body).collect().await {
             Ok(bytes) => *response.body_mut() = SdkBody::from(bytes.into_bytes()),
             Err(error) => return Err(SdkError::response_error(error, response)),
+        }
+        if let Err(error) = octets::make_readable(&mut response) {
+            return Err(SdkError::response_error(error, response));
         }
         // The SDK gives the text of `Expires` out under a name of its own, and would fail on a text that is no date.
         let headers = response.headers_mut();
@@ -273,6 +279,7 @@ impl Way {
             }
         };
         let credentials = identity.data::<Credentials>().ok_or("the credentials are none to sign with")?;
+        let mut request = octets::restore(request)?;
         let time = SystemTime::now() + self.behind - self.ahead;
         self.signer.sign(&mut request, credentials, time, &payload)?;
         Ok(request)

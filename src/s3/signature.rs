@@ -73,7 +73,7 @@ impl Signer {
         let (canonical, names) = self.canonical(request, payload);
         let day = &date[..8];
         let scope = format!("{day}/{}/{}/aws4_request", self.region, self.service);
-        let hash = hex(&Sha256::digest(canonical.as_bytes()));
+        let hash = hex(&Sha256::digest(&canonical));
         let mut mac = self.key(day, credentials.secret_access_key()).mac.clone();
         mac.update(format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{hash}").as_bytes());
         let signature = hex(&mac.finalize().into_bytes());
@@ -86,10 +86,11 @@ impl Signer {
     }
 
     /// The canonical request, and the names of the headers in it.
-    fn canonical(&self, request: &HttpRequest, payload: &str) -> (String, String) {
-        let mut headers: Vec<(&str, &str)> =
-            request.headers().iter().filter(|(name, _)| !NOT_SIGNED.contains(name)).collect();
-        headers.push(("host", &self.host));
+    fn canonical(&self, request: &HttpRequest, payload: &str) -> (Vec<u8>, String) {
+        // Values need not be text.
+        let mut headers: Vec<(&str, &[u8])> =
+            request.headers().iter_bytes().filter(|(name, _)| !NOT_SIGNED.contains(name)).collect();
+        headers.push(("host", self.host.as_bytes()));
         // Values of the same name stay in their order.
         headers.sort_by_key(|(name, _)| *name);
         let (path, query) = path_and_query(request.uri());
@@ -102,25 +103,33 @@ impl Signer {
             text.push_str(if pair.contains('=') { "" } else { "=" });
         }
         text.push('\n');
+        let mut text = text.into_bytes();
         let mut names = String::with_capacity(256);
         let mut last = "";
         for (name, value) in headers {
             if name == last {
                 // The line of the value before goes on.
                 text.pop();
-                text.push(',');
+                text.push(b',');
             } else {
                 names.extend([if last.is_empty() { "" } else { ";" }, name]);
-                text.extend([name, ":"]);
+                text.extend_from_slice(name.as_bytes());
+                text.push(b':');
                 last = name;
             }
             // Blanks count once within a value, and not at all around it.
-            for (number, word) in value.split(' ').filter(|word| !word.is_empty()).enumerate() {
-                text.extend([if number > 0 { " " } else { "" }, word]);
+            let words = value.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+            for (number, word) in words.enumerate() {
+                if number > 0 {
+                    text.push(b' ');
+                }
+                text.extend_from_slice(word);
             }
-            text.push('\n');
+            text.push(b'\n');
         }
-        text.extend(["\n", &names, "\n", payload]);
+        for piece in ["\n", &names, "\n", payload] {
+            text.extend_from_slice(piece.as_bytes());
+        }
         (text, names)
     }
 

@@ -5,7 +5,7 @@
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::copy_object::{CopyObject, CopyObjectInput};
-use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadInput;
+use aws_sdk_s3::operation::create_multipart_upload::{CreateMultipartUpload, CreateMultipartUploadInput};
 use aws_sdk_s3::operation::head_object::{HeadObject, HeadObjectInput};
 use aws_sdk_s3::operation::put_object::{PutObject, PutObjectInput};
 use aws_sdk_s3::operation::upload_part::{UploadPart, UploadPartInput};
@@ -21,6 +21,7 @@ use super::convert::{
 };
 use super::direct::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
+use super::octets;
 use super::{
     Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
     Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker, WriteCondition,
@@ -150,6 +151,7 @@ impl Client {
         let request = with_source_key!(request, &source.customer_key);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
+        self.can_sign(Operation::CopyObject, bucket, key, attributes).await?;
         let output = send!(self, bucket, CopyObject, request, expires(attributes))
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
@@ -162,6 +164,26 @@ impl Client {
         )?;
         let checksum = result.and_then(|result| checksum_of!(result));
         Ok(Written { etag, version: output.version_id, checksum, encryption, was_found: false })
+    }
+
+    /// Makes sure that values that are no UTF-8 can be signed, which only the short way can; the SDK's signature leaves them out.
+    async fn can_sign(
+        &self,
+        operation: Operation,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        attributes: &Attributes,
+    ) -> Result<(), Failure> {
+        if !octets::are_in(attributes) || self.way(bucket).is_some() {
+            return Ok(());
+        }
+        // The way is learned from a request that is answered well.
+        Box::pin(self.head_bucket(bucket)).await?;
+        if self.way(bucket).is_some() {
+            return Ok(());
+        }
+        let message = "a header or metadata value that is not UTF-8 cannot be signed for this bucket";
+        Err(Failure::new(FailureKind::NotSent, operation, format!("{bucket}/{key}"), message))
     }
 
     /// Writes a small object from memory.
@@ -183,6 +205,7 @@ impl Client {
         request = with_checksum!(request, checksum_value);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
+        self.can_sign(Operation::PutObject, bucket, key, attributes).await?;
         let output = send!(self, bucket, PutObject, request, expires(attributes))
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
@@ -209,9 +232,16 @@ impl Client {
             .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        let output = Box::pin(request.send_with(&self.sdk_with(expires(attributes))))
-            .await
-            .map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
+        self.can_sign(Operation::CreateMultipartUpload, bucket, key, attributes).await?;
+        let header = expires(attributes);
+        let output = match self.way(bucket) {
+            Some(way) if octets::are_in(attributes) => {
+                Box::pin(way.send::<CreateMultipartUpload>(request.build(), header, self.signs_bodies)).await
+            }
+            _ => Box::pin(request.send_with(&self.sdk_with(header))).await,
+        };
+        let output =
+            output.map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
         let kms = output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref());
         let id = output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
             unreadable(Operation::CreateMultipartUpload, bucket, key, "the answer holds no upload id")

@@ -39,6 +39,7 @@ mod manifest;
 mod matrix;
 mod mine;
 mod mistyped;
+mod octets;
 mod outage;
 mod pace;
 mod parts;

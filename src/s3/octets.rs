@@ -1,0 +1,117 @@
+//! Header values that are not UTF-8, which S3's look-alikes keep and give out as they are.
+//!
+//! This crate and the SDK hold values as text. A value that is no UTF-8 is held as a text in which a private character
+//! (U+F780 to U+F7FF) stands for each byte from 0x80 on, and such a text is sent as the bytes that it stands for. A UTF-8
+//! value in which one of these characters occurs by itself is held the same way, so that no two values share a text.
+
+use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_s3::error::BoxError;
+
+use super::Attributes;
+
+/// Stands for the byte 0x80.
+const FIRST: u32 = 0xF780;
+
+fn is_stand_in(letter: char) -> bool {
+    (FIRST..FIRST + 0x80).contains(&u32::from(letter))
+}
+
+/// Returns the text that stands for a value, or `None` where the value is that text itself.
+fn text_of(value: &[u8]) -> Option<String> {
+    if std::str::from_utf8(value).is_ok_and(|text| !text.contains(is_stand_in)) {
+        return None;
+    }
+    let letter = |byte: &u8| match byte {
+        0..0x80 => char::from(*byte),
+        _ => char::from_u32(FIRST + u32::from(*byte) - 0x80).unwrap_or(char::REPLACEMENT_CHARACTER),
+    };
+    Some(value.iter().map(letter).collect())
+}
+
+/// Returns the bytes that a text stands for, or `None` where they are the text's own.
+fn value_of(text: &str) -> Option<Vec<u8>> {
+    if text.is_ascii() || !text.contains(is_stand_in) {
+        return None;
+    }
+    let mut value = Vec::with_capacity(text.len());
+    for letter in text.chars() {
+        match u8::try_from(u32::from(letter).wrapping_sub(FIRST - 0x80)) {
+            Ok(byte) if is_stand_in(letter) => value.push(byte),
+            _ => value.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    Some(value)
+}
+
+/// Replaces the values of an answer that are no UTF-8 by texts, which the SDK can read.
+pub(super) fn make_readable(response: &mut HttpResponse) -> Result<(), BoxError> {
+    let texts: Vec<_> = response
+        .headers()
+        .iter_bytes()
+        .filter(|(_, value)| !value.is_ascii())
+        .filter_map(|(name, value)| Some((name.to_owned(), text_of(value)?)))
+        .collect();
+    for (name, text) in texts {
+        response.headers_mut().try_insert(name, text)?;
+    }
+    Ok(())
+}
+
+/// Replaces the texts in a request that stand for other bytes.
+pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
+    if !request.headers().iter().any(|(_, text)| value_of(text).is_some()) {
+        return Ok(request);
+    }
+    let mut request = request.try_into_http1x()?;
+    for header in request.headers_mut().values_mut() {
+        if let Some(value) = std::str::from_utf8(header.as_bytes()).ok().and_then(value_of) {
+            *header = value.try_into()?;
+        }
+    }
+    Ok(HttpRequest::try_from(request)?)
+}
+
+/// Returns true for attributes of which one is no UTF-8. The SDK would leave such a header out of its signature.
+pub(super) fn are_in(attributes: &Attributes) -> bool {
+    let headers = &attributes.headers;
+    let texts = [
+        &headers.content_type,
+        &headers.content_encoding,
+        &headers.content_language,
+        &headers.content_disposition,
+        &headers.cache_control,
+        &headers.expires,
+        &headers.website_redirect,
+    ];
+    let mut texts = texts.into_iter().flatten().chain(attributes.metadata.values());
+    texts.any(|text| value_of(text).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn utf_8_is_its_own_text() {
+        for text in ["plain", "größe", "😹", ""] {
+            assert_eq!((text_of(text.as_bytes()), value_of(text)), (None, None), "{text}");
+        }
+        assert_eq!(text_of(b"caf\xe9").as_deref(), Some("caf\u{f7e9}"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_comes_back(value in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let text = text_of(&value).unwrap_or_else(|| String::from_utf8(value.clone()).unwrap());
+            prop_assert_eq!(value_of(&text).unwrap_or_else(|| text.clone().into_bytes()), value);
+        }
+
+        #[test]
+        fn private_characters_of_others_come_back(text in "[a\u{f780}-\u{f7ff}é]{0,8}") {
+            let held = text_of(text.as_bytes()).unwrap_or_else(|| text.clone());
+            prop_assert_eq!(value_of(&held).unwrap_or_else(|| held.clone().into_bytes()), text.into_bytes());
+        }
+    }
+}
