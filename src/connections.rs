@@ -70,6 +70,7 @@ impl Connections {
         let source = match transfer.from.s3() {
             Some((endpoint, location)) => {
                 let (endpoint, bucket) = (endpoint.to_owned(), location.bucket.clone());
+                refuse_multi_region(&bucket)?;
                 let key = customer_key(transfer.customer_keys.source.as_ref())?;
                 let access = &transfer.source_access;
                 Some(self.bucket_on_terms(&endpoint, &bucket, access).await?.with_customer_key(key))
@@ -141,6 +142,16 @@ impl Connections {
         };
         Bucket::new(name.clone(), &client, Arc::clone(&self.pacer), self.halt.clone())
     }
+}
+
+/// Refuses a source that S3 does not copy from.
+fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
+    if !source.is_multi_region() {
+        return Ok(());
+    }
+    let message = "S3 copies into a Multi-Region Access Point but not out of one; name the bucket, or an access point of \
+                   one Region, as the source";
+    Err(Failure::new(FailureKind::NotSent, Operation::CopyObject, source.to_string(), message))
 }
 
 /// Finds out whether a bucket can be used, and returns the region that it is in where that is told and means something.

@@ -118,6 +118,12 @@ impl BucketName {
         self.0.starts_with("arn:") || SUFFIXES.iter().any(|suffix| self.0.ends_with(suffix))
     }
 
+    /// True for a Multi-Region Access Point, which S3 accepts as the destination of a copy and not as its source.
+    #[must_use]
+    pub fn is_multi_region(&self) -> bool {
+        self.0.starts_with("arn:") && self.0.ends_with(".mrap")
+    }
+
     /// Directory buckets (S3 Express One Zone) list without order and know no versions or tags.
     #[must_use]
     pub fn is_directory_bucket(&self) -> bool {
@@ -171,18 +177,27 @@ impl FromStr for S3Uri {
         // The ARN of a bucket is not a bucket's name, unlike that of an access point.
         if rest.starts_with("arn:")
             && rest.split(':').nth(3).is_none_or(str::is_empty)
-            && !rest.contains(":accesspoint/")
+            && !rest.contains(":accesspoint")
         {
             return Err(not_s3());
         }
-        // An access point ARN holds a slash itself: arn:aws:s3:region:account:accesspoint/name/key…
-        let (bucket, key) = match rest.strip_prefix("arn:").and_then(|arn| arn.match_indices('/').nth(1)) {
-            Some((at, _)) => (&rest[..at + 4], &rest[at + 5..]),
-            None if rest.starts_with("arn:") => (rest, ""),
+        let (bucket, key) = match end_of_arn(rest) {
+            Some(end) => (&rest[..end], rest[end..].strip_prefix('/').unwrap_or_default()),
             None => rest.split_once('/').unwrap_or((rest, "")),
         };
         Ok(Self { bucket: BucketName::new(bucket)?, key: ObjectKey::new(key)? })
     }
+}
+
+/// Returns where the ARN of an access point ends in `arn…/key`, or `None` if the text is no ARN.
+///
+/// The resource is `accesspoint/NAME` or `outpost/ID/accesspoint/NAME`, with colons or slashes between its words.
+fn end_of_arn(text: &str) -> Option<usize> {
+    let resource_at = text.strip_prefix("arn:").and(text.match_indices(':').nth(4)).map(|(at, _)| at + 1)?;
+    let resource = &text[resource_at..];
+    let words = if resource.starts_with("outpost") { 4 } else { 2 };
+    let mut separators = resource.match_indices(['/', ':']);
+    Some(separators.nth(words - 1).map_or(text.len(), |(at, _)| resource_at + at))
 }
 
 impl fmt::Display for S3Uri {
@@ -230,8 +245,13 @@ text_newtype!(ObjectKey);
 /// it is: Ceph's `UploadPartCopy` splits the name before it decodes anything.
 #[must_use]
 pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
-    let mut value = if bucket.as_str().starts_with("arn:") {
-        utf8_percent_encode(&format!("{bucket}/object/{key}"), COPY_SOURCE).to_string()
+    // An object on Outposts is named by its Outpost, without the access point.
+    let arn = match bucket.as_str().split_once("/accesspoint/") {
+        Some((outpost, _)) if outpost.contains(":outpost/") => outpost,
+        _ => bucket.as_str(),
+    };
+    let mut value = if arn.starts_with("arn:") {
+        utf8_percent_encode(&format!("{arn}/object/{key}"), COPY_SOURCE).to_string()
     } else {
         format!("{bucket}/{}", utf8_percent_encode(key.as_str(), COPY_SOURCE))
     };
@@ -269,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn copies_from_outposts_name_the_outpost() {
+        let source = |text: &str| {
+            let S3Uri { bucket, key } = uri(text);
+            percent_encoding::percent_decode_str(&copy_source(&bucket, &key, None))
+                .decode_utf8_lossy()
+                .into_owned()
+        };
+        assert_eq!(
+            source("s3://arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/accesspoint/ap/x/y"),
+            "arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/object/x/y"
+        );
+        assert_eq!(
+            source("s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x"),
+            "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/object/x"
+        );
+    }
+
+    #[test]
     fn uris_split_at_the_first_slash_and_keep_odd_keys() {
         for (text, bucket, key) in [
             ("s3://logs", "logs", ""),
@@ -279,6 +317,26 @@ mod tests {
                 "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y",
                 "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap",
                 "x/y",
+            ),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint:ap/x/y",
+                "arn:aws:s3:eu-west-1:111122223333:accesspoint:ap",
+                "x/y",
+            ),
+            (
+                "s3://arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/accesspoint/ap/x/y",
+                "arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/accesspoint/ap",
+                "x/y",
+            ),
+            (
+                "s3://arn:aws:s3::111122223333:accesspoint/mfzwi23gnjvgw.mrap/x/y",
+                "arn:aws:s3::111122223333:accesspoint/mfzwi23gnjvgw.mrap",
+                "x/y",
+            ),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap",
+                "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap",
+                "",
             ),
         ] {
             let parsed = uri(text);

@@ -332,3 +332,13 @@ async fn an_answer_that_makes_no_sense_is_asked_for_a_few_times_only() {
     assert!(stderr.contains("unreadable answer") && stderr.contains("`url`"), "{stderr}");
     assert!(odd.requests() <= 8, "{} requests", odd.requests());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_multi_region_access_point_is_refused_as_a_source_in_true_words() {
+    let mut program = command();
+    program.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b").env("AWS_REGION", "us-east-1");
+    let source = "s3://arn:aws:s3::111122223333:accesspoint/mfzwi23gnjvgw.mrap/x/";
+    let (exit, _, stderr) = run(program, &["copy", source, "s3://destination/"]).await;
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains("but not out of one"), "{stderr}");
+}

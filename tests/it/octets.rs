@@ -90,14 +90,14 @@ fn answer(
     let authorization = text.iter().find(|line| line.starts_with("authorization")).cloned();
     let shown = authorization.filter(|_| !attributes.is_empty()).unwrap_or_default();
     log.lock().unwrap().push(format!("{} {shown}", text[0]));
-    let xml = |body: &str| reply("200 OK", &[], body.as_bytes());
+    let xml = |body: &str| reply("200 OK", body.as_bytes());
     let is_object = path.matches('/').count() > 1;
     let of_parts = query.contains("partNumber");
     match method {
-        "HEAD" if !is_object => reply("200 OK", &[], b""),
+        "HEAD" if !is_object => reply("200 OK", b""),
         "HEAD" => match objects.get(path) {
             Some(attributes) => describe(attributes, size),
-            None => reply("404 Not Found", &[], b""),
+            None => reply("404 Not Found", b""),
         },
         "GET" if query.contains("list-type=2") => {
             let key = if objects.contains_key(&format!("{path}/k")) {
@@ -122,7 +122,7 @@ fn answer(
         "POST" => xml(&format!(
             "<CompleteMultipartUploadResult><ETag>{ETAG}</ETag></CompleteMultipartUploadResult>"
         )),
-        _ => reply("501 Not Implemented", &[], b"<Error><Code>NotImplemented</Code></Error>"),
+        _ => reply("501 Not Implemented", b"<Error><Code>NotImplemented</Code></Error>"),
     }
 }
 
@@ -140,10 +140,9 @@ fn describe(attributes: &[Vec<u8>], size: u64) -> Vec<u8> {
     answer
 }
 
-fn reply(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
-    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+fn reply(status: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n");
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     [head.as_bytes(), body].concat()
 }
 
