@@ -154,6 +154,11 @@ impl Source<'_> {
             Err(failure) if *failure.kind() == FailureKind::Unsupported && self.work.sides.is_in_place() => {
                 return Ok(());
             }
+            Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
+                Err(failure.noting(
+                    "an in-place change keeps the ACL, which needs s3:GetObjectAcl; name one as `to.acl` to do without",
+                ))
+            }
             answer => answer,
         };
         let permission = self.permission("Acl");

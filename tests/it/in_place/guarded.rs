@@ -73,6 +73,25 @@ async fn a_change_whose_answer_is_lost_is_recognised() {
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2, "it was changed once");
 }
 
+/// With one request in flight, what is looked at waits for nobody who waits for it.
+#[tokio::test]
+async fn one_request_at_a_time_is_enough() {
+    let world = versioned().await;
+    for key in ["a", "b", "c"] {
+        put(&world, key, 10, &ObjectSpec::default().tag("t", "u"));
+    }
+    let lost = Effect::ErrorAfterEffect(500, "InternalError");
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(2).then(lost));
+    let mut job = world.job(onto_itself(|transfer| {
+        transfer.set.tags = [("x".to_owned(), "y".to_owned())].into();
+        transfer.to.acl = Some(CannedAcl::BucketOwnerFullControl);
+    }));
+    job.limits.in_flight = Some(1);
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (3, 3), "{:?}", run.receipts);
+    assert!(object(&world, "b").attributes.tags.len() == 2);
+}
+
 async fn slow() -> World {
     let ms = Duration::from_millis;
     let latency = LatencyModel { copy: ms(15), head: ms(1), complete: ms(15), ..LatencyModel::default() };

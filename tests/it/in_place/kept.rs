@@ -121,6 +121,8 @@ async fn what_can_not_be_read_is_not_lost() {
         world.sandbox.store().deny(SOURCE, operation, "");
         let run = world.run(to_class("GLACIER_IR")).await;
         assert_eq!(run.error(), "denied", "{what}");
+        let told = format!("{:?}", run.receipts);
+        assert!(what != "Acl" || told.contains("name one as `to.acl`"), "{told}");
         assert_eq!(object(&world, "k").attributes.class(), "STANDARD_IA", "{what}");
         assert_eq!(object(&world, "k").attributes.tags.len(), 1, "{what}");
     }
@@ -169,6 +171,24 @@ async fn archived_objects_are_as_archived_says() {
     skip.archived = s3haul::manifest::job::Archived::Skip;
     let run = world.run(skip).await;
     assert_eq!((run.outcome.archived_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+}
+
+/// The first run asks for a restore, and a later one changes the object.
+#[tokio::test]
+async fn an_archived_object_is_restored_and_then_changed() {
+    let world = World::new().await;
+    put(&world, "cold", 10, &ObjectSpec::default().storage_class("DEEP_ARCHIVE").metadata("m", "n"));
+    let mut back = to_class("STANDARD");
+    back.archived = s3haul::manifest::job::Archived::Restore;
+    let run = world.run(back.clone()).await;
+    assert_eq!((run.outcome.restoring_objects, run.outcome.in_place_objects), (1, 0), "{:?}", run.receipts);
+    let mut spec = ObjectSpec::default().storage_class("DEEP_ARCHIVE").metadata("m", "n");
+    spec.attributes.restore = Some("ongoing-request=\"false\", expiry-date=\"x\"".to_owned());
+    put(&world, "cold", 10, &spec);
+    let run = world.run(back).await;
+    assert_eq!(run.outcome.in_place_objects, 1, "{:?}", run.receipts);
+    let after = object(&world, "cold").attributes;
+    assert_eq!((after.class(), after.metadata.len()), ("STANDARD", 1));
 }
 
 /// Neither knows a condition on the object that is replaced. Their source conditions, or a look before, must do.
