@@ -42,6 +42,17 @@ impl Copy<'_> {
         Box::pin(self.adopt(before, Skip::AsSet, draft)).await.map(Some)
     }
 
+    /// Looks whether the object that was found at the key is the changed one. The old one is equal to it in all that an
+    /// upload is recognised by.
+    pub(super) async fn is_changed(&self) -> Result<(), Trouble> {
+        let (sides, key) = (&self.work.sides, &self.step.key);
+        let found = sides.destination.head(key, None).await?;
+        match sides.difference_in_place(key, &found).await? {
+            Difference::Is(_) => Err(Trouble::SourceChanged),
+            Difference::None | Difference::Unknown => Ok(()),
+        }
+    }
+
     /// The version that a copy names as its source. Where the write itself cannot demand that the object is still the same,
     /// a change in place names none: then its condition on the source is about the current version.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {

@@ -452,6 +452,9 @@ impl Copy<'_> {
             }
             Err(trouble) => return Err(trouble),
         };
+        if draft.in_place && written.was_found {
+            Box::pin(self.is_changed()).await?;
+        }
         self.seen = Seen::Object(written.etag.clone());
         drop(place);
         compare_encryption(work, head, &written, draft);
