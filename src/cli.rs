@@ -7,11 +7,14 @@
 
 mod check;
 mod color;
+mod completions;
 mod copy;
 mod habits;
+mod help;
 mod history;
 mod idle;
 mod journal;
+mod man;
 mod mine;
 mod parse;
 mod place;
@@ -35,7 +38,8 @@ use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use self::parse::Refusal;
 use self::signals::Signals;
@@ -144,7 +148,7 @@ impl CliError {
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    max_term_width = 110
+    max_term_width = help::MOST_WIDTH
 )]
 #[command(after_help = "\
 Examples:
@@ -211,8 +215,8 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page of a command, or write all of them into a directory.
+    Man(man::ManPages),
     /// Print the version.
     #[command(hide = true)]
     Version,
@@ -232,7 +236,7 @@ struct EndpointFlags {
     #[arg(long, global = true)]
     profile: Option<String>,
     /// What kind of server it is: decides what may be relied on.
-    #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
 }
 
@@ -260,9 +264,19 @@ impl EndpointFlags {
     }
 }
 
-/// One of the manifest's own words.
-fn word<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
-    serde_json::from_value(serde_json::Value::String(name.to_owned())).map_err(|error| error.to_string())
+/// Reads one of the manifest's own words; help and completions know all of them.
+fn word<T>() -> impl TypedValueParser<Value = T>
+where
+    T: serde::de::DeserializeOwned + schemars::JsonSchema + Clone + Send + Sync + 'static,
+{
+    let schema = schemars::schema_for!(T).to_value();
+    let variants = schema["oneOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+    let names = variants.iter().flat_map(|variant| {
+        let several = variant["enum"].as_array().cloned().unwrap_or_default();
+        several.into_iter().chain([variant["const"].clone()])
+    });
+    let names = names.filter_map(|name| name.as_str().map(str::to_owned)).map(PossibleValue::new);
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
 }
 
 /// A job manifest.
@@ -396,16 +410,8 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         }
         #[cfg(feature = "sandbox")]
         Command::Sandbox(serve) => serve.execute(output).await,
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);
-            say(String::from_utf8_lossy(&script).trim_end())
-        }
-        Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            say(String::from_utf8_lossy(&page).trim_end())
-        }
+        Command::Completions { shell } => say(completions::script(shell).trim_end()),
+        Command::Man(man) => man.execute(),
         Command::Version => say(concat!("s3haul ", env!("CARGO_PKG_VERSION"))),
     }
 }
@@ -441,6 +447,7 @@ fn fail(error: &CliError, color: ColorChoice) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_well_formed() {

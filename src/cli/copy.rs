@@ -54,7 +54,7 @@ pub(super) struct Copy {
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
     /// What to do with symbolic links below a directory; they are skipped when it is not given.
-    #[arg(long, value_parser = word::<Symlinks>, value_name = "skip | follow | fail")]
+    #[arg(long, value_parser = word::<Symlinks>(), value_name = "HOW")]
     symlinks: Option<Symlinks>,
     /// Storage class at the destination; that of the source when it is not given.
     #[arg(long, value_name = "CLASS")]
@@ -80,22 +80,22 @@ pub(super) struct Copy {
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
     /// What parts of automatic size aim at: balanced (when it is not given), fastest, or cheapest (the fewest requests).
-    #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>, conflicts_with = "part_size")]
+    #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>(), conflicts_with = "part_size")]
     part_goal: Option<PartGoal>,
     /// Objects larger than this go in parts.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
     /// Whose part boundaries a copy has: `source` keeps multipart ETags and composite checksums equal.
-    #[arg(long, value_name = "WHOSE", value_parser = word::<LayoutChoice>, default_value = "auto")]
+    #[arg(long, value_name = "WHOSE", value_parser = word::<LayoutChoice>(), default_value = "auto")]
     layout: LayoutChoice,
     /// What counts as proven: require-checksum, best, or size.
-    #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>, default_value = "best")]
+    #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>(), default_value = "best")]
     verify: Verify,
     /// What may be done to prove it: answers, or read (downloads what no checksum proves).
-    #[arg(long, value_name = "HOW", value_parser = word::<Prove>, default_value = "answers")]
+    #[arg(long, value_name = "HOW", value_parser = word::<Prove>(), default_value = "answers")]
     prove: Prove,
     /// What becomes of a copy that was published and is not equal: keep, or remove.
-    #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>, default_value = "keep")]
+    #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>(), default_value = "keep")]
     on_mismatch: OnMismatch,
     /// At most this many requests a second.
     #[arg(long, value_name = "N")]

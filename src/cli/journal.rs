@@ -31,7 +31,7 @@ const ADOPT: &str = "S3HAUL_ADOPT";
 
 /// Where a run keeps its journal, and what becomes of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Going on after a stop")]
+#[command(next_help_heading = "Resuming after a stop")]
 pub(super) struct JournalFlags {
     /// Where the run keeps its journal: a directory, s3://bucket/prefix/, or none; ./.s3haul/JOB when it is not given.
     #[arg(long, value_name = "PLACE", env = JOURNAL)]

@@ -9,7 +9,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ColorChoice, Command, CommandFactory as _, FromArgMatches as _, ValueEnum as _};
 
-use super::{Cli, habits};
+use super::{Cli, habits, help};
 
 /// Why there is no command.
 pub(super) enum Refusal {
@@ -31,7 +31,7 @@ impl Refusal {
 
 /// Reads a command line; the first word is the program's name.
 pub(super) fn parse(words: &[OsString]) -> Result<Cli, Refusal> {
-    let mut command = without_empty_variables(Cli::command()).color(color(words));
+    let mut command = without_empty_variables(help::arrange(Cli::command())).color(color(words));
     let parsed = command.try_get_matches_from_mut(words);
     let error = match parsed.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches)) {
         Ok(cli) => return Ok(cli),

@@ -39,7 +39,7 @@ pub(super) struct SetFlags {
     #[arg(long, value_name = "ARN")]
     sse_kms_key_id: Option<String>,
     /// A canned ACL, for instance bucket-owner-full-control; instead of --preserve acl=try or acl=require.
-    #[arg(long, value_name = "ACL", value_parser = word::<CannedAcl>)]
+    #[arg(long, value_name = "ACL", value_parser = word::<CannedAcl>())]
     pub(super) acl: Option<CannedAcl>,
     #[command(flatten)]
     pub(super) keys: KeyFlags,

@@ -1,0 +1,68 @@
+//! Completion scripts for shells.
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::Cli;
+
+/// The script for a shell.
+pub(super) fn script(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    if shell == Shell::Bash { with_files(&script) } else { script }
+}
+
+/// Makes bash offer files to commands that take one. The generator offers flags and the names of arguments instead, for
+/// as long as nothing is typed.
+fn with_files(script: &str) -> String {
+    let mut is_leaf = false;
+    let lines = script.lines().map(|line| {
+        let trimmed = line.trim_start();
+        if let Some(options) = trimmed.strip_prefix("opts=\"").and_then(|rest| rest.strip_suffix('"')) {
+            let words: Vec<&str> = options.split(' ').filter(|word| !word.starts_with(['<', '['])).collect();
+            // A command whose words are all flags has no commands below it.
+            is_leaf = words.iter().all(|word| word.starts_with('-'));
+            let indent = &line[..line.len() - trimmed.len()];
+            return format!("{indent}opts=\"{}\"", words.join(" "));
+        }
+        match trimmed.split_once(" || ${COMP_CWORD} -eq ") {
+            Some((_, rest)) if is_leaf => {
+                let indent = &line[..line.len() - trimmed.len()];
+                let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+                format!("{indent}if [[ ${{cur}} == -*{rest}")
+            }
+            _ => line.to_owned(),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bash_offers_files_to_run_and_commands_to_uploads() {
+        let script = script(Shell::Bash);
+        let section = |name: &str| {
+            let start = script.find(&format!("        {name})\n            opts=")).unwrap();
+            script[start..].lines().take(6).collect::<Vec<_>>().join("\n")
+        };
+        let run = section("s3haul__subcmd__run");
+        assert!(!run.contains("<JOB>") && !run.contains("COMP_CWORD} -eq"), "{run}");
+        let uploads = section("s3haul__subcmd__uploads");
+        assert!(uploads.contains("COMP_CWORD} -eq 2") && uploads.contains(" abort"), "{uploads}");
+    }
+
+    /// Enumerations are completed in every shell.
+    #[test]
+    fn values_are_offered() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = script(shell);
+            for value in ["require-checksum", "seaweedfs", "fastest", "follow"] {
+                assert!(script.contains(value), "{shell}: {value}");
+            }
+        }
+    }
+}

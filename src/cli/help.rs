@@ -1,0 +1,111 @@
+//! How help looks: flags under headings, and examples that fit the terminal.
+//!
+//! Headings stand here and not at the flags, because structs of flags are shared by commands and a heading set on one flag
+//! of a struct would hold for all that follow it.
+
+use clap::{Arg, Command};
+
+/// Headings and their flags. What stands in none of them is an option of the command itself.
+const HEADINGS: &[(&str, &[&str])] = &[
+    ("Selection", &["include", "exclude"]),
+    ("New objects", &["storage-class", "preserve"]),
+    ("Owners and payers", &["source-owner", "destination-owner", "expected-owner", "requester-pays"]),
+    ("Parts", &["part-size", "part-goal", "threshold", "layout"]),
+    ("Proof", &["verify", "prove", "on-mismatch"]),
+    ("Limits", &["requests-per-second", "bytes-per-second", "in-flight", "patience", "max-failures"]),
+    ("Output", &["report", "verbose", "json", "quiet", "log-format", "color"]),
+];
+/// Options of the command itself that share a struct with others.
+const PLAIN: &[&str] = &["dry-run"];
+/// Columns where the width is not known, as the parser has it.
+const USUAL_WIDTH: usize = 100;
+/// Longer lines are hard to read.
+pub(super) const MOST_WIDTH: usize = 110;
+
+/// Puts the flags of a command and of all below it under their headings, and its examples into the terminal's width.
+pub(super) fn arrange(command: Command) -> Command {
+    let width = width();
+    arrange_at(command, width)
+}
+
+fn arrange_at(command: Command, width: usize) -> Command {
+    let command = command.mut_args(under_heading).mut_subcommands(|inner| arrange_at(inner, width));
+    match command.get_after_help().map(|text| lay_out(&text.to_string(), width)) {
+        Some(text) => command.after_help(text),
+        None => command,
+    }
+}
+
+fn under_heading(arg: Arg) -> Arg {
+    let name = arg.get_long().unwrap_or_default().to_owned();
+    let heading = HEADINGS.iter().find(|(_, names)| names.contains(&name.as_str()));
+    match heading {
+        Some((heading, _)) => arg.help_heading(*heading),
+        None if PLAIN.contains(&name.as_str()) => arg.help_heading(None::<&'static str>),
+        None => arg,
+    }
+}
+
+fn width() -> usize {
+    let of_terminal = console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
+    let of_environment = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    of_terminal.or_else(of_environment).unwrap_or(USUAL_WIDTH).clamp(20, MOST_WIDTH)
+}
+
+/// Joins the lines of each paragraph, which the parser wraps again, and puts remarks above their examples where one would
+/// not fit beside its own.
+fn lay_out(text: &str, width: usize) -> String {
+    let mut out: Vec<String> = Vec::new();
+    for block in text.split("\n\n") {
+        let lines: Vec<&str> = block.lines().collect();
+        let (examples, prose): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.starts_with(' '));
+        let fits = examples.iter().all(|line| line.chars().count() <= width);
+        let mut laid = Vec::new();
+        if !prose.is_empty() {
+            laid.push(prose.join(" "));
+        }
+        for line in examples {
+            match remark(line).filter(|_| !fits) {
+                Some((example, remark)) => laid.extend([format!("  # {remark}"), format!("  {example}")]),
+                None => laid.push(line.to_owned()),
+            }
+        }
+        out.push(laid.join("\n"));
+    }
+    out.join("\n\n")
+}
+
+/// Splits an example from the remark behind it, which three blanks or more precede.
+fn remark(line: &str) -> Option<(&str, &str)> {
+    let (example, remark) = line.trim_start().split_once("   ")?;
+    Some((example.trim_end(), remark.trim_start()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn examples_fit_narrow_terminals() {
+        let text = "Examples:\n  s3haul run j      does it\n  s3haul plan nightly.yaml   shows\n\nExit codes: 0 done,\n1 failed.";
+        assert_eq!(lay_out(text, 80), text.replace(",\n1", ", 1"));
+        let narrow = "Examples:\n  # does it\n  s3haul run j\n  # shows\n  s3haul plan nightly.yaml\n\nExit codes: 0 done, 1 failed.";
+        assert_eq!(lay_out(text, 30), narrow);
+    }
+
+    #[test]
+    fn flags_of_copy_stand_under_what_they_are_about() {
+        let copy = arrange(Cli::command()).find_subcommand("copy").unwrap().clone();
+        let heading = |name: &str| {
+            let arg = copy.get_arguments().find(|arg| arg.get_long() == Some(name)).unwrap();
+            arg.get_help_heading().map(str::to_owned)
+        };
+        assert_eq!(heading("in-flight").as_deref(), Some("Limits"));
+        assert_eq!(heading("metadata").as_deref(), Some("New objects"));
+        assert_eq!(heading("part-size").as_deref(), Some("Parts"));
+        assert_eq!(heading("dry-run"), None);
+        assert_eq!(heading("recursive"), None);
+    }
+}
