@@ -9,6 +9,7 @@ mod check;
 mod color;
 mod completions;
 mod copy;
+mod flags;
 mod habits;
 mod help;
 mod history;
@@ -113,10 +114,35 @@ enum CliError {
 }
 
 impl CliError {
-    /// Everything that is wrong with a job that the command line makes, if anything is.
+    /// Everything that is wrong with a job, if anything is.
     fn of_findings(findings: &[Finding]) -> Option<Self> {
         let lines = findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy));
         (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join("\nerror: ")))
+    }
+
+    /// The same of a job that the command line makes, whose transfers stand for these sources.
+    fn of_flags(findings: &[Finding], sources: &[String]) -> Option<Self> {
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                let mut finding = Finding {
+                    message: flags::spoken(&finding.message),
+                    remedy: flags::spoken(&finding.remedy),
+                    ..finding.clone()
+                };
+                // Nobody gave these names.
+                for (number, source) in (1..).zip(sources) {
+                    let name = format!("`copy-{number}`");
+                    if finding.remedy.contains(&name) || finding.remedy.contains("transfer") {
+                        "copy them one after the other, each to a prefix of its own"
+                            .clone_into(&mut finding.remedy);
+                    }
+                    finding.message = finding.message.replace(&name, source);
+                }
+                finding
+            })
+            .collect();
+        Self::of_findings(&findings)
     }
 
     fn exit(&self) -> Exit {
@@ -220,6 +246,16 @@ enum Command {
     /// Print the version.
     #[command(hide = true)]
     Version,
+}
+
+impl Command {
+    fn has_no_manifest(&self) -> bool {
+        match self {
+            Self::Copy(_) | Self::Uploads(_) => true,
+            Self::Verify(verify) => verify.is_of_two_sides(),
+            _ => false,
+        }
+    }
 }
 
 /// How to reach S3 when no manifest says so. AWS_* variables and profiles apply as everywhere.
@@ -358,10 +394,19 @@ fn local_source(text: &str) -> Result<LocalPath, CliError> {
 }
 
 /// What is asked of all commands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Output {
     json: bool,
     quiet: bool,
+    /// The command has no manifest, so that remedies name flags.
+    flags: bool,
+}
+
+impl Output {
+    /// A remedy in the words of what was typed.
+    fn spoken(self, remedy: String) -> String {
+        if self.flags { flags::spoken(&remedy) } else { remedy }
+    }
 }
 
 /// Runs the command line of this process.
@@ -370,18 +415,21 @@ pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let Cli { command, verbose, json, quiet, log_format, color } = match parse::parse(&words) {
         Ok(cli) => cli,
-        Err(Refusal::Habit(answer)) => return fail(&CliError::Usage(answer), ColorChoice::Never).into(),
+        Err(Refusal::Habit(answer)) => {
+            return fail(&CliError::Usage(answer), ColorChoice::Never, Output::default()).into();
+        }
         Err(Refusal::Parser(error)) => error.exit(),
     };
     signals::note_ignored();
     if let Err(message) = telemetry::init(verbose, log_format, color::is_on(color, &io::stderr())) {
-        return fail(&CliError::Usage(message), color).into();
+        return fail(&CliError::Usage(message), color, Output::default()).into();
     }
-    let output = Output { json, quiet };
+    let flags = command.has_no_manifest();
+    let output = Output { json, quiet, flags };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into(), color).into(),
+        Err(error) => return fail(&error.into(), color, output).into(),
     };
     // The task of its own makes a panic anywhere an exit code instead of an abort.
     let outcome = runtime.block_on(async { tokio::spawn(dispatch(command, output)).await });
@@ -389,7 +437,7 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     match outcome {
         Ok(Ok(exit)) => exit.into(),
-        Ok(Err(error)) => fail(&error, color).into(),
+        Ok(Err(error)) => fail(&error, color, output).into(),
         Err(_panicked) => Exit::Bug.into(),
     }
 }
@@ -433,12 +481,13 @@ fn say(text: &str) -> Result<Exit, CliError> {
     }
 }
 
-fn fail(error: &CliError, color: ColorChoice) -> Exit {
+fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
     let mut stderr = io::stderr().lock();
     let _ = match error {
         CliError::Manifest(ManifestError::Problems(problems)) => {
             writeln!(stderr, "{}", problems.render(color::is_on(color, &io::stderr())).trim_end())
         }
+        error @ CliError::Refused(_) => writeln!(stderr, "error: {}", output.spoken(error.to_string())),
         error => writeln!(stderr, "error: {error}"),
     };
     error.exit()

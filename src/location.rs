@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn wrong_names_are_refused_with_the_rule() {
         for (text, part) in [
-            ("logs/a", "s3://bucket/key"),
+            ("logs/a", "did you mean s3://logs/a?"),
             ("https://x", "s3://bucket/key"),
             ("s3://a/b", "3 to 63"),
             ("s3://with space/b", "letters, digits"),

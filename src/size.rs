@@ -202,6 +202,13 @@ pub fn display_count(count: u64) -> String {
     out
 }
 
+/// `1 object`, `2,000 objects`: a count with its noun, which takes an s for the plural.
+#[must_use]
+pub fn display_counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", display_count(count))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +289,8 @@ mod tests {
     #[test]
     fn counts_are_grouped() {
         assert_eq!(display_count(0), "0");
+        assert_eq!(display_counted(1, "object"), "1 object");
+        assert_eq!(display_counted(2000, "open upload"), "2,000 open uploads");
         assert_eq!(display_count(999), "999");
         assert_eq!(display_count(53_687_091_200_000), "53,687,091,200,000");
     }

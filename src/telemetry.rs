@@ -4,6 +4,7 @@
 //! a request: at thousands of requests a second they cost more than the request.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
@@ -38,7 +39,7 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Above)
         .with_timer(SystemTime)
         .with_ansi(colors);
     // A second initialisation is a test's; the first one stays.
@@ -47,6 +48,37 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// Makes room on a screen while something is written to it.
+pub type Screen = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+/// The screen that bars are on, if there are any.
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+
+/// Writes log lines above what is drawn on this screen, or plainly again.
+pub fn draw_above(screen: Option<Screen>) {
+    *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
+}
+
+/// Standard error, above the bars.
+struct Above;
+
+impl io::Write for Above {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut outcome = Ok(());
+        let mut write = || outcome = io::Write::write_all(&mut io::stderr().lock(), line);
+        match screen {
+            Some(screen) => screen(&mut write),
+            None => write(),
+        }
+        outcome.map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads filter directives. A word without `=` that is no level would select a module of that name, and so hide all

@@ -23,9 +23,9 @@ impl Environment {
     }
 }
 
-/// True for a terminal that only prints: it can neither colour nor redraw a line.
+/// True for a terminal that only prints (TERM is `dumb` or unset): it can neither colour nor redraw a line.
 pub(super) fn is_dumb() -> bool {
-    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+    console::is_dumb()
 }
 
 /// Returns true if `stream` gets colours.

@@ -131,7 +131,7 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let job = self.job()?;
-        if let Some(error) = CliError::of_findings(&check(&job)) {
+        if let Some(error) = CliError::of_flags(&check(&job), &self.sources) {
             return Err(error);
         }
         if self.dry_run {

@@ -311,12 +311,16 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
     Some(format!("there is no flag {word}: {answer}"))
 }
 
+/// True if this is the flag's name or one of its other names.
+fn is_called(argument: &clap::Arg, name: &str) -> bool {
+    argument.get_long() == Some(name) || argument.get_all_aliases().unwrap_or_default().contains(&name)
+}
+
 /// Returns the commands that have this flag; `None` if none has.
 fn elsewhere(flag: &str) -> Option<Vec<String>> {
     let name = flag.strip_prefix("--")?;
     let cli = Cli::command();
-    let has =
-        |command: &clap::Command| command.get_arguments().any(|argument| argument.get_long() == Some(name));
+    let has = |command: &clap::Command| command.get_arguments().any(|argument| is_called(argument, name));
     let found: Vec<String> = cli
         .get_subcommands()
         .filter(|command| has(command) || command.get_subcommands().any(has))

@@ -7,7 +7,6 @@ use clap::{Arg, Command};
 
 /// Headings and their flags. What stands in none of them is an option of the command itself.
 const HEADINGS: &[(&str, &[&str])] = &[
-    ("Selection", &["include", "exclude"]),
     ("New objects", &["storage-class", "preserve"]),
     ("Owners and payers", &["source-owner", "destination-owner", "expected-owner", "requester-pays"]),
     ("Parts", &["part-size", "part-goal", "threshold", "layout"]),
@@ -55,28 +54,27 @@ fn width() -> usize {
 /// Joins the lines of each paragraph, which the parser wraps again, and puts remarks above their examples where one would
 /// not fit beside its own.
 fn lay_out(text: &str, width: usize) -> String {
+    let fits = text.lines().filter(|line| remark(line).is_some()).all(|line| line.chars().count() <= width);
     let mut out: Vec<String> = Vec::new();
-    for block in text.split("\n\n") {
-        let lines: Vec<&str> = block.lines().collect();
-        let (examples, prose): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.starts_with(' '));
-        let fits = examples.iter().all(|line| line.chars().count() <= width);
-        let mut laid = Vec::new();
-        if !prose.is_empty() {
-            laid.push(prose.join(" "));
-        }
-        for line in examples {
-            match remark(line).filter(|_| !fits) {
-                Some((example, remark)) => laid.extend([format!("  # {remark}"), format!("  {example}")]),
-                None => laid.push(line.to_owned()),
+    let mut is_prose = false;
+    for line in text.lines() {
+        let was_prose = is_prose;
+        is_prose = !line.is_empty() && !line.starts_with(' ');
+        match (remark(line).filter(|_| !fits), out.last_mut()) {
+            (Some((example, remark)), _) => out.extend([format!("  # {remark}"), format!("  {example}")]),
+            (None, Some(paragraph)) if is_prose && was_prose => {
+                paragraph.push(' ');
+                paragraph.push_str(line);
             }
+            (None, _) => out.push(line.to_owned()),
         }
-        out.push(laid.join("\n"));
     }
-    out.join("\n\n")
+    out.join("\n")
 }
 
 /// Splits an example from the remark behind it, which three blanks or more precede.
 fn remark(line: &str) -> Option<(&str, &str)> {
+    let line = Some(line).filter(|line| line.starts_with("  ") && line.contains("s3haul "))?;
     let (example, remark) = line.trim_start().split_once("   ")?;
     Some((example.trim_end(), remark.trim_start()))
 }

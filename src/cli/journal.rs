@@ -24,7 +24,7 @@ use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
 use crate::report::{Origin, ReportError, ReportWriter};
-use crate::size::{ByteSize, display_count};
+use crate::size::{ByteSize, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
 const ADOPT: &str = "S3HAUL_ADOPT";
@@ -279,13 +279,13 @@ fn going_on(state: &RunState) -> String {
     let began = state.began.map(|began| format!(" of {began:.0}")).unwrap_or_default();
     let (totals, open) = (&state.totals, state.open_bytes());
     let mut line = format!(
-        "going on with the run{began}: {} objects ({}) are done, {} were under way",
-        display_count(totals.done_objects),
+        "going on with the run{began}: {} ({}) done, {} under way",
+        display_counted(totals.done_objects, "object"),
         ByteSize(totals.done_bytes),
         display_count(state.pending_objects() as u64)
     );
     if open > 0 {
-        let _ = write!(line, ", {} are in open uploads", ByteSize(open));
+        let _ = write!(line, ", {} in open uploads", ByteSize(open));
     }
     line
 }

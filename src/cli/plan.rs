@@ -24,7 +24,7 @@ use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::ArchiveState;
-use crate::size::{ByteSize, display_count, display_duration};
+use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Shows what a job would do.
 #[derive(Debug, Args)]
@@ -168,7 +168,7 @@ pub(super) async fn show(
             let line = serde_json::json!({ "transfer": transfer.name, "totals": totals, "besides": unknown, "times": times });
             say(&line.to_string())?;
         } else {
-            say(&of_transfer(transfer, &totals))?;
+            say(&of_transfer(transfer, &totals, output))?;
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
@@ -196,7 +196,7 @@ pub(super) async fn show(
             say(&format!("in all\n{}", text(&all, "")))?;
         }
         let sent = connections.pacer().counts().requests;
-        say(&format!("nothing was written; {} requests were sent to look", display_count(sent)))?;
+        say(&format!("nothing was written; {} sent to look", display_counted(sent, "request")))?;
     }
     Ok(exit)
 }
@@ -234,8 +234,8 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
 }
 
 /// The numbers of one transfer, under its places and with the times that it selects by.
-fn of_transfer(transfer: &Transfer, totals: &Totals) -> String {
-    let text = text(totals, &fate(transfer, totals));
+fn of_transfer(transfer: &Transfer, totals: &Totals, output: Output) -> String {
+    let text = text(totals, &output.spoken(fate(transfer, totals)));
     let times = transfer.times().into_iter().map(|time| format!("\n  selects   {time}"));
     format!("{}: {}\n{text}{}", transfer.name, describe(transfer), times.collect::<String>())
 }
@@ -275,16 +275,19 @@ fn text(totals: &Totals, fate: &str) -> String {
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;
     let what = if all_in_place { "to change in place:" } else { "to copy  " };
     let mut lines = vec![format!(
-        "  {what} {} objects, {}{}",
-        count(totals.objects),
+        "  {what} {}, {}{}",
+        display_counted(totals.objects, "object"),
         ByteSize(totals.bytes),
-        if totals.parts > 0 { format!(", {} parts", count(totals.parts)) } else { String::new() }
+        if totals.parts > 0 { format!(", {}", display_counted(totals.parts, "part")) } else { String::new() }
     )];
     if totals.in_place_objects > 0 && !all_in_place {
         lines.push(format!("  of them, to change in place: {} objects", count(totals.in_place_objects)));
     }
     if totals.delete_markers > 0 {
-        lines.push(format!("  to hide   {} keys get a delete marker", count(totals.delete_markers)));
+        lines.push(format!(
+            "  to hide   {} with a delete marker",
+            display_counted(totals.delete_markers, "key")
+        ));
     }
     if !totals.reasons.is_empty() {
         let reasons: Vec<_> =
@@ -306,8 +309,8 @@ fn text(totals: &Totals, fate: &str) -> String {
             .map(|(class, archived)| format!("{class} {}", count(archived.objects)))
             .collect();
         lines.push(format!(
-            "  archived  {} objects, {} ({}){fate}",
-            count(totals.archived_objects),
+            "  archived  {}, {} ({}){fate}",
+            display_counted(totals.archived_objects, "object"),
             ByteSize(totals.archived_bytes),
             classes.join(", ")
         ));
@@ -318,7 +321,7 @@ fn text(totals: &Totals, fate: &str) -> String {
         (totals.impossible_objects, "failed"),
     ] {
         if number > 0 {
-            lines.push(format!("  {name:<9} {} objects", count(number)));
+            lines.push(format!("  {name:<9} {}", display_counted(number, "object")));
         }
     }
     lines.join("\n")

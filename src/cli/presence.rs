@@ -42,7 +42,7 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
         Ok(page) if !page.items.is_empty() => {
             let more = if page.next.is_some() { "+" } else { "" };
             let count = display_count(page.items.len() as u64);
-            let noun = if count == "1" { "object is" } else { "objects are" };
+            let noun = if count == "1" && more.is_empty() { "object is" } else { "objects are" };
             absent(format!(
                 "there is no object {location}; {count}{more} {noun} below it: write {below} (on the command line, --recursive \
                  does the same)"

@@ -4,23 +4,29 @@
 //! (a log, a CronJob): one line every half minute. Bytes advance with each part, so that a single 5 TiB object moves too.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::Output;
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
-use crate::size::{ByteSize, display_count, display_duration};
+use crate::size::{ByteSize, display_count, display_counted, display_duration};
+use crate::telemetry;
 
 /// Bars for single objects.
 const OBJECT_BARS: usize = 4;
+/// Columns of a terminal that does not say how many it has.
+const USUAL_COLUMNS: usize = 80;
+/// Columns of `629.50GiB of 999.99TiB`.
+const DONE_WIDTH: usize = 22;
+/// A key is not shortened below so many characters; the terminal cuts off what does not fit.
+const SHORTEST_KEY: usize = 12;
 /// Failures that are shown one by one; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
 /// Between lines where there is no terminal.
@@ -58,8 +64,25 @@ impl Bars {
     fn new() -> Self {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         let total = screen.add(ProgressBar::new(0));
-        total.set_style(style("{bar:28} {msg}"));
+        total.set_style(style(&format!("{{bar:{}}} {{wide_msg}}", bar_width(columns()))));
+        let above = screen.clone();
+        telemetry::draw_above(Some(Arc::new(move |write| above.suspend(write))));
         Self { screen, total, objects: Mutex::default() }
+    }
+
+    /// Begins the bar of an object above that of the run.
+    fn begin(&self, id: u64, key: &str, bytes: u64, parts: u32) {
+        let mut objects = self.objects();
+        if objects.len() >= OBJECT_BARS {
+            return;
+        }
+        let (columns, parts) = (columns(), display_counted(u64::from(parts), "part"));
+        let bar_width = bar_width(columns);
+        let bar = self.screen.insert_before(&self.total, ProgressBar::new(bytes));
+        bar.set_style(style(&format!("{{bar:{bar_width}}} {{done}}  {{wide_msg}}")));
+        let room = columns.saturating_sub(bar_width + DONE_WIDTH + parts.len() + 5);
+        bar.set_message(format!("{parts}  {}", shorten(key, room.max(SHORTEST_KEY))));
+        objects.insert(id, bar);
     }
 
     fn objects(&self) -> MutexGuard<'_, HashMap<u64, ProgressBar>> {
@@ -70,7 +93,45 @@ impl Bars {
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("done", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{} of {}", ByteSize(state.pos()), ByteSize(state.len().unwrap_or_default()));
+        })
         .progress_chars("━╸ ")
+}
+
+/// Columns of the terminal that the bars are on.
+fn columns() -> usize {
+    console::Term::stderr().size_checked().map_or(USUAL_COLUMNS, |(_, columns)| usize::from(columns))
+}
+
+fn bar_width(columns: usize) -> usize {
+    (columns / 4).clamp(8, 28)
+}
+
+/// Leaves characters out in the middle: keys differ at their ends.
+fn shorten(key: &str, room: usize) -> String {
+    let clean: Vec<char> = key.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if clean.len() <= room {
+        return clean.into_iter().collect();
+    }
+    let (head, tail) = (room.saturating_sub(1) / 2, room.saturating_sub(1).div_ceil(2));
+    clean[..head].iter().chain(['…'].iter()).chain(&clean[clean.len() - tail..]).collect()
+}
+
+/// Joins as many of the pieces as fit, the most important one first.
+fn fit(pieces: &[String], room: usize) -> String {
+    let mut line = String::new();
+    for piece in pieces {
+        let needed = if line.is_empty() { 0 } else { 2 } + console::measure_text_width(piece);
+        if console::measure_text_width(&line) + needed > room && !line.is_empty() {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str("  ");
+        }
+        line.push_str(piece);
+    }
+    line
 }
 
 impl Console {
@@ -127,14 +188,13 @@ impl Console {
             let seconds = now.duration_since(then).as_secs_f64().max(0.001);
             #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
             let rate = bytes.saturating_sub(before) as f64 / seconds;
-            let line = self.line(bytes, rate);
             match &self.bars {
                 Some(bars) => {
                     bars.total.set_length(self.planned_bytes.load(Ordering::Relaxed).max(1));
                     bars.total.set_position(bytes);
-                    bars.total.set_message(line);
+                    bars.total.set_message(self.message(bytes, rate, columns()));
                 }
-                None if !self.output.quiet => self.tell(&line),
+                None if !self.output.quiet => self.tell(&self.line(bytes, rate)),
                 None => {}
             }
         }
@@ -144,41 +204,56 @@ impl Console {
         u64::try_from(self.copied_bytes.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
+    /// What is told about the run, the most important first.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a line for people"
     )]
-    fn line(&self, bytes: u64, rate: f64) -> String {
+    fn pieces(&self, bytes: u64, rate: f64) -> Vec<String> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (planned, known) = (load(&self.planned_bytes), load(&self.plan_ended) > 0);
         let (in_flight, _) = self.pacer.slots().in_flight();
         let more = if known { "" } else { "+" };
-        let mut line = format!(
-            "{} of {}{more}  {}/s  {} of {}{more} objects  {in_flight} in flight",
-            ByteSize(bytes),
-            ByteSize(planned),
-            ByteSize(rate as u64),
-            display_count(load(&self.ended_objects)),
-            display_count(load(&self.planned_objects)),
-        );
-        let failed = load(&self.failed_objects);
-        if failed > 0 {
-            let _ = write!(line, "  {} failed", display_count(failed));
-        }
-        let throttled = self.pacer.counts().throttled;
-        if throttled > 0 {
-            let _ = write!(line, "  {} throttled", display_count(throttled));
-        }
-        for (_, down_for, reason) in self.pacer.outages() {
-            let _ = write!(line, "  no answer for {}: {reason}", display_duration(down_for));
-        }
+        let mut pieces = vec![format!("{} of {}{more}", ByteSize(bytes), ByteSize(planned))];
         if known && rate >= 1.0 && planned > bytes {
             let left = Duration::from_secs_f64(((planned - bytes) as f64 / rate).min(1e9));
-            let _ = write!(line, "  {} left", display_duration(left));
+            pieces.push(format!("{} left", display_duration(left)));
         }
-        format!("{}  {line}", display_duration(self.began.elapsed()))
+        let outages = self.pacer.outages();
+        let outages = outages
+            .iter()
+            .map(|(_, down_for, reason)| format!("no answer for {}: {reason}", display_duration(*down_for)));
+        pieces.extend(outages);
+        let failed = load(&self.failed_objects);
+        if failed > 0 {
+            pieces.push(format!("{} failed", display_count(failed)));
+        }
+        pieces.push(format!("{}/s", ByteSize(rate as u64)));
+        pieces.push(format!(
+            "{} of {}{more} objects",
+            display_count(load(&self.ended_objects)),
+            display_count(load(&self.planned_objects)),
+        ));
+        let throttled = self.pacer.counts().throttled;
+        if throttled > 0 {
+            pieces.push(format!("{} throttled", display_count(throttled)));
+        }
+        pieces.push(format!("{} in flight", display_count(u64::from(in_flight))));
+        pieces
+    }
+
+    /// A line of a log.
+    fn line(&self, bytes: u64, rate: f64) -> String {
+        format!("{}  {}", display_duration(self.began.elapsed()), self.pieces(bytes, rate).join("  "))
+    }
+
+    /// The message beside a bar, as much of it as a terminal with so many columns has room for.
+    fn message(&self, bytes: u64, rate: f64, columns: usize) -> String {
+        let mut pieces = self.pieces(bytes, rate);
+        pieces.push(display_duration(self.began.elapsed()));
+        fit(&pieces, columns.saturating_sub(bar_width(columns) + 1))
     }
 
     fn ended(&self, receipt: &Receipt) {
@@ -202,7 +277,7 @@ impl Console {
                     let operation = &error.operation;
                     self.tell(&format!(
                         "failed: {source}: {operation}: {code}: {message}{request}; {}",
-                        error.remedy
+                        self.output.spoken(error.remedy.clone())
                     ));
                 } else if number == SHOWN_FAILURES {
                     self.tell(if self.has_report {
@@ -226,6 +301,7 @@ impl Console {
     /// Ends the bars.
     pub(super) fn finish(&self) {
         if let Some(bars) = &self.bars {
+            telemetry::draw_above(None);
             let _ = bars.screen.clear();
         }
     }
@@ -247,13 +323,7 @@ impl Monitor for Console {
             Event::PlanEnded => self.plan_ended.store(1, Ordering::Relaxed),
             Event::UploadBegan { id, key, bytes, parts } => {
                 if let Some(bars) = &self.bars {
-                    let mut objects = bars.objects();
-                    if objects.len() < OBJECT_BARS {
-                        let bar = bars.screen.insert_before(&bars.total, ProgressBar::new(*bytes));
-                        bar.set_style(style("{bar:28} {binary_bytes} of {binary_total_bytes}  {msg}"));
-                        bar.set_message(format!("{key} ({parts} parts)"));
-                        objects.insert(*id, bar);
-                    }
+                    bars.begin(*id, key, *bytes, *parts);
                 }
             }
             Event::BytesCopied { id, bytes } => {
@@ -285,6 +355,22 @@ impl Monitor for Console {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_shortened_in_the_middle() {
+        assert_eq!(shorten("a/long/key/part-0001", 20), "a/long/key/part-0001");
+        assert_eq!(shorten("a/long/key/part-0001", 11), "a/lon…-0001");
+        assert_eq!(shorten("ümlaut\u{1b}[31m", 40), "ümlaut?[31m");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_as_a_whole() {
+        let pieces: Vec<String> =
+            ["1GiB of 2GiB", "3m left", "a long reason for it", "12MiB/s"].map(str::to_owned).into();
+        assert_eq!(fit(&pieces, 100), "1GiB of 2GiB  3m left  a long reason for it  12MiB/s");
+        assert_eq!(fit(&pieces, 30), "1GiB of 2GiB  3m left  12MiB/s");
+        assert_eq!(fit(&pieces, 5), "1GiB of 2GiB");
+    }
     use crate::journal::state::Totals;
     use crate::manifest::job::Limits;
     use crate::pace::RetryPolicy;
@@ -292,7 +378,7 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
         let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(pacer, Output { json: false, quiet: true }, false, false);
+        let console = Console::new(pacer, Output { quiet: true, ..Output::default() }, false, false);
         let totals = Totals { done_objects: 4, done_bytes: 400, failed_objects: 1, ..Totals::default() };
         console.go_on(&RunState { totals, ..RunState::default() });
         // What was under way is planned again, with the parts that are there.

@@ -11,7 +11,7 @@ use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::signals::Signals;
-use super::{CliError, Exit, JobFile, Output, idle, interruptible, output_file, plan, presence, say};
+use super::{CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say};
 use crate::execute::{self, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
@@ -91,7 +91,7 @@ pub(super) async fn run(
 ) -> Result<Exit, CliError> {
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect(job, &halt);
-    let bars = !output.quiet && io::stderr().is_terminal();
+    let bars = !output.quiet && io::stderr().is_terminal() && !color::is_dumb();
     let console =
         Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars, job.report.json.is_some()));
     // A bucket that can't be used is told before there is a run, so that a name can be mended and run again.

@@ -19,7 +19,7 @@ use crate::manifest::job::{
 };
 use crate::s3::client::StaticCredentials;
 use crate::sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
-use crate::size::{ByteSize, display_count, parse_duration};
+use crate::size::{ByteSize, display_count, display_counted, parse_duration};
 
 /// Serves an S3 in memory on 127.0.0.1 until it is interrupted, then prints what it has seen and holds.
 #[derive(Debug, Args)]
@@ -132,10 +132,10 @@ impl Seen {
         lines.extend(self.buckets.iter().map(|usage| {
             let BucketUsage { bucket, objects, bytes, open_uploads } = usage;
             format!(
-                "{bucket}: {} objects, {}, {} open uploads",
-                display_count(*objects),
+                "{bucket}: {}, {}, {}",
+                display_counted(*objects, "object"),
                 ByteSize(*bytes),
-                display_count(*open_uploads)
+                display_counted(*open_uploads, "open upload")
             )
         }));
         lines.join("\n")

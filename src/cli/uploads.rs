@@ -16,8 +16,8 @@ use crate::bucket::Bucket;
 use crate::location::S3Uri;
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::cost;
-use crate::s3::{CompleteSpec, Failure, OpenUpload};
-use crate::size::{ByteSize, display_count, display_duration, parse_duration};
+use crate::s3::{CompleteSpec, Failure, FailureKind, OpenUpload};
+use crate::size::{ByteSize, display_counted, display_duration, parse_duration};
 
 /// Lists, inspects, aborts or completes open uploads.
 #[derive(Debug, Args)]
@@ -108,7 +108,8 @@ impl Uploads {
                     return say(&format!("would abort {location} {id}"));
                 }
                 // Aborting what is not there succeeds everywhere; a mistyped id must not.
-                bucket.list_parts(&location.key, &id, None).await?;
+                let there = bucket.list_parts(&location.key, &id, None).await;
+                there.map_err(|failure| not_open(failure, &location, &id))?;
                 MultipartUpload::open(&bucket, &location.key, id).cancel().await?;
                 say(&format!("aborted {location}"))
             }
@@ -119,6 +120,18 @@ impl Uploads {
             Action::Complete { upload_id, .. } => complete(&bucket, &location, &upload_id, output).await,
         }
     }
+}
+
+/// What to say about an id that is not that of an open upload.
+fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
+    if *failure.kind() != FailureKind::NoSuchUpload {
+        return failure.into();
+    }
+    let (code, bucket) = (&failure.details().code, &location.bucket);
+    CliError::Absent(format!(
+        "{location} has no open upload {id} ({code}): it was completed or aborted, or the id is mistyped; \
+         `s3haul uploads list s3://{bucket}/` lists those that are open"
+    ))
 }
 
 fn age(upload: &OpenUpload) -> Option<Duration> {
@@ -201,11 +214,11 @@ impl Wasted {
         }
     }
 
-    fn say(&self, what: &str) {
+    fn say(&self, noun: &str, what: &str) {
         let price = self.month.map(|month| format!(", about {} a month", cost::display(month)));
         let text = format!(
-            "{} {what}, {}{}",
-            display_count(self.uploads),
+            "{}{what}, {}{}",
+            display_counted(self.uploads, noun),
             ByteSize(self.bytes),
             price.unwrap_or_default()
         );
@@ -240,7 +253,7 @@ async fn list(bucket: &Bucket, location: &S3Uri, choice: &Choice, output: Output
             say(&found.line(bucket))?;
         }
     }
-    wasted.say("open uploads");
+    wasted.say("open upload", "");
     Ok(Exit::Done)
 }
 
@@ -249,7 +262,7 @@ async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Outpu
     let parts = upload.parts();
     let mut parts = std::pin::pin!(parts);
     let (mut count, mut bytes) = (0, 0);
-    while let Some(part) = parts.try_next().await? {
+    while let Some(part) = parts.try_next().await.map_err(|failure| not_open(failure, location, upload_id))? {
         (count, bytes) = (count + 1, bytes + part.size);
         if output.json {
             say(&serde_json::json!({ "number": part.number, "size": part.size, "etag": part.etag })
@@ -258,7 +271,7 @@ async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Outpu
             say(&format!("{:>5}  {:>12}  {}", part.number, ByteSize(part.size), part.etag))?;
         }
     }
-    let _ = writeln!(io::stderr().lock(), "{} parts, {}", display_count(count), ByteSize(bytes));
+    let _ = writeln!(io::stderr().lock(), "{}, {}", display_counted(count, "part"), ByteSize(bytes));
     Ok(Exit::Done)
 }
 
@@ -293,7 +306,7 @@ async fn abort_all(
         let _ = writeln!(io::stderr().lock(), "failed: {error}");
         exit = Exit::Failures;
     }
-    wasted.say(if dry_run { "uploads to abort" } else { "uploads aborted" });
+    wasted.say("upload", if dry_run { " to abort" } else { " aborted" });
     Ok(exit)
 }
 
@@ -310,7 +323,8 @@ async fn complete(
     output: Output,
 ) -> Result<Exit, CliError> {
     let upload = MultipartUpload::open(bucket, &location.key, upload_id);
-    let parts: Vec<_> = upload.parts().try_collect().await?;
+    let parts = upload.parts().try_collect().await;
+    let parts: Vec<_> = parts.map_err(|failure| not_open(failure, location, upload_id))?;
     if parts.is_empty() {
         return Err(CliError::Usage(format!("{location}: the upload has no parts yet; abort it instead")));
     }

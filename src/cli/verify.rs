@@ -115,6 +115,11 @@ impl Verify {
         Ok(if bad + doubtful > 0 { Exit::Failures } else { Exit::Done })
     }
 
+    /// True for SRC DST, which has no manifest.
+    pub(super) fn is_of_two_sides(&self) -> bool {
+        self.what.len() == 2
+    }
+
     fn deep(&self) -> Deep {
         match self.deep.as_deref() {
             None => Deep::No,
@@ -169,7 +174,7 @@ impl Verify {
         self.select.apply(&mut transfer, source, pattern)?;
         transfer.count_from(Timestamp::now());
         let job = Job::single(transfer, [self.endpoint.endpoint()]);
-        CliError::of_findings(&check(&job)).map_or(Ok(job), Err)
+        CliError::of_flags(&check(&job), &[]).map_or(Ok(job), Err)
     }
 
     async fn job(&self, job: &Job, console: &mut Console) -> Result<Counts, CliError> {

@@ -192,7 +192,7 @@ impl FailureKind {
             Self::PreconditionFailed | Self::Conflict | Self::SourceChanged => {
                 "another writer is at work; run the job again when it is done".into()
             }
-            Self::Denied => "grant the permission, or exclude the object (see `deploy/iam/`)".into(),
+            Self::Denied => "grant the permission, or exclude the object".into(),
             Self::Credentials | Self::NoCredentials => {
                 "check AWS_PROFILE, AWS_ACCESS_KEY_ID and the endpoint's `profile` or `assume_role`".into()
             }

@@ -329,7 +329,7 @@ async fn an_answer_that_makes_no_sense_is_asked_for_a_few_times_only() {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(html)).await;
     let (exit, _, stderr) = run(impatient(&odd.url(), "uploads"), &["list", "s3://source/"]).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains("unreadable answer") && stderr.contains("`url`"), "{stderr}");
+    assert!(stderr.contains("unreadable answer") && stderr.contains("--endpoint-url"), "{stderr}");
     assert!(odd.requests() <= 8, "{} requests", odd.requests());
 }
 

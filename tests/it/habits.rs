@@ -116,3 +116,60 @@ async fn a_file_gets_no_colours() {
         assert_eq!(stderr.contains('\u{1b}'), colored, "{words:?}: {stderr}");
     }
 }
+
+/// What is said about a command line names flags, and nothing that nobody typed.
+#[rstest]
+#[case(&["copy", "s3://a-b/", "s3://a-b/copy/"], "--exclude 'copy/**'", "exclude: [")]
+#[case(&["copy", "Cargo.toml", "src", "s3://a-b/"], "Cargo.toml and src may write", "copy-1")]
+#[case(&["copy", "s3://a-b/", "s3://c-d/", "--in-flight", "0"], "0", "`in_flight`")]
+#[tokio::test]
+async fn the_command_line_is_answered_in_its_own_words(
+    #[case] words: &[&str],
+    #[case] said: &str,
+    #[case] not_said: &str,
+) {
+    let mut command = command();
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let (exit, _, stderr) = run(command, words).await;
+    assert!(exit == 2 && stderr.contains(said) && !stderr.contains(not_said), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_not_open_is_told_as_such() {
+    let world = World::new().await;
+    for action in ["abort", "parts", "complete"] {
+        let (exit, _, stderr) = run(at(&world), &["uploads", action, "s3://destination/k", "nope"]).await;
+        assert!(exit == 3 && stderr.contains("has no open upload nope (NoSuchUpload)"), "{action}: {stderr}");
+        assert!(!stderr.contains("run the job again"), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let (exit, _, stderr) = run(command(), &["man", "--dir", dir.path().to_str().unwrap()]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let mut pages: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    pages.sort();
+    for page in ["s3haul.1", "s3haul-copy.1", "s3haul-uploads-abort.1", "s3haul-man.1"] {
+        assert!(pages.iter().any(|name| name == page), "{page}: {pages:?}");
+    }
+    for page in &pages {
+        let text = fs::read_to_string(dir.path().join(page)).unwrap();
+        for section in ["ENVIRONMENT", "FILES", "EXIT STATUS", "SEE ALSO"] {
+            assert!(text.contains(&format!(".SH \"{section}\"")), "{page} lacks {section}");
+        }
+        // A page refers to pages that there are.
+        for other in text.split("\\fB").filter_map(|rest| rest.split_once("\\fR(1)")).map(|(name, _)| name) {
+            let name = format!("{}.1", other.replace("\\-", "-"));
+            assert!(pages.contains(&name), "{page} refers to {name}");
+        }
+    }
+    let (exit, stdout, _) = run(command(), &["man", "uploads", "abort"]).await;
+    assert!(exit == 0 && stdout.contains("s3haul\\-uploads\\-abort"), "{stdout}");
+    let (exit, _, stderr) = run(command(), &["man", "nope"]).await;
+    assert!(exit == 2 && stderr.contains("no command `nope`"), "{stderr}");
+}

@@ -98,7 +98,7 @@ async fn the_command_line_plans_and_counts_it() {
         run_command(at(&world), &arguments.leak()[..])
     };
     let (exit, stdout, stderr) = copy("s3://source/k", "s3://source/k", &["--dry-run"]).await;
-    assert!(exit == 0 && stdout.contains("to change in place: 1 objects"), "{exit} {stdout} {stderr}");
+    assert!(exit == 0 && stdout.contains("to change in place: 1 object"), "{exit} {stdout} {stderr}");
     assert!(stdout.contains("the old version of each changed object stays and costs money"), "{stdout}");
     assert!(stdout.contains("GetObjectAcl 1"), "{stdout}");
     assert_eq!(object(&world, "k").attributes.class(), "STANDARD");

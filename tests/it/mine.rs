@@ -94,10 +94,10 @@ async fn only_what_a_journal_knows_is_listed_and_aborted() {
     assert!(exit == 0 && stdout.contains("would abort") && stdout.lines().count() == 1, "{exit} {stdout}");
     assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 3);
     let (exit, _, stderr) = uploads(&world, directory.path(), &abort).await;
-    assert!(exit == 0 && stderr.contains("1 uploads aborted"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("1 upload aborted"), "{exit} {stderr}");
     let (exit, _, stderr) =
         uploads(&world, directory.path(), &["abort", "s3://destination/", "--mine"]).await;
-    assert!(exit == 0 && stderr.contains("1 uploads aborted"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("1 upload aborted"), "{exit} {stderr}");
     let left = world.sandbox.store().open_uploads(DESTINATION);
     assert_eq!((left.len(), left[0].upload_id.as_str()), (1, theirs.id()));
 }

@@ -28,6 +28,13 @@ pub(crate) fn assert_readme_has(name: &str, table: &str) {
     }
 }
 
+/// Cargo refuses older ones.
+#[test]
+fn the_version_of_rust_is_that_of_the_manifest() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    assert!(readme.contains(concat!("With Rust (", env!("CARGO_PKG_RUST_VERSION"), " or newer)")));
+}
+
 /// The tests that hold each of the README's guarantees, by number.
 fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();

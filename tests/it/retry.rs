@@ -105,7 +105,7 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     job("nightly");
     world.sandbox.faults().clear();
     let (exit, stdout, _) = run(at(&world), &["retry", report, "--dry-run"]).await;
-    assert!(exit == 0 && stdout.contains("to copy   1 objects"), "{stdout}");
+    assert!(exit == 0 && stdout.contains("to copy   1 object"), "{stdout}");
     let (exit, ..) = run(at(&world), &["retry", report]).await;
     assert_eq!(exit, 0);
     assert!(world.sandbox.store().object(DESTINATION, "b").is_some());

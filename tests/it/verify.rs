@@ -330,7 +330,7 @@ async fn deep_is_a_choice_of_two() {
     }
     let proofs = ["copy", "s3://source/k", "s3://destination/copy", "--verify", "require-checksum"];
     let (exit, _, stderr) = run(at(&world), &[&proofs[..], &["--provider", "aws"]].concat()).await;
-    assert!(exit == 1 && stderr.contains("`prove: read`"), "{exit} {stderr}");
+    assert!(exit == 1 && stderr.contains("--prove read"), "{exit} {stderr}");
     let read = ["--prove", "read", "--layout", "source", "--provider", "aws"];
     let (exit, stdout, stderr) = run(at(&world), &[&proofs[..], &read].concat()).await;
     assert!(exit == 0 && stdout.contains("proven by: read 1"), "{exit} {stdout} {stderr}");

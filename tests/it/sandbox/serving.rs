@@ -73,10 +73,7 @@ async fn at_its_end_it_tells_what_it_has_seen_and_holds() {
 
     let serving = Serving::start(&["--object", "s3://data/big=2TiB"]);
     let text = serving.end();
-    assert!(
-        text.starts_with("requests: 0 (0 throttled)") && text.contains("data: 1 objects, 2TiB"),
-        "{text}"
-    );
+    assert!(text.starts_with("requests: 0 (0 throttled)") && text.contains("data: 1 object, 2TiB"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

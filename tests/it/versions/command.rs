@@ -18,7 +18,7 @@ async fn all_versions_are_planned_and_copied() {
     let (exit, stdout, stderr) = run(command_at(&world), &[&arguments[..], &["--dry-run"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("to copy   4 objects"), "{stdout}");
-    assert!(stdout.contains("1 keys get a delete marker"), "{stdout}");
+    assert!(stdout.contains("1 key with a delete marker"), "{stdout}");
     assert!(stdout.contains("(HeadObject 4, CopyObject 4, DeleteObject 1)"), "{stdout}");
     assert_eq!(writes(&world), 0);
     let (exit, stdout, stderr) = run(command_at(&world), &arguments).await;
