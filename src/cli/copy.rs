@@ -32,6 +32,7 @@ Examples:
   s3haul copy 's3://lake/logs/*.gz' s3://archive/logs/      by pattern
   s3haul copy ./dist s3://www/ --exclude '**/*.map'         a directory
   pg_dump db | s3haul copy - s3://backup/db.dump            standard input
+  s3haul copy s3://lake/logs/ s3://lake/logs/ --storage-class GLACIER_IR    change objects in place
 
 A location that ends in a slash is a prefix. Only objects that are missing or changed are copied; --when always
 copies all. Limits are never exceeded, and lower ones are found by themselves when S3 asks to slow down.";
