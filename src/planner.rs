@@ -10,6 +10,7 @@
 
 mod history;
 mod in_place;
+mod misses;
 mod ranges;
 mod steps;
 mod unfinished;
@@ -38,6 +39,7 @@ use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
 
 pub use history::{Following, Turn};
 pub(crate) use in_place::Difference;
+pub use misses::Misses;
 pub use ranges::MOST_RANGES;
 use steps::{Exit, Gone, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};

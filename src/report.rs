@@ -253,6 +253,9 @@ pub fn summary(outcome: &Outcome) -> String {
         let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
     }
     failures(&mut text, outcome);
+    for hint in &outcome.hints {
+        let _ = writeln!(text, "hint: {hint}");
+    }
     if let Some(gave_up) = &outcome.gave_up {
         let _ = writeln!(text, "gave up: {}", gave_up.reason);
     }

@@ -22,7 +22,7 @@ use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
-use crate::planner::{Planned, Sides, Step};
+use crate::planner::{Misses, Planned, Sides, Step};
 use crate::s3::ArchiveState;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
@@ -108,10 +108,11 @@ pub(super) async fn show(
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides::new(transfer, source, destination);
         let (mut totals, mut estimate, capacity) = (Totals::default(), Estimate::default(), sides.capacity());
+        let mut misses = Misses::of(transfer);
         // Lines come in the order of keys; sums have none.
         let in_order = file.is_some() || output.json;
         let mut planned = if in_order { sides.plan() } else { sides.plan_in_any_order() };
-        while let Some(planned) = planned.recv().await {
+        while let Some(planned) = misses.watch(&sides, planned.recv().await) {
             match planned {
                 Planned::Step(step) => {
                     let mut is_held_up = false;
@@ -164,11 +165,9 @@ pub(super) async fn show(
         let writers = job.transfers[..number].iter().filter(|earlier| may_read(job, transfer, earlier));
         let unknown: Vec<_> = writers.map(|writer| writer.name.as_str()).collect();
         if output.json {
-            let times = transfer.times();
-            let line = serde_json::json!({ "transfer": transfer.name, "totals": totals, "besides": unknown, "times": times });
-            say(&line.to_string())?;
+            say(&line_of_transfer(transfer, &totals, &unknown, &misses))?;
         } else {
-            say(&of_transfer(transfer, &totals, output))?;
+            say(&of_transfer(transfer, &totals, &misses, output))?;
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
@@ -233,11 +232,21 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     ))
 }
 
-/// The numbers of one transfer, under its places and with the times that it selects by.
-fn of_transfer(transfer: &Transfer, totals: &Totals, output: Output) -> String {
+/// The numbers of one transfer, under its places, with the times that it selects by and what its patterns may have missed.
+fn of_transfer(transfer: &Transfer, totals: &Totals, misses: &Misses, output: Output) -> String {
     let text = text(totals, &output.spoken(fate(transfer, totals)));
     let times = transfer.times().into_iter().map(|time| format!("\n  selects   {time}"));
-    format!("{}: {}\n{text}{}", transfer.name, describe(transfer), times.collect::<String>())
+    let hints = misses.hints().into_iter().map(|hint| format!("\n  hint      {hint}"));
+    format!("{}: {}\n{text}{}", transfer.name, describe(transfer), times.chain(hints).collect::<String>())
+}
+
+/// The same as JSON.
+fn line_of_transfer(transfer: &Transfer, totals: &Totals, unknown: &[&str], misses: &Misses) -> String {
+    serde_json::json!({
+        "transfer": transfer.name, "totals": totals, "besides": unknown,
+        "times": transfer.times(), "hints": misses.hints(),
+    })
+    .to_string()
 }
 
 /// What becomes of a transfer's archived objects.

@@ -32,7 +32,7 @@ use crate::manifest::job::{Job, Source};
 use crate::manifest::must_wait;
 use crate::pace::Slots;
 use crate::plan::decide::Skip;
-use crate::planner::{Following, Held, Hunger, News, Planned, Planning, Step};
+use crate::planner::{Following, Held, Hunger, Misses, News, Planned, Planning, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Multipart objects that are open at the same time, whatever they are cut into.
@@ -96,6 +96,8 @@ struct Running {
     work: Arc<Work>,
     /// What the journal is told.
     record: Record,
+    /// What its patterns probably missed.
+    misses: Misses,
     hunger: Hunger,
     /// Nothing more will be found.
     is_planned: bool,
@@ -187,6 +189,9 @@ impl<'a> Conductor<'a> {
         for running in self.transfers.values_mut() {
             running.record.write().await;
         }
+        for running in self.transfers.values().filter(|running| running.is_over()) {
+            self.outcome.hints.extend(running.misses.hints());
+        }
         self.transfers.retain(|_, running| !running.is_over());
     }
 
@@ -207,8 +212,9 @@ impl<'a> Conductor<'a> {
                 poll_fn(move |context| news.poll_recv(context).map(|news| Some((number, Some(news?)))))
                     .chain(once(async move { (number, None) }));
             self.news.push(told.boxed());
-            let record = Record::new(&work, number);
-            self.transfers.insert(number, Running { work, record, hunger, is_planned: false, left: 0 });
+            let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
+            self.transfers
+                .insert(number, Running { work, record, misses, hunger, is_planned: false, left: 0 });
         }
     }
 
@@ -323,6 +329,7 @@ impl<'a> Conductor<'a> {
 
     fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        running.misses.observe(&running.work.sides, &planned);
         match planned {
             Planned::Step(step) => self.queue(transfer, step, held.as_mut()),
             Planned::Skip(entry, key, reason) => {

@@ -52,6 +52,9 @@ pub struct Outcome {
     pub objects_with_losses: u64,
     /// What could not be kept, and of how many objects.
     pub losses: LossCounts,
+    /// What is probably not as it was meant, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
     /// True when the run was stopped before its end.
     pub stopped: bool,
     /// Why the run ended itself before its end.

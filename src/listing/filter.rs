@@ -112,6 +112,14 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Returns true if an exclude pattern covers the directory, whatever is included.
+    #[must_use]
+    pub fn excludes_directory(&self, relative_dir: &str) -> bool {
+        self.select.excludes_all_below(relative_dir)
+    }
+}
+
 impl fmt::Display for Excluded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -27,6 +27,8 @@ const READ_AHEAD: usize = 8;
 /// The directory in which runs keep their journals when nothing else is said. It is no part of any source: a run that
 /// uploads the directory that it works in must not send its own journal along.
 pub const JOURNALS: &str = ".s3haul";
+/// Why a directory is left out in which nothing can match.
+pub const UNREACHED: &str = "a directory in which no include pattern can match";
 /// Entries handed over at once.
 const PAGE: usize = 1000;
 
@@ -199,7 +201,9 @@ impl Walk {
             }
             let dir_key = format!("{key}/");
             if self.filter.skips_directory(&dir_key) {
-                return (dir_key, Pending::Found(Found::Ignored(key, "excluded directory")));
+                let why =
+                    if self.filter.excludes_directory(&dir_key) { "excluded directory" } else { UNREACHED };
+                return (dir_key, Pending::Found(Found::Ignored(key, why)));
             }
             let mut above = Vec::clone(&dir.above);
             if kind.is_symlink() {

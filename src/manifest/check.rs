@@ -9,7 +9,7 @@ use super::job::{
     Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
     Selection, Source, Transfer, Versions,
 };
-use super::keys::Piece;
+use super::keys::{KeyGlob, Piece};
 use super::moment::{Age, Ages};
 use super::overlap;
 use super::shape::{alternatives, closest};
@@ -380,6 +380,22 @@ impl<'j> Rules<'j> {
         {
             let message = format!("no time is at or after {after} and before {before}");
             self.refuse(&format!("{path}.modified_before"), message, "write a later time here");
+        }
+        // In aws s3 the last pattern that matches decides, and there this is how to include only some keys.
+        let covers = |glob: &KeyGlob| {
+            let are_all_flat = select.include.iter().all(KeyGlob::is_flat);
+            !select.include.is_empty() && (glob.covers("") || (glob.as_str() == "*" && are_all_flat))
+        };
+        if let Some((i, glob)) = select.exclude.iter().enumerate().find(|(_, glob)| covers(glob)) {
+            let included = select.include.first().map(KeyGlob::as_str).unwrap_or_default();
+            let message = format!(
+                "`{glob}` leaves out everything that `{included}` includes: exclude wins over include, in any order"
+            );
+            let below = if included.contains('/') || included.contains("**") { "" } else { "**/" };
+            let remedy = format!(
+                "remove it, and write `{below}{included}` to include such keys at any depth; all others are left out"
+            );
+            self.refuse(&format!("{path}.exclude[{i}]"), message, remedy);
         }
         if matches!(transfer.from, Source::Files { .. }) && !select.storage_classes.is_empty() {
             let message = "local files have no storage class";

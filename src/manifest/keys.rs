@@ -86,13 +86,18 @@ impl KeyGlob {
         self.0.slashes.is_none_or(|slashes| slashes >= depth) && self.0.beginnings.iter().any(may_begin)
     }
 
+    /// Returns true if the glob has no slash and no `**`, and so matches keys at the top level only.
+    #[must_use]
+    pub fn is_flat(&self) -> bool {
+        !self.0.text.contains('/') && !self.0.text.contains("**")
+    }
+
     /// Returns true if the glob has no slash, and so matches keys at the top level only, but would match this key
     /// if it were compared with its last segment.
     #[must_use]
     pub fn matches_name_only(&self, relative_key: &str) -> bool {
-        let is_flat = !self.0.text.contains('/') && !self.0.text.contains("**");
         let name = relative_key.rsplit_once('/').map(|(_, name)| name);
-        is_flat && name.is_some_and(|name| !name.is_empty() && self.matches(name))
+        self.is_flat() && name.is_some_and(|name| !name.is_empty() && self.matches(name))
     }
 
     /// As it was typed.

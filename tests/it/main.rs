@@ -23,6 +23,7 @@ mod embedded;
 mod faults;
 mod guarantees;
 mod habits;
+mod hints;
 mod honest;
 mod idle;
 mod in_place;

@@ -57,6 +57,18 @@ const SERVERS: &str = "endpoints:
     "later"
 )]
 #[case("from: {s3: s3://src/, include: [ok, ⟦/a/*]}", "from.include[1]", "can't match", "`a/*`")]
+#[case(
+    "from: {s3: s3://src/, include: [\"*.txt\"], exclude: [⟦\"*\"]}",
+    "from.exclude[0]",
+    "exclude wins over include",
+    "`**/*.txt`"
+)]
+#[case(
+    "from: {s3: s3://src/, include: [\"a/*\"], exclude: [b, ⟦\"**/*\"]}",
+    "from.exclude[1]",
+    "exclude wins over include",
+    "`a/*`"
+)]
 #[case("from: {s3: s3://src/, exclude: [⟦tmp/]}", "from.exclude[0]", "marker object", "`tmp/**`")]
 #[case("from: {s3: s3://src/, exclude: [⟦\"a[\"]}", "from.exclude[0]", "not a glob", "")]
 #[case("from: {s3: s3://src/, exclude: [⟦\"\"]}", "from.exclude[0]", "empty pattern", "")]

@@ -1,0 +1,119 @@
+//! Keys that patterns were probably meant to match and did not.
+//!
+//! `*.tmp` matches at the top level only. In other tools it matches at any depth, so keys further down that end like that
+//! are counted, for a hint at the end.
+
+use super::{Planned, Sides};
+use crate::listing::local::UNREACHED;
+use crate::manifest::job::Transfer;
+use crate::manifest::keys::KeyGlob;
+use crate::size::display_count;
+
+/// Counts the keys below the top level whose last segment matches a pattern without a slash.
+#[derive(Debug)]
+pub struct Misses {
+    include: Vec<Missed>,
+    exclude: Vec<Missed>,
+    /// Directories of this machine that were not read, because `include` matches nothing in them.
+    unread: u64,
+}
+
+#[derive(Debug)]
+struct Missed {
+    glob: KeyGlob,
+    keys: u64,
+}
+
+impl Missed {
+    /// A pattern that matches at the top level only.
+    fn of(globs: &[KeyGlob]) -> Vec<Self> {
+        globs.iter().filter(|glob| glob.is_flat()).map(|glob| Self { glob: glob.clone(), keys: 0 }).collect()
+    }
+
+    fn count(all: &mut [Self], relative_key: &str) {
+        for missed in all.iter_mut().filter(|missed| missed.glob.matches_name_only(relative_key)) {
+            missed.keys += 1;
+        }
+    }
+}
+
+impl Misses {
+    /// Counts for this transfer.
+    #[must_use]
+    pub fn of(transfer: &Transfer) -> Self {
+        let select = &transfer.select;
+        Self { include: Missed::of(&select.include), exclude: Missed::of(&select.exclude), unread: 0 }
+    }
+
+    /// Takes note of what an entry came to.
+    pub fn observe(&mut self, sides: &Sides, planned: &Planned) {
+        if self.include.is_empty() && self.exclude.is_empty() {
+            return;
+        }
+        match planned {
+            Planned::Excluded(key) => {
+                let relative = key.as_str().get(sides.relative_at(key)..).unwrap_or_default();
+                let select = &sides.transfer.select;
+                // What an exclude pattern leaves out as well was not missed by its include pattern.
+                if !select.include.is_empty() && !select.exclude.iter().any(|glob| glob.matches(relative)) {
+                    Missed::count(&mut self.include, relative);
+                }
+            }
+            Planned::Step(step) => Missed::count(&mut self.exclude, step.entry.relative()),
+            Planned::Skip(entry, ..) | Planned::Archived(entry, _) => {
+                Missed::count(&mut self.exclude, entry.relative());
+            }
+            Planned::Ignored(_, why) => self.unread += u64::from(*why == UNREACHED),
+            Planned::Failed(..) | Planned::Unlisted(..) | Planned::Again(..) => {}
+        }
+    }
+
+    /// The same in passing.
+    pub fn watch(&mut self, sides: &Sides, planned: Option<Planned>) -> Option<Planned> {
+        planned.inspect(|planned| self.observe(sides, planned))
+    }
+
+    /// Returns what to tell the user.
+    #[must_use]
+    pub fn hints(&self) -> Vec<String> {
+        let keys =
+            |count: u64| format!("{} {}", display_count(count), if count == 1 { "key" } else { "keys" });
+        let include = self.include.iter().filter_map(|Missed { glob, keys: count }| {
+            // Lists skip what cannot match, so not all keys were seen.
+            let missed = match (*count, self.unread) {
+                (0, 0) => return None,
+                (0, unread) => format!("{} directories below it were not read", display_count(unread)),
+                (count, _) => format!("at least {} below it were not matched", keys(count)),
+            };
+            Some(format!(
+                "`{glob}` matches at the top level only; {missed}: write `**/{glob}` to include them"
+            ))
+        });
+        let exclude = self.exclude.iter().filter(|missed| missed.keys > 0).map(|Missed { glob, keys: count }| {
+            let count = keys(*count);
+            format!("`{glob}` excludes at the top level only; {count} below it were not left out: write `**/{glob}` to exclude them")
+        });
+        include.chain(exclude).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_patterns_without_a_slash_can_miss() {
+        for (glob, key, missed) in [
+            ("*.tmp", "a/b.tmp", true),
+            ("*.tmp", "b.tmp", false),
+            ("*.tmp", "a.tmp/b", false),
+            ("*.{tmp,bak}", "a/b.bak", true),
+            ("*", "a/", false),
+            ("**", "a/b", false),
+            ("a/*.tmp", "a/b/c.tmp", false),
+        ] {
+            let glob: KeyGlob = glob.parse().unwrap();
+            assert_eq!(glob.is_flat() && glob.matches_name_only(key), missed, "{glob} {key}");
+        }
+    }
+}
