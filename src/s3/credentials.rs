@@ -260,7 +260,7 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
             Provider::Container { token_file: Some(file), .. } => {
                 format!("{file} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE): ")
             }
-            _ => "a file that it names: ".to_owned(),
+            _ => "the file of its `web_identity_token_file`: ".to_owned(),
         };
         // The kubelet may write it a moment later.
         return (file.kind() == io::ErrorKind::NotFound, format!("{name}{}", one_line(&file.to_string())));
@@ -276,8 +276,28 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
             lost || broken || find::<ImdsError>(error).is_some() || is_busy(&text)
         }
     };
-    let words = plain(error).replace("StatusCode(", "HTTP ").replace(')', "");
-    (may_pass, words)
+    (may_pass, words(error, &text))
+}
+
+/// Returns the innermost cause, with the file that it is about.
+fn words(error: &CredentialsError, text: &str) -> String {
+    let all: Vec<_> = causes(error).collect();
+    let mut words = match all.as_slice() {
+        // The system's error names no file, what wraps it does.
+        [.., wrapper, last] if last.is::<io::Error>() => {
+            format!("{}: {}", one_line(&wrapper.to_string()), plain(error))
+        }
+        _ => plain(error)
+            .replace("StatusCode(", "HTTP ")
+            .replace(')', "")
+            .replace("code exit status: ", "status ")
+            .trim_end_matches(". Stderr:")
+            .to_owned(),
+    };
+    if text.contains("SSO") || text.contains("/sso/cache/") {
+        words.push_str(" (log in with `aws sso login`)");
+    }
+    words
 }
 
 /// Returns what STS answered, if it did.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use assert_cmd::Command as Program;
 use rstest::rstest;
-use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, SandboxOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
@@ -341,4 +341,49 @@ async fn a_multi_region_access_point_is_refused_as_a_source_in_true_words() {
     let (exit, _, stderr) = run(program, &["copy", source, "s3://destination/"]).await;
     assert_eq!(exit, 3, "{stderr}");
     assert!(stderr.contains("but not out of one"), "{stderr}");
+}
+
+#[rstest]
+#[case::throttled(503, "SlowDown")]
+#[case::broken(500, "InternalError")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_badly_at_first_is_waited_for(#[case] status: u16, #[case] code: &'static str) {
+    let world = world().await;
+    // More often than a request is tried that has no patience.
+    world.sandbox.faults().add(Fault::on_any().first(6).then(Effect::Error(status, code)));
+    let (exit, _, stderr) = run(at(&world), &COPY).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+}
+
+#[rstest]
+#[case::sso("sso", "aws sso login")]
+#[case::process("process", "exited with status 3")]
+#[case::no_source("source", "could not find source profile nobody")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_gives_no_credentials_is_named(#[case] profile: &str, #[case] told: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config");
+    let text = "\
+[profile sso]
+sso_start_url = https://x.awsapps.com/start
+sso_region = us-east-1
+sso_account_id = 111122223333
+sso_role_name = r
+[profile process]
+credential_process = sh -c 'exit 3'
+[profile source]
+role_arn = arn:aws:iam::111122223333:role/x
+source_profile = nobody
+";
+    std::fs::write(&config, text).unwrap();
+    let mut program = command();
+    program
+        .env("AWS_CONFIG_FILE", &config)
+        .env("HOME", directory.path())
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
+    let arguments = [COPY.as_slice(), &["--profile", profile]].concat();
+    let (exit, _, stderr) = run(program, &arguments).await;
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains(told) && stderr.contains(profile), "{stderr}");
 }
