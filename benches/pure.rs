@@ -24,7 +24,7 @@ use s3haul::listing::join::Counterparts;
 use s3haul::listing::reach::{Behind, Reach};
 use s3haul::listing::{Entry, Found, Listing};
 use s3haul::location::{BucketName, ObjectKey, copy_source};
-use s3haul::manifest::job::{PartGoal, Selection, When};
+use s3haul::manifest::job::{Compare, PartGoal, Selection, When};
 use s3haul::pace::rate::RateController;
 use s3haul::pace::speed::Speed;
 use s3haul::plan::decide::{Side, decide};
@@ -44,7 +44,14 @@ fn planned(object: u64) -> Event {
 }
 
 fn ended(object: u64) -> Event {
-    let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: Vec::new(), in_place: None };
+    let ended = Ended::Done {
+        bytes: 1,
+        parts: 0,
+        proof: "etag".into(),
+        reason: None,
+        losses: Vec::new(),
+        in_place: None,
+    };
     Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
 }
 
@@ -58,8 +65,9 @@ fn pure(criterion: &mut Criterion) {
         });
     });
     criterion.bench_function("decide", |bench| {
-        let side = Side { size: 10, etag: Some("0123456789abcdef0123456789abcdef"), modified: None };
-        bench.iter(|| decide(When::Changed, black_box(side), Some(black_box(side))));
+        let side =
+            Side { size: 10, etag: Some("0123456789abcdef0123456789abcdef"), modified: None, is_file: false };
+        bench.iter(|| decide(When::Changed, Compare::Auto, black_box(side), Some(black_box(side))));
     });
     criterion.bench_function("filter with two globs", |bench| {
         let select = Selection {

@@ -9,6 +9,7 @@ mod body;
 pub mod contact;
 mod describe;
 mod doubt;
+mod hidden;
 pub mod history;
 
 use std::future::Future;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::contact::Contact;
+pub use self::hidden::HiddenEtags;
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
@@ -42,6 +44,7 @@ pub struct Bucket {
     /// Set while it is not known whether the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
+    hidden: HiddenEtags,
 }
 
 /// Whether a request may be sent again when its outcome is not known.
@@ -78,7 +81,8 @@ impl Bucket {
         let reads = pacer.lanes(client.endpoint(), name.as_str(), Class::Read);
         let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
         let retry = pacer.retry;
-        Self { name, client, pacer, reads, writes, retry, contact: None, halt }
+        let hidden = HiddenEtags::default();
+        Self { name, client, pacer, reads, writes, retry, contact: None, halt, hidden }
     }
 
     /// The bucket's name.
@@ -91,6 +95,12 @@ impl Bucket {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What was learned about `ETag`s that a KMS or customer key hides.
+    #[must_use]
+    pub fn hidden_etags(&self) -> &HiddenEtags {
+        &self.hidden
     }
 
     /// What the bucket's endpoint can do.

@@ -112,6 +112,49 @@ impl Running {
     }
 }
 
+/// A full-object checksum of any algorithm, of bytes that come piece by piece.
+#[derive(Clone, Debug)]
+pub struct RunningChecksum(Algorithm);
+
+#[derive(Clone, Debug)]
+enum Algorithm {
+    Crc(Box<Running>),
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+impl RunningChecksum {
+    /// Begins a sum.
+    #[must_use]
+    pub fn new(algorithm: ChecksumAlgorithm) -> Self {
+        Self(match (Running::new(algorithm), algorithm) {
+            (Some(crc), _) => Algorithm::Crc(Box::new(crc)),
+            (None, ChecksumAlgorithm::Sha1) => Algorithm::Sha1(Sha1::new()),
+            (None, _) => Algorithm::Sha256(Sha256::new()),
+        })
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Algorithm::Crc(crc) => crc.update(bytes),
+            Algorithm::Sha1(sha) => sha.update(bytes),
+            Algorithm::Sha256(sha) => sha.update(bytes),
+        }
+    }
+
+    /// Returns the sum of what was added.
+    #[must_use]
+    pub fn finish(self) -> Checksum {
+        let (algorithm, value) = match self.0 {
+            Algorithm::Crc(crc) => return crc.finish(),
+            Algorithm::Sha1(sha) => (ChecksumAlgorithm::Sha1, STANDARD.encode(sha.finalize())),
+            Algorithm::Sha256(sha) => (ChecksumAlgorithm::Sha256, STANDARD.encode(sha.finalize())),
+        };
+        Checksum { algorithm, kind: ChecksumKind::FullObject, value }
+    }
+}
+
 fn encode(sum: u64, width: usize) -> String {
     STANDARD.encode(&sum.to_be_bytes()[8 - width..])
 }

@@ -17,6 +17,7 @@ mod attributes;
 mod build;
 pub mod capabilities;
 mod check;
+mod compare;
 mod diagnose;
 mod env;
 pub mod file;

@@ -8,6 +8,8 @@
 //! channel ([`steps`]), so that a plan never holds more objects than the run can look ahead. Long listings are planned in
 //! ranges side by side ([`ranges`]).
 
+mod compare;
+pub mod hash;
 mod history;
 mod in_place;
 mod misses;
@@ -29,14 +31,14 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
 use crate::plan::condition::Seen;
-use crate::plan::decide::{Decision, Origin, Reason, Route, Side, Skip, by_heads, decide, route};
+use crate::plan::decide::{Basis, Content, Decision, Origin, Reason, Route, Skip, content, route};
 use crate::plan::detour::{detour, finds_parts_of};
-use crate::plan::history::same_content;
 use crate::plan::parts::Capacity;
 use crate::plan::remap::RemapError;
 use crate::plan::replay;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
 
+use compare::Question;
 pub use history::{Following, Turn};
 pub(crate) use in_place::Difference;
 pub use misses::Misses;
@@ -262,7 +264,7 @@ impl Sides {
             return self.ask_in_place(entry, key, true).await;
         }
         match self.ask(entry, key, Question::Destination).await {
-            Planned::Skip(entry, key, why @ (Skip::Equal | Skip::Present)) => {
+            Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
                 let there = if claimed {
                     self.destination.in_place(self.destination.head(&key, None)).await.map(Some)
                 } else {
@@ -287,8 +289,8 @@ impl Sides {
     async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
         let Some(source) = &self.source else { return Ok(None) };
         let here = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
-        let equal = same_content(&here, &there, self.etags_follow_from_bytes());
-        Ok((equal == Some(true)).then_some(there))
+        let content = content(&here, &there, self.etags_follow_from_bytes());
+        Ok(matches!(content, Content::Equal(_)).then_some(there))
     }
 
     /// What the lists say about something that was found.
@@ -315,22 +317,18 @@ impl Sides {
                 return Ok(Next::Known(self.planned(entry, key, always, Seen::Unknown)));
             }
             (Some(counterparts), _) => match counterparts.find(key.as_str()).await {
-                Ok(there) => there.map(side),
+                Ok(there) => there,
                 Err(failure) => return Err((self.transfer.to.location.to_string(), failure)),
             },
             (None, _) => None,
         };
-        if there.is_none() && !absence_is_certain {
-            return Ok(Next::Ask(entry, key, Question::Destination));
-        }
-        Ok(match self.decide(&entry, there) {
-            Decision::Ask => Next::Ask(entry, key, Question::Both),
-            decision => {
-                let seen = there.map_or(Seen::Absent, |there| {
-                    there.etag.map_or(Seen::Unknown, |etag| Seen::Object(etag.to_owned()))
-                });
-                Next::Known(self.planned(entry, key, decision, seen))
+        Ok(match there {
+            None if absence_is_certain => {
+                let decision = self.decide(&entry, None);
+                Next::Known(self.planned(entry, key, decision, Seen::Absent))
             }
+            None => Next::Ask(entry, key, Question::Destination),
+            Some(there) => self.met(entry, key, there),
         })
     }
 
@@ -462,66 +460,11 @@ impl Sides {
         }
     }
 
-    /// Asks about one key, at the destination and, where lists do not tell, at the source.
-    async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
-        if self.is_in_place() {
-            return self.ask_in_place(entry, key, false).await;
-        }
-        let head = match self.destination.in_place(self.destination.head(&key, None)).await {
-            Ok(head) => head,
-            Err(failure) if *failure.kind() == FailureKind::NotFound => {
-                let decision = self.decide(&entry, None);
-                return self.planned(entry, key, decision, Seen::Absent);
-            }
-            // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
-            Err(failure) if *failure.kind() == FailureKind::Denied => {
-                let decision = self.decide(&entry, None);
-                return self.planned(entry, key, decision, Seen::Unknown);
-            }
-            Err(failure) => return self.failed(&entry, failure),
-        };
-        let mut decision = Decision::Ask;
-        if question == Question::Destination {
-            let there = Side { size: head.size, etag: Some(&head.etag), modified: head.modified };
-            decision = self.decide(&entry, Some(there));
-        }
-        if let (Decision::Ask, Some(source)) = (decision, &self.source) {
-            decision = match source.in_place(source.head(&entry.key, entry.version.as_deref())).await {
-                Ok(ours) if entry.version.is_some() => {
-                    match same_content(&ours, &head, self.etags_follow_from_bytes()) {
-                        Some(true) => Decision::Skip(Skip::Equal),
-                        _ => Decision::Copy(Reason::Differs),
-                    }
-                }
-                Ok(ours) => by_heads(&ours, &head),
-                Err(failure) => return self.failed(&entry, failure),
-            };
-        }
-        self.planned(entry, key, decision, Seen::Object(head.etag))
-    }
-
-    /// What the lists say. A version from the past beside other bytes of its size is asked for: that the destination is
-    /// newer says nothing about a version that was followed by others.
-    fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
-        let mut source = side(entry);
-        // Elsewhere equal ETags may stand for different bytes of one size.
-        source.etag = source.etag.filter(|_| self.etags_follow_from_bytes());
-        let is_past = entry.version.is_some() && self.transfer.when == When::Changed;
-        match (decide(self.transfer.when, source, there), there) {
-            (Decision::Skip(_) | Decision::Copy(Reason::Newer), Some(there))
-                if is_past && (source.etag.is_none() || source.etag != there.etag) =>
-            {
-                Decision::Ask
-            }
-            (decision, _) => decision,
-        }
-    }
-
     fn planned(&self, entry: Entry, key: ObjectKey, decision: Decision, seen: Seen) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            // Only a bucket's objects are dated at the beginning of their upload; files are never asked for.
-            Decision::Ask => Planned::Skip(Box::new(entry), key, Skip::Equal),
+            // A look has settled it; otherwise the lists said that the destination is newer.
+            Decision::Ask(_) => Planned::Skip(Box::new(entry), key, Skip::equal(Basis::Time)),
             Decision::Copy(reason) => self.step(entry, key, reason, seen),
         }
     }
@@ -560,17 +503,4 @@ impl Sides {
         }
         Ok(replay::by_etag(entry.size, etag, source.capabilities(), destination).unwrap_or(usual))
     }
-}
-
-/// Which sides are asked about a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
-    /// Whether the destination has it.
-    Destination,
-    /// Whether what both sides have is equal.
-    Both,
-}
-
-fn side(entry: &Entry) -> Side<'_> {
-    Side { size: entry.size, etag: entry.etag.as_deref(), modified: entry.modified }
 }

@@ -19,6 +19,9 @@ use thiserror::Error;
 use crate::execute::Outcome;
 use crate::journal::Ledger;
 use crate::size::{ByteSize, display_count as count, display_duration};
+}
+
+use crate::plan::unchanged::Unchanged;
 
 /// Why a report is missing or incomplete.
 #[derive(Debug, Error)]
@@ -245,6 +248,14 @@ pub fn summary(outcome: &Outcome) -> String {
             outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
+    if outcome.done_objects > 0 && !outcome.reasons.is_empty() {
+        let reasons: Vec<_> =
+            outcome.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
+        let _ = writeln!(text, "copied because: {}", reasons.join(", "));
+    }
+    for line in comparison(&outcome.unchanged) {
+        let _ = writeln!(text, "{line}");
+    }
     for (loss, objects) in outcome.losses.iter() {
         let _ =
             writeln!(text, "{} {} on {} objects: {}", loss.attribute, loss.lost, count(objects), loss.reason);
@@ -291,6 +302,32 @@ fn failures(text: &mut String, outcome: &Outcome) {
         let objects = objects + outcome.causes.others();
         let _ = writeln!(text, "and {} more kinds of failures ({} objects)", count(more), count(objects));
     }
+}
+
+/// Tells how objects were compared that are left as they are, and what of them was not compared, line by line.
+#[must_use]
+pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
+    let mut lines = Vec::new();
+    let by: Vec<_> =
+        unchanged.by.iter().map(|(basis, number)| format!("{} by {basis}", count(*number))).collect();
+    if !by.is_empty() {
+        lines.push(format!("unchanged: {}", by.join(", ")));
+    }
+    if unchanged.attributes_not_checked > 0 {
+        lines.push(format!(
+            "{} unchanged objects were not checked for the headers, metadata, tags, or encryption that this job sets; \
+             `compare_attributes: true` (--compare-attributes) checks them, `when: always` copies them",
+            count(unchanged.attributes_not_checked)
+        ));
+    }
+    if unchanged.other_storage_class > 0 {
+        lines.push(format!(
+            "{} unchanged objects have another storage class than this job sets, perhaps by a lifecycle rule; \
+             `when: always` copies them",
+            count(unchanged.other_storage_class)
+        ));
+    }
+    lines
 }
 
 #[cfg(test)]

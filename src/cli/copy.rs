@@ -18,8 +18,8 @@ use super::{
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize, Parts,
-    Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify, When, check,
+    Compare, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize,
+    Parts, Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::{KeyGlob, Template};
 use crate::report::Origin;
@@ -54,6 +54,14 @@ pub(super) struct Copy {
     /// What is copied: missing keys, changed objects too, or always everything.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
+    /// What tells whether an object is changed: auto (sizes, ETags where they can be compared, then times), size, etag,
+    /// checksum (HEAD requests; local files are hashed), or time. Auto when it is not given.
+    #[arg(long, value_name = "HOW", value_parser = word::<Compare>)]
+    compare: Option<Compare>,
+    /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set here: one HEAD request
+    /// for each unchanged object.
+    #[arg(long)]
+    compare_attributes: bool,
     /// What to do with symbolic links below a directory; they are skipped when it is not given.
     #[arg(long, value_parser = word::<Symlinks>(), value_name = "HOW")]
     symlinks: Option<Symlinks>,
@@ -175,6 +183,8 @@ impl Copy {
                 "always" => When::Always,
                 _ => When::Changed,
             };
+            transfer.compare = self.compare.unwrap_or_default();
+            transfer.compare_attributes = self.compare_attributes;
             self.access.apply(&mut transfer);
             self.select.apply(&mut transfer, source, pattern)?;
             transfer.keys.rename.clone_from(&self.rename);
@@ -226,6 +236,15 @@ impl Copy {
     fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
         let own = format!("leave out what is meant for another source, or copy {source} by itself");
         let remedy = if self.sources.len() > 1 { &own } else { "leave that out" };
+        let compares =
+            [("--compare", self.compare.is_some()), ("--compare-attributes", self.compare_attributes)];
+        if self.when != "changed" {
+            let subject = format!("--when {}", self.when);
+            idle::refuse(&subject, "compares no objects", &compares, "leave one of them out")?;
+        }
+        if *from == Source::Stdin {
+            idle::refuse("standard input", "cannot be read before it is sent", &compares, remedy)?;
+        }
         recursive(self.recursive, source, from, is_pattern)?;
         if !matches!(from, Source::Files { .. }) {
             let symlinks = ("--symlinks", self.symlinks.is_some());

@@ -23,6 +23,7 @@ use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Misses, Planned, Sides, Step};
+use crate::report::comparison;
 use crate::s3::ArchiveState;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
@@ -145,7 +146,7 @@ pub(super) async fn show(
                 Planned::Skip(entry, _, Skip::Archived) => {
                     totals.archived(entry.size, entry.storage_class.as_deref(), false);
                 }
-                Planned::Skip(entry, ..) => totals.skip(entry.size),
+                Planned::Skip(entry, _, why) => totals.skip(entry.size, why),
                 Planned::Archived(entry, _) => {
                     totals.archived(entry.size, entry.storage_class.as_deref(), false);
                     exit = Exit::Failures;
@@ -333,5 +334,6 @@ fn text(totals: &Totals, fate: &str) -> String {
             lines.push(format!("  {name:<9} {}", display_counted(number, "object")));
         }
     }
+    lines.extend(comparison(&totals.unchanged).into_iter().map(|line| format!("  {line}")));
     lines.join("\n")
 }

@@ -16,7 +16,7 @@ use super::run::run;
 use super::{CliError, Command, Exit, Output, interruptible, journal, output_file, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
-use crate::manifest::job::{Chosen, Job, JournalPlace, Source, Transfer, Versions, When};
+use crate::manifest::job::{Chosen, Compare, Job, JournalPlace, Source, Transfer, Versions, When};
 use crate::manifest::moment::Age;
 use crate::report::Origin;
 use crate::report::read::{FailedObject, Report, read};
@@ -149,6 +149,12 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     // comparison by lists calls equal.
     let hides_failures = transfer.when == When::Changed && transfer.versions != Versions::All;
     let when = if hides_failures { When::Always } else { transfer.when };
+    let transfer_as_it_is = transfer.clone();
+    let transfer = if hides_failures {
+        Transfer { compare: Compare::Auto, compare_attributes: false, ..transfer }
+    } else {
+        transfer
+    };
     if is_one(&transfer.from) {
         return vec![Transfer { when, ..transfer }];
     }
@@ -164,8 +170,8 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     }
     match again.chosen.as_deref() {
         _ if is_listed => vec![again],
-        Some([_, ..]) if hides_failures => vec![again, transfer],
-        _ => vec![transfer],
+        Some([_, ..]) if hides_failures => vec![again, transfer_as_it_is],
+        _ => vec![transfer_as_it_is],
     }
 }
 

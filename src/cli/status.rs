@@ -291,6 +291,7 @@ mod tests {
                     bytes: 1 << 20,
                     parts: 0,
                     proof: "etag".into(),
+                    reason: None,
                     losses: Vec::new(),
                     in_place: None,
                 },

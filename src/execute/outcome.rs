@@ -9,8 +9,9 @@ use super::receipt::{Ending, Proof, Receipt};
 use crate::journal::state::RunState;
 use crate::pace::PaceCounts;
 use crate::plan::cause::{CauseCounts, Failed, as_list};
-use crate::plan::decide::Skip;
+use crate::plan::decide::{Reason, Skip};
 use crate::plan::loss::LossCounts;
+use crate::plan::unchanged::Unchanged;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -31,6 +32,10 @@ pub struct Outcome {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// By what they were found equal.
+    pub unchanged: Unchanged,
+    /// Copied objects by the reason for which they were copied.
+    pub reasons: BTreeMap<Reason, u64>,
     /// Objects left out because they are in an archive and the job says `archived: skip`.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored, for a later run to copy.
@@ -94,6 +99,8 @@ impl From<&RunState> for Outcome {
             parts: totals.parts,
             skipped_objects: totals.skipped_objects,
             skipped_bytes: totals.skipped_bytes,
+            unchanged: totals.unchanged.clone(),
+            reasons: totals.reasons.clone(),
             archived_objects: totals.archived_objects,
             restoring_objects: totals.restoring_objects,
             restoring_bytes: totals.restoring_bytes,
@@ -137,15 +144,19 @@ impl Outcome {
                 self.done_bytes += receipt.size;
                 self.parts += u64::from(receipt.parts);
                 *self.proofs.entry(proof.to_string()).or_default() += 1;
+                if let Some(reason) = receipt.copy_reason {
+                    *self.reasons.entry(reason).or_default() += 1;
+                }
             }
             Ending::Skipped { reason: Skip::Archived } => self.archived_objects += 1,
             Ending::Restoring { .. } => {
                 self.restoring_objects += 1;
                 self.restoring_bytes += receipt.size;
             }
-            Ending::Skipped { .. } => {
+            Ending::Skipped { reason } => {
                 self.skipped_objects += 1;
                 self.skipped_bytes += receipt.size;
+                self.unchanged.add(*reason);
             }
             Ending::Failed { error } => {
                 self.failed_objects += 1;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::RestoreTier;
-use crate::plan::decide::{Route, Skip};
+use crate::plan::decide::{Reason, Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head};
@@ -127,6 +127,7 @@ pub enum Ending {
     /// Left alone.
     Skipped {
         /// Why.
+        #[serde(flatten)]
         reason: Skip,
     },
     /// In an archive, and being restored: a later run copies it.
@@ -219,6 +220,9 @@ pub struct Receipt {
     /// True for an object that was changed where it is, and not copied anywhere.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_place: bool,
+    /// Why it was copied, or was to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_reason: Option<Reason>,
     /// What could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
@@ -249,6 +253,7 @@ pub(super) struct Draft {
     pub(super) route: Option<&'static str>,
     pub(super) parts: u32,
     pub(super) attempts: u32,
+    pub(super) reason: Option<Reason>,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
     /// Uploads that no journal knows were looked for.
@@ -262,7 +267,7 @@ impl Draft {
         let route = Some(step.route.name());
         let parts = step.route.parts();
         let version = step.entry.version.clone();
-        Self { version, route, parts, ..Self::of_size(step.entry.size) }
+        Self { version, route, parts, reason: Some(step.reason), ..Self::of_size(step.entry.size) }
     }
 
     pub(super) fn of_size(size: u64) -> Self {
@@ -272,6 +277,7 @@ impl Draft {
             route: None,
             parts: 0,
             attempts: 0,
+            reason: None,
             losses: Vec::new(),
             notes: Vec::new(),
             looked_for_uploads: false,
@@ -304,6 +310,9 @@ impl Draft {
             attempts: self.attempts,
             seconds: seconds(took),
             at: Timestamp::now(),
+            copy_reason: self
+                .reason
+                .filter(|_| matches!(ending, Ending::Done { .. } | Ending::Failed { .. })),
             ending,
             losses: self.losses,
             notes: self.notes,

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::receipt::{Ending, Receipt};
+use super::receipt::{Ending, Proof, Receipt};
 use super::{Work, adopt};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, InPlace, Passed, ReceiptLine};
@@ -15,6 +15,7 @@ use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
 use crate::plan::decide::Skip;
+use crate::plan::unchanged::Unchanged;
 use crate::planner::{Pending, Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
@@ -127,6 +128,9 @@ impl Record {
             } else {
                 passed.skipped_objects += 1;
                 passed.skipped_bytes += receipt.size;
+                if let Ending::Skipped { reason } = receipt.ending {
+                    passed.unchanged.add(reason);
+                }
             }
             passed.receipts.extend(line);
             passed.to = Some(key);
@@ -252,12 +256,15 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
             bytes,
             parts: receipt.parts,
             proof: proof.to_string(),
+            reason: receipt.copy_reason.filter(|_| *proof != Proof::DeleteMarker),
             losses: receipt.losses.clone(),
             in_place: receipt.in_place.then(|| {
                 if receipt.leaves_old_version() { InPlace::OldVersionLeft } else { InPlace::Replaced }
             }),
         },
-        ending @ Ending::Skipped { .. } => Ended::Skipped { bytes, archived: is_archived(ending) },
+        ending @ Ending::Skipped { reason } => {
+            Ended::Skipped { bytes, archived: is_archived(ending), unchanged: Unchanged::one(*reason) }
+        }
         Ending::Restoring { .. } => Ended::Restoring { bytes },
         Ending::Failed { error } => Ended::Failed(FailedObject {
             source: receipt.source.clone(),

@@ -12,7 +12,9 @@ use super::fingerprint::Fingerprint;
 use crate::listing::Entry;
 use crate::location::{BucketName, ObjectKey};
 use crate::pace::learned::Learned;
+use crate::plan::decide::Reason;
 use crate::plan::loss::Loss;
+use crate::plan::unchanged::Unchanged;
 use crate::s3::ArchiveState;
 
 /// Something that has happened.
@@ -186,6 +188,9 @@ pub struct Passed {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// By what they were found equal.
+    #[serde(skip_serializing_if = "Unchanged::is_empty")]
+    pub unchanged: Unchanged,
     /// Objects that are left out because they are in an archive.
     pub archived_objects: u64,
     /// Objects that the selection leaves out.
@@ -254,6 +259,9 @@ pub enum Ended {
         parts: u32,
         /// By what it was proven.
         proof: String,
+        /// Why it was copied; absent in old records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
         /// What of it could not be kept.
         #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "losses")]
         losses: Vec<Loss>,
@@ -268,6 +276,9 @@ pub enum Ended {
         /// It is left out because it is in an archive.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         archived: bool,
+        /// By what it was found equal.
+        #[serde(default, skip_serializing_if = "Unchanged::is_empty")]
+        unchanged: Unchanged,
     },
     /// It is in an archive and being restored: a later run copies it.
     Restoring {

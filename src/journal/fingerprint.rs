@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::job::{
-    Attribute, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts, Selection, SetValues,
-    Source, Transfer,
+    Attribute, Compare, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts, Selection,
+    SetValues, Source, Transfer,
 };
 use crate::manifest::keys::KeyMap;
 use crate::manifest::moment::{Age, Ages};
@@ -90,6 +90,8 @@ impl Fingerprint {
             from,
             to,
             when,
+            compare,
+            compare_attributes,
             select,
             keys,
             parts,
@@ -114,6 +116,12 @@ impl Fingerprint {
         self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
         self.set(of("to.acl"), text(acl.as_ref()));
         self.set(of("when"), format!("{when:?}").to_lowercase());
+        if *compare != Compare::default() {
+            self.set(of("compare"), compare.to_string());
+        }
+        if *compare_attributes {
+            self.set(of("compare_attributes"), "true");
+        }
         self.selection(name, select, ages);
         // May be millions.
         let chosen = chosen

@@ -18,7 +18,9 @@ use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 use crate::plan::cause::{CauseCounts, Failed};
+use crate::plan::decide::Reason;
 use crate::plan::loss::{LossCounts, whole};
+use crate::plan::unchanged::Unchanged;
 
 /// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
 const FAILURES_KEPT: usize = 20;
@@ -125,6 +127,10 @@ pub struct Totals {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// By what they were found equal.
+    pub unchanged: Unchanged,
+    /// Copied objects by the reason for which they were copied.
+    pub reasons: BTreeMap<Reason, u64>,
     /// Objects in an archive that are left out.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored.
@@ -296,6 +302,7 @@ impl RunState {
         }
         self.totals.skipped_objects += passed.skipped_objects;
         self.totals.skipped_bytes += passed.skipped_bytes;
+        self.totals.unchanged.merge(&passed.unchanged);
         self.totals.archived_objects += passed.archived_objects;
         self.totals.excluded_objects += passed.excluded_objects;
         self.totals.ignored += passed.ignored;
@@ -304,7 +311,7 @@ impl RunState {
     fn end(&mut self, ended: &Ended) {
         let totals = &mut self.totals;
         match ended {
-            Ended::Done { bytes, parts, proof, losses, in_place } => {
+            Ended::Done { bytes, parts, proof, reason, losses, in_place } => {
                 totals.done_objects += 1;
                 totals.in_place_objects += u64::from(in_place.is_some());
                 totals.old_versions += u64::from(*in_place == Some(InPlace::OldVersionLeft));
@@ -315,11 +322,15 @@ impl RunState {
                     totals.losses.add(loss);
                 }
                 *totals.proofs.entry(proof.clone()).or_default() += 1;
+                if let Some(reason) = reason {
+                    *totals.reasons.entry(*reason).or_default() += 1;
+                }
             }
             Ended::Skipped { archived: true, .. } => totals.archived_objects += 1,
-            Ended::Skipped { bytes, archived: false } => {
+            Ended::Skipped { bytes, archived: false, unchanged } => {
                 totals.skipped_objects += 1;
                 totals.skipped_bytes += bytes;
+                totals.unchanged.merge(unchanged);
             }
             Ended::Restoring { bytes } => {
                 totals.restoring_objects += 1;

@@ -50,8 +50,14 @@ pub(super) fn planned(object: u64, key: &str) -> Event {
 
 pub(super) fn ended(object: u64) -> Event {
     let receipt = ReceiptLine::of(&serde_json::json!({ "object": object })).unwrap();
-    let ended =
-        Ended::Done { bytes: object, parts: 0, proof: "etag".into(), losses: Vec::new(), in_place: None };
+    let ended = Ended::Done {
+        bytes: object,
+        parts: 0,
+        proof: "etag".into(),
+        reason: None,
+        losses: Vec::new(),
+        in_place: None,
+    };
     Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: Some(receipt) }
 }
 

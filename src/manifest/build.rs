@@ -230,6 +230,8 @@ impl Reader<'_> {
             from: from?,
             to: to?,
             when: section.when.or(defaults.when).unwrap_or_default(),
+            compare: section.compare.unwrap_or_default(),
+            compare_attributes: section.compare_attributes.unwrap_or_default(),
             select,
             keys,
             parts,
@@ -249,6 +251,10 @@ impl Reader<'_> {
         if let Some(as_of) = as_of {
             transfer.set_as_of(as_of);
         }
+        transfer.default_to(
+            defaults.compare.filter(|_| section.compare.is_none()),
+            defaults.compare_attributes.filter(|_| section.compare_attributes.is_none()),
+        );
         Some(transfer)
     }
 

@@ -13,7 +13,7 @@ use super::keys::{KeyGlob, Piece};
 use super::moment::{Age, Ages};
 use super::overlap;
 use super::shape::{alternatives, closest};
-use super::{acl, attributes, tenant};
+use super::{acl, attributes, compare, tenant};
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
@@ -228,6 +228,7 @@ impl<'j> Rules<'j> {
         self.keys(&format!("{path}.keys"), transfer);
         self.findings.extend(acl::check(path, transfer, to.filter(|_| sure)));
         self.findings.extend(attributes::check(path, transfer));
+        self.findings.extend(compare::check(path, transfer));
     }
 
     fn known(&mut self, path: &str, name: &str) -> Option<&'j Endpoint> {

@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 use super::capabilities::Overrides;
 use super::job::{
-    Archived, CannedAcl, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider, RestoreTier,
-    Symlinks, Verify, When,
+    Archived, CannedAcl, Compare, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider,
+    RestoreTier, Symlinks, Verify, When,
 };
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
@@ -110,6 +110,13 @@ pub struct DefaultsSection {
     /// Which objects are written when the destination has something under the key already.
     #[schemars(extend("default" = "changed"))]
     pub when: Option<When>,
+    /// What `when: changed` compares.
+    #[schemars(extend("default" = "auto"))]
+    pub compare: Option<Compare>,
+    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of equal objects: one HEAD
+    /// request for each, and one `GetObjectTagging` where tags are set. Without it, the summary counts what was not checked.
+    #[schemars(extend("default" = false, "examples" = [true]))]
+    pub compare_attributes: Option<bool>,
     /// What of a source object goes along with its bytes.
     #[schemars(extend("examples" = [{"tags": "skip"}]))]
     pub preserve: Option<PreserveSection>,
@@ -153,6 +160,13 @@ pub struct TransferSection {
     /// Which objects are written when the destination has something under the key already.
     #[schemars(extend("default" = "changed"))]
     pub when: Option<When>,
+    /// What `when: changed` compares.
+    #[schemars(extend("default" = "auto"))]
+    pub compare: Option<Compare>,
+    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of equal objects: one HEAD
+    /// request for each, and one `GetObjectTagging` where tags are set. Without it, the summary counts what was not checked.
+    #[schemars(extend("default" = false, "examples" = [true]))]
+    pub compare_attributes: Option<bool>,
     /// How keys change on the way.
     #[schemars(extend("examples" = [{"strip_prefix": "raw/", "add_prefix": "2026/"}]))]
     pub keys: Option<KeysSection>,

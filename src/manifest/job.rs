@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use super::acl::CannedAcl;
 use super::capabilities::Overrides;
 pub use super::check::check;
+pub use super::compare::Compare;
 use super::keys::{KeyGlob, KeyMap};
 pub use super::limits::{FailureLimit, FailureLimitError, Limits};
 use super::literal;
@@ -170,6 +171,10 @@ pub struct Transfer {
     pub to: Destination,
     /// Which objects are written when the destination has something under the key already.
     pub when: When,
+    /// What [`When::Changed`] compares.
+    pub compare: Compare,
+    /// Equal objects are asked whether they have what the job sets, as far as no list shows it.
+    pub compare_attributes: bool,
     /// Which of the source's objects take part.
     pub select: Selection,
     /// How a key at the source becomes a key at the destination.
@@ -544,6 +549,8 @@ impl Transfer {
             from,
             to,
             when: When::default(),
+            compare: Compare::default(),
+            compare_attributes: false,
             select: Selection::default(),
             keys: KeyMap::default(),
             parts: Parts::default(),

@@ -124,7 +124,7 @@ fn tags_are(wanted: &Tags, found: &[Tag]) -> bool {
 }
 
 /// A key that was named by something else than what HEAD shows of it, an alias, counts as another one.
-fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> bool {
+pub(super) fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> bool {
     match (wanted, found) {
         (None, _) | (Some(Encryption::S3), Some(Encryption::S3)) => true,
         (

@@ -1,25 +1,33 @@
 //! Whether an object needs work, and by which route.
 //!
-//! Both decisions are pure. "Changed" can not rest on `ETag`s alone: a multipart copy with other part boundaries has
-//! another `ETag` for the same bytes, and a tool that compares only those copies the same objects every night. So
-//! equal sizes with a destination that is *newer* than the source count as equal too. The comparison is strict,
-//! because S3's times have one-second resolution, and a source rewritten in the second of its copy must be seen.
+//! Both decisions are pure. `when: changed` compares what `compare` names, and `auto` goes from the cheap to the dear:
 //!
-//! One time lies: a multipart object is dated at the *beginning* of its upload. A source that was rewritten by an upload
-//! that began before the last copy and ended after it looks older than its copy. So where the source was made in parts and
-//! the copy is younger than the source by less than an upload of that size may take ([`longest_upload`]), times
-//! decide nothing, and both sides are asked for their checksums: two HEADs, for objects that were copied
-//! shortly after they were written. Beyond that span times decide, or every sync would ask for every multipart object for
-//! ever; `s3haul verify` and `when: always` take no time for an answer.
+//! 1. Different sizes are a difference, in every mode.
+//! 2. Equal `ETag`s that derive from the bytes are equality.
+//! 3. A source that is not older than the destination is copied. The comparison is strict, because S3's times have
+//!    one-second resolution, and a source rewritten in the second of its copy must be seen.
+//! 4. A destination that is *newer* counts as equal, unless the lists contradict that. `ETag`s alone cannot decide: a
+//!    multipart copy with other part boundaries has another `ETag` for the same bytes, and a tool that compares only those
+//!    copies the same objects every night. Two kinds of doubt remain ([`Doubt`]), and HEAD requests settle them:
+//!    - Two `ETag`s that both look like MD5s differ, or two of multipart uploads with equally many parts. Either the bytes
+//!      differ, or a KMS or customer key encrypts one side (its `ETag` is then no MD5, and no list shows the encryption),
+//!      or the parts are cut elsewhere.
+//!    - A multipart object is dated at the *beginning* of its upload. A source that was rewritten by an upload that began
+//!      before the last copy and ended after it looks older than its copy. So where the source was made in parts and the
+//!      copy is younger than the source by less than an upload of that size may take ([`longest_upload`]), times decide
+//!      nothing. Beyond that span they do, or every sync would ask for every multipart object for ever.
+//!
+//! What times or sizes alone decided is told as such ([`Basis`]).
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::parts::{Capacity, Goal, LayoutError, PartLayout, UPLOAD_PART, layout};
-use crate::checksum::part_count;
-use crate::manifest::job::{PartSize, Parts, When};
+use crate::checksum::{looks_like_md5, part_count};
+use crate::manifest::job::{Compare, PartSize, Parts, When};
 use crate::s3::{Capabilities, ChecksumKind, Head};
 
 /// What a listing says about one side.
@@ -31,42 +39,127 @@ pub struct Side<'a> {
     pub etag: Option<&'a str>,
     /// Last-Modified, or the file's modification time.
     pub modified: Option<Timestamp>,
+    /// The bytes are on this machine, so that they can be hashed.
+    pub is_file: bool,
 }
 
 /// Why an object is copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// The destination has no such key.
     Missing,
     /// The sizes differ.
     SizeDiffers,
-    /// The source is not older than the destination, and their `ETag`s differ.
+    /// The source is newer than the destination, and their `ETag`s differ.
     Newer,
+    /// Both were modified in the same second, and their `ETag`s differ: which one is newer is not known.
+    SameSecond,
     /// The source is a version from the past, and the destination has other bytes of its size.
     Differs,
+    /// Both `ETag`s derive from the bytes in the same way, and differ.
+    EtagDiffers,
     /// The checksums of both sides differ.
     ChecksumDiffers,
-    /// The object has attributes otherwise than the job sets them.
+    /// The bytes are equal, and the object has attributes otherwise than the job sets them.
     AttributesDiffer,
     /// The job says `when: always`.
     Always,
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Missing => "missing",
+            Self::SizeDiffers => "size differs",
+            Self::Newer => "newer",
+            Self::SameSecond => "modified in the same second",
+            Self::Differs => "differs",
+            Self::EtagDiffers => "ETag differs",
+            Self::ChecksumDiffers => "checksum differs",
+            Self::AttributesDiffer => "attributes differ",
+            Self::Always => "always",
+        })
+    }
+}
+
+/// By what two objects were found equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Their checksums are equal, or the object is empty.
+    Checksum,
+    /// Their `ETag`s are equal and derive from the bytes.
+    Etag,
+    /// Both are delete markers.
+    DeleteMarker,
+    /// Their sizes are equal, and the destination is newer. Nothing compared the bytes.
+    Time,
+    /// Their sizes are equal. Nothing compared the bytes.
+    Size,
+}
+
+impl fmt::Display for Basis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Checksum => "checksum",
+            Self::Etag => "ETag",
+            Self::DeleteMarker => "delete marker",
+            Self::Time => "size and time only",
+            Self::Size => "size only",
+        })
+    }
+}
+
+/// What is known of the attributes that the job sets, about an object that is left as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetAttributes {
+    /// The object has them, or the job sets none.
+    #[default]
+    Kept,
+    /// They were not looked at.
+    NotChecked,
+    /// The object is in a storage class to which a lifecycle rule may have moved it.
+    OtherStorageClass,
+}
+
+impl SetAttributes {
+    /// True when there is nothing to tell.
+    #[must_use]
+    pub fn are_kept(&self) -> bool {
+        *self == Self::Kept
+    }
+}
+
 /// Why an object is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum Skip {
     /// The destination has the key, and the job says `when: missing`.
     Present,
     /// The destination has an equal object.
-    Equal,
+    Equal {
+        /// By what it was found equal.
+        equal_by: Basis,
+        /// Whether it has what the job sets besides.
+        #[serde(skip_serializing_if = "SetAttributes::are_kept")]
+        set_attributes: SetAttributes,
+    },
     /// It is to be changed in place, and has what the job sets.
     AsSet,
     /// Somebody else wrote to the key after it had been compared; the next run compares it again.
     ChangedMeanwhile,
     /// It can not be read before it is restored, and the job says `archived: skip`.
     Archived,
+}
+
+impl Skip {
+    /// The destination has an equal object, by this.
+    #[must_use]
+    pub const fn equal(equal_by: Basis) -> Self {
+        Self::Equal { equal_by, set_attributes: SetAttributes::Kept }
+    }
 }
 
 /// What to do with one source object.
@@ -76,34 +169,100 @@ pub enum Decision {
     Copy(Reason),
     /// Leave it.
     Skip(Skip),
-    /// The lists do not tell; [`by_heads`] does.
-    Ask,
+    /// The lists do not tell; a look at both objects does ([`content`]).
+    Ask(Doubt),
 }
 
-/// Compares the two sides as the job's `when` says.
+/// Why lists do not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The destination is newer, but the source is dated at the beginning of its upload.
+    Dated,
+    /// The destination is newer, but the `ETag`s contradict that the bytes are equal.
+    Etags,
+    /// The job wants the bytes compared, and not what lists say of them.
+    Content,
+}
+
+/// Compares the two sides as the job's `when` and `compare` say.
 #[must_use]
-pub fn decide(when: When, source: Side<'_>, destination: Option<Side<'_>>) -> Decision {
+pub fn decide(when: When, compare: Compare, source: Side<'_>, destination: Option<Side<'_>>) -> Decision {
     let Some(destination) = destination else { return Decision::Copy(Reason::Missing) };
     match when {
-        When::Always => Decision::Copy(Reason::Always),
-        When::Missing => Decision::Skip(Skip::Present),
-        When::Changed if source.size != destination.size => Decision::Copy(Reason::SizeDiffers),
-        When::Changed if source.etag.is_some() && source.etag == destination.etag => {
-            Decision::Skip(Skip::Equal)
-        }
-        When::Changed => match (source.modified, destination.modified) {
-            (Some(began), Some(copied)) if copied > began => {
-                let in_parts = source.etag.and_then(part_count).is_some();
-                let since = copied.duration_since(began).unsigned_abs();
-                if in_parts && since <= longest_upload(source.size) {
-                    Decision::Ask
-                } else {
-                    Decision::Skip(Skip::Equal)
-                }
+        When::Always => return Decision::Copy(Reason::Always),
+        When::Missing => return Decision::Skip(Skip::Present),
+        When::Changed => {}
+    }
+    if source.size != destination.size {
+        return Decision::Copy(Reason::SizeDiffers);
+    }
+    let etags = Etags::of(source.etag, destination.etag);
+    match compare {
+        Compare::Size => Decision::Skip(Skip::equal(Basis::Size)),
+        Compare::Time => by_time(source.modified, destination.modified),
+        Compare::Checksum if source.size == 0 => Decision::Skip(Skip::equal(Basis::Checksum)),
+        Compare::Checksum => Decision::Ask(Doubt::Content),
+        Compare::Etag if source.is_file && destination.etag.is_some() => Decision::Ask(Doubt::Content),
+        Compare::Auto | Compare::Etag if etags == Etags::Equal => Decision::Skip(Skip::equal(Basis::Etag)),
+        Compare::Etag if etags == Etags::Md5sDiffer => Decision::Copy(Reason::EtagDiffers),
+        Compare::Auto | Compare::Etag => match by_time(source.modified, destination.modified) {
+            Decision::Skip(_) if matches!(etags, Etags::Md5sDiffer | Etags::PartsDiffer) => {
+                Decision::Ask(Doubt::Etags)
             }
-            _ => Decision::Copy(Reason::Newer),
+            Decision::Skip(_) if compare == Compare::Auto && is_dated_early(source, destination) => {
+                Decision::Ask(Doubt::Dated)
+            }
+            decision => decision,
         },
     }
+}
+
+/// What two `ETag`s that derive from the bytes say about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Etags {
+    Equal,
+    /// Both may be MD5s of the bytes.
+    Md5sDiffer,
+    /// Both are of equally many parts.
+    PartsDiffer,
+    /// One is absent, or they derive from the bytes in different ways.
+    Incomparable,
+}
+
+impl Etags {
+    fn of(source: Option<&str>, destination: Option<&str>) -> Self {
+        let (Some(source), Some(destination)) = (source, destination) else { return Self::Incomparable };
+        if source == destination {
+            return Self::Equal;
+        }
+        match (part_count(source), part_count(destination)) {
+            (None, None) if looks_like_md5(source) && looks_like_md5(destination) => Self::Md5sDiffer,
+            (Some(parts), Some(others)) if parts == others => Self::PartsDiffer,
+            _ => Self::Incomparable,
+        }
+    }
+}
+
+/// Decides by modification times alone, between objects of one size.
+#[must_use]
+pub fn by_time(source: Option<Timestamp>, destination: Option<Timestamp>) -> Decision {
+    match (source, destination) {
+        (Some(source), Some(destination)) if destination > source => Decision::Skip(Skip::equal(Basis::Time)),
+        (Some(source), Some(destination)) if destination.as_second() == source.as_second() => {
+            Decision::Copy(Reason::SameSecond)
+        }
+        _ => Decision::Copy(Reason::Newer),
+    }
+}
+
+/// Returns true for a source that may have been written after its copy, although it is dated before it.
+fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
+    let in_parts = source.etag.and_then(part_count).is_some();
+    let times = source.modified.zip(destination.modified);
+    in_parts
+        && times.is_some_and(|(began, copied)| {
+            copied.duration_since(began).unsigned_abs() <= longest_upload(source.size)
+        })
 }
 
 /// How long the upload of so many bytes is believed to take at most: at 128 KiB/s (a slow line), and a quarter of an hour
@@ -115,22 +274,46 @@ pub fn longest_upload(size: u64) -> Duration {
     (pause + Duration::from_secs(size / SLOWEST)).min(Duration::from_hours(7 * 24))
 }
 
-/// Decides what [`decide`] could not, from a HEAD of each side. Where the checksums do not compare, nothing shows a change,
-/// and to copy on suspicion would be to copy the same objects every night.
+/// What a look at both objects says about their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// They are equal.
+    Equal(Basis),
+    /// They differ.
+    Differs(Reason),
+    /// The `ETag`s differ and both are of equally many parts: if the parts are of equal sizes, the bytes differ.
+    SamePartCount,
+    /// Nothing can be compared.
+    Unknown,
+}
+
+/// Compares what HEAD tells of two objects. `etags_tell` says that both servers derive `ETag`s from the bytes.
 #[must_use]
-pub fn by_heads(source: &Head, destination: &Head) -> Decision {
+pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     if source.size != destination.size {
-        return Decision::Copy(Reason::SizeDiffers);
+        return Content::Differs(Reason::SizeDiffers);
     }
-    match (&source.checksum, &destination.checksum) {
-        (Some(a), Some(b))
-            if (a.algorithm, a.kind, b.kind)
-                == (b.algorithm, ChecksumKind::FullObject, ChecksumKind::FullObject)
-                && a.value != b.value =>
-        {
-            Decision::Copy(Reason::ChecksumDiffers)
+    if source.size == 0 {
+        return Content::Equal(Basis::Checksum);
+    }
+    if let (Some(source), Some(destination)) = (&source.checksum, &destination.checksum)
+        && (source.algorithm, source.kind) == (destination.algorithm, destination.kind)
+    {
+        // Composite checksums differ for equal bytes in other parts.
+        match (source.value == destination.value, source.kind) {
+            (true, _) => return Content::Equal(Basis::Checksum),
+            (false, ChecksumKind::FullObject) => return Content::Differs(Reason::ChecksumDiffers),
+            (false, ChecksumKind::Composite) => {}
         }
-        _ => Decision::Skip(Skip::Equal),
+    }
+    if !etags_tell || source.kms || destination.kms {
+        return Content::Unknown;
+    }
+    match Etags::of(Some(&source.etag), Some(&destination.etag)) {
+        Etags::Equal => Content::Equal(Basis::Etag),
+        Etags::Md5sDiffer => Content::Differs(Reason::EtagDiffers),
+        Etags::PartsDiffer => Content::SamePartCount,
+        Etags::Incomparable => Content::Unknown,
     }
 }
 
@@ -227,109 +410,4 @@ pub fn route(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pace::speed::Speed;
-    use crate::s3::{Checksum, ChecksumAlgorithm};
-    use crate::size::{ByteSize, GIB, MIB};
-
-    const CAPACITY: Capacity = Capacity { in_flight: 512, speed: Speed::TYPICAL };
-
-    fn at(second: i64) -> Option<Timestamp> {
-        Timestamp::from_second(second).ok()
-    }
-
-    #[test]
-    fn changed_means_size_then_etag_then_a_destination_that_is_strictly_newer() {
-        let source = Side { size: 5, etag: Some("a"), modified: at(100) };
-        for (destination, decision) in [
-            (None, Decision::Copy(Reason::Missing)),
-            (Some(Side { size: 6, etag: Some("a"), modified: at(200) }), Decision::Copy(Reason::SizeDiffers)),
-            (Some(Side { size: 5, etag: Some("a"), modified: at(50) }), Decision::Skip(Skip::Equal)),
-            (Some(Side { size: 5, etag: Some("b-3"), modified: at(101) }), Decision::Skip(Skip::Equal)),
-            (Some(Side { size: 5, etag: Some("b"), modified: at(100) }), Decision::Copy(Reason::Newer)),
-            (Some(Side { size: 5, etag: Some("b"), modified: at(50) }), Decision::Copy(Reason::Newer)),
-            (Some(Side { size: 5, etag: None, modified: None }), Decision::Copy(Reason::Newer)),
-        ] {
-            assert_eq!(decide(When::Changed, source, destination), decision, "{destination:?}");
-        }
-        let there = Some(Side { size: 9, etag: None, modified: None });
-        assert_eq!(decide(When::Missing, source, there), Decision::Skip(Skip::Present));
-        assert_eq!(decide(When::Always, source, there), Decision::Copy(Reason::Always));
-        let file = Side { size: 5, etag: None, modified: at(100) };
-        assert_eq!(
-            decide(When::Changed, file, Some(Side { etag: None, ..file })),
-            Decision::Copy(Reason::Newer)
-        );
-    }
-
-    #[test]
-    fn a_source_in_parts_is_asked_for_while_its_upload_may_still_have_run() {
-        let in_parts = format!("{}-3", crate::checksum::md5_etag(b""));
-        let source = Side { size: 100 * MIB, etag: Some(&in_parts), modified: at(1000) };
-        let hours = longest_upload(100 * MIB).as_secs().cast_signed();
-        assert_eq!(hours, 15 * 60 + 800);
-        for (modified, size, decision) in [
-            (1001, 100 * MIB, Decision::Ask),
-            (1000 + hours, 100 * MIB, Decision::Ask),
-            (1000 + hours + 1, 100 * MIB, Decision::Skip(Skip::Equal)),
-            (1000, 100 * MIB, Decision::Copy(Reason::Newer)),
-            (1001, 99 * MIB, Decision::Copy(Reason::SizeDiffers)),
-        ] {
-            let there = Side { size, etag: Some("other"), modified: at(modified) };
-            assert_eq!(decide(When::Changed, source, Some(there)), decision, "{modified}");
-        }
-        let equal = Side { modified: at(1001), ..source };
-        assert_eq!(decide(When::Changed, source, Some(equal)), Decision::Skip(Skip::Equal));
-        assert_eq!(longest_upload(u64::MAX), Duration::from_hours(168));
-    }
-
-    #[test]
-    fn heads_decide_by_comparable_checksums_and_nothing_else() {
-        let head = |algorithm, value: &str| Head {
-            checksum: Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value: value.into() }),
-            ..Head::default()
-        };
-        let (crc, sha) = (ChecksumAlgorithm::Crc64Nvme, ChecksumAlgorithm::Sha256);
-        let differs = Decision::Copy(Reason::ChecksumDiffers);
-        let equal = Decision::Skip(Skip::Equal);
-        assert_eq!(by_heads(&head(crc, "a"), &head(crc, "b")), differs);
-        assert_eq!(by_heads(&head(crc, "a"), &head(crc, "a")), equal);
-        assert_eq!(by_heads(&head(sha, "a"), &head(crc, "b")), equal);
-        assert_eq!(by_heads(&Head::default(), &head(crc, "b")), equal);
-        let longer = Head { size: 1, ..Head::default() };
-        assert_eq!(by_heads(&longer, &Head::default()), Decision::Copy(Reason::SizeDiffers));
-    }
-
-    fn routed(size: u64, origin: Origin, threshold: u64, capabilities: &Capabilities) -> &'static str {
-        let parts = Parts { threshold: ByteSize(threshold), ..Parts::default() };
-        route(size, origin, &parts, capabilities, CAPACITY).map_or("too large", |route| route.name())
-    }
-
-    #[test]
-    fn the_size_decides_the_route_on_both_sides_of_each_boundary() {
-        let aws = &Capabilities::AWS;
-        for (size, threshold, name) in [
-            (0, 5 * MIB, "copy"),
-            (256 * MIB, 256 * MIB, "copy"),
-            (256 * MIB + 1, 256 * MIB, "multipart-copy"),
-            (5 * GIB, 5 * GIB, "copy"),
-            (5 * GIB + 1, 5 * GIB, "multipart-copy"),
-            (5 * GIB + 1, 50 * GIB, "multipart-copy"),
-            (53_687_091_200_000, 5 * GIB, "multipart-copy"),
-            (53_687_091_200_001, 5 * GIB, "too large"),
-        ] {
-            assert_eq!(routed(size, Origin::Bucket, threshold, aws), name, "{size}");
-        }
-        assert_eq!(routed(0, Origin::Local, 5 * MIB, aws), "put");
-        assert_eq!(routed(17 * MIB, Origin::Local, 5 * MIB, aws), "multipart-upload");
-    }
-
-    #[test]
-    fn a_server_without_part_copies_copies_any_size_in_one_request() {
-        let gcs = Capabilities { part_copy: false, max_copy: u64::MAX, ..Capabilities::CAUTIOUS };
-        assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &gcs), "copy");
-        let neither = Capabilities { part_copy: false, ..Capabilities::CAUTIOUS };
-        assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &neither), "too large");
-    }
-}
+mod tests;

@@ -9,11 +9,9 @@
 //!
 //! Two versions are alike when their sizes and `ETag`s are equal, and a delete marker is like any other. Equal bytes may
 //! have different `ETag`s (other part boundaries, KMS), so equal sizes with different `ETag`s are only *unsure*, and are
-//! looked at: [`same_content`] compares what HEAD tells of both.
+//! looked at: [`content`](super::decide::content) compares what HEAD tells of both.
 
-use crate::checksum::looks_like_md5;
 use crate::listing::versions::Version;
-use crate::s3::{ChecksumKind, Head};
 
 /// What lists tell about two versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,38 +54,12 @@ pub fn overlaps<'v>(
     })
 }
 
-/// Whether two objects have the same bytes, as far as HEAD tells; `None` when nothing that it tells can be compared.
-#[must_use]
-pub fn same_content(source: &Head, destination: &Head, etags_tell: bool) -> Option<bool> {
-    if source.size != destination.size {
-        return Some(false);
-    }
-    if let (Some(source), Some(destination)) = (&source.checksum, &destination.checksum)
-        && (source.algorithm, source.kind) == (destination.algorithm, destination.kind)
-    {
-        // Composite checksums differ for equal bytes in other parts.
-        let decides = source.kind == ChecksumKind::FullObject;
-        let equal = source.value == destination.value;
-        if equal || decides {
-            return Some(equal);
-        }
-    }
-    if !etags_tell || source.kms || destination.kms {
-        return None;
-    }
-    match source.etag == destination.etag {
-        true => Some(true),
-        false if looks_like_md5(&source.etag) && looks_like_md5(&destination.etag) => Some(false),
-        false => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::s3::{ArchiveState, Checksum, ChecksumAlgorithm};
+    use crate::s3::ArchiveState;
 
     /// `M` is a marker, any other letter an object with that content.
     fn version(content: char) -> Version {
@@ -153,34 +125,6 @@ mod tests {
         ] {
             assert_eq!(liken(&version(source), &version(destination), etags_tell), likeness);
         }
-    }
-
-    fn head(etag: &str, sum: Option<(ChecksumAlgorithm, ChecksumKind, &str)>) -> Head {
-        let checksum = sum.map(|(algorithm, kind, value)| Checksum { algorithm, kind, value: value.into() });
-        Head { size: 1, etag: etag.into(), checksum, ..Head::default() }
-    }
-
-    #[test]
-    fn the_strongest_evidence_of_both_heads_decides() {
-        use ChecksumAlgorithm::{Crc32, Crc64Nvme};
-        use ChecksumKind::{Composite, FullObject};
-        let (one, other) = ("d41d8cd98f00b204e9800998ecf8427e", "900150983cd24fb0d6963f7d28e17f72");
-        let sum = |algorithm, kind, value| Some((algorithm, kind, value));
-        for (source, destination, same) in [
-            (head(one, sum(Crc32, FullObject, "x")), head("y-2", sum(Crc32, FullObject, "x")), Some(true)),
-            (head(one, sum(Crc32, FullObject, "x")), head(one, sum(Crc32, FullObject, "z")), Some(false)),
-            (head("a-2", sum(Crc32, Composite, "x")), head("b-3", sum(Crc32, Composite, "z")), None),
-            (head("a-2", sum(Crc32, Composite, "x")), head("b-2", sum(Crc32, Composite, "x")), Some(true)),
-            (head("a-2", sum(Crc32, FullObject, "x")), head("b-2", sum(Crc64Nvme, FullObject, "x")), None),
-            (head(one, None), head(other, None), Some(false)),
-            (head(one, None), head(one, None), Some(true)),
-            (head(one, None), head("b-2", None), None),
-            (Head { kms: true, ..head(one, None) }, head(other, None), None),
-            (Head { size: 2, ..head(one, None) }, head(one, None), Some(false)),
-        ] {
-            assert_eq!(same_content(&source, &destination, true), same, "{source:?} {destination:?}");
-        }
-        assert_eq!(same_content(&head(one, None), &head(one, None), false), None);
     }
 
     proptest! {

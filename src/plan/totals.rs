@@ -10,8 +10,9 @@ use serde::{Serialize, Serializer};
 
 use super::attributes::Reads;
 use super::cost;
-use super::decide::{Reason, Route};
+use super::decide::{Reason, Route, Skip};
 use super::parts::Capacity;
+use super::unchanged::Unchanged;
 use crate::s3::{Capabilities, Class, Operation};
 
 /// Sums over planned objects.
@@ -31,6 +32,8 @@ pub struct Totals {
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// By what they were found equal.
+    pub unchanged: Unchanged,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
     /// Objects that can not be copied, for instance because they are too large.
@@ -43,7 +46,7 @@ pub struct Totals {
     pub archived_classes: BTreeMap<String, ArchivedClass>,
     /// Objects by the reason for which they are copied.
     #[serde(serialize_with = "by_name")]
-    pub reasons: BTreeMap<ReasonName, u64>,
+    pub reasons: BTreeMap<Reason, u64>,
     /// Requests by S3's names.
     #[serde(serialize_with = "by_name")]
     pub requests: BTreeMap<Operation, u64>,
@@ -102,30 +105,6 @@ impl Estimate {
     }
 }
 
-/// A [`Reason`] as a key of a sorted map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReasonName(&'static str);
-
-impl std::fmt::Display for ReasonName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.0)
-    }
-}
-
-impl From<Reason> for ReasonName {
-    fn from(reason: Reason) -> Self {
-        Self(match reason {
-            Reason::Missing => "missing",
-            Reason::SizeDiffers => "size differs",
-            Reason::Newer => "newer",
-            Reason::Differs => "differs",
-            Reason::ChecksumDiffers => "checksum differs",
-            Reason::AttributesDiffer => "attributes differ",
-            Reason::Always => "always",
-        })
-    }
-}
-
 fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
     map: &BTreeMap<K, V>,
     serializer: S,
@@ -143,7 +122,7 @@ impl Totals {
         capabilities: &Capabilities,
         reads: Reads,
     ) {
-        *self.reasons.entry(reason.into()).or_default() += 1;
+        *self.reasons.entry(reason).or_default() += 1;
         if *route == Route::DeleteMarker {
             self.delete_markers += 1;
             return self.request(Operation::DeleteObject, 1);
@@ -193,9 +172,10 @@ impl Totals {
     }
 
     /// Counts an object that stays as it is.
-    pub fn skip(&mut self, size: u64) {
+    pub fn skip(&mut self, size: u64, why: Skip) {
         self.skipped_objects += 1;
         self.skipped_bytes += size;
+        self.unchanged.add(why);
     }
 
     /// Counts an object that must be restored first; `asks` when the run would ask for it.
@@ -244,6 +224,7 @@ impl AddAssign<&Self> for Totals {
         self.delete_markers += other.delete_markers;
         self.skipped_objects += other.skipped_objects;
         self.skipped_bytes += other.skipped_bytes;
+        self.unchanged.merge(&other.unchanged);
         self.excluded_objects += other.excluded_objects;
         self.impossible_objects += other.impossible_objects;
         self.archived_objects += other.archived_objects;

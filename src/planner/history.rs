@@ -25,8 +25,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Source, When};
 use crate::pace::gate::by_itself;
 use crate::plan::condition::Seen;
-use crate::plan::decide::{Reason, Route, Skip};
-use crate::plan::history::{Likeness, liken, overlaps, same_content};
+use crate::plan::decide::{Basis, Content, Reason, Route, SetAttributes, Skip, content};
+use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
 /// Versions of all keys that are planned and not begun; about 40 MB.
@@ -104,8 +104,8 @@ fn entry(key: &ObjectKey, relative_at: usize, version: Version) -> Entry {
 struct Aligned {
     history: History,
     to: ObjectKey,
-    /// So many of the oldest versions are there.
-    there: usize,
+    /// By what the oldest versions were found at the destination, one for each.
+    there: Vec<Basis>,
     tip: Tip,
     held: OwnedSemaphorePermit,
 }
@@ -266,7 +266,7 @@ impl Sides {
         };
         let tip = there.last().map_or(Tip::Nothing, |newest| Tip::Version(newest.id.clone().into()));
         if there.is_empty() || self.transfer.when == When::Always {
-            return Ok(Aligned { history, to, there: 0, tip, held });
+            return Ok(Aligned { history, to, there: Vec::new(), tip, held });
         }
         match self.overlap(source, &history, &to, &there).await {
             Ok(Some(there)) => Ok(Aligned { history, to, there, tip, held }),
@@ -294,24 +294,25 @@ impl Sides {
         }
     }
 
-    /// How many of the source's oldest versions are the destination's newest ones; `None` when the two have diverged.
+    /// Which of the source's oldest versions are the destination's newest ones, and by what they are equal; `None` when the
+    /// two have diverged.
     async fn overlap(
         &self,
         source: &Bucket,
         history: &History,
         to: &ObjectKey,
         there: &[Version],
-    ) -> Result<Option<usize>, Failure> {
+    ) -> Result<Option<Vec<Basis>>, Failure> {
         let etags_tell = self.etags_follow_from_bytes();
-        let mut looked: HashMap<(usize, usize), bool> = HashMap::new();
+        let mut looked: HashMap<(usize, usize), Option<Basis>> = HashMap::new();
         'candidates: for overlap in overlaps(&history.versions, there, etags_tell) {
             let first = there.len() - overlap;
             let unsure: Vec<_> = (0..overlap)
                 .map(|at| (at, first + at))
                 .filter(|(a, b)| liken(&history.versions[*a], &there[*b], etags_tell) == Likeness::Unsure)
-                .filter(|pair| looked.get(pair) != Some(&true))
+                .filter(|pair| !matches!(looked.get(pair), Some(Some(_))))
                 .collect();
-            if unsure.iter().any(|pair| looked.get(pair) == Some(&false)) {
+            if unsure.iter().any(|pair| looked.get(pair) == Some(&None)) {
                 continue;
             }
             let mut looks = stream::iter(unsure)
@@ -323,18 +324,27 @@ impl Sides {
                     );
                     let (from, copy) = (from?, copy?);
                     // Where nothing can be compared, size and order must do, and that a copy is no older than what it is of.
-                    let in_time = copy.modified >= from.modified;
-                    Ok(((a, b), same_content(&from, &copy, etags_tell).unwrap_or(in_time)))
+                    let in_time = (copy.modified >= from.modified).then_some(Basis::Time);
+                    let same = match content(&from, &copy, etags_tell) {
+                        Content::Equal(basis) => Some(basis),
+                        Content::Differs(_) => None,
+                        Content::SamePartCount | Content::Unknown => in_time,
+                    };
+                    Ok(((a, b), same))
                 })
                 .buffered(LOOKS_AT_ONCE);
             while let Some(look) = looks.next().await {
                 let (pair, same) = look?;
                 looked.insert(pair, same);
-                if !same {
+                if same.is_none() {
                     continue 'candidates;
                 }
             }
-            return Ok(Some(overlap));
+            let basis = |at: usize| {
+                let by_lists = if history.versions[at].is_marker { Basis::DeleteMarker } else { Basis::Etag };
+                looked.get(&(at, first + at)).copied().flatten().unwrap_or(by_lists)
+            };
+            return Ok(Some((0..overlap).map(basis).collect()));
         }
         Ok(None)
     }
@@ -347,9 +357,12 @@ impl Sides {
         };
         let History { key, relative_at, versions } = history;
         let mut versions = VecDeque::from(versions);
-        for version in versions.drain(..there) {
+        let set_attributes =
+            if self.transfer.sets_attributes() { SetAttributes::NotChecked } else { SetAttributes::Kept };
+        for (version, equal_by) in versions.drain(..there.len()).zip(there) {
             let entry = Box::new(entry(&key, relative_at, version));
-            planned.send(Planned::Skip(entry, to.clone(), Skip::Equal)).await?;
+            let skip = Skip::Equal { equal_by, set_attributes };
+            planned.send(Planned::Skip(entry, to.clone(), skip)).await?;
         }
         // Restores take hours, so all are asked for now and not one after the other.
         let unreadable = versions.iter().position(|version| version.archive != ArchiveState::Readable);

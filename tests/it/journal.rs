@@ -47,7 +47,14 @@ fn planned(object: u64) -> Event {
 }
 
 fn ended(object: u64) -> Event {
-    let ended = Ended::Done { bytes: 1, parts: 0, proof: "etag".into(), losses: Vec::new(), in_place: None };
+    let ended = Ended::Done {
+        bytes: 1,
+        parts: 0,
+        proof: "etag".into(),
+        reason: None,
+        losses: Vec::new(),
+        in_place: None,
+    };
     Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
 }
 

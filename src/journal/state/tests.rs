@@ -54,6 +54,7 @@ fn sums_are_over_all_sessions() {
             bytes: 1,
             parts: 0,
             proof: "etag".into(),
+            reason: None,
             losses: vec![loss.clone()],
             in_place: None,
         };

@@ -1,0 +1,48 @@
+//! Remembers whether keys hide the `ETag`s of a bucket.
+//!
+//! An object that a KMS or customer key encrypts has an `ETag` that is no MD5 and looks like one. A list does not show the
+//! encryption, HEAD does. In a bucket that encrypts everything so, a HEAD for each object whose `ETag` disagrees would cost
+//! as many requests as there are objects, every night, and say the same each time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// After so many objects in a row whose `ETag`s a key hides, further ones are no longer asked for.
+const ENOUGH: u32 = 100;
+
+/// What looks at the objects of a bucket have shown. Cheap to clone; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct HiddenEtags(Arc<AtomicU32>);
+
+impl HiddenEtags {
+    /// Takes note of a look at an object whose `ETag` disagreed with that of its counterpart.
+    pub fn note(&self, is_hidden: bool) {
+        // A race loses a count, which costs a request.
+        let next = if is_hidden { self.0.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.0.store(next, Ordering::Relaxed);
+    }
+
+    /// True when a disagreement of `ETag`s says nothing in this bucket.
+    #[must_use]
+    pub fn are_usual(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= ENOUGH
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hundred_in_a_row_are_enough_and_one_that_is_not_hidden_begins_anew() {
+        let hidden = HiddenEtags::default();
+        let note = |times, is_hidden| (0..times).for_each(|_| hidden.note(is_hidden));
+        note(99, true);
+        assert!(!hidden.are_usual());
+        note(1, false);
+        note(99, true);
+        assert!(!hidden.are_usual());
+        note(1, true);
+        assert!(hidden.clone().are_usual());
+    }
+}

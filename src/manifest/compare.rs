@@ -1,0 +1,127 @@
+//! `compare` and `compare_attributes`: how a job finds out whether an object that the destination has is equal.
+//!
+//! Both apply to `when: changed` only. `when: missing` looks at keys alone, and `when: always` at nothing.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::diagnose::Finding;
+use super::job::{SetValues, Source, Transfer, Versions, When};
+
+/// What `when: changed` compares. Different sizes are a difference in every mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compare {
+    /// Sizes, then ETags where both derive from the bytes in the same way, otherwise modification times.
+    #[default]
+    Auto,
+    /// Sizes only.
+    Size,
+    /// Sizes and ETags; files are hashed. Modification times only where the ETags cannot be compared.
+    Etag,
+    /// Checksums, with a HEAD request to each side; files are hashed. Modification times only where nothing else can
+    /// be compared.
+    Checksum,
+    /// Sizes and modification times only: the destination must be newer.
+    Time,
+}
+
+impl fmt::Display for Compare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Size => "size",
+            Self::Etag => "etag",
+            Self::Checksum => "checksum",
+            Self::Time => "time",
+        })
+    }
+}
+
+impl Transfer {
+    /// True when the job sets attributes of the new objects, whatever the source has.
+    #[must_use]
+    pub fn sets_attributes(&self) -> bool {
+        self.to.storage_class.is_some() || self.sets_unlisted_attributes()
+    }
+
+    /// The same without the storage class, which lists show.
+    #[must_use]
+    pub fn sets_unlisted_attributes(&self) -> bool {
+        self.set != SetValues::default()
+            || self.to.encryption.is_some()
+            || self.to.acl.is_some()
+            || self.customer_keys.destination.is_some()
+    }
+
+    /// True for versions that are not the newest ones of their keys.
+    fn reads_the_past(&self) -> bool {
+        matches!(self.versions, Versions::AsOf(_))
+            || matches!(self.from, Source::Object { version: Some(_), .. })
+    }
+
+    /// Applies the manifest's defaults, where they mean something for this transfer.
+    pub(super) fn default_to(&mut self, compare: Option<Compare>, compare_attributes: Option<bool>) {
+        if let Some(compare) = compare.filter(|compare| self.mistake_of(*compare).is_none()) {
+            self.compare = compare;
+        }
+        if let Some(on) = compare_attributes {
+            self.compare_attributes =
+                on && self.mistake_of(Compare::Auto).is_none() && self.sets_attributes();
+        }
+    }
+
+    /// Explains why `compare` has no effect here: the message and the remedy.
+    fn mistake_of(&self, compare: Compare) -> Option<(String, &'static str)> {
+        let (message, remedy) = match (self.when, self.versions) {
+            _ if self.is_onto_itself() => (
+                "a transfer onto itself compares what the job sets, and no other object".to_owned(),
+                "remove it",
+            ),
+            (When::Changed, Versions::All) => (
+                "`versions: all` compares histories version by version, always by ETags and checksums"
+                    .to_owned(),
+                "remove it",
+            ),
+            (When::Changed, _) if compare == Compare::Time && self.reads_the_past() => (
+                "modification times say nothing about a version that was followed by newer ones".to_owned(),
+                "write auto, etag, or checksum",
+            ),
+            (When::Changed, _) => return None,
+            (When::Missing, _) => (
+                "`when: missing` compares no objects: every key that exists is left as it is".to_owned(),
+                "remove it, or write `when: changed`",
+            ),
+            (When::Always, _) => (
+                "`when: always` compares no objects: it copies all of them".to_owned(),
+                "remove it, or write `when: changed`",
+            ),
+        };
+        Some((message, remedy))
+    }
+}
+
+/// Returns what is wrong with `compare` and `compare_attributes` of the transfer at `path`.
+pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut refuse = |field: &str, message: String, remedy: &str| {
+        findings.push(Finding { path: format!("{path}.{field}"), message, remedy: remedy.to_owned() });
+    };
+    if transfer.compare != Compare::Auto
+        && let Some((message, remedy)) = transfer.mistake_of(transfer.compare)
+    {
+        refuse("compare", message, remedy);
+    }
+    if transfer.compare_attributes {
+        if let Some((message, remedy)) = transfer.mistake_of(Compare::Auto) {
+            refuse("compare_attributes", message, remedy);
+        } else if !transfer.sets_attributes() {
+            let message = "the transfer sets no attributes that could be compared".to_owned();
+            let remedy = "remove it, or set some with `set:`, `to.storage_class`, or `to.encryption`";
+            refuse("compare_attributes", message, remedy);
+        }
+    }
+    findings
+}

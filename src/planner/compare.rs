@@ -1,0 +1,277 @@
+//! Compares a source object with what the destination has under its key.
+//!
+//! The decisions are pure ([`crate::plan::decide`], [`crate::plan::existing`]). This module asks for what they need and
+//! lists do not show: HEAD requests, the sizes of first parts, tags, hashes of local files.
+
+use super::hash::{self, Hashes, Want};
+use super::{Next, Planned, Sides};
+use crate::bucket::Bucket;
+use crate::checksum::{looks_like_md5, part_count};
+use crate::listing::Entry;
+use crate::listing::local::path_of;
+use crate::location::ObjectKey;
+use crate::manifest::job::{Compare, Source, When};
+use crate::plan::condition::Seen;
+use crate::plan::decide::{
+    Basis, Content, Decision, Doubt, Reason, SetAttributes, Side, Skip, by_time, content, decide,
+};
+use crate::plan::existing::{self, Class};
+use crate::plan::in_place::has_acl;
+use crate::s3::{ChecksumKind, Failure, FailureKind, Head, SourcePin};
+
+/// Which sides are asked about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether the destination has it, and what HEAD shows of it.
+    Destination,
+    /// Whether what both sides have is equal.
+    Both(Doubt),
+}
+
+impl Sides {
+    /// Decides about an entry that the destination's list has too.
+    pub(super) fn met(&self, entry: Entry, key: ObjectKey, there: &Entry) -> Next {
+        let mut decision = self.decide(&entry, Some(self.side(there)));
+        if let Decision::Skip(Skip::Equal { equal_by, .. }) = decision {
+            match self.by_listed_attributes(equal_by, there.storage_class.as_deref()) {
+                Some(settled) => decision = settled,
+                None => return Next::Ask(entry, key, Question::Destination),
+            }
+        }
+        if let Decision::Ask(doubt) = decision {
+            return Next::Ask(entry, key, Question::Both(doubt));
+        }
+        let seen = there.etag.as_ref().map_or(Seen::Unknown, |etag| Seen::Object(etag.clone()));
+        Next::Known(self.planned(entry, key, decision, seen))
+    }
+
+    fn side<'e>(&self, entry: &'e Entry) -> Side<'e> {
+        // A file's entry has no ETag.
+        Side {
+            size: entry.size,
+            etag: entry.etag.as_deref().filter(|_| self.etags_follow_from_bytes()),
+            modified: entry.modified,
+            is_file: false,
+        }
+    }
+
+    /// Asks about one key, at the destination and, where lists do not tell, at the source.
+    pub(super) async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
+        if self.is_in_place() {
+            return self.ask_in_place(entry, key, false).await;
+        }
+        let head = match self.destination.in_place(self.destination.head(&key, None)).await {
+            Ok(head) => head,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                let decision = self.decide(&entry, None);
+                return self.planned(entry, key, decision, Seen::Absent);
+            }
+            // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
+            Err(failure) if *failure.kind() == FailureKind::Denied => {
+                let decision = self.decide(&entry, None);
+                return self.planned(entry, key, decision, Seen::Unknown);
+            }
+            Err(failure) => return self.failed(&entry, failure),
+        };
+        match self.by_head(&entry, &key, &head, question).await {
+            Ok(decision) => self.planned(entry, key, decision, Seen::Object(head.etag)),
+            Err(failure) => self.failed(&entry, failure),
+        }
+    }
+
+    async fn by_head(
+        &self,
+        entry: &Entry,
+        key: &ObjectKey,
+        there: &Head,
+        question: Question,
+    ) -> Result<Decision, Failure> {
+        let mut decision = match question {
+            Question::Both(doubt) => Decision::Ask(doubt),
+            Question::Destination => self.decide(
+                entry,
+                Some(Side {
+                    size: there.size,
+                    etag: Some(there.etag.as_str()).filter(|_| self.etags_follow_from_bytes()),
+                    modified: there.modified,
+                    is_file: false,
+                }),
+            ),
+        };
+        if let Decision::Ask(doubt) = decision {
+            decision = match &self.source {
+                Some(source) => self.look_at_both(source, entry, key, there, doubt).await?,
+                None => self.look_at_file(entry, key, there).await?,
+            };
+        }
+        match decision {
+            Decision::Skip(Skip::Equal { equal_by, .. }) => self.by_attributes(equal_by, key, there).await,
+            decision => Ok(decision),
+        }
+    }
+
+    /// Decides by what the lists say. A version from the past beside other bytes of its size is asked for: that the
+    /// destination is newer says nothing about a version that was followed by others.
+    pub(super) fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
+        let transfer = &self.transfer;
+        let source = Side { is_file: self.source.is_none(), ..self.side(entry) };
+        let is_past = entry.version.is_some() && transfer.when == When::Changed;
+        match decide(transfer.when, transfer.compare, source, there) {
+            Decision::Skip(Skip::Equal { equal_by: Basis::Time, .. })
+            | Decision::Copy(Reason::Newer | Reason::SameSecond)
+                if is_past =>
+            {
+                Decision::Ask(Doubt::Content)
+            }
+            // It says nothing here, and the lists say that the destination is newer.
+            Decision::Ask(Doubt::Etags) if !is_past && self.destination.hidden_etags().are_usual() => {
+                Decision::Skip(Skip::equal(Basis::Time))
+            }
+            decision => decision,
+        }
+    }
+
+    /// Looks at both objects.
+    async fn look_at_both(
+        &self,
+        source: &Bucket,
+        entry: &Entry,
+        key: &ObjectKey,
+        there: &Head,
+        doubt: Doubt,
+    ) -> Result<Decision, Failure> {
+        let here = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        let mut found = content(&here, there, self.etags_follow_from_bytes());
+        if found == Content::SamePartCount {
+            let here = first_part(source, &entry.key, entry.version.as_deref(), &here);
+            let there = first_part(&self.destination, key, None, there);
+            let (here, there) = tokio::join!(here, there);
+            if here.is_some() && here == there {
+                found = Content::Differs(Reason::EtagDiffers);
+            }
+        }
+        if doubt == Doubt::Etags {
+            self.destination.hidden_etags().note(!matches!(found, Content::Differs(_)));
+        }
+        Ok(match found {
+            Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
+            Content::Differs(reason) => Decision::Copy(reason),
+            _ if entry.version.is_some() => Decision::Copy(Reason::Differs),
+            _ if doubt == Doubt::Content => by_time(here.modified, there.modified),
+            // The lists, whose times may be finer than those of HEAD, say that the destination is newer.
+            _ => Decision::Skip(Skip::equal(Basis::Time)),
+        })
+    }
+
+    /// Hashes a local file in the way in which the destination's checksum or `ETag` was made.
+    async fn look_at_file(&self, entry: &Entry, key: &ObjectKey, there: &Head) -> Result<Decision, Failure> {
+        let Source::Files { path, .. } = &self.transfer.from else {
+            return Ok(by_time(entry.modified, there.modified));
+        };
+        let checksum = there.checksum.as_ref().filter(|_| self.transfer.compare == Compare::Checksum);
+        let whole = checksum.is_some_and(|checksum| checksum.kind == ChecksumKind::FullObject);
+        let etag_tells = !whole && self.etags_follow_from_bytes() && !there.kms;
+        let in_parts = part_count(&there.etag).is_some();
+        let part_size = if in_parts && !whole && (etag_tells || checksum.is_some()) {
+            first_part(&self.destination, key, None, there).await
+        } else {
+            None
+        };
+        let want = Want {
+            checksum: checksum
+                .filter(|_| whole || part_size.is_some())
+                .map(|checksum| (checksum.algorithm, checksum.kind)),
+            etag: etag_tells && (part_size.is_some() || looks_like_md5(&there.etag)),
+            part_size,
+        };
+        if want.checksum.is_none() && !want.etag {
+            return Ok(by_time(entry.modified, there.modified));
+        }
+        let Hashes { bytes, checksum: sum, etag } = hash::file(&path_of(path, entry), want).await?;
+        if bytes != there.size {
+            return Ok(Decision::Copy(Reason::SizeDiffers));
+        }
+        let equal = |basis| Ok(Decision::Skip(Skip::equal(basis)));
+        // Parts may be of several sizes: then hashes of parts that are cut alike differ and say nothing.
+        let differs = |reason| {
+            if in_parts && !whole { by_time(entry.modified, there.modified) } else { Decision::Copy(reason) }
+        };
+        match (sum, checksum, etag) {
+            (Some(sum), Some(checksum), _) if sum.value == checksum.value => equal(Basis::Checksum),
+            (_, _, Some(etag)) if etag == there.etag => equal(Basis::Etag),
+            (_, _, Some(_)) => Ok(differs(Reason::EtagDiffers)),
+            _ => Ok(differs(Reason::ChecksumDiffers)),
+        }
+    }
+
+    /// Settles what becomes of an equal object by the storage class that a list shows; `None` where HEAD must tell more.
+    fn by_listed_attributes(&self, equal_by: Basis, class: Option<&str>) -> Option<Decision> {
+        let transfer = &self.transfer;
+        let unlisted = transfer.sets_unlisted_attributes();
+        let set_attributes = match existing::class(transfer, class, self.destination.capabilities()) {
+            Class::Differs => return Some(Decision::Copy(Reason::AttributesDiffer)),
+            _ if unlisted && transfer.compare_attributes => return None,
+            _ if unlisted => SetAttributes::NotChecked,
+            Class::MayBeMoved => SetAttributes::OtherStorageClass,
+            Class::AsSet => SetAttributes::Kept,
+        };
+        Some(Decision::Skip(Skip::Equal { equal_by, set_attributes }))
+    }
+
+    /// The same by a HEAD, which shows everything but the tags.
+    async fn by_attributes(
+        &self,
+        equal_by: Basis,
+        key: &ObjectKey,
+        there: &Head,
+    ) -> Result<Decision, Failure> {
+        let transfer = &self.transfer;
+        let class =
+            existing::class(transfer, there.storage_class.as_deref(), self.destination.capabilities());
+        if class == Class::Differs || existing::unlike(transfer, there).is_some() {
+            return Ok(Decision::Copy(Reason::AttributesDiffer));
+        }
+        let mut set_attributes = match class {
+            Class::MayBeMoved => SetAttributes::OtherStorageClass,
+            Class::AsSet | Class::Differs => SetAttributes::Kept,
+        };
+        if !transfer.set.tags.is_empty() && self.destination.capabilities().tags {
+            if transfer.compare_attributes {
+                let tags = self.destination.in_place(self.destination.tags(key, None)).await?;
+                if !existing::has_set_tags(transfer, &tags) {
+                    return Ok(Decision::Copy(Reason::AttributesDiffer));
+                }
+            } else {
+                set_attributes = SetAttributes::NotChecked;
+            }
+        }
+        if let Some(acl) = transfer.to.acl {
+            let shown = if transfer.compare_attributes {
+                has_acl(acl, &self.destination.in_place(self.destination.acl(key, None)).await?)
+            } else {
+                None
+            };
+            match shown {
+                Some(true) => {}
+                Some(false) => return Ok(Decision::Copy(Reason::AttributesDiffer)),
+                None => set_attributes = SetAttributes::NotChecked,
+            }
+        }
+        Ok(Decision::Skip(Skip::Equal { equal_by, set_attributes }))
+    }
+}
+
+/// Returns the size of the first part of a multipart object, or `None` where the server does not tell.
+async fn first_part(bucket: &Bucket, key: &ObjectKey, version: Option<&str>, head: &Head) -> Option<u64> {
+    let pin = SourcePin {
+        bucket: bucket.name().clone(),
+        key: key.clone(),
+        version: version.map(str::to_owned),
+        etag: head.etag.clone(),
+        customer_key: bucket.client().customer_key().filter(|_| head.customer_key).cloned(),
+    };
+    let part = bucket.in_place(bucket.head_part(&pin, 1)).await.ok()?;
+    let parts = part_count(&head.etag)?;
+    // Servers that do not know the parameter answer with the size of the whole.
+    (part.size > 0 && (part.size < head.size || parts == 1)).then_some(part.size)
+}
