@@ -14,12 +14,12 @@ use super::job::{SetValues, Source, Transfer, Versions, When};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compare {
-    /// Sizes, then ETags where both derive from the bytes in the same way, otherwise modification times.
+    /// Sizes, then `ETag`s where both derive from the bytes in the same way, otherwise modification times.
     #[default]
     Auto,
     /// Sizes only.
     Size,
-    /// Sizes and ETags; files are hashed. Modification times only where the ETags cannot be compared.
+    /// Sizes and `ETag`s; files are hashed. Modification times only where the `ETag`s cannot be compared.
     Etag,
     /// Checksums, with a HEAD request to each side; files are hashed. Modification times only where nothing else can
     /// be compared.

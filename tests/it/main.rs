@@ -14,6 +14,7 @@ mod boundaries;
 mod capabilities;
 mod claim;
 mod cli;
+mod compare;
 mod conditions;
 mod conformance;
 mod contact;

@@ -1,0 +1,228 @@
+//! What a run finds changed: by sizes, `ETag`s, checksums, times, and the attributes that a job sets.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use s3haul::execute::receipt::Ending;
+use s3haul::location::LocalPath;
+use s3haul::manifest::job::{Compare, Encryption, Source, Symlinks, Transfer};
+use s3haul::plan::decide::{Basis, Reason, SetAttributes, Skip};
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use tempfile::TempDir;
+
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
+
+fn hours_ago(hours: u64) -> SystemTime {
+    SystemTime::now() - Duration::from_hours(hours)
+}
+
+fn dated(hours: u64) -> ObjectSpec {
+    ObjectSpec::default().last_modified(hours_ago(hours))
+}
+
+/// An object on both sides, of one size and other bytes; the destination is newer.
+fn overwritten(world: &World, key: &str, spec: &ObjectSpec) {
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 20), &dated(48));
+    world.sandbox.store().put_object(DESTINATION, key, Content::pattern(2, 20), spec);
+}
+
+fn by(compare: Compare) -> Transfer {
+    Transfer { compare, ..copy_all() }
+}
+
+#[tokio::test]
+async fn other_bytes_of_the_same_size_are_copied_although_the_destination_is_newer() {
+    let world = World::new().await;
+    overwritten(&world, "k", &dated(1));
+    world.sandbox.store().put_object(SOURCE, "same", Content::pattern(3, 20), &dated(48));
+    world.sandbox.store().put_object(DESTINATION, "same", Content::pattern(3, 20), &dated(1));
+    let run = world.run(copy_all()).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (1, 1), "{:?}", run.receipts);
+    world.assert_equal("k", "k");
+    // The pair whose ETags disagree takes a HEAD of each side, and the copy another; the equal pair takes none.
+    assert_eq!(world.calls(Operation::HeadObject), 3);
+    // S3 computed a checksum of each, which is what tells.
+    assert_eq!(run.outcome.reasons, [(Reason::ChecksumDiffers, 1)].into());
+    assert_eq!(run.outcome.unchanged.by, [(Basis::Etag, 1)].into());
+    let heads = world.calls(Operation::HeadObject);
+    let run = world.run(copy_all()).await;
+    assert_eq!(
+        (run.outcome.done_objects, world.calls(Operation::HeadObject)),
+        (0, heads),
+        "nothing is asked"
+    );
+}
+
+#[tokio::test]
+async fn etags_that_a_key_hides_are_no_difference_and_are_asked_for_a_hundred_times() {
+    let world = World::new().await;
+    let kms = s3haul::sandbox::Encryption::kms("key");
+    for number in 0..300 {
+        let key = format!("k{number:03}");
+        let spec = dated(1).encryption(kms.clone());
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 20), &dated(48));
+        world.sandbox.store().put_object(DESTINATION, &key, Content::pattern(1, 20), &spec);
+    }
+    world.sandbox.store().quirks().no_checksums.store(true, std::sync::atomic::Ordering::Relaxed);
+    let run = world.run(copy_all()).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (0, 300), "{:?}", run.outcome);
+    assert_eq!(run.outcome.unchanged.by, [(Basis::Time, 300)].into());
+    // Those that were under way when the hundredth answer came are asked for too.
+    let heads = world.calls(Operation::HeadObject);
+    assert!((200..=2 * (100 + 2 * 64)).contains(&heads), "{heads}");
+    let run = world.run(by(Compare::Checksum)).await;
+    assert_eq!(run.outcome.done_objects, 0, "nothing can be compared, and the destination is newer");
+}
+
+#[tokio::test]
+async fn each_mode_compares_what_it_says() {
+    for (compare, done, heads) in [
+        (Compare::Auto, true, 2),
+        (Compare::Size, false, 0),
+        (Compare::Etag, true, 0),
+        (Compare::Checksum, true, 2),
+        (Compare::Time, false, 0),
+    ] {
+        let world = World::new().await;
+        overwritten(&world, "k", &dated(1));
+        let run = world.run(by(compare)).await;
+        assert_eq!(run.outcome.done_objects == 1, done, "{compare}: {:?}", run.receipts);
+        // The copy itself takes one.
+        assert_eq!(world.calls(Operation::HeadObject), heads + u64::from(done), "{compare}");
+        if let Ending::Skipped { reason } = &run.receipts[0].ending {
+            let basis = if compare == Compare::Size { Basis::Size } else { Basis::Time };
+            assert_eq!(*reason, Skip::equal(basis), "{compare}");
+            let json = serde_json::to_value(&run.receipts[0]).unwrap();
+            let basis = compare.to_string();
+            assert_eq!((&json["status"], &json["reason"]), (&"skipped".into(), &"equal".into()));
+            assert_eq!(json["equal_by"], basis);
+        }
+        let again = world.run(by(compare)).await;
+        assert_eq!(again.outcome.done_objects, 0, "{compare} comes to an end");
+    }
+    // Equal bytes with a newer source: only times say that something changed.
+    for (compare, done) in [(Compare::Auto, 0), (Compare::Time, 1), (Compare::Checksum, 0)] {
+        let world = World::new().await;
+        world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 20), &dated(1));
+        world.sandbox.store().put_object(DESTINATION, "k", Content::pattern(1, 20), &dated(48));
+        assert_eq!(world.run(by(compare)).await.outcome.done_objects, done, "{compare}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_in_the_second_of_its_source_says_so() {
+    let world = World::new().await;
+    let at = hours_ago(1);
+    for (bucket, seed) in [(SOURCE, 1), (DESTINATION, 2)] {
+        let spec = ObjectSpec::default().last_modified(at);
+        world.sandbox.store().put_object(bucket, "k", Content::pattern(seed, 20), &spec);
+    }
+    let run = world.run(copy_all()).await;
+    assert_eq!(run.receipts[0].copy_reason, Some(Reason::SameSecond));
+    assert_eq!(serde_json::to_value(&run.receipts[0]).unwrap()["copy_reason"], "same-second");
+    let summary = s3haul::report::summary(&run.outcome);
+    assert!(summary.contains("copied because: 1 modified in the same second"), "{summary}");
+}
+
+/// A directory with one file of 20 bytes, whose modification time is so many hours past.
+fn directory(name: &str, bytes: &[u8], hours: u64) -> (TempDir, Transfer) {
+    let dir = TempDir::new().unwrap();
+    touch(&dir, name, bytes, hours);
+    let path = LocalPath(dir.path().to_owned());
+    let transfer = Transfer { from: Source::Files { path, symlinks: Symlinks::Skip }, ..copy_all() };
+    (dir, transfer)
+}
+
+fn touch(dir: &TempDir, name: &str, bytes: &[u8], hours: u64) {
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_modified(hours_ago(hours)).unwrap();
+}
+
+#[tokio::test]
+async fn files_with_equal_bytes_and_a_new_time_are_hashed_and_not_sent_again() {
+    for (compare, basis) in [(Compare::Checksum, Basis::Checksum), (Compare::Etag, Basis::Etag)] {
+        let world = World::new().await;
+        let (dir, transfer) = directory("f", b"twenty bytes of text", 48);
+        assert_eq!(world.run(transfer.clone()).await.outcome.done_objects, 1);
+        // A fresh checkout: the same bytes, dated after the upload.
+        let tomorrow = SystemTime::now() + Duration::from_hours(24);
+        fs::File::options().write(true).open(dir.path().join("f")).unwrap().set_modified(tomorrow).unwrap();
+        let hashing = Transfer { compare, ..transfer.clone() };
+        let run = world.run(hashing.clone()).await;
+        assert_eq!(run.outcome.unchanged.by, [(basis, 1)].into(), "{:?}", run.receipts);
+        assert_eq!(world.calls(Operation::PutObject), 1);
+        assert_eq!(world.calls(Operation::HeadObject), 1);
+        // Other bytes of the same size with an old time, as from a backup.
+        touch(&dir, "f", b"twenty bytes of TEXT", 96);
+        let left = world.run(transfer).await;
+        assert_eq!(left.outcome.unchanged.by, [(Basis::Time, 1)].into(), "auto does not hash");
+        let summary = s3haul::report::summary(&left.outcome);
+        assert!(summary.contains("unchanged: 1 by size and time only"), "{summary}");
+        assert_eq!(world.run(hashing).await.outcome.done_objects, 1);
+        let there = world.sandbox.store().object(DESTINATION, "f").unwrap();
+        assert_eq!(there.content, Content::bytes(b"twenty bytes of TEXT".to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn a_storage_class_that_lists_show_is_compared() {
+    let world = World::new().await;
+    for key in ["a", "b"] {
+        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 20), &dated(48));
+        world.sandbox.store().put_object(DESTINATION, key, Content::pattern(1, 20), &dated(1));
+    }
+    // A lifecycle rule has moved this one.
+    let cold = dated(1).storage_class("GLACIER");
+    world.sandbox.store().put_object(DESTINATION, "b", Content::pattern(1, 20), &cold);
+    let mut transfer = copy_all();
+    transfer.to.storage_class = Some("STANDARD_IA".to_owned());
+    let run = world.run(transfer.clone()).await;
+    assert_eq!(run.outcome.reasons, [(Reason::AttributesDiffer, 1)].into(), "{:?}", run.receipts);
+    assert_eq!(run.outcome.unchanged.other_storage_class, 1);
+    let class = |key| world.sandbox.store().object(DESTINATION, key).unwrap().attributes.class().to_owned();
+    assert_eq!((class("a").as_str(), class("b").as_str()), ("STANDARD_IA", "GLACIER"));
+    let summary = s3haul::report::summary(&run.outcome);
+    assert!(summary.contains("1 unchanged objects have another storage class"), "{summary}");
+    let heads = world.calls(Operation::HeadObject);
+    assert_eq!(world.run(transfer).await.outcome.done_objects, 0);
+    assert_eq!(world.calls(Operation::HeadObject), heads, "lists show it");
+}
+
+#[tokio::test]
+async fn attributes_that_no_list_shows_are_counted_and_compared_on_demand() {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 20), &dated(48));
+    assert_eq!(world.run(copy_all()).await.outcome.done_objects, 1);
+    let set = |change: fn(&mut Transfer)| {
+        let mut transfer = copy_all();
+        change(&mut transfer);
+        transfer
+    };
+    for change in [
+        (|transfer| transfer.set.cache_control = Some("max-age=60".to_owned())) as fn(&mut Transfer),
+        |transfer| transfer.set.metadata = [("team".to_owned(), "blue".to_owned())].into(),
+        |transfer| transfer.set.tags = [("stage".to_owned(), "raw".to_owned())].into(),
+        |transfer| {
+            let key = Some("arn:aws:kms:us-east-1:111122223333:key/1".to_owned());
+            transfer.to.encryption = Some(Encryption::Kms { key, bucket_key: None, dsse: false });
+        },
+    ] {
+        let transfer = set(change);
+        let heads = world.calls(Operation::HeadObject);
+        let run = world.run(transfer.clone()).await;
+        assert_eq!((run.outcome.done_objects, run.outcome.unchanged.attributes_not_checked), (0, 1));
+        assert_eq!(world.calls(Operation::HeadObject), heads);
+        let unchecked = SetAttributes::NotChecked;
+        let skip = Skip::Equal { equal_by: Basis::Etag, set_attributes: unchecked };
+        assert_eq!(run.receipts[0].ending, Ending::Skipped { reason: skip });
+        let summary = s3haul::report::summary(&run.outcome);
+        assert!(summary.contains("1 unchanged objects were not checked for the headers"), "{summary}");
+        let checking = Transfer { compare_attributes: true, ..transfer };
+        let run = world.run(checking.clone()).await;
+        assert_eq!(run.outcome.reasons, [(Reason::AttributesDiffer, 1)].into(), "{:?}", run.receipts);
+        let run = world.run(checking).await;
+        assert_eq!(run.outcome.unchanged.attributes_not_checked, 0);
+        assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
+    }
+}
