@@ -59,11 +59,11 @@ async fn etags_that_a_key_hides_are_no_difference_and_are_asked_for_a_hundred_ti
     let kms = s3haul::sandbox::Encryption::kms("key");
     for number in 0..300 {
         let key = format!("k{number:03}");
-        let spec = dated(1).encryption(kms.clone());
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 20), &dated(48));
+        let spec = dated(1).encryption(kms.clone()).without_checksum();
+        let source = dated(48).without_checksum();
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 20), &source);
         world.sandbox.store().put_object(DESTINATION, &key, Content::pattern(1, 20), &spec);
     }
-    world.sandbox.store().quirks().no_checksums.store(true, std::sync::atomic::Ordering::Relaxed);
     let run = world.run(copy_all()).await;
     assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (0, 300), "{:?}", run.outcome);
     assert_eq!(run.outcome.unchanged.by, [(Basis::Time, 300)].into());
