@@ -19,7 +19,6 @@ use thiserror::Error;
 use crate::execute::Outcome;
 use crate::journal::Ledger;
 use crate::size::{ByteSize, display_count as count, display_duration};
-}
 
 use crate::plan::unchanged::Unchanged;
 
