@@ -18,9 +18,8 @@ use thiserror::Error;
 
 use crate::execute::Outcome;
 use crate::journal::Ledger;
-use crate::size::{ByteSize, display_count as count, display_duration};
-
 use crate::plan::unchanged::Unchanged;
+use crate::size::{ByteSize, display_count as count, display_duration};
 
 /// Why a report is missing or incomplete.
 #[derive(Debug, Error)]

@@ -17,7 +17,7 @@ use super::file::{
     RestoreSection, SetSection, ToSection, TransferSection, VersionsName,
 };
 use super::job::{
-    Access, Archived, AssumeRole, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint,
+    Access, Archived, AssumeRole, Compare, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint,
     FailureLimit, FailureLimitError, Job, JournalPlace, KeySource, LayoutChoice, Limits, PartSize, Parts,
     Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
 };
@@ -230,8 +230,8 @@ impl Reader<'_> {
             from: from?,
             to: to?,
             when: section.when.or(defaults.when).unwrap_or_default(),
-            compare: section.compare.unwrap_or_default(),
-            compare_attributes: section.compare_attributes.unwrap_or_default(),
+            compare: Compare::Auto,
+            compare_attributes: false,
             select,
             keys,
             parts,
@@ -251,10 +251,8 @@ impl Reader<'_> {
         if let Some(as_of) = as_of {
             transfer.set_as_of(as_of);
         }
-        transfer.default_to(
-            defaults.compare.filter(|_| section.compare.is_none()),
-            defaults.compare_attributes.filter(|_| section.compare_attributes.is_none()),
-        );
+        transfer.compare_by(section.compare, defaults.compare);
+        transfer.compare_attributes_if(section.compare_attributes, defaults.compare_attributes);
         Some(transfer)
     }
 

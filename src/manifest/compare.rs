@@ -62,15 +62,16 @@ impl Transfer {
             || matches!(self.from, Source::Object { version: Some(_), .. })
     }
 
-    /// Applies the manifest's defaults, where they mean something for this transfer.
-    pub(super) fn default_to(&mut self, compare: Option<Compare>, compare_attributes: Option<bool>) {
-        if let Some(compare) = compare.filter(|compare| self.mistake_of(*compare).is_none()) {
-            self.compare = compare;
-        }
-        if let Some(on) = compare_attributes {
-            self.compare_attributes =
-                on && self.mistake_of(Compare::Auto).is_none() && self.sets_attributes();
-        }
+    /// Sets `compare`: what the transfer says, or the manifest's default where that means something here.
+    pub(super) fn compare_by(&mut self, own: Option<Compare>, default: Option<Compare>) {
+        let default = default.filter(|compare| self.mistake_of(*compare).is_none());
+        self.compare = own.or(default).unwrap_or_default();
+    }
+
+    /// Sets `compare_attributes` in the same way.
+    pub(super) fn compare_attributes_if(&mut self, own: Option<bool>, default: Option<bool>) {
+        let means_something = self.mistake_of(Compare::Auto).is_none() && self.sets_attributes();
+        self.compare_attributes = own.or(default.filter(|_| means_something)).unwrap_or_default();
     }
 
     /// Explains why `compare` has no effect here: the message and the remedy.
