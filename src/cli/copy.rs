@@ -56,7 +56,7 @@ pub(super) struct Copy {
     when: String,
     /// What tells whether an object is changed: auto (sizes, ETags where they can be compared, then times), size, etag,
     /// checksum (HEAD requests; local files are hashed), or time. Auto when it is not given.
-    #[arg(long, value_name = "HOW", value_parser = word::<Compare>)]
+    #[arg(long, value_name = "HOW", value_parser = word::<Compare>())]
     compare: Option<Compare>,
     /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set here: one HEAD request
     /// for each unchanged object.
