@@ -15,10 +15,7 @@ pub(crate) fn mistake(bucket: &BucketName, endpoint: &Endpoint) -> Option<(Strin
     let remedy = if endpoint.is_aws() {
         "write the bucket's name without a colon".to_owned()
     } else {
-        format!(
-            "if the server is Ceph, say so: `provider: ceph` for endpoint `{}` (--provider ceph)",
-            endpoint.name
-        )
+        "if the server is Ceph, say so with `provider: ceph`".to_owned()
     };
     Some((message, remedy))
 }
