@@ -305,7 +305,12 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
             _ => "",
         };
         let others: Vec<_> = others.iter().map(|other| format!("`{other}`")).collect();
-        return Some(format!("`{command}` has no flag {word}; {} has it{remedy}", others.join(" and ")));
+        let (list, has) = match others.as_slice() {
+            [only] => (only.clone(), "has"),
+            [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "have"),
+            [] => return None,
+        };
+        return Some(format!("`{command}` has no flag {word}; {list} {has} it{remedy}"));
     }
     let answer = find(FLAGS, word)?;
     Some(format!("there is no flag {word}: {answer}"))
