@@ -105,10 +105,18 @@ impl Verify {
                 return Err(CliError::Usage(message.to_owned()));
             }
         };
+        let remedy = (counts.different + counts.missing > 0).then(|| self.remedy());
         if output.json {
-            say(&serde_json::json!({ "summary": counts }).to_string())?;
+            let mut last = serde_json::json!({ "summary": counts });
+            if let Some(remedy) = remedy {
+                last["remedy"] = remedy.into();
+            }
+            say(&last.to_string())?;
         } else {
             say(&summary(&counts, began.elapsed()))?;
+            if let Some(remedy) = remedy {
+                say(&remedy)?;
+            }
         }
         let bad = counts.different + counts.missing + counts.failed;
         let doubtful = if self.strict { counts.extra + counts.unprovable } else { 0 };
@@ -118,6 +126,26 @@ impl Verify {
     /// True for SRC DST, which has no manifest.
     pub(super) fn is_of_two_sides(&self) -> bool {
         self.what.len() == 2
+    }
+
+    /// Names the command that copies what is different or missing. What only reading showed, only `when: always` copies.
+    fn remedy(&self) -> String {
+        let (flag, field) = match self.deep() {
+            Deep::No => ("--compare checksum", "compare: checksum"),
+            Deep::Unproven | Deep::All => ("--when always", "when: always"),
+        };
+        match self.what.as_slice() {
+            [source, destination] => format!(
+                "to copy what is different or missing: s3haul copy {flag} {} {} (with the flags that you gave here)",
+                quoted(source),
+                quoted(destination)
+            ),
+            [job] => format!(
+                "to copy what is different or missing: write `{field}` into the transfer, then s3haul run {}",
+                quoted(job)
+            ),
+            _ => "to copy one of them: s3haul copy --when always SOURCE DESTINATION".to_owned(),
+        }
     }
 
     fn deep(&self) -> Deep {
@@ -284,6 +312,16 @@ async fn places(
     let source = Place { bucket: from, key: source.key, version: line.source_version };
     let destination = Place { bucket: to, key: destination.key, version: line.destination_version };
     Ok(Some((source, destination)))
+}
+
+/// Quotes a word for a shell, where it needs that.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/:._-+=@%,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Prints what is not equal, and now and then how far it is.

@@ -10,6 +10,7 @@ use s3haul::plan::decide::{Basis, Reason, SetAttributes, Skip};
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use tempfile::TempDir;
 
+use crate::cli::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn hours_ago(hours: u64) -> SystemTime {
@@ -225,4 +226,74 @@ async fn attributes_that_no_list_shows_are_counted_and_compared_on_demand() {
         assert_eq!(run.outcome.unchanged.attributes_not_checked, 0);
         assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_the_command_that_mends_and_the_command_mends() {
+    let world = World::new().await;
+    overwritten(&world, "k", &dated(1));
+    let sides = ["verify", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let (exit, stdout, _) = run(at(&world), &sides).await;
+    let command = "s3haul copy --compare checksum s3://source/ s3://destination/";
+    assert!(exit == 1 && stdout.contains(command), "{stdout}");
+    let words = ["copy", "--compare", "checksum", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let (exit, stdout, stderr) = run(at(&world), &words).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("copied because: 1 checksum differs"), "{stdout}");
+    let (exit, stdout, _) = run(at(&world), &sides).await;
+    assert!(exit == 0 && !stdout.contains("to copy"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_by_what_objects_are_unchanged() {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 20), &dated(48));
+    world.sandbox.store().put_object(DESTINATION, "k", Content::pattern(2, 20), &dated(1));
+    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--dry-run"];
+    let flags = ["--compare", "size", "--cache-control", "no-store"];
+    let (exit, stdout, stderr) = run(at(&world), &[&copy[..], &flags].concat()).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("unchanged: 1 by size only"), "{stdout}");
+    assert!(stdout.contains("1 unchanged objects were not checked"), "{stdout}");
+    let (_, stdout, _) = run(at(&world), &[&copy[..], &flags, &["--json"]].concat()).await;
+    assert!(stdout.contains(r#""unchanged":{"by":{"size":1},"attributes_not_checked":1}"#), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_compares_nothing_is_refused() {
+    let world = World::new().await;
+    let copy = ["copy", "s3://source/", "s3://destination/"];
+    for (flags, said) in [
+        (&["--when", "always", "--compare", "size"][..], "--when always compares no objects"),
+        (&["--when", "missing", "--compare-attributes"], "--when missing compares no objects"),
+        (&["--compare-attributes"], "sets no attributes that could be compared"),
+        (&["--compare", "time", "--as-of", "2026-01-01T00:00:00Z"], "modification times say nothing"),
+        (&["--compare", "bytes"], "checksum"),
+    ] {
+        let (exit, _, stderr) = run(at(&world), &[&copy[..], flags].concat()).await;
+        assert!(exit == 2 && stderr.contains(said), "{flags:?}: {exit} {stderr}");
+    }
+    let manifest = |transfer: &str, defaults: &str| {
+        let text = format!(
+            "version: 1\ndefaults: {defaults}\ntransfers:\n  - {{from: {{s3: s3://source/}}, to: {{s3: s3://destination/}}{transfer}}}\n"
+        );
+        s3haul::manifest::parse(&text, "job.yaml", &|_| None)
+    };
+    for (transfer, said) in [
+        (", when: always, compare: size", "copies all of them"),
+        (", when: missing, compare: etag", "every key that exists"),
+        (", compare_attributes: true", "sets no attributes"),
+    ] {
+        let problems = manifest(transfer, "{}").unwrap_err().to_string();
+        assert!(problems.contains(said), "{transfer}: {problems}");
+    }
+    // A default holds where it means something.
+    let defaults = "{compare: checksum, compare_attributes: true}";
+    let compares = |transfer| {
+        let job = manifest(transfer, defaults).unwrap();
+        (job.transfers[0].compare, job.transfers[0].compare_attributes)
+    };
+    assert_eq!(compares(""), (Compare::Checksum, false));
+    assert_eq!(compares(", when: always"), (Compare::Auto, false));
+    assert_eq!(compares(", compare: size, set: {cache_control: no-store}"), (Compare::Size, true));
 }
