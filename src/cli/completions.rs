@@ -13,6 +13,9 @@ pub(super) fn script(shell: Shell) -> String {
     if shell == Shell::Bash { with_files(&script) } else { script }
 }
 
+/// How the section of a command ends, after its flags with values.
+const LAST_RESORT: &str = "            COMPREPLY=( $(compgen -W \"${opts}\"";
+
 /// Makes bash offer files to commands that take one. The generator offers flags and the names of arguments instead, for
 /// as long as nothing is typed.
 fn with_files(script: &str) -> String {
@@ -32,6 +35,8 @@ fn with_files(script: &str) -> String {
                 let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit());
                 format!("{indent}if [[ ${{cur}} == -*{rest}")
             }
+            // Nothing of its own to offer: bash falls back to files.
+            _ if is_leaf && line.starts_with(LAST_RESORT) => "            COMPREPLY=()".to_owned(),
             _ => line.to_owned(),
         }
     });
@@ -51,6 +56,9 @@ mod tests {
         };
         let run = section("s3haul__subcmd__run");
         assert!(!run.contains("<JOB>") && !run.contains("COMP_CWORD} -eq"), "{run}");
+        let start = script.find("        s3haul__subcmd__run)\n            opts=").unwrap();
+        let whole = script[start..].split("\n            ;;\n").next().unwrap();
+        assert!(whole.contains("            COMPREPLY=()\n            return 0"), "{whole}");
         let uploads = section("s3haul__subcmd__uploads");
         assert!(uploads.contains("COMP_CWORD} -eq 2") && uploads.contains(" abort"), "{uploads}");
     }
