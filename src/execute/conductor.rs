@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll, StreamExt, once, poll_fn};
-use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::Work;
 use super::breaker::{Breaker, Suspect};
 use super::monitor::{Event, Monitor};
 use super::object::BULK_FROM;
@@ -25,7 +25,6 @@ use super::outcome::{GaveUp, Outcome};
 use super::receipt::{Draft, Ending, ErrorRecord, Receipt};
 use super::record::{self, Record};
 use super::waiting::{Queued, Waiting};
-use super::{Work, upload};
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Job, Source};
@@ -207,7 +206,7 @@ impl<'a> Conductor<'a> {
             self.coming.pop_front();
             let (name, of) = (&work.sides.transfer.name, self.job.transfers.len());
             self.monitor.observe(&Event::TransferBegan { name, number: number as usize + 1, of });
-            let Planning { mut news, hunger } = plan(&work, number);
+            let Planning { mut news, hunger } = record::planning(&work, number);
             let told =
                 poll_fn(move |context| news.poll_recv(context).map(|news| Some((number, Some(news?)))))
                     .chain(once(async move { (number, None) }));
@@ -588,18 +587,4 @@ impl Running {
         let transfer = self.work.sides.transfer.name.clone();
         draft.receipt(transfer, source, destination, Duration::ZERO, ending)
     }
-}
-
-/// A transfer's steps; standard input is one without a listing.
-fn plan(work: &Work, transfer: u32) -> Planning {
-    let sides = &work.sides;
-    if sides.transfer.from != Source::Stdin {
-        return sides.plan_from(record::resume(work, transfer));
-    }
-    let (sender, news) = mpsc::channel(2);
-    let step = upload::stdin_step(sides);
-    // The channel has room for both.
-    let _ = sender.try_send(News::Planned(transfer, vec![step], None));
-    let _ = sender.try_send(News::Ended(transfer));
-    Planning { news, hunger: Hunger::default() }
 }

@@ -7,16 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use tokio::sync::mpsc;
+
 use super::receipt::{Ending, Proof, Receipt};
-use super::{Work, adopt};
+use super::{Work, adopt, upload};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, InPlace, Passed, ReceiptLine};
 use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
+use crate::manifest::job::Source;
 use crate::plan::decide::Skip;
 use crate::plan::unchanged::Unchanged;
-use crate::planner::{Pending, Resume, Sides, Step};
+use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
@@ -299,4 +302,18 @@ impl Sides {
             && self.transfer.chosen.is_none()
             && self.plans_once()
     }
+}
+
+/// A transfer's steps; standard input is one without a listing.
+pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
+    let sides = &work.sides;
+    if sides.transfer.from != Source::Stdin {
+        return sides.plan_from(resume(work, transfer));
+    }
+    let (sender, news) = mpsc::channel(2);
+    let step = upload::stdin_step(sides);
+    // The channel has room for both.
+    let _ = sender.try_send(News::Planned(transfer, vec![step], None));
+    let _ = sender.try_send(News::Ended(transfer));
+    Planning { news, hunger: Hunger::default() }
 }

@@ -115,7 +115,7 @@ async fn plan_and_check_show_the_times_that_they_select_by() {
         assert!(stdout.contains("modified before 2199-01-01T00:00:00Z"), "{stdout}");
     }
     let (_, stdout, _) = run(at(&world), &["plan", job.to_str().unwrap()]).await;
-    assert!(stdout.contains("to copy   1 objects"), "{stdout}");
+    assert!(stdout.contains("to copy   1 object"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
