@@ -117,8 +117,7 @@ const FLAGS: &[Answer] = &[
     ),
     (
         "--size-only --checksum --exact-timestamps --ignore-checksum --use-etag --modify-window",
-        "a changed object is one whose size or ETag differs or whose source is newer; --when missing or --when always \
-         overrides that",
+        "use --compare size, etag, checksum, or time; without it, sizes, ETags, and times decide",
     ),
     (
         "--newer-than --newer --older",
