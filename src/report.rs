@@ -193,6 +193,7 @@ pub fn summary(outcome: &Outcome) -> String {
         (true, _) if outcome.gave_up.is_some() => "gave up",
         (true, _) => "stopped",
         (false, 0) if outcome.restoring_objects > 0 => "waiting for restores",
+        (false, 0) if outcome.has_empty_failure() => "finished with an empty source",
         (false, 0) => "done",
         (false, _) => "finished with failures",
     };
@@ -260,6 +261,9 @@ pub fn summary(outcome: &Outcome) -> String {
     }
     if outcome.losses.others() > 0 {
         let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
+    }
+    for empty in &outcome.empty {
+        let _ = writeln!(text, "{empty}");
     }
     failures(&mut text, outcome);
     for hint in &outcome.hints {

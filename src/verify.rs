@@ -125,6 +125,12 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Returns the number of pairs and single objects that were looked at.
+    #[must_use]
+    pub fn compared(&self) -> u64 {
+        self.equal + self.different + self.missing + self.extra + self.unprovable + self.failed
+    }
+
     /// Adds a finding.
     pub fn add(&mut self, verdict: &Verdict) {
         match verdict {

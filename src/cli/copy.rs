@@ -18,8 +18,8 @@ use super::{
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
-    Compare, DEFAULT_ENDPOINT, Destination, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal, PartSize,
-    Parts, Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify, When, check,
+    Compare, DEFAULT_ENDPOINT, Destination, Empty, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal,
+    PartSize, Parts, Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify, When, check,
 };
 use crate::manifest::keys::{KeyGlob, Template};
 use crate::report::Origin;
@@ -122,6 +122,9 @@ pub(super) struct Copy {
     /// run whose first few hundred objects all fail for the same reason.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
+    /// The consequence of a source or pattern that matches nothing: fail (exit code 1), warn (the default), or ok.
+    #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
+    empty: Option<Empty>,
     /// Write one receipt per object here, as JSON lines.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
@@ -185,6 +188,7 @@ impl Copy {
             };
             transfer.compare = self.compare.unwrap_or_default();
             transfer.compare_attributes = self.compare_attributes;
+            transfer.empty = self.empty.unwrap_or_default();
             self.access.apply(&mut transfer);
             self.select.apply(&mut transfer, source, pattern)?;
             transfer.keys.rename.clone_from(&self.rename);
@@ -259,6 +263,10 @@ impl Copy {
             ];
             let flags = [own.as_slice(), &self.access.of_source(), &self.history.of_source()].concat();
             idle::refuse(source, "is not in S3", &flags, remedy)?;
+        }
+        if matches!(from, Source::Object { .. } | Source::Stdin) {
+            let why = "is one object, which always has to be there";
+            idle::refuse(source, why, &[("--empty", self.empty.is_some())], remedy)?;
         }
         if *from == Source::Stdin {
             let why = "can't be read again, so that no journal is kept";

@@ -20,6 +20,7 @@ use crate::manifest::may_read;
 use crate::plan::attributes::Reads;
 use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
+use crate::plan::empty::EmptySelection;
 use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Misses, Planned, Sides, Step};
@@ -163,12 +164,13 @@ pub(super) async fn show(
             }
         }
         all += &totals;
-        let writers = job.transfers[..number].iter().filter(|earlier| may_read(job, transfer, earlier));
-        let unknown: Vec<_> = writers.map(|writer| writer.name.as_str()).collect();
+        let unknown = writers_of(job, number);
+        let empty = empty(transfer, &totals, &unknown);
+        exit = with_empty(exit, empty.as_ref());
         if output.json {
-            say(&line_of_transfer(transfer, &totals, &unknown, &misses))?;
+            say(&line_of_transfer(transfer, &totals, &unknown, &misses, empty.as_ref()))?;
         } else {
-            say(&of_transfer(transfer, &totals, &misses, output))?;
+            say(&of_transfer(transfer, &totals, &misses, empty.as_ref(), output))?;
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
@@ -234,20 +236,56 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
 }
 
 /// The numbers of one transfer, under its places, with the times that it selects by and what its patterns may have missed.
-fn of_transfer(transfer: &Transfer, totals: &Totals, misses: &Misses, output: Output) -> String {
+fn of_transfer(
+    transfer: &Transfer,
+    totals: &Totals,
+    misses: &Misses,
+    empty: Option<&EmptySelection>,
+    output: Output,
+) -> String {
     let text = text(totals, &output.spoken(fate(transfer, totals)));
     let times = transfer.times().into_iter().map(|time| format!("\n  selects   {time}"));
     let hints = misses.hints().into_iter().map(|hint| format!("\n  hint      {hint}"));
-    format!("{}: {}\n{text}{}", transfer.name, describe(transfer), times.chain(hints).collect::<String>())
+    let empty = empty.into_iter().map(|empty| format!("\n  {empty}"));
+    let notes: String = times.chain(hints).chain(empty).collect();
+    format!("{}: {}\n{text}{notes}", transfer.name, describe(transfer))
 }
 
 /// The same as JSON.
-fn line_of_transfer(transfer: &Transfer, totals: &Totals, unknown: &[&str], misses: &Misses) -> String {
+fn line_of_transfer(
+    transfer: &Transfer,
+    totals: &Totals,
+    unknown: &[&str],
+    misses: &Misses,
+    empty: Option<&EmptySelection>,
+) -> String {
     serde_json::json!({
         "transfer": transfer.name, "totals": totals, "besides": unknown,
         "times": transfer.times(), "hints": misses.hints(),
+        "empty": empty.map(|empty| &empty.reason),
     })
     .to_string()
+}
+
+/// Returns the names of earlier transfers that write into the source of this one.
+fn writers_of(job: &Job, number: usize) -> Vec<&str> {
+    let (earlier, transfer) = (&job.transfers[..number], &job.transfers[number]);
+    earlier
+        .iter()
+        .filter(|earlier| may_read(job, transfer, earlier))
+        .map(|earlier| earlier.name.as_str())
+        .collect()
+}
+
+/// Returns the finding about a transfer that selects nothing, unless an earlier transfer is yet to write its source.
+fn empty(transfer: &Transfer, totals: &Totals, writers: &[&str]) -> Option<EmptySelection> {
+    let is_empty = writers.is_empty() && totals.has_nothing();
+    is_empty.then(|| EmptySelection::of(transfer, totals.excluded_objects)).flatten()
+}
+
+/// Returns the exit code after such a finding.
+fn with_empty(exit: Exit, empty: Option<&EmptySelection>) -> Exit {
+    if empty.is_some_and(|empty| empty.fails) { Exit::Failures } else { exit }
 }
 
 /// What becomes of a transfer's archived objects.

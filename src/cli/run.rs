@@ -135,6 +135,7 @@ pub(super) async fn run(
     Ok(match (&outcome.gave_up, interrupted, outcome.failed_objects) {
         (Some(gave_up), ..) if !gave_up.may_pass_later => Exit::Failures,
         (Some(_), ..) | (None, true, _) => Exit::Interrupted,
+        (None, false, 0) if outcome.has_empty_failure() => Exit::Failures,
         (None, false, 0) if outcome.restoring_objects > 0 => Exit::Waiting,
         (None, false, 0) => Exit::Done,
         (None, false, _) => Exit::Failures,

@@ -58,7 +58,7 @@ pub(super) struct Verify {
     /// Read both sides and compare the bytes: of pairs that nothing else settles, or of all.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
-    /// Extra and unprovable objects fail the comparison too.
+    /// Extra and unprovable objects fail the comparison too, and so does everything that could not be looked at.
     #[arg(long)]
     strict: bool,
     /// With SRC DST: treat SRC as a prefix although it does not end in a slash.
@@ -119,7 +119,7 @@ impl Verify {
             }
         }
         let bad = counts.different + counts.missing + counts.failed;
-        let doubtful = if self.strict { counts.extra + counts.unprovable } else { 0 };
+        let doubtful = if self.strict { counts.extra + counts.unprovable + self.blind(&counts) } else { 0 };
         Ok(if bad + doubtful > 0 { Exit::Failures } else { Exit::Done })
     }
 
@@ -146,6 +146,34 @@ impl Verify {
             ),
             _ => "to copy one of them: s3haul copy --when always SOURCE DESTINATION".to_owned(),
         }
+    }
+
+    /// Says where a strict comparison could not look, and returns the number of such places.
+    fn blind(&self, counts: &Counts) -> u64 {
+        let mut reasons = Vec::new();
+        if self.report.is_some() {
+            if counts.excluded > 0 {
+                let left = display_count(counts.excluded);
+                reasons.push(format!(
+                    "{left} lines of the report name no pair to compare (failed, stopped, skipped unseen, local files); \
+                     compare the job itself: s3haul verify JOB"
+                ));
+            }
+        } else if !counts.looked_for_extra {
+            reasons.push(
+                "extra objects were not looked for. Either the order in which the server lists keys is not known (name its \
+                 kind: --provider, or `provider:` of the endpoint), or the job copies single objects, changes the order of \
+                 keys, or uses a directory bucket"
+                    .to_owned(),
+            );
+        }
+        if self.report.is_none() && counts.compared() == 0 {
+            reasons.push("nothing was compared: the source and the selection match nothing".to_owned());
+        }
+        for reason in &reasons {
+            let _ = writeln!(io::stderr().lock(), "error: --strict: {reason}");
+        }
+        reasons.len() as u64
     }
 
     fn deep(&self) -> Deep {

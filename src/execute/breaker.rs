@@ -12,8 +12,9 @@ use super::Ending;
 use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
 use super::outcome::GaveUp;
-use super::receipt::Receipt;
+use super::receipt::{ErrorRecord, Receipt};
 use crate::manifest::job::FailureLimit;
+use crate::pace::Slots;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +77,15 @@ pub(super) struct Suspect {
     receipt: Receipt,
 }
 
+/// What a conductor shares with others.
+pub(super) struct Means {
+    pub(super) slots: Slots,
+    pub(super) monitor: Arc<dyn Monitor>,
+    pub(super) stop: CancellationToken,
+    /// Cancelled when the first bytes were copied.
+    pub(super) copied: CancellationToken,
+}
+
 /// A monitor that also notes when the first bytes were copied.
 pub(super) struct Noting {
     pub(super) inner: Arc<dyn Monitor>,
@@ -92,6 +102,22 @@ impl Monitor for Noting {
 }
 
 impl Conductor<'_> {
+    /// Whether going on after this failure would be in vain.
+    pub(super) fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
+        if error.ends_run {
+            let reason = format!("{}: {}", error.code, error.message);
+            return Some(GaveUp { reason, may_pass_later: error.may_pass_later });
+        }
+        let limit = self.job.limits.max_failures?;
+        let failed = self.outcome.failed_objects.saturating_sub(self.before.0);
+        let ended = self.outcome.ended_objects().saturating_sub(self.before.1);
+        limit.is_passed(failed, ended).then(|| {
+            let reason =
+                format!("{failed} of {ended} objects failed, more than `max_failures: {limit}` allows");
+            GaveUp { reason, may_pass_later: false }
+        })
+    }
+
     /// Records the end of an object, or holds its failure back while the breaker is on.
     pub(super) fn end_or_suspect(
         &mut self,
@@ -166,7 +192,7 @@ impl Conductor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::receipt::{ErrorRecord, Proof};
+    use crate::execute::receipt::Proof;
 
     fn failed(kind: &'static str) -> Ending {
         let text = String::new;

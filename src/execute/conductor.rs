@@ -18,11 +18,11 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Work;
-use super::breaker::{Breaker, Suspect};
+use super::breaker::{Breaker, Means, Suspect};
 use super::monitor::{Event, Monitor};
 use super::object::BULK_FROM;
-use super::outcome::{GaveUp, Outcome};
-use super::receipt::{Draft, Ending, ErrorRecord, Receipt};
+use super::outcome::Outcome;
+use super::receipt::{Draft, Ending, Receipt};
 use super::record::{self, Record};
 use super::waiting::{Queued, Waiting};
 use crate::listing::Entry;
@@ -31,6 +31,7 @@ use crate::manifest::job::{Job, Source};
 use crate::manifest::must_wait;
 use crate::pace::Slots;
 use crate::plan::decide::Skip;
+use crate::plan::empty::EmptySelection;
 use crate::planner::{Following, Held, Hunger, Misses, News, Planned, Planning, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -51,13 +52,13 @@ const LINE: Duration = Duration::from_millis(200);
 
 /// Owns the state of a run's objects.
 pub(super) struct Conductor<'a> {
-    job: &'a Job,
+    pub(super) job: &'a Job,
     pub(super) stop: CancellationToken,
     slots: Slots,
     monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
     /// Objects that had failed and ended when this session began.
-    before: (u64, u64),
+    pub(super) before: (u64, u64),
     /// Transfers that have not begun, by their place in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
     transfers: BTreeMap<u32, Running>,
@@ -81,15 +82,6 @@ pub(super) struct Conductor<'a> {
     copied: CancellationToken,
 }
 
-/// What a conductor shares with others.
-pub(super) struct Means {
-    pub(super) slots: Slots,
-    pub(super) monitor: Arc<dyn Monitor>,
-    pub(super) stop: CancellationToken,
-    /// Cancelled when the first bytes were copied.
-    pub(super) copied: CancellationToken,
-}
-
 /// A transfer that has begun and not ended.
 struct Running {
     work: Arc<Work>,
@@ -100,6 +92,9 @@ struct Running {
     hunger: Hunger,
     /// Nothing more will be found.
     is_planned: bool,
+    /// The selection has matched something, or could not be looked at as a whole.
+    has_found: bool,
+    excluded: u64,
     /// Objects that wait or are under way.
     left: usize,
 }
@@ -212,8 +207,10 @@ impl<'a> Conductor<'a> {
                     .chain(once(async move { (number, None) }));
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
-            self.transfers
-                .insert(number, Running { work, record, misses, hunger, is_planned: false, left: 0 });
+            let has_found = work.resumed.ranges_of(number).any(|(_, range)| range.passed.is_some());
+            let running =
+                Running { work, record, misses, hunger, is_planned: false, has_found, excluded: 0, left: 0 };
+            self.transfers.insert(number, running);
         }
     }
 
@@ -318,6 +315,9 @@ impl<'a> Conductor<'a> {
             Some(News::Ended(range)) => running.record.planned(range),
             None => {
                 running.is_planned = true;
+                if !running.has_found {
+                    self.outcome.empty.extend(running.empty());
+                }
                 if self.coming.is_empty() && self.planned().next().is_none() {
                     self.monitor.observe(&Event::PlanEnded);
                 }
@@ -329,6 +329,7 @@ impl<'a> Conductor<'a> {
     fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
         running.misses.observe(&running.work.sides, &planned);
+        running.has_found |= !matches!(planned, Planned::Excluded(_) | Planned::Ignored(..));
         match planned {
             Planned::Step(step) => self.queue(transfer, step, held.as_mut()),
             Planned::Skip(entry, key, reason) => {
@@ -343,6 +344,7 @@ impl<'a> Conductor<'a> {
                 self.pass(transfer, passed);
             }
             Planned::Excluded(key) => {
+                running.excluded += 1;
                 running.record.exclude(key);
                 self.outcome.excluded_objects += 1;
                 self.monitor.observe(&Event::Excluded);
@@ -540,22 +542,6 @@ impl<'a> Conductor<'a> {
             self.stop.cancel();
         }
     }
-
-    /// Whether going on after this failure would be in vain.
-    fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
-        if error.ends_run {
-            let reason = format!("{}: {}", error.code, error.message);
-            return Some(GaveUp { reason, may_pass_later: error.may_pass_later });
-        }
-        let limit = self.job.limits.max_failures?;
-        let failed = self.outcome.failed_objects.saturating_sub(self.before.0);
-        let ended = self.outcome.ended_objects().saturating_sub(self.before.1);
-        limit.is_passed(failed, ended).then(|| {
-            let reason =
-                format!("{failed} of {ended} objects failed, more than `max_failures: {limit}` allows");
-            GaveUp { reason, may_pass_later: false }
-        })
-    }
 }
 
 impl Running {
@@ -568,6 +554,10 @@ impl Running {
     fn plan(&mut self, step: &mut Step) -> u32 {
         self.left += 1;
         self.record.plan(step)
+    }
+
+    fn empty(&self) -> Option<EmptySelection> {
+        EmptySelection::of(&self.work.sides.transfer, self.excluded)
     }
 
     fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {

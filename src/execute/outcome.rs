@@ -10,6 +10,7 @@ use crate::journal::state::RunState;
 use crate::pace::PaceCounts;
 use crate::plan::cause::{CauseCounts, Failed, as_list};
 use crate::plan::decide::{Reason, Skip};
+use crate::plan::empty::EmptySelection;
 use crate::plan::loss::LossCounts;
 use crate::plan::unchanged::Unchanged;
 
@@ -60,6 +61,8 @@ pub struct Outcome {
     /// What is probably not as it was meant, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
+    /// Selections that matched nothing.
+    pub empty: Vec<EmptySelection>,
     /// True when the run was stopped before its end.
     pub stopped: bool,
     /// Why the run ended itself before its end.
@@ -123,6 +126,12 @@ impl Outcome {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         !self.stopped && self.gave_up.is_none()
+    }
+
+    /// Returns true if a selection matched nothing and the job calls that a failure.
+    #[must_use]
+    pub fn has_empty_failure(&self) -> bool {
+        self.empty.iter().any(|empty| empty.fails)
     }
 
     /// Objects that came to an end, good or bad.

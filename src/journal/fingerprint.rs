@@ -104,6 +104,8 @@ impl Fingerprint {
             proof,
             chosen,
             customer_keys,
+            // It decides about the exit code only.
+            empty: _,
             // They decide whether a request is allowed, not what it does.
             source_access: _,
             destination_access: _,

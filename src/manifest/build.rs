@@ -17,9 +17,9 @@ use super::file::{
     RestoreSection, SetSection, ToSection, TransferSection, VersionsName,
 };
 use super::job::{
-    Access, Archived, AssumeRole, Compare, CustomerKeys, DEFAULT_ENDPOINT, Destination, Encryption, Endpoint,
-    FailureLimit, FailureLimitError, Job, JournalPlace, KeySource, LayoutChoice, Limits, PartSize, Parts,
-    Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
+    Access, Archived, AssumeRole, Compare, CustomerKeys, DEFAULT_ENDPOINT, Destination, Empty, Encryption,
+    Endpoint, FailureLimit, FailureLimitError, Job, JournalPlace, KeySource, LayoutChoice, Limits, PartSize,
+    Parts, Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use super::moment::{Ages, Moment, MomentError};
@@ -149,6 +149,20 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads `empty`, which means nothing for an object that is named by itself.
+    fn empty(
+        &mut self,
+        own: Option<Empty>,
+        default: Option<Empty>,
+        from: Option<&Source>,
+        path: &str,
+    ) -> Empty {
+        if own.is_some() && matches!(from, Some(Source::Object { .. })) {
+            self.refuse(&format!("{path}.empty"), "one object always has to be there", "remove it");
+        }
+        own.or(default).unwrap_or_default()
+    }
+
     fn transfer(
         &mut self,
         index: usize,
@@ -227,6 +241,7 @@ impl Reader<'_> {
             },
             name: section.name.unwrap_or_else(|| format!("transfer-{}", index + 1)),
             after: section.after.unwrap_or_default(),
+            empty: self.empty(section.empty, defaults.empty, from.as_ref(), &path),
             from: from?,
             to: to?,
             when: section.when.or(defaults.when).unwrap_or_default(),

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::capabilities::Overrides;
 use super::job::{
-    Archived, CannedAcl, Compare, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider,
+    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider,
     RestoreTier, Symlinks, Verify, When,
 };
 
@@ -117,6 +117,9 @@ pub struct DefaultsSection {
     /// request for each, and one `GetObjectTagging` where tags are set. Without it, the summary counts what was not checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
+    /// The consequence of a source, pattern, or filter that matches nothing: `fail` (exit code 1), `warn`, or `ok`.
+    #[schemars(extend("default" = "warn"))]
+    pub empty: Option<Empty>,
     /// What of a source object goes along with its bytes.
     #[schemars(extend("examples" = [{"tags": "skip"}]))]
     pub preserve: Option<PreserveSection>,
@@ -167,6 +170,9 @@ pub struct TransferSection {
     /// request for each, and one `GetObjectTagging` where tags are set. Without it, the summary counts what was not checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
+    /// The consequence of a source, pattern, or filter that matches nothing: `fail` (exit code 1), `warn`, or `ok`.
+    #[schemars(extend("default" = "warn"))]
+    pub empty: Option<Empty>,
     /// How keys change on the way.
     #[schemars(extend("examples" = [{"strip_prefix": "raw/", "add_prefix": "2026/"}]))]
     pub keys: Option<KeysSection>,

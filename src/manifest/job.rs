@@ -17,7 +17,7 @@ use super::capabilities::Overrides;
 pub use super::check::check;
 pub use super::compare::Compare;
 use super::keys::{KeyGlob, KeyMap};
-pub use super::limits::{FailureLimit, FailureLimitError, Limits};
+pub use super::limits::{Empty, FailureLimit, FailureLimitError, Limits};
 use super::literal;
 use super::moment::Ages;
 pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Parts};
@@ -175,6 +175,8 @@ pub struct Transfer {
     pub compare: Compare,
     /// Equal objects are asked whether they have what the job sets, as far as no list shows it.
     pub compare_attributes: bool,
+    /// The consequence of a selection that matches nothing.
+    pub empty: Empty,
     /// Which of the source's objects take part.
     pub select: Selection,
     /// How a key at the source becomes a key at the destination.
@@ -551,6 +553,7 @@ impl Transfer {
             when: When::default(),
             compare: Compare::default(),
             compare_attributes: false,
+            empty: Empty::default(),
             select: Selection::default(),
             keys: KeyMap::default(),
             parts: Parts::default(),

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::size::ByteRate;
 
 /// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
@@ -17,6 +20,19 @@ pub struct Limits {
     pub patience: Option<Duration>,
     /// Failed objects that the run puts up with; `None` is [`FailureLimit::Auto`].
     pub max_failures: Option<FailureLimit>,
+}
+
+/// The consequence of a selection that matches nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Empty {
+    /// The run reports it and does not exit 0.
+    Fail,
+    /// The run reports it.
+    #[default]
+    Warn,
+    /// Nothing is said.
+    Ok,
 }
 
 /// How many objects may fail before a run counts as hopeless and ends.

@@ -113,6 +113,13 @@ fn by_name<S: Serializer, K: std::fmt::Display, V: Serialize>(
 }
 
 impl Totals {
+    /// Returns true if no object was selected.
+    #[must_use]
+    pub fn has_nothing(&self) -> bool {
+        let selected = self.objects + self.delete_markers + self.skipped_objects;
+        selected + self.archived_objects + self.impossible_objects == 0
+    }
+
     /// Counts an object that would be copied by `route`, after `reads` that tell what it shall have.
     pub fn copy(
         &mut self,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{at, run};
-use crate::world::{SOURCE, World, copy_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn put(world: &World, key: &str) {
     world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
@@ -95,4 +95,76 @@ async fn the_summary_counts_failures_by_cause() {
     let failures = &last["summary"]["failures"];
     assert_eq!((&failures[0]["objects"], &failures[0]["code"]), (&20.into(), &"AccessDenied".into()));
     assert_eq!(failures[1]["objects"], 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selection_without_a_match_is_reported() {
+    let world = World::new().await;
+    put(&world, "data/one");
+    let copy = |source: &'static str, more: &[&'static str]| {
+        [&["copy", source, "s3://destination/", "--provider", "aws"], more].concat()
+    };
+    for (source, more, exit, words) in [
+        ("s3://source/dta/", &[][..], 0, "warning: copy: nothing below s3://source/dta/"),
+        ("s3://source/dta/", &["--empty", "fail"], 1, "error: copy: nothing below s3://source/dta/"),
+        (
+            "s3://source/data/x*",
+            &["--empty", "fail"],
+            1,
+            "error: copy: no key below s3://source/data/ matches `x*`",
+        ),
+        (
+            "s3://source/data/",
+            &["--exclude", "*"],
+            0,
+            "matches the filters (1 key that was listed does not match)",
+        ),
+        ("s3://source/dta/", &["--dry-run"], 0, "warning: copy: nothing below s3://source/dta/"),
+        (
+            "s3://source/dta/",
+            &["--dry-run", "--empty", "fail"],
+            1,
+            "error: copy: nothing below s3://source/dta/",
+        ),
+    ] {
+        let (found, stdout, stderr) = run(at(&world), &copy(source, more)).await;
+        assert_eq!(found, exit, "{source} {more:?}: {stdout}{stderr}");
+        assert!(stdout.contains(words), "{source} {more:?}: {stdout}{stderr}");
+    }
+    let (exit, stdout, _) = run(at(&world), &copy("s3://source/dta/", &["--empty", "ok"])).await;
+    assert!(exit == 0 && !stdout.contains("nothing below"), "{stdout}");
+    let (_, stdout, _) = run(at(&world), &copy("s3://source/dta/", &["--json"])).await;
+    let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(last["summary"]["empty"][0]["reason"], "nothing below s3://source/dta/");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let (exit, stdout, _) = run(at(&world), &["copy", path, "s3://destination/", "--empty", "fail"]).await;
+    assert!(exit == 1 && stdout.contains(&format!("nothing in {path}")), "{stdout}");
+    let (exit, _, stderr) = run(at(&world), &copy("s3://source/data/one", &["--empty", "fail"])).await;
+    assert!(exit == 2 && stderr.contains("--empty"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_comparison_fails_where_it_cannot_look() {
+    let world = World::new().await;
+    put(&world, "k");
+    let (exit, ..) =
+        run(at(&world), &["copy", "s3://source/", "s3://destination/", "--provider", "aws"]).await;
+    assert_eq!(exit, 0);
+    world.sandbox.store().put_object(DESTINATION, "extra", Content::pattern(1, 5), &ObjectSpec::default());
+    let verify = ["verify", "s3://source/", "s3://destination/", "--strict"];
+    let (exit, _, stderr) = run(at(&world), &verify).await;
+    assert_eq!(exit, 1, "{stderr}");
+    assert!(
+        stderr.contains("extra objects were not looked for") && stderr.contains("--provider"),
+        "{stderr}"
+    );
+    let (exit, ..) = run(at(&world), &verify[..3]).await;
+    assert_eq!(exit, 0, "without --strict nothing has changed");
+    world.sandbox.store().delete_object(DESTINATION, "extra");
+    let (exit, ..) = run(at(&world), &[&verify[..], &["--provider", "aws"]].concat()).await;
+    assert_eq!(exit, 0);
+    let nothing = ["verify", "s3://source/x/", "s3://destination/x/", "--strict", "--provider", "aws"];
+    let (exit, _, stderr) = run(at(&world), &nothing).await;
+    assert!(exit == 1 && stderr.contains("nothing was compared"), "{stderr}");
 }
