@@ -87,7 +87,7 @@ async fn the_summary_counts_failures_by_cause() {
     assert_eq!(exit, 1, "{stderr}");
     let line = |words: &str| stdout.lines().find(|line| line.contains(words)).unwrap_or_default().to_owned();
     assert!(line("AccessDenied").starts_with("20 x CopyObject AccessDenied: "), "{stdout}");
-    assert!(line("AccessDenied").contains(", for example s3://source/k/0000"), "{stdout}");
+    assert!(line("AccessDenied").contains(", for example s3://source/k/000"), "{stdout}");
     assert!(line("InvalidStorageClass").starts_with("10 x CopyObject"), "{stdout}");
     assert!(stderr.contains("the summary counts them by cause") && !stderr.contains("the report has"));
     let (_, stdout, _) = run(at(&world), &[&copy[..], &["--json"]].concat()).await;
