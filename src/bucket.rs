@@ -68,10 +68,15 @@ pub struct Answer<T> {
 }
 
 impl Bucket {
-    /// A bucket on its own, for programs that use the library without a job: no limits but those that S3 sets.
-    pub async fn connect(connect: Connect, name: BucketName) -> Self {
+    /// Connects to a bucket on its own, for programs that use the library without a job: no limits
+    /// but those that S3 sets.
+    ///
+    /// # Errors
+    /// The endpoint's settings cannot be used.
+    pub async fn connect(connect: Connect, name: BucketName) -> Result<Self, Failure> {
         let pacer = Pacer::new(&Limits::default(), slots::default_ceiling(1), RetryPolicy::default());
-        Self::new(name, &Client::connect(connect).await, Arc::new(pacer), CancellationToken::new())
+        let client = Client::connect(connect).await?;
+        Ok(Self::new(name, &client, Arc::new(pacer), CancellationToken::new()))
     }
 
     /// A bucket reached by `client` and paced by `pacer`. `halt` ends waiting retries when the run must end.

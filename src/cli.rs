@@ -44,9 +44,9 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use self::parse::Refusal;
 use self::signals::Signals;
+use crate::endpoint::{DEFAULT_ENDPOINT, Endpoint, Environment, Provider, ProxySetting, ResolvedEndpoint};
 use crate::journal::JournalError;
 use crate::location::{LocalPath, bare, suggestion};
-use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Provider};
 use crate::manifest::{self, Finding, ManifestError};
 use crate::report::ReportError;
 use crate::s3::Failure;
@@ -55,9 +55,6 @@ use crate::telemetry::{self, LogFormat};
 /// Threads that read files. Tokio's 512 would all be started for a directory of small files, which cost more processor
 /// time than their reading and 100 MiB; a disk is busy with far fewer.
 const BLOCKING_THREADS: usize = 32;
-
-/// What the SDKs call the URL of an S3.
-const ENDPOINT_URL: &str = "AWS_ENDPOINT_URL_S3";
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,45 +255,60 @@ impl Command {
     }
 }
 
-/// How to reach S3 when no manifest says so. AWS_* variables and profiles apply as everywhere.
+/// Which server to connect to, and as whom. What no flag says comes from the profile, or else from AWS_* variables.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {
-    /// URL of an S3 that is not Amazon's.
-    #[arg(long, global = true, value_name = "URL", env = ENDPOINT_URL)]
+    /// URL of a server other than Amazon S3, or of a VPC endpoint.
+    #[arg(long, global = true, value_name = "URL")]
     endpoint_url: Option<String>,
-    /// Region; that of the bucket when it is not given.
+    /// AWS Region. Default: the bucket's.
     #[arg(long, global = true)]
     region: Option<String>,
-    /// Profile of the shared AWS configuration.
+    /// Profile of the shared AWS configuration. Its credentials beat those of the environment.
     #[arg(long, global = true)]
     profile: Option<String>,
+    /// Put the bucket into the path (true) or into the host name (false) of URLs.
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    path_style: Option<bool>,
+    /// File of PEM certificates; trust these and no others.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_bundle: Option<PathBuf>,
+    /// HTTP proxy, or `none`. Default: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY.
+    #[arg(long, global = true, value_name = "URL")]
+    proxy: Option<ProxySetting>,
     /// What kind of server it is: decides what may be relied on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
 }
 
 impl EndpointFlags {
-    /// Those that were typed. The URL may come from the environment, where it is meant for whoever wants one.
-    fn flags(&self) -> [idle::Flag; 4] {
-        let url = idle::typed(self.endpoint_url.as_ref(), ENDPOINT_URL, |url| url.into_string().ok());
+    /// Returns the flags, and which of them were typed.
+    fn flags(&self) -> [idle::Flag; 7] {
         [
-            ("--endpoint-url", url),
+            ("--endpoint-url", self.endpoint_url.is_some()),
+            ("--path-style", self.path_style.is_some()),
+            ("--ca-bundle", self.ca_bundle.is_some()),
+            ("--proxy", self.proxy.is_some()),
             ("--region", self.region.is_some()),
             ("--profile", self.profile.is_some()),
             ("--provider", self.provider.is_some()),
         ]
     }
 
-    fn endpoint(&self) -> Endpoint {
-        Endpoint {
+    fn endpoint(&self) -> ResolvedEndpoint {
+        let endpoint = Endpoint {
             name: DEFAULT_ENDPOINT.to_owned(),
             url: self.endpoint_url.clone(),
             region: self.region.clone(),
             profile: self.profile.clone(),
+            path_style: self.path_style,
+            ca_bundle: self.ca_bundle.clone().map(LocalPath),
+            proxy: self.proxy.clone(),
             provider: self.provider.unwrap_or_default(),
             ..Endpoint::default()
-        }
+        };
+        endpoint.resolve(&Environment::load())
     }
 }
 
@@ -329,7 +341,12 @@ struct JobFile {
 
 impl JobFile {
     fn load(&self) -> Result<manifest::job::Job, CliError> {
-        load(&self.path)
+        let environment = Environment::load();
+        #[cfg(feature = "sandbox")]
+        if self.sandbox {
+            return load_in(&self.path, &environment.isolated());
+        }
+        load_in(&self.path, &environment)
     }
 }
 
@@ -338,9 +355,12 @@ const STDIN: &str = "standard-input";
 
 /// The job in a manifest, with what it takes from the environment.
 fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
-    let env = |name: &str| std::env::var(name).ok();
+    load_in(path, &Environment::load())
+}
+
+fn load_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
     if path != Path::new("-") {
-        return manifest::load(path, &env).map_err(|error| not_found(path).unwrap_or(error.into()));
+        return manifest::load(path, environment).map_err(|error| not_found(path).unwrap_or(error.into()));
     }
     let mut text = String::new();
     let stdin = io::stdin().lock();
@@ -348,7 +368,7 @@ fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
         .take(manifest::MAX_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(|error| CliError::Usage(format!("can't read a manifest from standard input: {error}")))?;
-    Ok(manifest::parse(&text, STDIN, &env).map_err(ManifestError::from)?)
+    Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
 /// Says what was probably meant by a manifest that is not there.

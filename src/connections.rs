@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::bucket::contact::Contact;
+use crate::endpoint::{Endpoint, ResolvedEndpoint};
 use crate::location::BucketName;
-use crate::manifest::job::{Access, Endpoint, Job, KeySource, Transfer};
+use crate::manifest::job::{Access, Job, KeySource, Transfer};
 use crate::manifest::tenant;
 use crate::pace::Pacer;
 use crate::s3::client::StaticCredentials;
@@ -23,7 +24,7 @@ use crate::s3::{Client, Connect, CustomerKey, Failure, FailureKind, Operation, V
 /// The clients and buckets of a run.
 #[derive(Debug)]
 pub struct Connections {
-    endpoints: std::collections::BTreeMap<String, Endpoint>,
+    endpoints: std::collections::BTreeMap<String, ResolvedEndpoint>,
     credentials: Option<StaticCredentials>,
     pacer: Arc<Pacer>,
     contact: Contact,
@@ -112,7 +113,7 @@ impl Connections {
             let message = format!("{message}; {remedy}");
             return Err(Failure::new(FailureKind::Invalid, Operation::HeadBucket, name.to_string(), message));
         }
-        let mut bucket = self.reach(endpoint, name, None).await.on_terms(access.clone());
+        let mut bucket = self.reach(endpoint, name, None).await?.on_terms(access.clone());
         let given = bucket.client().region_was_given();
         let contact = bucket.first_contact(&self.contact);
         let region = self.contact.watch(&bucket, Box::pin(region_of(&contact))).await?;
@@ -123,24 +124,30 @@ impl Connections {
                 let kind = FailureKind::WrongRegion(Some(region));
                 return Err(Failure::new(kind, Operation::HeadBucket, name.to_string(), message));
             }
-            bucket = self.reach(endpoint, name, Some(region)).await.on_terms(access.clone());
+            bucket = self.reach(endpoint, name, Some(region)).await?.on_terms(access.clone());
         }
         self.buckets.insert(place, bucket.clone());
         Ok(bucket)
     }
 
-    async fn reach(&mut self, endpoint: &str, name: &BucketName, region: Option<String>) -> Bucket {
+    async fn reach(
+        &mut self,
+        endpoint: &str,
+        name: &BucketName,
+        region: Option<String>,
+    ) -> Result<Bucket, Failure> {
         let place = (endpoint.to_owned(), region.clone());
         let client = if let Some(client) = self.clients.get(&place) {
             client.clone()
         } else {
-            let endpoint = self.endpoints.get(endpoint).cloned().unwrap_or_default();
-            let client =
-                Client::connect(Connect { endpoint, region, credentials: self.credentials.clone() }).await;
+            let known = self.endpoints.get(endpoint).cloned();
+            let endpoint = known.unwrap_or_else(|| Endpoint::default().into());
+            let credentials = self.credentials.clone();
+            let client = Client::connect(Connect { endpoint, region, credentials }).await?;
             self.clients.insert(place, client.clone());
             client
         };
-        Bucket::new(name.clone(), &client, Arc::clone(&self.pacer), self.halt.clone())
+        Ok(Bucket::new(name.clone(), &client, Arc::clone(&self.pacer), self.halt.clone()))
     }
 }
 

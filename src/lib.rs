@@ -20,6 +20,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`size`], [`location`] | sizes, rates, durations; buckets, keys, URIs, paths |
+//! | [`endpoint`] | endpoints: typed values, environment, and profiles to one resolved endpoint |
 //! | [`manifest`] | YAML to a validated job, mistakes drawn at their line |
 //! | [`s3`] | the requests, in types of our own; every failure sorted; what an endpoint can do |
 //! | [`checksum`] | CRCs of parts and wholes, predicted `ETag`s |
@@ -43,6 +44,7 @@ pub mod bucket;
 pub mod checksum;
 pub mod cli;
 pub mod connections;
+pub mod endpoint;
 pub mod execute;
 pub mod journal;
 pub mod listing;

@@ -15,7 +15,6 @@
 mod acl;
 mod attributes;
 mod build;
-pub mod capabilities;
 mod check;
 mod compare;
 mod diagnose;
@@ -50,6 +49,7 @@ pub use self::diagnose::{Finding, Problem, Problems};
 use self::file::ManifestFile;
 use self::job::Job;
 pub(crate) use self::overlap::{may_read, must_wait};
+use crate::endpoint::Environment;
 
 /// A manifest of more bytes than this is something else.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -70,11 +70,11 @@ pub enum ManifestError {
     Problems(#[from] Problems),
 }
 
-/// Reads the manifest at `path`; `env` looks up `${NAME}`.
+/// Reads the manifest at `path`. `environment` fills in `${NAME}` and resolves the endpoints.
 ///
 /// # Errors
 /// [`ManifestError`]: the file can't be read, or all that is wrong with it.
-pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, ManifestError> {
+pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError> {
     let io_error = |source| ManifestError::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io_error)?;
@@ -82,7 +82,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, Ma
     let name = path.display().to_string();
     match String::from_utf8(bytes) {
         Ok(text) => {
-            let mut job = parse(&text, &name, env)?;
+            let mut job = parse(&text, &name, environment)?;
             job.count_from(Timestamp::now());
             Ok(job)
         }
@@ -95,14 +95,14 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, Ma
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Job, Problems> {
+pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Job, Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() as u64 > MAX_BYTES {
         let message = "the file is larger than 1MiB, too large for a manifest";
         let start: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
         return Err(whole_file(file_name, &start, 0..0, message, "split it into several jobs"));
     }
-    let (root, mut issues) = node::read(text, env);
+    let (root, mut issues) = node::read(text, &|name| environment.text(name).map(str::to_owned));
     let mut secrets = Vec::new();
     if let Some(root) = root {
         let shaped = shape::check(&root, schema::shared());
@@ -111,7 +111,7 @@ pub fn parse(text: &str, file_name: &str, env: &dyn Fn(&str) -> Option<String>) 
         match serde_yaml::from_value::<ManifestFile>(shaped.value) {
             Ok(file) => {
                 let mut doubts = Doubts::new(issues.iter().map(|issue| &*issue.path));
-                let built = build::build(file, &default_name(file_name), &doubts);
+                let built = build::build(file, &default_name(file_name), environment, &doubts);
                 doubts.extend(built.findings.iter().map(|finding| &*finding.path));
                 let broken = check::check_with(&built.job, &built.indices, &doubts);
                 let place = |finding| place(finding, &shaped.places);

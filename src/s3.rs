@@ -24,6 +24,7 @@ mod identity;
 mod list;
 mod octets;
 mod pool;
+mod providers;
 mod read;
 mod signature;
 mod verbs;

@@ -10,6 +10,7 @@ use super::{CliError, EndpointFlags, JobFile};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::location::S3Uri;
+use crate::manifest::Finding;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
@@ -130,7 +131,10 @@ pub(super) async fn bucket_at(
     transfer.destination_access = access.clone();
     let job = Job::single(transfer, [endpoint.endpoint()]);
     // Of a transfer there are no more than its destination's terms here.
-    if let Some(finding) = check(&job).into_iter().find(|finding| finding.path.ends_with("expected_owner")) {
+    let matters = |finding: &Finding| {
+        finding.path.ends_with("expected_owner") || finding.path.starts_with("endpoints.")
+    };
+    if let Some(finding) = check(&job).into_iter().find(matters) {
         return Err(CliError::Usage(format!("{}; {}", finding.message, finding.remedy)));
     }
     let mut connections = Place::ambient().connect(&job, &CancellationToken::new());

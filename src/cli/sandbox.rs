@@ -13,10 +13,9 @@ use tokio::signal::unix::SignalKind;
 use self::seed::{Copied, Seed, copied, seed};
 use super::signals::Signals;
 use super::{CliError, Exit, Output, say};
+use crate::endpoint::{Endpoint, Environment, Provider, ProxySetting};
 use crate::location::BucketName;
-use crate::manifest::job::{
-    Access, DEFAULT_ENDPOINT, Endpoint, Job, JournalPlace, Provider, Transfer, Versions, check,
-};
+use crate::manifest::job::{Access, Job, JournalPlace, Transfer, Versions, check};
 use crate::s3::client::StaticCredentials;
 use crate::sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
 use crate::size::{ByteSize, display_count, display_counted, parse_duration};
@@ -220,21 +219,23 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
         StaticCredentials { access_key: options.access_key.clone(), secret_key: options.secret_key.clone() };
     let region = options.region.clone();
     let sandbox = Sandbox::start(options).await?;
-    job.endpoints.entry(DEFAULT_ENDPOINT.to_owned()).or_default();
     for (name, endpoint) in &mut job.endpoints {
-        let provider = match endpoint.provider {
+        let provider = match endpoint.stated.provider {
             Provider::Auto => Provider::Aws,
             stated => stated,
         };
-        *endpoint = Endpoint {
+        let stated = Endpoint {
             name: name.clone(),
             url: Some(sandbox.url().to_owned()),
             region: Some(region.clone()),
             path_style: Some(true),
+            proxy: Some(ProxySetting::None),
             provider,
-            capabilities: std::mem::take(&mut endpoint.capabilities),
+            capabilities: std::mem::take(&mut endpoint.stated.capabilities),
             ..Endpoint::default()
         };
+        // Nothing of the user's environment applies to it.
+        *endpoint = stated.resolve(&Environment::default());
     }
     // The sandbox ends with this process, so its runs cannot be resumed.
     job.journal = JournalPlace::Nowhere;

@@ -5,8 +5,8 @@
 //! S3 wants the whole upload again.
 
 use super::{Trouble, Work};
+use crate::endpoint::capabilities::ConditionalWrite;
 use crate::location::ObjectKey;
-use crate::manifest::capabilities::ConditionalWrite;
 use crate::manifest::job::When;
 use crate::plan::condition::{Seen, demanded};
 use crate::plan::decide::Skip;

@@ -12,7 +12,7 @@ use super::prove::{Expected, Made};
 use super::receipt::Ending;
 use super::{Draft, Trouble};
 use crate::checksum::looks_like_md5;
-use crate::manifest::capabilities::ConditionalWrite;
+use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Prove, Verify};
 use crate::plan::attributes::Reads;
 use crate::plan::condition::Seen;

@@ -12,6 +12,7 @@ use crc_fast::CrcAlgorithm;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::Server;
 use crate::manifest::job::{
     Attribute, Compare, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts, Selection,
     SetValues, Source, Transfer,
@@ -221,12 +222,11 @@ fn source(job: &Job, source: &Source) -> String {
     }
 }
 
-/// Whose buckets are meant. The server decides that, not the name that a manifest gives to it.
+/// Names the server unless it is Amazon S3: the server decides whose buckets are meant, not the
+/// name that a manifest gives to it, nor where its URL was found.
 fn at(job: &Job, endpoint: &str) -> String {
-    match job.endpoints.get(endpoint) {
-        Some(endpoint) if !endpoint.is_aws() => {
-            endpoint.url.as_ref().map(|url| format!(" at {}", url.trim_end_matches('/'))).unwrap_or_default()
-        }
+    match job.endpoints.get(endpoint).map(|endpoint| &endpoint.server) {
+        Some(server @ Server::Other { .. }) => format!(" at {server}"),
         _ => String::new(),
     }
 }
@@ -251,6 +251,7 @@ pub fn digest(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::{Environment, ResolvedEndpoint};
     use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Limits, Policy, ReportPaths, When};
     use crate::size::{ByteSize, MIB};
 
@@ -264,7 +265,7 @@ mod tests {
             encryption: None,
             acl: None,
         };
-        Job::single(Transfer::new("events", from, to), [])
+        Job::single(Transfer::new("events", from, to), [resolved(Endpoint::default())])
     }
 
     fn changes(change: impl FnOnce(&mut Job)) -> Vec<String> {
@@ -309,18 +310,35 @@ mod tests {
         assert_eq!(
             changes(|job| {
                 let region = Some("eu-west-1".to_owned());
-                let endpoint = Endpoint { region, profile: Some("p".into()), ..Endpoint::default() };
-                job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
+                let endpoint = Endpoint { region, ..Endpoint::default() };
+                job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
             }),
             none
         );
+    }
+
+    fn resolved(endpoint: Endpoint) -> ResolvedEndpoint {
+        endpoint.resolve(&Environment::default())
+    }
+
+    #[test]
+    fn a_profile_that_leads_to_another_server_is_another_server() {
+        let of = |profile: &str| {
+            let config = "[profile a]\nendpoint_url = http://a.example\n[profile b]\nendpoint_url = http://b.example\n";
+            let endpoint = Endpoint { profile: Some(profile.to_owned()), ..Endpoint::default() };
+            changes(|job| {
+                let endpoint = endpoint.clone().resolve(&Environment::of([], config, ""));
+                job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
+            })
+        };
+        assert_ne!(of("a"), of("b"));
     }
 
     #[test]
     fn buckets_of_another_server_are_other_buckets() {
         let moved = changes(|job| {
             let endpoint = Endpoint { url: Some("https://rgw.example".into()), ..Endpoint::default() };
-            job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
+            job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
         });
         assert_eq!(moved.len(), 2, "{moved:?}");
         assert_eq!(moved[1], "`events.to` was s3://copy/ and is s3://copy/ at https://rgw.example");

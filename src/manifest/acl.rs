@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::diagnose::Finding;
-use super::job::{Endpoint, Provider, Transfer};
+use super::job::{Provider, ResolvedEndpoint, Transfer};
 
 /// A canned ACL, sent as `x-amz-acl` with each request that creates an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -59,7 +59,7 @@ impl Provider {
 }
 
 /// Refuses a canned ACL that contradicts `preserve.acl` or that the destination would ignore.
-pub(super) fn check(path: &str, transfer: &Transfer, to: Option<&Endpoint>) -> Vec<Finding> {
+pub(super) fn check(path: &str, transfer: &Transfer, to: Option<&ResolvedEndpoint>) -> Vec<Finding> {
     let Some(acl) = transfer.to.acl else { return Vec::new() };
     let mut findings = Vec::new();
     let mut refuse = |message: String, remedy: &str| {
@@ -78,7 +78,7 @@ pub(super) fn check(path: &str, transfer: &Transfer, to: Option<&Endpoint>) -> V
             endpoint.name
         );
         refuse(message, "remove it, and grant access with the bucket's policy");
-    } else if transfer.to.location.bucket.is_directory_bucket() && to.is_some_and(Endpoint::is_aws) {
+    } else if transfer.to.location.bucket.is_directory_bucket() && to.is_some_and(ResolvedEndpoint::is_aws) {
         let message = format!("{} is a directory bucket, which has no ACLs", transfer.to.location.bucket);
         refuse(message, "remove it");
     }

@@ -23,6 +23,7 @@ use super::job::{
 };
 use super::keys::{GlobError, KeyGlob, KeyMap, Template, TemplateError};
 use super::moment::{Ages, Moment, MomentError};
+use crate::endpoint::{Environment, ProxyError, ProxySetting};
 use crate::location::{LocalPath, LocationError, S3Uri};
 use crate::size::{ByteRate, ByteSize, SizeError, parse_duration};
 
@@ -36,13 +37,20 @@ pub(super) struct Built {
 }
 
 /// Reads what the file says. `default_name` names the job when the file does not.
-pub(super) fn build(file: ManifestFile, default_name: &str, doubts: &Doubts) -> Built {
+pub(super) fn build(
+    file: ManifestFile,
+    default_name: &str,
+    environment: &Environment,
+    doubts: &Doubts,
+) -> Built {
     let mut reader = Reader { doubts, findings: Vec::new() };
-    let mut endpoints = BTreeMap::from([(DEFAULT_ENDPOINT.to_owned(), Endpoint::default())]);
+    let mut endpoints = BTreeMap::new();
     for (name, section) in file.endpoints.unwrap_or_default() {
-        let endpoint = reader.endpoint(&name, section);
+        let endpoint = reader.endpoint(&name, section).resolve(environment);
         endpoints.insert(name, endpoint);
     }
+    let default = || Endpoint::default().resolve(environment);
+    endpoints.entry(DEFAULT_ENDPOINT.to_owned()).or_insert_with(default);
     let defaults = file.defaults.unwrap_or_default();
     let mut transfers = Vec::new();
     let mut indices = Vec::new();
@@ -119,11 +127,24 @@ impl Reader<'_> {
             profile: section.profile,
             // Without an ARN the shape of the file was already refused.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),
+            ca_bundle: section.ca_bundle.map(|path| LocalPath(path.into())),
+            proxy: section.proxy.and_then(|text| self.proxy(name, &text)),
             provider: section.provider.unwrap_or_default(),
             capabilities: section
                 .capabilities
                 .unwrap_or_default()
                 .sized(|field, text| self.read(&format!("endpoints.{name}.capabilities.{field}"), text)),
+        }
+    }
+
+    fn proxy(&mut self, endpoint: &str, text: &str) -> Option<ProxySetting> {
+        match text.parse() {
+            Ok(proxy) => Some(proxy),
+            Err(error) => {
+                let error: ProxyError = error;
+                self.refuse(&format!("endpoints.{endpoint}.proxy"), error, ProxyError::REMEDY);
+                None
+            }
         }
     }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use super::diagnose::{Doubts, Finding};
 use super::job::{
-    Access, AssumeRole, Destination, Encryption, Endpoint, Job, MAX_PART, MIN_PART, PartSize, Provider,
-    Selection, Source, Transfer, Versions,
+    Access, AssumeRole, Destination, Encryption, Job, MAX_PART, MIN_PART, PartSize, Provider,
+    ResolvedEndpoint, Selection, Source, Transfer, Versions,
 };
 use super::keys::{KeyGlob, Piece};
 use super::moment::{Age, Ages};
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, compare, tenant};
+use crate::endpoint::url_mistake;
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
@@ -132,12 +133,19 @@ impl<'j> Rules<'j> {
         }
     }
 
-    fn endpoint(&mut self, path: &str, name: &str, endpoint: &Endpoint) {
+    fn endpoint(&mut self, path: &str, name: &str, resolved: &ResolvedEndpoint) {
         self.name(path, name);
+        let endpoint = &resolved.stated;
         if let Some((message, remedy)) = endpoint.url.as_deref().and_then(url_mistake) {
             self.refuse(&format!("{path}.url"), message, remedy);
         }
-        let aws = endpoint.url.is_none() && !self.doubts.about(&format!("{path}.url"));
+        for mistake in &resolved.mistakes {
+            // What only the environment says is refused when a transfer connects to the endpoint.
+            if let Some(field) = mistake.field {
+                self.refuse(&format!("{path}.{field}"), &*mistake.message, &*mistake.remedy);
+            }
+        }
+        let aws = resolved.url.is_none() && !self.doubts.about(&format!("{path}.url"));
         if aws && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
             let message = "without `url` this endpoint is AWS, not another provider";
             self.refuse(&format!("{path}.provider"), message, "add the server's `url`");
@@ -203,14 +211,15 @@ impl<'j> Rules<'j> {
         let from =
             transfer.from.s3().and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
         let to = self.known(&format!("{path}.to.endpoint"), &transfer.to.endpoint);
-        let sure = |endpoint: &&Endpoint| !self.doubts.about(&format!("endpoints.{}", endpoint.name));
+        let sure = |endpoint: &&ResolvedEndpoint| !self.doubts.about(&format!("endpoints.{}", endpoint.name));
         let sure = [from, to].iter().flatten().all(sure)
             && !self.doubts.about(&format!("{path}.from.endpoint"))
             && !self.doubts.about(&format!("{path}.to.endpoint"));
         if let (Some(from), Some(to), true) = (from, to, sure) {
             self.one_server(path, from, to);
         }
-        let aws = |endpoint: Option<&Endpoint>| sure && endpoint.is_some_and(Endpoint::is_aws);
+        let aws =
+            |endpoint: Option<&ResolvedEndpoint>| sure && endpoint.is_some_and(ResolvedEndpoint::is_aws);
         let places = transfer.from.s3().map(|(_, location)| ("from", from, location));
         for (side, endpoint, location) in places.into_iter().chain([("to", to, &transfer.to.location)]) {
             let mistake = endpoint.filter(|_| sure).and_then(|at| tenant::mistake(&location.bucket, at));
@@ -231,7 +240,7 @@ impl<'j> Rules<'j> {
         self.findings.extend(compare::check(path, transfer));
     }
 
-    fn known(&mut self, path: &str, name: &str) -> Option<&'j Endpoint> {
+    fn known(&mut self, path: &str, name: &str) -> Option<&'j ResolvedEndpoint> {
         let endpoints = &self.job.endpoints;
         let endpoint = endpoints.get(name);
         if endpoint.is_none() {
@@ -245,7 +254,7 @@ impl<'j> Rules<'j> {
         endpoint
     }
 
-    fn access(&mut self, path: &str, access: &Access, endpoint: Option<&Endpoint>) {
+    fn access(&mut self, path: &str, access: &Access, endpoint: Option<&ResolvedEndpoint>) {
         let Some(owner) = &access.expected_owner else { return };
         let path = format!("{path}.expected_owner");
         if owner.len() != 12 || !owner.bytes().all(|b| b.is_ascii_digit()) {
@@ -258,28 +267,20 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// S3 copies by itself only between buckets that it holds both.
-    fn one_server(&mut self, path: &str, from: &Endpoint, to: &Endpoint) {
-        let place = |endpoint: &Endpoint| match &endpoint.url {
-            Some(url) => format!("`{}` ({url})", endpoint.name),
-            None => format!("`{}` (AWS)", endpoint.name),
-        };
-        if !from.is_same_server(to) {
-            let message = format!(
-                "server-side copy is not possible between two endpoints: {} and {}",
-                place(from),
-                place(to)
-            );
-            let remedy = "copy within one endpoint (name it in both `from` and `to`); \
-                          this version does not relay bytes between servers";
-            self.refuse(&format!("{path}.to.endpoint"), message, remedy);
-        } else if let (true, Some(here), Some(there)) = (from.is_aws(), &from.region, &to.region)
-            && partition(here) != partition(there)
-        {
-            let message = format!("S3 does not copy between AWS partitions: {here} and {there}");
-            let remedy = "copy within one partition; this version does not relay bytes";
-            self.refuse(&format!("{path}.to.endpoint"), message, remedy);
+    /// S3 copies only between buckets of one server. A copy between two would go to a bucket of the
+    /// same name at the destination's server.
+    fn one_server(&mut self, path: &str, from: &ResolvedEndpoint, to: &ResolvedEndpoint) {
+        if from.is_same_server(to) {
+            return;
         }
+        let message = format!(
+            "server-side copy is not possible between two servers: {} and {}",
+            from.describe(),
+            to.describe()
+        );
+        let remedy = "copy within one endpoint (name it in both `from` and `to`); \
+                      this version does not relay bytes between servers";
+        self.refuse(&format!("{path}.to.endpoint"), message, remedy);
     }
 
     fn source(&mut self, path: &str, source: &Source) {
@@ -499,44 +500,4 @@ fn first_condition(select: &Selection) -> Option<&'static str> {
 /// True for a path that can only be a directory; whether another one is shows when the run starts.
 fn is_directory(path: &LocalPath) -> bool {
     path.as_path().to_string_lossy().ends_with('/') || path.as_path().file_name().is_none()
-}
-
-/// Which of AWS's separate worlds a region belongs to.
-fn partition(region: &str) -> &str {
-    match region.split('-').collect::<Vec<_>>().as_slice() {
-        ["cn", ..] => "aws-cn",
-        ["us", "gov", ..] => "aws-us-gov",
-        [_, iso, ..] if iso.starts_with("iso") => iso,
-        _ => "aws",
-    }
-}
-
-/// What keeps a URL from being scheme, host and port.
-fn url_mistake(url: &str) -> Option<(String, String)> {
-    let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
-        let host = url.rsplit("://").next().unwrap_or(url);
-        return Some((format!("`{url}` is not a URL"), format!("write https://{host}")));
-    };
-    if rest.contains('@') {
-        let remedy = format!("write {scheme}://host, and use `profile:` for the credentials");
-        return Some(("secrets never stand in a manifest: this URL has a user".to_owned(), remedy));
-    }
-    let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if !matches!(behind, "" | "/") {
-        let remedy = format!("write {scheme}://{host}; buckets and keys go into s3://bucket/key");
-        return Some((format!("an endpoint has no path: `{behind}`"), remedy));
-    }
-    let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
-            (address, port.strip_prefix(':').or((!port.is_empty()).then_some("")))
-        }
-        _ => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
-    };
-    let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-    if name.is_empty() || !name.chars().all(legal) || !port_fits {
-        let remedy = "write for instance https://s3.example.internal:9000".to_owned();
-        return Some((format!("`{host}` is not a host with perhaps a port"), remedy));
-    }
-    None
 }

@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::capabilities::Overrides;
 use super::job::{
     Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider,
     RestoreTier, Symlinks, Verify, When,
 };
+use crate::endpoint::capabilities::Overrides;
 
 /// A job of s3haul: what is copied from where to where. Values may use ${NAME} from the environment; $${ is a
 /// literal ${.
@@ -75,6 +75,13 @@ pub struct EndpointSection {
     /// A role to take on with the profile's or the ambient credentials.
     #[schemars(extend("examples" = [{"arn": "arn:aws:iam::111122223333:role/s3haul"}]))]
     pub assume_role: Option<AssumeRoleSection>,
+    /// A file of PEM certificates. Connections trust these and no others.
+    #[schemars(extend("examples" = ["/etc/ssl/corp-ca.pem"]))]
+    pub ca_bundle: Option<String>,
+    /// The HTTP proxy for this endpoint: its URL, or `none` to connect directly. Default: HTTPS_PROXY,
+    /// HTTP_PROXY, ALL_PROXY, and NO_PROXY of the environment.
+    #[schemars(extend("examples" = ["http://proxy.example.com:3128"]))]
+    pub proxy: Option<String>,
     /// Whose server it is, which decides what can be expected of it.
     #[schemars(extend("default" = "auto"))]
     pub provider: Option<Provider>,

@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::acl::CannedAcl;
-use super::capabilities::Overrides;
 pub use super::check::check;
 pub use super::compare::Compare;
 use super::keys::{KeyGlob, KeyMap};
@@ -25,11 +23,9 @@ pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
 pub use super::traces::{JournalPlace, ReportPaths};
+pub use crate::endpoint::{AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::ByteSize;
-
-/// The endpoint that a transfer uses when it names none: AWS, with whatever credentials the environment offers.
-pub const DEFAULT_ENDPOINT: &str = "default";
 
 /// Everything that one run does: transfers, begun in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +33,7 @@ pub struct Job {
     /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name without extension.
     pub name: String,
     /// By name; [`DEFAULT_ENDPOINT`] is always there.
-    pub endpoints: BTreeMap<String, Endpoint>,
+    pub endpoints: BTreeMap<String, ResolvedEndpoint>,
     /// At least one. A later transfer may read what an earlier one wrote, and then waits for its end.
     pub transfers: Vec<Transfer>,
     /// Ceilings for the whole run.
@@ -49,113 +45,6 @@ pub struct Job {
     /// Uploads that are open at the keys to be written, and that no journal knows, are taken up where their parts can be
     /// proven. Whoever runs the job says so, because only they know that nobody else is at work on these keys.
     pub claims: bool,
-}
-
-/// A server that speaks S3, and who we are there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The name that transfers use.
-    pub name: String,
-    /// `http(s)://host[:port]`, without a path; `None` is AWS.
-    pub url: Option<String>,
-    /// `None`: what the environment says, `us-east-1` at the last.
-    pub region: Option<String>,
-    /// `https://host/bucket/key` instead of `https://bucket.host/key`; `None` lets the client decide.
-    pub path_style: Option<bool>,
-    /// A profile of the AWS configuration files.
-    pub profile: Option<String>,
-    /// A role to take on with the profile's or the ambient credentials.
-    pub assume_role: Option<AssumeRole>,
-    /// Whose server it is, which decides what can be expected of it.
-    pub provider: Provider,
-    /// What is known better about this one.
-    pub capabilities: Overrides<ByteSize>,
-}
-
-/// Whose S3 an endpoint is. Servers differ in part limits, conditions, checksums and tags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    /// AWS when the endpoint has no `url`, else a server of which only the common ground of S3 is expected.
-    #[default]
-    Auto,
-    /// Amazon S3, also behind a VPC endpoint's `url`.
-    Aws,
-    /// MinIO, also as `AIStor`.
-    Minio,
-    /// Ceph's RADOS gateway.
-    Ceph,
-    /// SeaweedFS.
-    Seaweedfs,
-    /// Garage.
-    Garage,
-    /// Cloudflare R2.
-    R2,
-    /// Backblaze B2.
-    B2,
-    /// Wasabi.
-    Wasabi,
-    /// Google Cloud Storage through its XML API.
-    Gcs,
-    /// Storj.
-    Storj,
-    /// Scaleway Object Storage.
-    Scaleway,
-    /// `DigitalOcean` Spaces.
-    Digitalocean,
-    /// Alibaba Cloud OSS.
-    Alibaba,
-    /// Tencent Cloud COS.
-    Tencent,
-    /// IBM Cloud Object Storage.
-    Ibm,
-    /// Oracle Cloud Infrastructure Object Storage.
-    Oracle,
-    /// Any other server.
-    Other,
-}
-
-impl Provider {
-    /// All of them, in the order of documentation.
-    pub const ALL: [Self; 18] = [
-        Self::Auto,
-        Self::Aws,
-        Self::Minio,
-        Self::Ceph,
-        Self::Seaweedfs,
-        Self::Garage,
-        Self::R2,
-        Self::B2,
-        Self::Wasabi,
-        Self::Gcs,
-        Self::Storj,
-        Self::Scaleway,
-        Self::Digitalocean,
-        Self::Alibaba,
-        Self::Tencent,
-        Self::Ibm,
-        Self::Oracle,
-        Self::Other,
-    ];
-
-    /// Returns true for servers whose buckets belong to tenants, so that `tenant:bucket` names one.
-    #[must_use]
-    pub const fn has_tenants(self) -> bool {
-        matches!(self, Self::Ceph)
-    }
-}
-
-/// An IAM role to assume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AssumeRole {
-    /// `arn:aws:iam::111122223333:role/name`.
-    pub arn: String,
-    /// The shared word that the role's trust policy may ask for.
-    pub external_id: Option<String>,
-    /// How the session is named in `CloudTrail`.
-    pub session_name: Option<String>,
-    /// How long one set of credentials lasts; 15 minutes to 12 hours.
-    pub duration: Option<Duration>,
 }
 
 /// One from → to.
@@ -451,43 +340,6 @@ pub struct Selection {
     pub storage_classes: Vec<String>,
 }
 
-impl Default for Endpoint {
-    /// AWS with ambient credentials, named [`DEFAULT_ENDPOINT`].
-    fn default() -> Self {
-        Self {
-            name: DEFAULT_ENDPOINT.to_owned(),
-            url: None,
-            region: None,
-            path_style: None,
-            profile: None,
-            assume_role: None,
-            provider: Provider::Auto,
-            capabilities: Overrides::default(),
-        }
-    }
-}
-
-impl Endpoint {
-    /// True for Amazon S3: no `url`, or one of AWS's own hosts.
-    #[must_use]
-    pub fn is_aws(&self) -> bool {
-        self.url.as_deref().is_none_or(|url| {
-            let host = url.split("://").nth(1).unwrap_or(url);
-            let host = host.split(['/', ':']).next().unwrap_or(host);
-            host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn")
-        })
-    }
-
-    /// True when both names lead to the same buckets, so that S3 can copy from one to the other by itself.
-    #[must_use]
-    pub fn is_same_server(&self, other: &Self) -> bool {
-        let origin = |endpoint: &Self| {
-            endpoint.url.as_deref().map(|url| url.trim_end_matches('/').to_ascii_lowercase())
-        };
-        (self.is_aws() && other.is_aws()) || origin(self) == origin(other)
-    }
-}
-
 impl Source {
     /// The endpoint's name and the location, when this is in S3.
     #[must_use]
@@ -573,15 +425,21 @@ impl Transfer {
 }
 
 impl Job {
-    /// The job of a one-off command line: one transfer, and the endpoints that it names besides the default one.
+    /// Returns the job of a one-off command line: one transfer, and the endpoints that it names.
+    /// [`DEFAULT_ENDPOINT`] is Amazon S3 as this process sees it, unless it is among them.
     /// Call [`check`] on it.
     #[must_use]
-    pub fn single(transfer: Transfer, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        let default = Endpoint::default();
-        let all = std::iter::once(default).chain(endpoints);
+    pub fn single(
+        transfer: Transfer,
+        endpoints: impl IntoIterator<Item = impl Into<ResolvedEndpoint>>,
+    ) -> Self {
+        let named = endpoints.into_iter().map(Into::into);
+        let mut all: BTreeMap<_, ResolvedEndpoint> =
+            named.map(|endpoint| (endpoint.name.clone(), endpoint)).collect();
+        all.entry(DEFAULT_ENDPOINT.to_owned()).or_insert_with(|| Endpoint::default().into());
         Self {
             name: transfer.name.clone(),
-            endpoints: all.map(|endpoint| (endpoint.name.clone(), endpoint)).collect(),
+            endpoints: all,
             transfers: vec![transfer],
             limits: Limits::default(),
             report: ReportPaths::default(),

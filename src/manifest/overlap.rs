@@ -17,13 +17,13 @@
 //! bucket and its access point count as two where something would be refused, and as one where somebody would wait.
 
 use super::diagnose::{Doubts, Finding};
-use super::job::{Endpoint, Job, Source, Transfer, Versions};
+use super::job::{Job, ResolvedEndpoint, Source, Transfer, Versions};
 use crate::location::BucketName;
 
 /// Keys that a transfer reads or writes: all with a prefix, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Region<'j> {
-    endpoint: &'j Endpoint,
+    endpoint: &'j ResolvedEndpoint,
     bucket: &'j BucketName,
     key: String,
     exact: bool,
@@ -263,6 +263,7 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Environment;
     use crate::manifest::parse;
 
     #[test]
@@ -283,7 +284,7 @@ mod tests {
             let one =
                 |(from, to): (&str, &str)| format!("  - {{from: {{s3: '{from}'}}, to: {{s3: '{to}'}}}}\n");
             let text = format!("version: 1\ntransfers:\n{}{}", one(earlier), one(later));
-            let job = parse(&text, "job.yaml", &|_| None).unwrap();
+            let job = parse(&text, "job.yaml", &Environment::default()).unwrap();
             assert_eq!(must_wait(&job, &job.transfers[1], &job.transfers[0]), waits, "{earlier:?} {later:?}");
         }
     }

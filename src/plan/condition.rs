@@ -9,7 +9,7 @@
 //! the key is looked at just before it, and a moment stays in which it can be taken.
 
 use super::decide::Route;
-use crate::manifest::capabilities::ConditionalWrite;
+use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::When;
 use crate::s3::{Capabilities, WriteCondition};
 

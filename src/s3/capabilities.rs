@@ -11,9 +11,9 @@
 
 use std::fmt;
 
+use crate::endpoint::capabilities::{ConditionalWrite, Overrides};
+use crate::endpoint::{Provider, ResolvedEndpoint};
 use crate::location::BucketName;
-use crate::manifest::capabilities::{ConditionalWrite, Overrides};
-use crate::manifest::job::{Endpoint, Provider};
 use crate::size::{ByteSize, GIB, MIB};
 
 /// Limits on the parts of a multipart upload.
@@ -328,14 +328,10 @@ impl Capabilities {
         }
     }
 
-    /// What an endpoint can do, by its provider and what the manifest knows better.
+    /// Returns what an endpoint can do, by its provider and what the manifest knows better.
     #[must_use]
-    pub fn of(endpoint: &Endpoint) -> Self {
-        let profile = match endpoint.provider {
-            Provider::Auto if endpoint.is_aws() => Self::AWS,
-            provider => Self::profile(provider),
-        };
-        profile.with(&endpoint.capabilities)
+    pub fn of(endpoint: &ResolvedEndpoint) -> Self {
+        Self::profile(endpoint.provider).with(&endpoint.stated.capabilities)
     }
 
     /// The same in one bucket. Directory buckets are told by their names, and only on AWS: elsewhere the name means
@@ -405,6 +401,7 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::{Endpoint, Environment};
 
     #[test]
     fn the_largest_object_is_ten_thousand_full_parts() {
@@ -416,11 +413,12 @@ mod tests {
     #[test]
     fn an_unknown_server_is_trusted_with_nothing_that_it_may_ignore() {
         let endpoint = Endpoint { url: Some("https://s3.example.net".to_owned()), ..Endpoint::default() };
-        let capabilities = Capabilities::of(&endpoint);
+        let capabilities = Capabilities::of(&endpoint.resolve(&Environment::default()));
         assert!(!capabilities.copy_conditions && !capabilities.content_etags && !capabilities.checksums);
         assert!(!capabilities.part_conditions && !capabilities.ordered_lists);
         assert_eq!((capabilities.if_none_match, capabilities.if_match), (OnWrites::NONE, OnWrites::NONE));
-        assert_eq!(Capabilities::of(&Endpoint::default()), Capabilities::AWS);
+        let amazon = Endpoint::default().resolve(&Environment::default());
+        assert_eq!(Capabilities::of(&amazon), Capabilities::AWS);
     }
 
     #[test]
@@ -435,7 +433,7 @@ mod tests {
         };
         let url = Some("https://s3.example.net".to_owned());
         let endpoint = Endpoint { url, capabilities: stated, ..Endpoint::default() };
-        let found = Capabilities::of(&endpoint);
+        let found = Capabilities::of(&endpoint.resolve(&Environment::default()));
         let expected = Capabilities {
             copy_conditions: true,
             if_none_match: OnWrites { complete: true, ..OnWrites::NONE },

@@ -6,22 +6,26 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_sdk_s3::config::{SharedCredentialsProvider, StalledStreamProtectionConfig};
-use aws_types::service_config::ServiceConfigKey;
+use aws_sdk_s3::config::{
+    ProvideCredentials as _, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
 
 use super::access::AccessHeaders;
 use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
 use super::pool::{CONNECT_TIMEOUT, http_client};
+use super::providers::{Foundation, Used};
 use super::{Capabilities, CustomerKey, Trial};
+use super::{Failure, FailureKind, Operation};
+use crate::endpoint::{Endpoint, Provider, ResolvedEndpoint};
 use crate::location::BucketName;
-use crate::manifest::job::{Access, Endpoint, Provider};
+use crate::manifest::job::Access;
 
 /// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the environment.
 #[derive(Clone)]
@@ -42,19 +46,29 @@ impl std::fmt::Debug for StaticCredentials {
 /// How to reach an endpoint.
 #[derive(Clone)]
 pub struct Connect {
-    /// The endpoint as the manifest describes it.
-    pub endpoint: Endpoint,
+    /// The endpoint, with every setting decided.
+    pub endpoint: ResolvedEndpoint,
     /// Overrides the endpoint's region, once the bucket's own is known.
     pub region: Option<String>,
     /// Fixed credentials instead of the ambient chain.
     pub credentials: Option<StaticCredentials>,
 }
 
-impl From<Endpoint> for Connect {
-    fn from(endpoint: Endpoint) -> Self {
+impl From<ResolvedEndpoint> for Connect {
+    fn from(endpoint: ResolvedEndpoint) -> Self {
         Self { endpoint, region: None, credentials: None }
     }
 }
+
+impl From<Endpoint> for Connect {
+    /// Resolves the endpoint as this process sees it.
+    fn from(endpoint: Endpoint) -> Self {
+        ResolvedEndpoint::from(endpoint).into()
+    }
+}
+
+/// How long the identity may take: it is asked for a message only.
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends single requests to one endpoint in one region. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -74,43 +88,63 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    endpoint: String,
-    url: Option<String>,
+    endpoint: ResolvedEndpoint,
     region: String,
-    region_was_given: bool,
-    /// Amazon S3, also behind a `url` that says `provider: aws`.
+    /// Amazon S3, also behind a URL of another host if the manifest says `provider: aws`.
     is_aws: bool,
     /// Without the headers of any bucket.
     plain: aws_sdk_s3::Client,
     identities: Identities,
+    /// Where requests to the Security Token Service go.
+    sts: SdkConfig,
+    /// Where the credentials came from, once there are some.
+    source: Used,
 }
 
 impl Client {
-    /// Prepares a client; nothing is sent yet (credentials are asked for with the first request).
-    pub async fn connect(connect: Connect) -> Self {
-        let Connect { mut endpoint, region, credentials } = connect;
-        let base = ambient_config(&endpoint, region.as_deref(), credentials).await;
-        // What the environment or the profile says decides whose server it is, and so what may be relied on.
-        endpoint.url = endpoint.url.or_else(|| ambient_url(&base));
+    /// Prepares a client. Sends nothing: credentials are asked for with the first request.
+    ///
+    /// # Errors
+    /// [`FailureKind::Configuration`] if no connection can be made with the endpoint's settings.
+    pub async fn connect(connect: Connect) -> Result<Self, Failure> {
+        let Connect { endpoint, region, credentials } = connect;
+        let refuse = |message: String| {
+            Failure::new(FailureKind::Configuration, Operation::HeadBucket, endpoint.describe(), message)
+        };
+        if let Some(mistake) = endpoint.mistakes.first() {
+            return Err(refuse(format!("{}; {}", mistake.message, mistake.remedy)));
+        }
+        let http_client = http_client(&endpoint.network).map_err(|error| refuse(error.to_string()))?;
+        let region = region.unwrap_or_else(|| endpoint.region.value.clone());
+        let foundation = Foundation {
+            endpoint: &endpoint,
+            region: Region::new(region.clone()),
+            http_client: http_client.clone(),
+        };
+        let (credentials, source) = foundation.credentials(credentials).await;
         let capabilities = Capabilities::of(&endpoint);
-        let url = endpoint.url.clone().filter(|_| !endpoint.is_aws());
-        let is_aws = url.is_none() || endpoint.provider == Provider::Aws;
-        let region_was_given = endpoint.region.is_some();
+        let is_aws = endpoint.is_aws() || endpoint.provider == Provider::Aws;
         let identities = Identities::new((&endpoint).into());
-        let mut config = aws_sdk_s3::config::Builder::from(&base)
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .http_client(http_client)
+            .region(Region::new(region.clone()))
+            .credentials_provider(credentials.clone())
             .identity_cache(identities.clone())
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
+            .use_fips(endpoint.use_fips)
+            .use_dual_stack(endpoint.use_dual_stack)
             .use_arn_region(true);
-        if let Some(url) = &endpoint.url {
+        if let Some(url) = endpoint.url() {
             config = config.endpoint_url(url);
         }
-        if url.is_some() {
+        if !endpoint.is_aws() {
             // The sessions of directory buckets are AWS's own; elsewhere a bucket may just be called so.
             config = config.disable_s3_express_session_auth(true);
         }
-        if let Some(path_style) = endpoint.path_style.or(url.is_some().then_some(true)) {
+        if let Some(path_style) = endpoint.path_style {
             config = config.force_path_style(path_style);
         }
         if !capabilities.checksums {
@@ -118,20 +152,19 @@ impl Client {
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         }
-        let region = base.region().map_or_else(|| "us-east-1".to_owned(), ToString::to_string);
+        let sts = foundation.sts_config(credentials);
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
         let plain = sdk.clone();
-        let endpoint = endpoint.name;
-        Self {
+        Ok(Self {
             sdk,
-            shared: Arc::new(Shared { endpoint, url, region, region_was_given, is_aws, plain, identities }),
+            shared: Arc::new(Shared { endpoint, region, is_aws, plain, identities, sts, source }),
             headers: AccessHeaders::default(),
             capabilities: Arc::new(capabilities),
             customer_key: None,
             bucket: None,
             way: Arc::default(),
             signs_bodies: false,
-        }
+        })
     }
 
     /// The same client for objects that this customer key (SSE-C) encrypts, or none.
@@ -226,13 +259,51 @@ impl Client {
     /// The endpoint's name in the manifest.
     #[must_use]
     pub fn endpoint(&self) -> &str {
-        &self.shared.endpoint
+        &self.shared.endpoint.name
     }
 
     /// The endpoint's URL, when it is not AWS's own.
     #[must_use]
     pub fn url(&self) -> Option<&str> {
-        self.shared.url.as_deref()
+        self.shared.endpoint.url().filter(|_| !self.shared.endpoint.is_aws())
+    }
+
+    /// Returns who this client is and where: identity, Region, and URL. Asks the Security Token
+    /// Service on AWS; elsewhere, and where it does not answer, names the access key's last four
+    /// characters and where the key comes from.
+    pub async fn who_and_where(&self) -> String {
+        let endpoint = &self.shared.endpoint;
+        let url = endpoint.url().map_or_else(|| public_url(&self.shared.region), str::to_owned);
+        let place = format!("{}, {url}", self.shared.region);
+        let proxy = if url.starts_with("http://") { &endpoint.network.http } else { &endpoint.network.https };
+        let proxy = proxy.as_ref().map(|proxy| format!(", through {}", proxy.value)).unwrap_or_default();
+        format!("{}: {}, {place}{proxy}", endpoint.name, self.who().await)
+    }
+
+    async fn who(&self) -> String {
+        let endpoint = &self.shared.endpoint;
+        let Some(provider) = self.shared.sts.credentials_provider() else { return "nobody".to_owned() };
+        let credentials = match provider.provide_credentials().await {
+            Ok(credentials) => credentials,
+            Err(error) => return format!("no credentials ({})", super::causes::plain(&error)),
+        };
+        let key = credentials.access_key_id();
+        let last = key.char_indices().rev().nth(3).map_or(key, |(at, _)| &key[at..]);
+        let source = self.shared.source.get().map_or_else(|| "fixed".to_owned(), ToString::to_string);
+        let origin = match &endpoint.assume_role {
+            Some(role) => format!("{}, assumed with {source}", role.arn),
+            None => source,
+        };
+        if !endpoint.is_aws() {
+            return format!("access key …{last} ({origin})");
+        }
+        let asked = aws_sdk_sts::Client::new(&self.shared.sts).get_caller_identity().send();
+        match tokio::time::timeout(IDENTITY_PATIENCE, asked).await {
+            Ok(Ok(answer)) if answer.arn().is_some() => {
+                format!("{} ({origin})", answer.arn().unwrap_or_default())
+            }
+            _ => format!("access key …{last} ({origin}; sts:GetCallerIdentity did not answer)"),
+        }
     }
 
     /// Which credentials requests are signed with now, for [`Client::forget_credentials`].
@@ -261,64 +332,18 @@ impl Client {
     /// True when the manifest names the region, so that another one is a mistake to report and not to repair.
     #[must_use]
     pub fn region_was_given(&self) -> bool {
-        self.shared.region_was_given
+        self.shared.endpoint.region_is_stated()
     }
 
-    /// True for the same server in the same region: only then can one copy from the other's buckets by itself.
+    /// True for the same server: only then can one copy from the other's buckets by itself.
     #[must_use]
     pub fn same_server(&self, other: &Self) -> bool {
-        self.shared.url == other.shared.url
+        self.shared.endpoint.is_same_server(&other.shared.endpoint)
     }
 }
 
-/// Region, credentials and `HTTP` pool, from the endpoint first and from the environment and profile otherwise.
-async fn ambient_config(
-    endpoint: &Endpoint,
-    region: Option<&str>,
-    credentials: Option<StaticCredentials>,
-) -> SdkConfig {
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http_client())
-        .retry_config(RetryConfig::standard());
-    if let Some(profile) = &endpoint.profile {
-        loader = loader.profile_name(profile);
-    }
-    match region.or(endpoint.region.as_deref()) {
-        Some(region) => loader = loader.region(Region::new(region.to_owned())),
-        None if endpoint.url.is_some() || credentials.is_some() => {
-            loader = loader.region(Region::from_static("us-east-1"));
-        }
-        None => {}
-    }
-    if let Some(StaticCredentials { access_key, secret_key }) = credentials {
-        loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "s3haul"));
-    }
-    let mut config = loader.load().await;
-    if config.region().is_none() {
-        config = config.into_builder().region(Region::from_static("us-east-1")).build();
-    }
-    let Some(role) = &endpoint.assume_role else { return config };
-    let mut provider = AssumeRoleProvider::builder(&role.arn)
-        .session_name(role.session_name.as_deref().unwrap_or("s3haul"))
-        .configure(&config);
-    if let Some(id) = &role.external_id {
-        provider = provider.external_id(id);
-    }
-    if let Some(duration) = role.duration {
-        provider = provider.session_length(duration);
-    }
-    let provider = SharedCredentialsProvider::new(provider.build().await);
-    config.into_builder().credentials_provider(provider).build()
-}
-
-/// The URL that `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile give, in the SDK's own order.
-fn ambient_url(base: &SdkConfig) -> Option<String> {
-    let key = ServiceConfigKey::builder()
-        .service_id("S3")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build()
-        .ok()?;
-    let of_service = base.service_config().and_then(|config| config.load_config(key));
-    of_service.or_else(|| base.endpoint_url().map(str::to_owned))
+/// The public endpoint of Amazon S3, as the SDK resolves it.
+fn public_url(region: &str) -> String {
+    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    format!("https://s3.{region}.{domain}")
 }

@@ -20,7 +20,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::causes::{causes, find, one_line, plain};
 use super::failure::tls;
-use crate::manifest::job::Endpoint;
+use crate::endpoint::ResolvedEndpoint;
 
 /// What the SDK says when the metadata service answers 403. Its type for it is private.
 const METADATA_SHUT_OFF: &str = "IMDS is disabled or the caller has insufficient permissions";
@@ -51,10 +51,10 @@ pub(super) struct Origin {
     role: Option<String>,
 }
 
-impl From<&Endpoint> for Origin {
-    fn from(endpoint: &Endpoint) -> Self {
+impl From<&ResolvedEndpoint> for Origin {
+    fn from(endpoint: &ResolvedEndpoint) -> Self {
         let role = endpoint.assume_role.as_ref().map(|role| role.arn.clone());
-        Self { profile: endpoint.profile.clone(), role }
+        Self { profile: endpoint.stated.profile.clone(), role }
     }
 }
 

@@ -72,6 +72,8 @@ pub enum FailureKind {
     Unprovable,
     /// The job requires an attribute of the source that the copy can not have.
     NotKept,
+    /// The endpoint's own settings are wrong: a profile, a proxy, a file of certificates.
+    Configuration,
     /// A file of this machine could not be read.
     Local,
     /// The run was asked to stop before this was done.
@@ -167,6 +169,7 @@ impl FailureKind {
             Self::Diverged => "diverged",
             Self::Unprovable => "unprovable",
             Self::NotKept => "not-kept",
+            Self::Configuration => "configuration",
             Self::Local => "local-file",
             Self::Stopped => "stopped",
             Self::Bug => "bug",
@@ -218,6 +221,8 @@ impl FailureKind {
                 "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
             }
             Self::NotKept => "write `try` or `replace` for it under `preserve`".into(),
+            // The message has it: each setting has a remedy of its own.
+            Self::Configuration => String::new(),
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Bug => "please report it".into(),
@@ -335,7 +340,10 @@ impl fmt::Display for Failure {
         if let Some(id) = request_id {
             write!(f, " [request {id}]")?;
         }
-        write!(f, "; {}", kind.remedy())
+        match kind.remedy() {
+            remedy if remedy.is_empty() => Ok(()),
+            remedy => write!(f, "; {remedy}"),
+        }
     }
 }
 

@@ -1,65 +1,172 @@
-//! The one HTTP client of the process: connections and TLS sessions are shared by all endpoints and all their clients.
+//! The HTTP clients of the process. Endpoints with equal network settings share connections and TLS
+//! sessions.
 //!
-//! What TLS takes, above all the machine's list of some hundred and fifty trusted certificates, is read with the first
-//! request that goes over TLS: for an endpoint on plain HTTP that is never, and half of the processor time of the start-up
-//! (15 ms until the first request with it, 8 without).
+//! The SDK's own client would do, if it knew proxies and private certificate authorities: it takes
+//! neither from the environment. So each set of settings gets two pools, one for `http://` and one
+//! for `https://`. What TLS needs, above all the machine's list of some 150 trusted certificates, is
+//! read with the first request that goes over TLS. An endpoint on plain HTTP never pays for it: the
+//! list is half of the processor time at start-up (15 ms until the first request with it, 8 without).
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::config::RuntimeComponents;
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::http::HttpRequest;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_http_client::{Builder, Connector as HttpPool, tls};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use thiserror::Error;
+
+use crate::endpoint::{Network, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 
-/// The client.
-pub(super) fn http_client() -> SharedHttpClient {
-    static CLIENT: OnceLock<SharedHttpClient> = OnceLock::new();
-    CLIENT.get_or_init(|| SharedHttpClient::new(Pools)).clone()
+/// Network settings that no connection can be made with.
+#[derive(Debug, Error)]
+pub(super) enum NetworkError {
+    /// The file of certificates cannot be read.
+    #[error("the CA bundle {path} ({origin}) cannot be read: {error}", path = path.display())]
+    Unreadable { path: PathBuf, origin: String, error: std::io::Error },
+    /// The file holds no certificate.
+    #[error("the CA bundle {path} ({origin}) holds no certificate in PEM format", path = path.display())]
+    Empty { path: PathBuf, origin: String },
 }
 
-fn plain() -> &'static SharedHttpClient {
-    static PLAIN: OnceLock<SharedHttpClient> = OnceLock::new();
-    // Trusts nobody, and is never asked to.
-    PLAIN.get_or_init(|| client(TrustStore::empty()))
+/// Settings of a client in a form that can be compared and hashed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Settings {
+    http: Option<ProxyUrl>,
+    https: Option<ProxyUrl>,
+    no_proxy: String,
+    /// The trusted certificates in PEM format; `None` for those of the machine.
+    trusted: Option<Vec<Vec<u8>>>,
 }
 
-fn secure() -> &'static SharedHttpClient {
-    static SECURE: OnceLock<SharedHttpClient> = OnceLock::new();
-    SECURE.get_or_init(|| client(TrustStore::default()))
+/// Returns the client for these network settings.
+///
+/// # Errors
+/// [`NetworkError`] if the certificates cannot be read.
+pub(super) fn http_client(network: &Network) -> Result<SharedHttpClient, NetworkError> {
+    static CLIENTS: OnceLock<Mutex<HashMap<Settings, SharedHttpClient>>> = OnceLock::new();
+    let url = |setting: &Option<Setting<ProxyUrl>>| setting.as_ref().map(|setting| setting.value.clone());
+    let settings = Settings {
+        http: url(&network.http),
+        https: url(&network.https),
+        no_proxy: network.no_proxy.clone(),
+        trusted: network.ca_bundle.as_ref().map(certificates).transpose()?,
+    };
+    let mut clients = CLIENTS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let client = clients.entry(settings.clone()).or_insert_with(|| {
+        let pools = Pools { settings, plain: OnceLock::new(), secure: OnceLock::new() };
+        SharedHttpClient::new(SharedPools(Arc::new(pools)))
+    });
+    Ok(client.clone())
 }
 
-fn client(trusted: TrustStore) -> SharedHttpClient {
-    let builder = Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
-        .pool_idle_timeout(POOL_IDLE);
-    match TlsContext::builder().with_trust_store(trusted).build() {
-        Ok(context) => builder.tls_context(context).build_https(),
-        // What the builder does not take it does without: the machine's own list.
-        Err(_) => builder.build_https(),
+/// Reads the certificates of a bundle that TLS can use, each in PEM format. The SDK panics on others.
+fn certificates(bundle: &Setting<PathBuf>) -> Result<Vec<Vec<u8>>, NetworkError> {
+    let (path, origin) = (bundle.value.clone(), bundle.origin.to_string());
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(NetworkError::Unreadable { path, origin, error }),
+    };
+    let usable = |certificate: CertificateDer<'static>| {
+        RootCertStore::empty().add(certificate.clone()).is_ok().then_some(certificate)
+    };
+    let found = CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok).filter_map(usable);
+    let found: Vec<_> = found.map(|certificate| pem(&certificate)).collect();
+    if found.is_empty() { Err(NetworkError::Empty { path, origin }) } else { Ok(found) }
+}
+
+fn pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
+}
+
+/// A pool of connections, all through this proxy if there is one.
+fn pool(proxy: Option<&ProxyUrl>, no_proxy: &str, trusted: TrustStore) -> SharedHttpClient {
+    let proxy = proxy.and_then(|url| {
+        // The URL was checked when it was read.
+        let config = ProxyConfig::all(url.as_str()).ok()?;
+        Some(config.no_proxy(no_proxy))
+    });
+    let context = TlsContext::builder().with_trust_store(trusted).build().ok();
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut builder = HttpPool::builder().pool_idle_timeout(POOL_IDLE);
+        builder.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            builder.set_sleep_impl(components.sleep_impl());
+        }
+        builder.set_proxy_config(proxy.clone());
+        let builder = builder.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc));
+        match context.clone() {
+            Some(context) => builder.tls_context(context).build(),
+            // A trust store that cannot be built leaves the machine's own certificates.
+            None => builder.build(),
+        }
+    })
+}
+
+/// A pool for plain connections, and one for those over TLS, each made with its first request.
+struct Pools {
+    settings: Settings,
+    plain: OnceLock<SharedHttpClient>,
+    secure: OnceLock<SharedHttpClient>,
+}
+
+impl Pools {
+    fn plain(&self) -> &SharedHttpClient {
+        self.plain.get_or_init(|| {
+            let Settings { http, no_proxy, .. } = &self.settings;
+            let proxy_has_tls = http.as_ref().is_some_and(|url| url.as_str().starts_with("https://"));
+            let trusted = if proxy_has_tls { self.trusted() } else { TrustStore::empty() };
+            pool(http.as_ref(), no_proxy, trusted)
+        })
+    }
+
+    fn secure(&self) -> &SharedHttpClient {
+        self.secure.get_or_init(|| {
+            let Settings { https, no_proxy, .. } = &self.settings;
+            pool(https.as_ref(), no_proxy, self.trusted())
+        })
+    }
+
+    fn trusted(&self) -> TrustStore {
+        let Some(certificates) = &self.settings.trusted else { return TrustStore::default() };
+        certificates.iter().fold(TrustStore::empty(), |store, pem| store.with_pem_certificate(pem.clone()))
     }
 }
 
-/// A pool for plain connections, and one for those over TLS.
-#[derive(Debug)]
-struct Pools;
+struct SharedPools(Arc<Pools>);
 
-impl HttpClient for Pools {
+impl fmt::Debug for SharedPools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedPools")
+    }
+}
+
+impl HttpClient for SharedPools {
     fn http_connector(
         &self,
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
         SharedHttpConnector::new(Connector {
+            pools: Self(Arc::clone(&self.0)),
             settings: settings.clone(),
             components: components.clone(),
             plain: OnceLock::new(),
@@ -71,6 +178,7 @@ impl HttpClient for Pools {
 /// Takes each request to the pool of its scheme.
 #[derive(Debug)]
 struct Connector {
+    pools: SharedPools,
     settings: HttpConnectorSettings,
     components: RuntimeComponents,
     plain: OnceLock<SharedHttpConnector>,
@@ -79,8 +187,12 @@ struct Connector {
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (connector, client): (_, fn() -> &'static SharedHttpClient) =
-            if request.uri().starts_with("http://") { (&self.plain, plain) } else { (&self.secure, secure) };
-        connector.get_or_init(|| client().http_connector(&self.settings, &self.components)).call(request)
+        let connect = |client: &SharedHttpClient| client.http_connector(&self.settings, &self.components);
+        let connector = if request.uri().starts_with("http://") {
+            self.plain.get_or_init(|| connect(self.pools.0.plain()))
+        } else {
+            self.secure.get_or_init(|| connect(self.pools.0.secure()))
+        };
+        connector.call(request)
     }
 }

@@ -224,7 +224,7 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         let text = format!(
             "version: 1\ntransfers: [{{from: {{s3: s3://src/}}, to: {{s3: s3://dst/, acl: public-read}}{more}}}]\n"
         );
-        s3haul::manifest::parse(&text, "job.yaml", &|_| None)
+        s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
     };
     assert_eq!(job("").unwrap().transfers[0].to.acl, Some(CannedAcl::PublicRead));
     assert_eq!(job(", preserve: {acl: replace}").unwrap().transfers[0].preserve.acl, Policy::Replace);

@@ -5,14 +5,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use s3haul::manifest::capabilities::Overrides;
+use s3haul::endpoint::capabilities::Overrides;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Provider, Source, Transfer, When};
 use s3haul::probe::{self, Probe, Verdict};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::{GIB, MIB};
 
 use crate::cli::{at, run};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, destination, uri};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, destination, restate, uri};
 
 const LARGE: u64 = 300 * MIB;
 
@@ -44,8 +44,10 @@ async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_th
     put(&world, SOURCE, "k", 6 * GIB);
     let mut job = world.job(copy_all());
     let stated = Overrides { part_copy: Some(false), ..Overrides::default() };
-    let endpoint = job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap();
-    (endpoint.provider, endpoint.capabilities) = (Provider::Other, stated);
+    restate(&mut job, |endpoint| {
+        endpoint.provider = Provider::Other;
+        endpoint.capabilities = stated;
+    });
     let run = world.try_run_job(&job).await.unwrap();
     assert!(error(&run).contains("s3haul copy - DST"), "{}", error(&run));
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0, "it was refused before it was begun");
@@ -144,7 +146,7 @@ async fn what_the_manifest_states_is_relied_on() {
     put(&world, SOURCE, "k", 10);
     let mut job = world.job(copy_all());
     let stated = Overrides { copy_conditions: Some(true), ..Overrides::default() };
-    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().capabilities = stated;
+    restate(&mut job, |endpoint| endpoint.capabilities = stated);
     for (job, looks) in [(&job, 1), (&world.job(Transfer { when: When::Always, ..copy_all() }), 2)] {
         world.sandbox.calls().clear();
         world.try_run_job(job).await.unwrap();
@@ -275,7 +277,7 @@ async fn a_probe_of_an_unknown_server_says_what_may_be_stated_and_that_is_then_r
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("job.yaml");
     std::fs::write(&path, yaml).unwrap();
-    let job = s3haul::manifest::load(&path, &|_| None).unwrap();
+    let job = s3haul::manifest::load(&path, &s3haul::endpoint::Environment::default()).unwrap();
     let stated = s3haul::s3::Capabilities::of(&job.endpoints[DEFAULT_ENDPOINT]);
     assert!(stated.checksums && stated.part_conditions && stated.if_match.copy && stated.ordered_lists);
 }

@@ -154,7 +154,7 @@ impl Server {
 
     /// What the product relies on here.
     fn capabilities(&self) -> Capabilities {
-        Capabilities::of(&self.endpoint)
+        Capabilities::of(&self.endpoint.clone().resolve(&s3haul::endpoint::Environment::default()))
     }
 
     /// Deletes a bucket with all that is in it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "size",
     "location",
+    "endpoint",
     "manifest",
     "s3",
     "checksum",

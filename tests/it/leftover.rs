@@ -17,7 +17,7 @@ use s3haul::sandbox::{
 use s3haul::size::{ByteSize, MIB};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, restate, upload_all};
 
 const PARTS: u64 = 40;
 
@@ -69,7 +69,7 @@ fn in_parts(transfer: Transfer) -> Transfer {
 }
 
 fn without_order(job: &mut Job) {
-    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().capabilities.ordered_lists = Some(false);
+    restate(job, |endpoint| endpoint.capabilities.ordered_lists = Some(false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +214,7 @@ async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() 
     world.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut world);
     put(&world, "001", 1);
-    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().capabilities.ordered_lists = None;
+    restate(&mut job, |endpoint| endpoint.capabilities.ordered_lists = None);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
     assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
@@ -230,11 +230,11 @@ async fn an_upload_at_another_server_is_not_forgotten() {
     stop_at(&mut here, Operation::UploadPartCopy, PARTS / 2);
     here.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut here);
-    let url = job.endpoints[DEFAULT_ENDPOINT].url.clone();
-    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = Some(elsewhere.sandbox.url().to_owned());
+    let url = job.endpoints[DEFAULT_ENDPOINT].stated.url.clone();
+    restate(&mut job, |endpoint| endpoint.url = Some(elsewhere.sandbox.url().to_owned()));
     elsewhere.session(directory.path(), &job, Intent::Fresh).await;
     assert_eq!(state(directory.path()).await.uploads.len(), 1, "nobody has cancelled it");
-    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = url;
+    restate(&mut job, |endpoint| endpoint.url = url);
     here.session(directory.path(), &job, Intent::Fresh).await;
     here.assert_no_upload_is_left();
     assert!(state(directory.path()).await.uploads.is_empty());

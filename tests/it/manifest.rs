@@ -10,6 +10,7 @@ mod meaning;
 mod overlap;
 mod syntax;
 
+use s3haul::endpoint::Environment;
 use s3haul::manifest::job::Job;
 use s3haul::manifest::{self, Problems};
 
@@ -30,8 +31,26 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
+/// The variables of [`env`], and the profiles that the manifests of these tests name.
+fn environment() -> Environment {
+    let names = [
+        "BUCKET",
+        "IN_FLIGHT",
+        "SINCE",
+        "REPLICATE_SINCE",
+        "EXPORT_DATE",
+        "REPLICA_ACCOUNT",
+        "RGW_URL",
+        "EMPTY",
+        "TRICK",
+    ];
+    let variables: Vec<_> = names.iter().map(|name| (*name, env(name).unwrap())).collect();
+    let profiles = "[profile onprem]\n[profile 012]\n[profile p]\n";
+    Environment::of(variables.iter().map(|(name, value)| (*name, &**value)), profiles, "")
+}
+
 fn parse(text: &str) -> Result<Job, Problems> {
-    manifest::parse(text, "job.yaml", &env)
+    manifest::parse(text, "job.yaml", &environment())
 }
 
 fn job(text: &str) -> Job {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use s3haul::execute::Outcome;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{DEFAULT_ENDPOINT, FailureLimit, Job, Limits};
+use s3haul::manifest::job::{FailureLimit, Job, Limits};
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::FailureKind;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::command;
-use crate::world::{DESTINATION, SOURCE, World, copy_all};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, restate};
 
 /// A line to the sandbox that can be cut: then connections are refused, and those that are open break.
 struct Line {
@@ -65,7 +65,7 @@ impl Line {
 
     fn job(&self, world: &World) -> Job {
         let mut job = world.job(copy_all());
-        job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = Some(format!("http://{}", self.at));
+        restate(&mut job, |endpoint| endpoint.url = Some(format!("http://{}", self.at)));
         job
     }
 }
@@ -223,7 +223,7 @@ async fn a_bucket_waits_out_a_minute_too() {
 async fn a_name_that_nobody_knows_is_told_with_its_reason() {
     let world = World::new().await;
     let mut job = world.job(copy_all());
-    job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap().url = Some("http://nosuch.invalid".to_owned());
+    restate(&mut job, |endpoint| endpoint.url = Some("http://nosuch.invalid".to_owned()));
     let began = Instant::now();
     let failure = world.try_run_job(&job).await.err().expect("nobody answers there");
     assert_eq!(*failure.kind(), FailureKind::Unreachable, "{failure}");

@@ -115,7 +115,9 @@ async fn a_server_without_tenants_refuses_it_with_the_reason() {
         assert!(stderr.replace("provider: ", "provider ").contains(remedy), "{stderr}");
     }
     let text = "version: 1\ntransfers: [{from: {s3: s3://acme:lake/}, to: {s3: s3://dst/}}]\n";
-    let problems = s3haul::manifest::parse(text, "job.yaml", &|_| None).unwrap_err().to_string();
+    let problems = s3haul::manifest::parse(text, "job.yaml", &s3haul::endpoint::Environment::default())
+        .unwrap_err()
+        .to_string();
     assert!(problems.contains("only Ceph has tenants") && problems.contains("without a colon"), "{problems}");
     assert_eq!(world.calls(Operation::CopyObject), 0);
 }

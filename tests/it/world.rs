@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use s3haul::bucket::Bucket;
 use s3haul::connections::Connections;
+use s3haul::endpoint::Environment;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::execute::{self, Outcome};
@@ -95,8 +96,9 @@ impl World {
         StaticCredentials { access_key: options.access_key, secret_key: options.secret_key }
     }
 
+    /// A job whose only endpoint is the sandbox, whatever the environment of the tests says.
     pub(crate) fn job(&self, transfer: Transfer) -> Job {
-        Job::single(transfer, [self.endpoint()])
+        Job::single(transfer, [self.endpoint().resolve(&Environment::default())])
     }
 
     pub(crate) fn connections(&self, job: &Job, halt: &CancellationToken, limits: &Limits) -> Connections {
@@ -214,6 +216,14 @@ impl Run {
             other => panic!("not done: {other:?}"),
         }
     }
+}
+
+/// Changes the job's default endpoint as if it had been stated so.
+pub(crate) fn restate(job: &mut Job, change: impl FnOnce(&mut Endpoint)) {
+    let endpoint = job.endpoints.get_mut(DEFAULT_ENDPOINT).unwrap();
+    let mut stated = endpoint.stated.clone();
+    change(&mut stated);
+    *endpoint = stated.resolve(&Environment::default());
 }
 
 pub(crate) fn uri(text: &str) -> S3Uri {

@@ -83,8 +83,12 @@ fn the_manifests_are_valid_and_their_reports_have_a_place() {
     assert_eq!(writable.len(), 1, "the root file system is read-only");
     for directory in [BASE].into_iter().chain(OVERLAYS) {
         let path = Path::new(directory).join("job.yaml");
-        let job = manifest::parse(&read(&path), &path.display().to_string(), &|_| None)
-            .unwrap_or_else(|problems| panic!("{problems}"));
+        let job = manifest::parse(
+            &read(&path),
+            &path.display().to_string(),
+            &s3haul::endpoint::Environment::default(),
+        )
+        .unwrap_or_else(|problems| panic!("{problems}"));
         let report = job.report.json.expect("a run without receipts proves nothing to anybody");
         assert!(report.starts_with(writable[0]), "{}", report.display());
     }

@@ -12,7 +12,7 @@ use s3haul::manifest::job::{
 use s3haul::manifest::{self, ManifestError, schema};
 use s3haul::size::{ByteRate, ByteSize, GIB, MIB};
 
-use super::{env, job, transfer};
+use super::{env, environment, job, transfer};
 
 const SCHEMA_LINE: &str = "# yaml-language-server: $schema=../deploy/s3haul.schema.json";
 
@@ -51,7 +51,7 @@ fn every_example_is_read_and_says_for_whom_it_is() {
         for word in ["# Who: ", "# Run: "] {
             assert!(comment.iter().any(|line| line.starts_with(word)), "{word}in {}", path.display());
         }
-        manifest::load(&path, &env).unwrap_or_else(|error| panic!("{error}"));
+        manifest::load(&path, &environment()).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
@@ -62,7 +62,7 @@ fn examples_are_read_as_a_yaml_library_reads_them() {
         let text = fs::read_to_string(&path).unwrap();
         let file: manifest::file::ManifestFile = serde_yaml::from_str(&text).unwrap();
         let transfers = file.transfers.unwrap();
-        let job = manifest::load(&path, &env).unwrap();
+        let job = manifest::load(&path, &environment()).unwrap();
         assert_eq!(transfers.len(), job.transfers.len());
         for (typed, read) in transfers.iter().zip(&job.transfers) {
             let include = typed.from.as_ref().unwrap().include.clone().unwrap_or_default();
@@ -122,9 +122,12 @@ fn a_short_manifest_gets_every_default() {
         acl: None,
     };
     let from = Source::Prefix { endpoint: "default".to_owned(), location: "s3://src".parse().unwrap() };
-    let expected = Job { name: "job".to_owned(), ..Job::single(Transfer::new("transfer-1", from, to), []) };
+    let expected = Job {
+        name: "job".to_owned(),
+        ..Job::single(Transfer::new("transfer-1", from, to), [Endpoint::default().resolve(&environment())])
+    };
     assert_eq!(job, expected);
-    assert_eq!(job.endpoints["default"], Endpoint::default());
+    assert_eq!(job.endpoints["default"].stated, Endpoint::default());
     assert_eq!(job.transfers[0].parts, Parts::default());
     assert_eq!(job.transfers[0].when, When::Changed);
     assert_eq!(check(&job), []);
@@ -165,7 +168,7 @@ report: {json: ./report.jsonl}
     assert_eq!(job.name, "lake-replica");
     assert_eq!(job.endpoints.keys().collect::<Vec<_>>(), ["default", "dr", "onprem"]);
     let onprem = &job.endpoints["onprem"];
-    assert_eq!(onprem.url.as_deref(), Some("https://rgw.example.internal:8443"));
+    assert_eq!(onprem.url(), Some("https://rgw.example.internal:8443"));
     assert_eq!((onprem.path_style, onprem.provider), (Some(true), Provider::Ceph));
     let role = AssumeRole {
         arn: "arn:aws:iam::111122223333:role/s3haul".to_owned(),
@@ -204,7 +207,8 @@ fn the_type_comes_from_the_field_not_from_the_look() {
     let text = "from: {s3: s3://src/, endpoint: no}\nto: {s3: s3://dst/, endpoint: no}";
     let job = job(&format!("{}endpoints:\n  no: {{region: no, profile: 012}}\n", transfer(text)));
     let endpoint = &job.endpoints["no"];
-    assert_eq!((endpoint.region.as_deref(), endpoint.profile.as_deref()), (Some("no"), Some("012")));
+    let stated = &endpoint.stated;
+    assert_eq!((stated.region.as_deref(), stated.profile.as_deref()), (Some("no"), Some("012")));
 }
 
 #[test]
@@ -219,7 +223,7 @@ fn a_value_from_the_environment_stays_one_value() {
 
 #[test]
 fn the_name_comes_from_the_file() {
-    let name = |file: &str| manifest::parse(&super::with(""), file, &env).unwrap().name;
+    let name = |file: &str| manifest::parse(&super::with(""), file, &environment()).unwrap().name;
     assert_eq!(name("jobs/Nightly Replica.prod.yaml"), "nightly-replica.prod");
     assert_eq!(name("x/ü.yml"), "job");
     assert_eq!(name("-"), "job");
@@ -229,13 +233,13 @@ fn the_name_comes_from_the_file() {
 fn files_that_are_no_text_are_told_from_files_that_are_not_there() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("job.yaml");
-    let load = || manifest::load(&path, &env);
+    let load = || manifest::load(&path, &environment());
     let problem = |result| match result {
         Err(ManifestError::Problems(problems)) => problems.as_slice()[0].clone(),
         other => panic!("{other:?}"),
     };
     assert!(matches!(load(), Err(ManifestError::Io { .. })));
-    assert!(matches!(manifest::load(dir.path(), &env), Err(ManifestError::Io { .. })));
+    assert!(matches!(manifest::load(dir.path(), &environment()), Err(ManifestError::Io { .. })));
 
     fs::write(&path, b"version: 1\nname: b\xFFd\n").unwrap();
     let found = problem(load());

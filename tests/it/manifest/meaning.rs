@@ -1,6 +1,7 @@
 //! Rules about what a manifest means, each at its line.
 
 use rstest::rstest;
+use s3haul::endpoint::Environment;
 use s3haul::location::S3Uri;
 use s3haul::manifest::job::{
     Destination, Endpoint, Job, LayoutChoice, OnMismatch, PartSize, ProofPolicy, Prove, Source, Transfer,
@@ -296,19 +297,27 @@ fn servers_do_not_copy_from_each_other() {
         )
     };
     let path = "transfers[0].to.endpoint";
-    let message =
-        "not possible between two endpoints: `a` (http://ceph:7480) and `other` (http://minio:9000)";
+    let message = "not possible between two servers: `a` (http://ceph:7480) and `other` (http://minio:9000)";
     refused(&text("a", "other"), &[(path, message, "does not relay")]);
     refused(
         &text("a", "default"),
-        &[(path, "`a` (http://ceph:7480) and `default` (AWS)", "within one endpoint")],
+        &[(path, "`a` (http://ceph:7480) and `default` (Amazon S3)", "within one endpoint")],
     );
-    refused(&text("china", "dublin"), &[(path, "between AWS partitions: cn-north-1 and eu-west-1", "")]);
-    for (from, to) in [("a", "b"), ("default", "dublin"), ("vpce", "default"), ("china", "default")] {
+    refused(
+        &text("china", "dublin"),
+        &[(
+            path,
+            "between two servers: `china` (Amazon S3 in the partition aws-cn) and `dublin` (Amazon S3)",
+            "",
+        )],
+    );
+    // Nobody named a Region for `default`, so it is in the partition of us-east-1.
+    refused(&text("china", "default"), &[(path, "between two servers", "")]);
+    for (from, to) in [("a", "b"), ("default", "dublin"), ("vpce", "default")] {
         job(&text(from, to).replace('⟦', ""));
     }
     let forgotten = transfer("from: {s3: s3://src/, endpoint: a}\n⟦to: {s3: s3://dst/}");
-    refused(&format!("{forgotten}{SERVERS}"), &[(path, "between two endpoints", "name it in both")]);
+    refused(&format!("{forgotten}{SERVERS}"), &[(path, "between two servers", "name it in both")]);
 }
 
 #[test]
@@ -337,7 +346,7 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
     let mut transfer = Transfer::new("copy", from, to.clone());
     transfer.parts.size = PartSize::Exactly(ByteSize(1));
     let endpoint = Endpoint { url: Some("localhost".to_owned()), ..Endpoint::default() };
-    let findings = check(&Job::single(transfer, [endpoint]));
+    let findings = check(&Job::single(transfer, [endpoint.resolve(&Environment::default())]));
     let paths: Vec<_> = findings.iter().map(|finding| finding.path.as_str()).collect();
     // With another server as the default endpoint, the storage class has only to look like one.
     assert_eq!(paths, ["endpoints.default.url", "transfers[0].parts.size", "transfers[0].to.s3"]);
@@ -348,7 +357,7 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
     );
 
     let stdin = Transfer::new("copy", Source::Stdin, to);
-    let findings = check(&Job::single(stdin, []));
+    let findings = check(&Job::single(stdin, [Endpoint::default()]));
     assert!(findings.iter().any(|finding| finding.message.contains("no file name")), "{findings:?}");
 }
 

@@ -141,7 +141,7 @@ fn a_past_is_one_of_s3() {
         symlinks: s3haul::manifest::job::Symlinks::Skip,
     };
     let transfer = Transfer { from, ..as_of(0) };
-    let job = s3haul::manifest::job::Job::single(transfer, []);
+    let job = s3haul::manifest::job::Job::single(transfer, [s3haul::manifest::job::Endpoint::default()]);
     let findings = s3haul::manifest::job::check(&job);
     assert!(findings.iter().any(|finding| finding.path == "transfers[0].from.as_of"), "{findings:?}");
 }

@@ -1,0 +1,164 @@
+//! Endpoints: which server a job talks to, and as whom.
+//!
+//! An [`Endpoint`] holds what a user typed, in a manifest or as flags. Most users type little and
+//! expect the rest to come from where every AWS tool takes it: environment variables and the shared
+//! configuration files. [`Endpoint::resolve`] combines all of it into one [`ResolvedEndpoint`]. It
+//! is pure: [`Environment::load`] reads the variables and files before.
+//!
+//! Everything that judges an endpoint works on the resolved value: whether two endpoints are one
+//! server, whether a copy would overwrite its own source, which provider profile applies. A check of
+//! the typed value would take two endpoints for one when only their profiles differ, and the copy
+//! would go to the wrong server.
+
+pub mod capabilities;
+mod environment;
+mod network;
+mod resolve;
+mod server;
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::capabilities::Overrides;
+pub use self::environment::{Environment, Profile};
+pub use self::network::{Network, ProxyError, ProxySetting, ProxyUrl};
+pub use self::resolve::{CredentialSource, Mistake, Origin, ResolvedEndpoint, Setting};
+pub use self::server::Server;
+pub(crate) use self::server::url_mistake;
+use crate::location::LocalPath;
+use crate::size::ByteSize;
+
+/// The endpoint of transfers that name none: Amazon S3, unless the environment names another server.
+pub const DEFAULT_ENDPOINT: &str = "default";
+
+/// An endpoint as a manifest or flags describe it. `None` leaves a setting to the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The name that transfers use.
+    pub name: String,
+    /// `http(s)://host[:port]`, without a path.
+    pub url: Option<String>,
+    /// The AWS region to sign requests for.
+    pub region: Option<String>,
+    /// Whether the bucket goes into the path (`https://host/bucket/key`) or into the host name.
+    pub path_style: Option<bool>,
+    /// A profile of the shared AWS configuration. It beats the environment.
+    pub profile: Option<String>,
+    /// A role to assume with the credentials of the profile or the environment.
+    pub assume_role: Option<AssumeRole>,
+    /// A file of PEM certificates; connections trust these and no others.
+    pub ca_bundle: Option<LocalPath>,
+    /// The proxy for all requests to this endpoint: `http(s)://[user:password@]host[:port]`, or
+    /// `none` to connect directly.
+    pub proxy: Option<ProxySetting>,
+    /// Whose server it is, which decides what can be expected of it.
+    pub provider: Provider,
+    /// Capabilities of this server that differ from its provider's.
+    pub capabilities: Overrides<ByteSize>,
+}
+
+/// Whose S3 an endpoint is. Servers differ in part limits, conditions, checksums and tags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// AWS when the endpoint has no `url`, else a server of which only the common ground of S3 is expected.
+    #[default]
+    Auto,
+    /// Amazon S3, also behind a VPC endpoint's `url`.
+    Aws,
+    /// MinIO, also as `AIStor`.
+    Minio,
+    /// Ceph's RADOS gateway.
+    Ceph,
+    /// SeaweedFS.
+    Seaweedfs,
+    /// Garage.
+    Garage,
+    /// Cloudflare R2.
+    R2,
+    /// Backblaze B2.
+    B2,
+    /// Wasabi.
+    Wasabi,
+    /// Google Cloud Storage through its XML API.
+    Gcs,
+    /// Storj.
+    Storj,
+    /// Scaleway Object Storage.
+    Scaleway,
+    /// `DigitalOcean` Spaces.
+    Digitalocean,
+    /// Alibaba Cloud OSS.
+    Alibaba,
+    /// Tencent Cloud COS.
+    Tencent,
+    /// IBM Cloud Object Storage.
+    Ibm,
+    /// Oracle Cloud Infrastructure Object Storage.
+    Oracle,
+    /// Any other server.
+    Other,
+}
+
+impl Provider {
+    /// All of them, in the order of documentation.
+    pub const ALL: [Self; 18] = [
+        Self::Auto,
+        Self::Aws,
+        Self::Minio,
+        Self::Ceph,
+        Self::Seaweedfs,
+        Self::Garage,
+        Self::R2,
+        Self::B2,
+        Self::Wasabi,
+        Self::Gcs,
+        Self::Storj,
+        Self::Scaleway,
+        Self::Digitalocean,
+        Self::Alibaba,
+        Self::Tencent,
+        Self::Ibm,
+        Self::Oracle,
+        Self::Other,
+    ];
+
+    /// Returns true for servers whose buckets belong to tenants, so that `tenant:bucket` names one.
+    #[must_use]
+    pub const fn has_tenants(self) -> bool {
+        matches!(self, Self::Ceph)
+    }
+}
+
+/// An IAM role to assume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssumeRole {
+    /// `arn:aws:iam::111122223333:role/name`.
+    pub arn: String,
+    /// The shared word that the role's trust policy may ask for.
+    pub external_id: Option<String>,
+    /// How the session is named in `CloudTrail`.
+    pub session_name: Option<String>,
+    /// How long one set of credentials lasts; 15 minutes to 12 hours.
+    pub duration: Option<Duration>,
+}
+
+impl Default for Endpoint {
+    /// Names nothing but [`DEFAULT_ENDPOINT`].
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_ENDPOINT.to_owned(),
+            url: None,
+            region: None,
+            path_style: None,
+            profile: None,
+            assume_role: None,
+            ca_bundle: None,
+            proxy: None,
+            provider: Provider::Auto,
+            capabilities: Overrides::default(),
+        }
+    }
+}

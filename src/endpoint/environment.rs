@@ -1,0 +1,337 @@
+//! The environment variables and the shared AWS configuration files, read once.
+//!
+//! A variable that is set but empty counts as unset, because shells and Kubernetes manifests unset
+//! variables that way. The one exception is `${NAME}` in a manifest, which means the variable's text.
+//!
+//! Files that do not exist count as empty. An explicit profile that stands in none of them is an
+//! error elsewhere, and names the files that were searched.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_runtime::env_config::property::PropertiesKey;
+use aws_runtime::env_config::section::EnvConfigSections;
+use aws_runtime::env_config::source;
+use aws_types::os_shim_internal::{Env, Fs};
+use futures::FutureExt as _;
+
+/// The profile that applies when nobody names one.
+const DEFAULT_PROFILE: &str = "default";
+
+/// Environment variables and shared configuration files.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    sections: EnvConfigSections,
+    files: Vec<ConfigFile>,
+    unreadable: Option<String>,
+    /// Set if only `${NAME}` in manifests may use the variables.
+    is_isolated: bool,
+}
+
+/// One of the two shared files, and why it counts as empty if it does.
+#[derive(Clone, Debug)]
+struct ConfigFile {
+    kind: EnvConfigFileKind,
+    path: PathBuf,
+    state: FileState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FileState {
+    Read,
+    Missing,
+    Unreadable(String),
+}
+
+/// A profile of the shared configuration files.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile<'a> {
+    name: &'a str,
+    sections: &'a EnvConfigSections,
+}
+
+impl Environment {
+    /// Reads the variables of this process and the files that they name.
+    #[must_use]
+    pub fn load() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let variables: BTreeMap<_, _> = std::env::vars_os().filter_map(text).collect();
+        let mut environment = Self { variables, ..Self::default() };
+        let mut contents = Vec::new();
+        for (kind, variable, default) in [
+            (EnvConfigFileKind::Config, "AWS_CONFIG_FILE", "~/.aws/config"),
+            (EnvConfigFileKind::Credentials, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        ] {
+            let path = environment.expand(environment.variable(variable).unwrap_or(default));
+            let state = match fs::read(&path) {
+                Ok(bytes) => {
+                    contents.push((kind, String::from_utf8_lossy(&bytes).into_owned()));
+                    FileState::Read
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => FileState::Missing,
+                Err(error) => FileState::Unreadable(error.to_string()),
+            };
+            environment.files.push(ConfigFile { kind, path, state });
+        }
+        environment.parse(contents);
+        environment
+    }
+
+    /// An environment of these variables and the text of the two files, for tests and libraries.
+    #[must_use]
+    pub fn of<'a>(
+        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+        config: &str,
+        credentials: &str,
+    ) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut environment = Self { variables: variables.collect(), ..Self::default() };
+        environment.parse(vec![
+            (EnvConfigFileKind::Config, config.to_owned()),
+            (EnvConfigFileKind::Credentials, credentials.to_owned()),
+        ]);
+        environment
+    }
+
+    /// The same environment for a job that runs on a sandbox: `${NAME}` still has its text, and no
+    /// setting, profile, or file applies to any endpoint.
+    #[must_use]
+    pub fn isolated(self) -> Self {
+        Self { variables: self.variables, is_isolated: true, ..Self::default() }
+    }
+
+    /// True for an environment of which no endpoint may use anything.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.is_isolated
+    }
+
+    fn parse(&mut self, contents: Vec<(EnvConfigFileKind, String)>) {
+        // The SDK panics on a set of no files.
+        if contents.is_empty() {
+            return;
+        }
+        let mut files = EnvConfigFiles::builder();
+        for (kind, text) in contents {
+            files = files.with_contents(kind, text);
+        }
+        // Everything is in memory already, so the future is ready at once.
+        let loaded = source::load(&Env::from_slice(&[]), &Fs::real(), &files.build()).now_or_never();
+        match loaded {
+            Some(Ok(source)) => match EnvConfigSections::parse(source) {
+                Ok(sections) => self.sections = sections,
+                Err(error) => self.unreadable = Some(error.to_string()),
+            },
+            Some(Err(error)) => self.unreadable = Some(error.to_string()),
+            None => self.unreadable = Some("the shared configuration files cannot be parsed".to_owned()),
+        }
+    }
+
+    fn expand(&self, path: &str) -> PathBuf {
+        let home = self.variable("HOME").or_else(|| self.variable("USERPROFILE"));
+        match (path.strip_prefix("~/"), home) {
+            (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+            _ => PathBuf::from(path),
+        }
+    }
+
+    /// The variable's text, even if it is empty.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// The variable's text, or `None` if it is unset or empty.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let text = self.text(name).filter(|_| !self.is_isolated)?.trim();
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The profile of this name, if a file has it.
+    #[must_use]
+    pub fn profile(&self, name: &str) -> Option<Profile<'_>> {
+        let profile = self.sections.get_profile(name)?;
+        Some(Profile { name: profile.name(), sections: &self.sections })
+    }
+
+    /// The name of the profile that applies when an endpoint names none, and the variable that chose it.
+    #[must_use]
+    pub fn selected_profile(&self) -> (&str, Option<&'static str>) {
+        for variable in ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"] {
+            if let Some(name) = self.variable(variable) {
+                return (name, Some(variable));
+            }
+        }
+        (DEFAULT_PROFILE, None)
+    }
+
+    /// The names of all profiles, sorted.
+    #[must_use]
+    pub fn profile_names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.sections.profiles().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The files that were searched for profiles, as the end of a sentence.
+    #[must_use]
+    pub fn searched(&self) -> String {
+        let file = |file: &ConfigFile| match &file.state {
+            FileState::Read => file.path.display().to_string(),
+            FileState::Missing => format!("{} (missing)", file.path.display()),
+            FileState::Unreadable(error) => format!("{} ({error})", file.path.display()),
+        };
+        if self.files.is_empty() {
+            return "the shared AWS configuration".to_owned();
+        }
+        self.files.iter().map(file).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// What is wrong with the files as a whole: a syntax error, or a file that cannot be read.
+    #[must_use]
+    pub fn broken_files(&self) -> Option<String> {
+        let unreadable = self.files.iter().find_map(|file| match &file.state {
+            FileState::Unreadable(error) => Some(format!("{}: {error}", file.path.display())),
+            _ => None,
+        });
+        self.unreadable.clone().or(unreadable)
+    }
+
+    /// The files that exist, for the SDK's own credential providers.
+    #[must_use]
+    pub(crate) fn config_files(&self) -> Vec<(EnvConfigFileKind, PathBuf)> {
+        let read = self.files.iter().filter(|file| file.state == FileState::Read);
+        read.map(|file| (file.kind, file.path.clone())).collect()
+    }
+}
+
+impl fmt::Debug for Environment {
+    /// Shows names only: variables and profiles hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment")
+            .field("variables", &self.variables.keys())
+            .field("profiles", &self.profile_names())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Profile<'a> {
+    /// The profile's name.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// A property, unless it is empty.
+    #[must_use]
+    pub fn get(&self, property: &str) -> Option<&'a str> {
+        let value = self.sections.get_profile(self.name)?.get(property)?.trim();
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// A setting below the property `s3`, such as `addressing_style`.
+    #[must_use]
+    pub fn s3(&self, setting: &str) -> Option<&'a str> {
+        nested(self.sections.get_profile(self.name)?.get("s3")?, setting)
+    }
+
+    /// The URL of a service: that of the profile's `services` section, or else of the whole profile.
+    #[must_use]
+    pub fn service_url(&self, service: &str) -> Option<&'a str> {
+        self.of_services(service).or_else(|| self.get("endpoint_url"))
+    }
+
+    fn of_services(&self, service: &str) -> Option<&'a str> {
+        let key = PropertiesKey::builder()
+            .section_key("services")
+            .section_name(self.get("services")?)
+            .property_name(service)
+            .sub_property_name("endpoint_url")
+            .build()
+            .ok()?;
+        let url = self.sections.other_sections().get(&key)?.trim();
+        (!url.is_empty()).then_some(url)
+    }
+
+    /// True if the profile says how to get credentials.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        const WAYS: [&str; 7] = [
+            "aws_access_key_id",
+            "role_arn",
+            "credential_process",
+            "sso_session",
+            "sso_start_url",
+            "login_session",
+            "web_identity_token_file",
+        ];
+        WAYS.iter().any(|way| self.get(way).is_some())
+    }
+}
+
+/// A setting in the indented lines below a property.
+fn nested<'a>(lines: &'a str, setting: &str) -> Option<&'a str> {
+    let value = lines.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        name.trim().eq_ignore_ascii_case(setting).then(|| value.trim())
+    })?;
+    (!value.is_empty()).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "\
+[default]
+region = eu-west-1
+[profile prod]
+services = lab
+s3 =
+  addressing_style = virtual
+  use_dualstack_endpoint = true
+[services lab]
+s3 =
+  endpoint_url = http://lab.example:9000
+";
+
+    #[test]
+    fn nested_settings_and_services_are_found() {
+        let environment =
+            Environment::of([("EMPTY", ""), ("SET", "x")], CONFIG, "[prod]\naws_access_key_id = a\n");
+        let prod = environment.profile("prod").unwrap();
+        assert_eq!(prod.s3("addressing_style"), Some("virtual"));
+        assert_eq!(prod.s3("use_dualstack_endpoint"), Some("true"));
+        assert_eq!(prod.service_url("s3"), Some("http://lab.example:9000"));
+        assert_eq!(prod.service_url("sts"), None);
+        assert!(prod.has_credentials());
+        let default = environment.profile("default").unwrap();
+        assert_eq!((default.get("region"), default.has_credentials()), (Some("eu-west-1"), false));
+        assert!(environment.profile("nope").is_none());
+        assert_eq!((environment.variable("EMPTY"), environment.text("EMPTY")), (None, Some("")));
+    }
+
+    #[test]
+    fn the_environment_selects_a_profile_unless_the_variable_is_empty() {
+        let of = |variables: &[(&'static str, &'static str)]| {
+            Environment::of(variables.iter().copied(), CONFIG, "").selected_profile().0.to_owned()
+        };
+        assert_eq!(of(&[("AWS_PROFILE", "")]), "default");
+        assert_eq!(of(&[("AWS_PROFILE", "prod"), ("AWS_DEFAULT_PROFILE", "other")]), "prod");
+        assert_eq!(of(&[("AWS_DEFAULT_PROFILE", "other")]), "other");
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let environment = Environment::of([("AWS_SECRET_ACCESS_KEY", "hunter2")], CONFIG, "");
+        assert!(!format!("{environment:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,169 @@
+//! How to connect to an endpoint: through which proxy, and trusting which certificates.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::Setting;
+
+/// Why a text does not name a proxy. No variant shows the text: it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ProxyError {
+    /// The scheme is one of SOCKS.
+    #[error("SOCKS proxies are not supported")]
+    Socks,
+    /// The scheme is not one of a proxy.
+    #[error("`{0}` is not the scheme of a proxy")]
+    Scheme(String),
+    /// The host is missing or malformed.
+    #[error("the proxy has no valid host")]
+    Host,
+    /// The port is out of range.
+    #[error("the proxy's port is not a number from 1 to 65535")]
+    Port,
+}
+
+impl ProxyError {
+    /// What to write instead.
+    pub const REMEDY: &str = "write http://host:port, or none to connect directly";
+}
+
+/// The URL of a proxy, with its user and password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ProxyUrl(String);
+
+/// A proxy as a user names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ProxySetting {
+    /// Connect without a proxy.
+    None,
+    /// Connect through this proxy.
+    Url(ProxyUrl),
+}
+
+/// Proxies and trusted certificates of an endpoint.
+///
+/// Requests go to one of two proxies by the scheme of the request's URL, not of the proxy's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The proxy for `http://` URLs.
+    pub http: Option<Setting<ProxyUrl>>,
+    /// The proxy for `https://` URLs.
+    pub https: Option<Setting<ProxyUrl>>,
+    /// Hosts that are reached without a proxy, in the syntax of `NO_PROXY`.
+    pub no_proxy: String,
+    /// A file of PEM certificates; connections trust these and no others.
+    pub ca_bundle: Option<Setting<PathBuf>>,
+}
+
+impl ProxyUrl {
+    /// The whole URL, with the password. Not for messages.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ProxyUrl {
+    type Err = ProxyError;
+
+    /// Reads `http(s)://[user:password@]host[:port]`. A URL without a scheme is taken for `http://`,
+    /// as curl does.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" | "https" => {}
+            "socks" | "socks4" | "socks4a" | "socks5" | "socks5h" => {
+                return Err(ProxyError::Socks);
+            }
+            other => return Err(ProxyError::Scheme(other.to_owned())),
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if host.is_empty() || host.starts_with(':') || !host.chars().all(legal) {
+            return Err(ProxyError::Host);
+        }
+        let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(_, port)| port);
+        if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return Err(ProxyError::Port);
+        }
+        Ok(Self(format!("{}://{authority}", scheme.to_ascii_lowercase())))
+    }
+}
+
+impl fmt::Display for ProxyUrl {
+    /// Shows the URL without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, authority) = self.0.split_once("://").unwrap_or(("http", &self.0));
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        write!(f, "{scheme}://{host}")
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ProxySetting {
+    type Err = ProxyError;
+
+    /// Reads a proxy's URL, or `none`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().eq_ignore_ascii_case("none") { Ok(Self::None) } else { text.parse().map(Self::Url) }
+    }
+}
+
+/// Hosts of credential services, which are on the machine itself. No AWS tool sends them to a proxy.
+const METADATA: [&str; 5] =
+    ["169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23"];
+
+/// Reads a list as `NO_PROXY` has it, and adds the hosts that are never reached through a proxy.
+///
+/// Go and curl differ in what they accept; `*.example.com` and `host:port` are understood as well.
+pub(super) fn no_proxy(list: &str) -> String {
+    let entry = |entry: &str| {
+        let entry = entry.trim();
+        let entry = entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry);
+        match entry.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') && port.parse::<u16>().is_ok() => host.to_owned(),
+            _ => entry.to_owned(),
+        }
+    };
+    let given = list.split(',').map(entry).filter(|entry| !entry.is_empty());
+    given.chain(METADATA.map(str::to_owned)).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_read_as_curl_reads_them() {
+        let read = |text: &str| text.parse::<ProxyUrl>().map(|url| url.0);
+        assert_eq!(read("proxy.corp:3128"), Ok("http://proxy.corp:3128".to_owned()));
+        assert_eq!(read("HTTPS://u:p@proxy.corp/"), Ok("https://u:p@proxy.corp".to_owned()));
+        assert_eq!(read("http://[::1]:3128"), Ok("http://[::1]:3128".to_owned()));
+        for wrong in
+            ["socks5://proxy:1080", "ftp://proxy", "http://", "http://:3128", "http://a b", "http://p:99999"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("none".parse(), Ok(ProxySetting::None));
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let url: ProxyUrl = "http://user:hunter2@proxy:3128".parse().unwrap();
+        assert_eq!(
+            (url.to_string(), format!("{url:?}")),
+            ("http://proxy:3128".into(), "http://proxy:3128".into())
+        );
+        assert!(url.as_str().contains("hunter2"));
+    }
+}

@@ -1,0 +1,456 @@
+//! Combines what a user typed, the environment, and the shared configuration into one value.
+//!
+//! Every setting comes from the first of these that has it:
+//!
+//! 1. flags or the manifest (a command takes one or the other),
+//! 2. the profile that the flags or the manifest name,
+//! 3. environment variables,
+//! 4. the profile that `AWS_PROFILE` names, or else `default`; only if step 2 named none,
+//! 5. a default of ours.
+//!
+//! This is botocore's order, with one difference: botocore lets `AWS_REGION` and `AWS_ENDPOINT_URL`
+//! beat a named profile, and only protects its credentials. Here a named profile wins for everything
+//! that it says, because its keys are of no use at another server.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::environment::{Environment, Profile};
+use super::network::{Network, ProxyError, ProxySetting, ProxyUrl, no_proxy};
+use super::server::{Server, url_mistake};
+use super::{AssumeRole, Endpoint, Provider};
+
+/// The Region that requests are signed for if nobody names one. Amazon S3 answers with the bucket's
+/// own; most other servers accept it.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a setting comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Flags or the manifest.
+    Stated,
+    /// A profile of the shared configuration.
+    Profile(String),
+    /// An environment variable.
+    Variable(&'static str),
+    /// Nobody named one.
+    Default,
+}
+
+/// One place that credentials may come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and `AWS_SESSION_TOKEN`.
+    Environment,
+    /// A profile: keys, a role, SSO, `credential_process`, or `login_session`.
+    Profile(String),
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`, as EKS sets them for IAM roles for service
+    /// accounts.
+    WebIdentity,
+    /// `AWS_CONTAINER_CREDENTIALS_…_URI`, as ECS and EKS Pod Identity set it.
+    Container,
+    /// The instance metadata service of EC2.
+    InstanceMetadata,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The field of the endpoint in a manifest, if the mistake is what the manifest or a flag says
+    /// and not the environment.
+    pub field: Option<&'static str>,
+    /// What is wrong, as a sentence without its full stop.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// An endpoint with every setting decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedEndpoint {
+    /// The name that transfers use.
+    pub name: String,
+    /// The endpoint as it was typed.
+    pub stated: Endpoint,
+    /// Which server this is.
+    pub server: Server,
+    /// The URL to connect to; `None` for the public endpoint of Amazon S3 in the Region.
+    pub url: Option<Setting<String>>,
+    /// The Region that requests are signed for.
+    pub region: Setting<String>,
+    /// Path-style addressing (`true`), virtual-hosted (`false`), or the client's choice.
+    pub path_style: Option<bool>,
+    /// The provider; never [`Provider::Auto`].
+    pub provider: Provider,
+    /// The profile whose settings apply, if any.
+    pub profile: Option<String>,
+    /// Where credentials may come from, in order. The first that is set up decides.
+    pub credentials: Vec<CredentialSource>,
+    /// A role to assume with these credentials.
+    pub assume_role: Option<AssumeRole>,
+    /// The URL of the Security Token Service; `None` for the public endpoint in the Region.
+    pub sts_url: Option<String>,
+    /// Proxies and trusted certificates.
+    pub network: Network,
+    /// Whether to use AWS's FIPS endpoints.
+    pub use_fips: bool,
+    /// Whether to use AWS's dual-stack endpoints.
+    pub use_dual_stack: bool,
+    /// Settings that cannot be used. An endpoint with mistakes must not be connected to.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl Endpoint {
+    /// Decides every setting. Settings that cannot be used end up in
+    /// [`ResolvedEndpoint::mistakes`], so that a manifest can show all of them at once.
+    #[must_use]
+    pub fn resolve(self, environment: &Environment) -> ResolvedEndpoint {
+        let mut layers = Layers::of(&self, environment);
+        let url = layers.url(&self);
+        let region = layers.pick(self.region.clone(), &|profile| profile.get("region"), &REGIONS, &text);
+        let region = region.unwrap_or(Setting { value: DEFAULT_REGION.to_owned(), origin: Origin::Default });
+        let server = Server::of(url.as_ref().map(|url| &*url.value), &region.value);
+        let path_style = layers.pick(
+            self.path_style,
+            &|profile| profile.s3("addressing_style").filter(|style| !style.eq_ignore_ascii_case("auto")),
+            &[],
+            &|style| match style.to_ascii_lowercase().as_str() {
+                "path" => Ok(true),
+                "virtual" => Ok(false),
+                _ => Err(format!("`{style}` is not an addressing style; write path, virtual, or auto")),
+            },
+        );
+        // Look-alikes rarely have a DNS name per bucket, so botocore uses path-style for every URL.
+        let path_style =
+            path_style.map(|style| style.value).or((!server.is_amazon() && url.is_some()).then_some(true));
+        let provider = match self.provider {
+            Provider::Auto if server.is_amazon() => Provider::Aws,
+            Provider::Auto => Provider::Other,
+            provider => provider,
+        };
+        let use_fips = layers.flag("use_fips_endpoint", "AWS_USE_FIPS_ENDPOINT");
+        let use_dual_stack = layers.flag("use_dualstack_endpoint", "AWS_USE_DUALSTACK_ENDPOINT");
+        let network = layers.network(&self);
+        let credentials = layers.credentials();
+        let sts_url = layers.service_url("sts", &["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"]);
+        if let (Some(fips), Some(url)) = (&use_fips, &url)
+            && fips.value
+            && server.is_amazon()
+            && !url.value.contains("fips")
+        {
+            layers.mistakes.push(Mistake {
+                field: None,
+                message: format!("{} asks for a FIPS endpoint, but {} is not one", fips.origin, url.value),
+                remedy: "remove the URL, or turn FIPS off".to_owned(),
+            });
+        }
+        let profile = layers.profile().map(|profile| profile.name().to_owned());
+        ResolvedEndpoint {
+            name: self.name.clone(),
+            use_fips: use_fips.is_some_and(|fips| fips.value && url.is_none()),
+            use_dual_stack: use_dual_stack.is_some_and(|dual_stack| dual_stack.value && url.is_none()),
+            assume_role: self.assume_role.clone(),
+            server,
+            url,
+            region,
+            path_style,
+            provider,
+            profile,
+            credentials,
+            sts_url: sts_url.map(|url| url.value),
+            network,
+            mistakes: layers.mistakes,
+            stated: self,
+        }
+    }
+}
+
+impl ResolvedEndpoint {
+    /// True for Amazon S3, by whatever URL.
+    #[must_use]
+    pub fn is_aws(&self) -> bool {
+        self.server.is_amazon()
+    }
+
+    /// True if both endpoints lead to the same buckets, so that S3 can copy between them by itself.
+    #[must_use]
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        self.server == other.server
+    }
+
+    /// The URL to connect to; `None` for the public endpoint of Amazon S3.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_ref().map(|url| &*url.value)
+    }
+
+    /// True if the flags or the manifest name the Region, so that another one is a mistake to report
+    /// and not one to correct.
+    #[must_use]
+    pub fn region_is_stated(&self) -> bool {
+        self.region.origin == Origin::Stated
+    }
+
+    /// The endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let place = match &self.url {
+            Some(Setting { value, origin: Origin::Stated | Origin::Default }) => value.clone(),
+            Some(Setting { value, origin }) => format!("{value}, {origin}"),
+            None => self.server.to_string(),
+        };
+        format!("`{}` ({place})", self.name)
+    }
+}
+
+impl From<Endpoint> for ResolvedEndpoint {
+    /// Resolves an endpoint as this process sees it.
+    fn from(endpoint: Endpoint) -> Self {
+        endpoint.resolve(&Environment::load())
+    }
+}
+
+impl<T> Setting<T> {
+    fn stated(value: T) -> Self {
+        Self { value, origin: Origin::Stated }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stated => f.write_str("as stated"),
+            Self::Profile(name) => write!(f, "profile {name}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Default => f.write_str("by default"),
+        }
+    }
+}
+
+impl fmt::Display for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment => f.write_str("AWS_ACCESS_KEY_ID"),
+            Self::Profile(name) => write!(f, "profile {name}"),
+            Self::WebIdentity => f.write_str("AWS_WEB_IDENTITY_TOKEN_FILE"),
+            Self::Container => f.write_str("container credentials"),
+            Self::InstanceMetadata => f.write_str("instance metadata"),
+        }
+    }
+}
+
+const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+const URLS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+
+/// The places that settings come from, below what was stated.
+struct Layers<'e> {
+    environment: &'e Environment,
+    /// The profile that the endpoint names. It beats the environment.
+    named: Option<Profile<'e>>,
+    /// The profile that the environment selects. It comes after the environment's variables.
+    selected: Option<Profile<'e>>,
+    names_profile: bool,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'e> Layers<'e> {
+    fn of(endpoint: &Endpoint, environment: &'e Environment) -> Self {
+        let mut mistakes = Vec::new();
+        if let Some(error) = environment.broken_files() {
+            let remedy = "correct the file, or name another one with AWS_CONFIG_FILE".to_owned();
+            let message = format!("the shared AWS configuration cannot be read: {error}");
+            mistakes.push(Mistake { field: None, message, remedy });
+        }
+        let mut find = |name: &str, who: &str| {
+            let found = environment.profile(name);
+            if found.is_none() && mistakes.is_empty() {
+                let message = format!("{who}there is no profile `{name}` in {}", environment.searched());
+                let names = environment.profile_names();
+                let remedy = match names.len() {
+                    0 => "name the file that has it with AWS_CONFIG_FILE".to_owned(),
+                    1..=12 => format!("name one of these: {}", names.join(", ")),
+                    count => format!("name one of the {count} profiles there"),
+                };
+                let field = who.is_empty().then_some("profile");
+                mistakes.push(Mistake { field, message, remedy });
+            }
+            found
+        };
+        let named = endpoint.profile.as_deref().filter(|_| !environment.is_isolated());
+        let stated = named.map(str::trim).filter(|name| !name.is_empty());
+        let (named, selected) = match (stated, environment.selected_profile()) {
+            (Some(name), _) => (find(name, ""), None),
+            (None, (name, Some(variable))) => (None, find(name, &format!("{variable} is set, but "))),
+            (None, (name, None)) => (None, environment.profile(name)),
+        };
+        Self { environment, named, selected, names_profile: stated.is_some(), mistakes }
+    }
+
+    /// The profile whose settings apply.
+    fn profile(&self) -> Option<Profile<'e>> {
+        self.named.or(self.selected)
+    }
+
+    /// The first of the layers that has the setting, read by `read`.
+    fn pick<T>(
+        &mut self,
+        stated: Option<T>,
+        property: &dyn Fn(Profile<'e>) -> Option<&'e str>,
+        variables: &[&'static str],
+        read: &dyn Fn(&str) -> Result<T, String>,
+    ) -> Option<Setting<T>> {
+        if let Some(value) = stated {
+            return Some(Setting::stated(value));
+        }
+        let of_profile =
+            |profile: Profile<'e>| Some((property(profile)?, Origin::Profile(profile.name().to_owned())));
+        let of_variable = |variable: &&'static str| {
+            Some((self.environment.variable(variable)?, Origin::Variable(variable)))
+        };
+        let (text, origin) = self
+            .named
+            .and_then(of_profile)
+            .or_else(|| variables.iter().find_map(of_variable))
+            .or_else(|| self.selected.and_then(of_profile))?;
+        match read(text) {
+            Ok(value) => Some(Setting { value, origin }),
+            Err(message) => {
+                let is_named = matches!(origin, Origin::Profile(_)) && self.names_profile;
+                let field = is_named.then_some("profile");
+                let remedy = format!("correct it ({origin})");
+                self.mistakes.push(Mistake { field, message, remedy });
+                None
+            }
+        }
+    }
+
+    fn flag(&mut self, property: &'static str, variable: &'static str) -> Option<Setting<bool>> {
+        let of_profile = |profile: Profile<'e>| profile.get(property).or_else(|| profile.s3(property));
+        self.pick(None, &of_profile, &[variable], &|text| match text.to_ascii_lowercase().as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("`{property}` is `{text}`; write true or false")),
+        })
+    }
+
+    fn ignores_urls(&mut self) -> bool {
+        let ignores = self.flag("ignore_configured_endpoint_urls", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+        ignores.is_some_and(|ignores| ignores.value)
+    }
+
+    fn service_url(&mut self, service: &'static str, variables: &[&'static str]) -> Option<Setting<String>> {
+        if self.ignores_urls() {
+            return None;
+        }
+        self.pick(None, &|profile| profile.service_url(service), variables, &text)
+    }
+
+    fn url(&mut self, endpoint: &Endpoint) -> Option<Setting<String>> {
+        let without_slash = |url: &str| url.trim().trim_end_matches('/').to_owned();
+        if let Some(url) = &endpoint.url {
+            return Some(Setting::stated(without_slash(url)));
+        }
+        let url = self.service_url("s3", &URLS)?;
+        if let Some((message, remedy)) = url_mistake(&url.value) {
+            let message = format!("{}: {message}", url.origin);
+            let is_named = matches!(url.origin, Origin::Profile(_)) && self.names_profile;
+            self.mistakes.push(Mistake { field: is_named.then_some("profile"), message, remedy });
+            return None;
+        }
+        Some(Setting { value: without_slash(&url.value), origin: url.origin })
+    }
+
+    fn network(&mut self, endpoint: &Endpoint) -> Network {
+        let stated = endpoint.ca_bundle.as_ref().map(|path| path.as_path().to_owned());
+        let path = |text: &str| Ok(PathBuf::from(text));
+        let variables = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"];
+        let ca_bundle = self.pick(stated, &|profile| profile.get("ca_bundle"), &variables, &path);
+        let (http, https, direct) = match &endpoint.proxy {
+            Some(ProxySetting::None) => (None, None, ""),
+            Some(ProxySetting::Url(url)) => {
+                let url = Setting::stated(url.clone());
+                (Some(url.clone()), Some(url), "")
+            }
+            None => {
+                let all = self.proxy(&["all_proxy", "ALL_PROXY"]);
+                // A web server hands the header `Proxy` of its clients to CGI programs as HTTP_PROXY.
+                let is_cgi = self.environment.variable("REQUEST_METHOD").is_some();
+                let names: &[_] = if is_cgi { &["http_proxy"] } else { &["http_proxy", "HTTP_PROXY"] };
+                let http = self.proxy(names).or_else(|| all.clone());
+                let https = self.proxy(&["https_proxy", "HTTPS_PROXY"]).or(all);
+                let direct = ["no_proxy", "NO_PROXY"];
+                let direct = direct.iter().find_map(|name| self.environment.variable(name));
+                (http, https, direct.unwrap_or_default())
+            }
+        };
+        Network { http, https, no_proxy: no_proxy(direct), ca_bundle }
+    }
+
+    /// Proxies stand in variables only; the shared configuration has none.
+    fn proxy(&mut self, variables: &[&'static str]) -> Option<Setting<ProxyUrl>> {
+        self.pick(None, &|_| None, variables, &|text| {
+            text.parse().map_err(|error: ProxyError| error.to_string())
+        })
+    }
+
+    fn credentials(&mut self) -> Vec<CredentialSource> {
+        let set = |name: &str| self.environment.variable(name).is_some();
+        let mut sources = Vec::new();
+        let profile = self.profile().filter(Profile::has_credentials);
+        let of_profile = profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
+        if self.names_profile {
+            if let Some(profile) = of_profile {
+                // The profile's credentials or an error, never those of something else.
+                return vec![profile];
+            }
+        } else {
+            let key = set("AWS_ACCESS_KEY_ID");
+            let secret = set("AWS_SECRET_ACCESS_KEY") || set("SECRET_ACCESS_KEY");
+            match (key, secret) {
+                (true, true) => sources.push(CredentialSource::Environment),
+                (true, false) | (false, true) => {
+                    let (has, lacks) = if key {
+                        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+                    } else {
+                        ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
+                    };
+                    self.mistakes.push(Mistake {
+                        field: None,
+                        message: format!("{has} is set, but {lacks} is not"),
+                        remedy: "set both, or neither".to_owned(),
+                    });
+                }
+                (false, false) => {}
+            }
+            sources.extend(of_profile);
+            if set("AWS_WEB_IDENTITY_TOKEN_FILE") && set("AWS_ROLE_ARN") {
+                sources.push(CredentialSource::WebIdentity);
+            }
+        }
+        if set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
+            sources.push(CredentialSource::Container);
+        }
+        let disabled = self.environment.variable("AWS_EC2_METADATA_DISABLED");
+        if !disabled.is_some_and(|disabled| disabled.eq_ignore_ascii_case("true")) {
+            sources.push(CredentialSource::InstanceMetadata);
+        }
+        sources
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it stands beside readers that can fail")]
+fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! The precedence matrix: who wins for each setting, and what cannot be used.
+
+use super::*;
+use crate::location::LocalPath;
+
+const CONFIG: &str = "\
+[default]
+region = default-region
+endpoint_url = http://default.example
+ca_bundle = /default.pem
+s3 =
+  addressing_style = virtual
+[profile prod]
+region = prod-region
+endpoint_url = http://prod.example
+ca_bundle = /prod.pem
+s3 =
+  addressing_style = path
+[profile bare]
+output = json
+[profile keys]
+aws_access_key_id = K
+aws_secret_access_key = S
+[profile wrong]
+endpoint_url = prod.example/path
+use_fips_endpoint = maybe
+";
+
+const VARIABLES: [(&str, &str); 5] = [
+    ("AWS_REGION", "env-region"),
+    ("AWS_ENDPOINT_URL", "http://env.example"),
+    ("AWS_CA_BUNDLE", "/env.pem"),
+    ("AWS_ACCESS_KEY_ID", "K"),
+    ("AWS_SECRET_ACCESS_KEY", "S"),
+];
+
+fn stated(profile: Option<&str>) -> Endpoint {
+    Endpoint {
+        url: Some("http://stated.example".to_owned()),
+        region: Some("stated-region".to_owned()),
+        path_style: Some(false),
+        ca_bundle: Some(LocalPath("/stated.pem".into())),
+        proxy: Some("http://stated.proxy:1".parse().unwrap()),
+        ..named(profile)
+    }
+}
+
+fn named(profile: Option<&str>) -> Endpoint {
+    Endpoint { profile: profile.map(str::to_owned), ..Endpoint::default() }
+}
+
+/// Region, URL, CA bundle, addressing, in words.
+fn settings(endpoint: Endpoint, variables: &[(&str, &str)], config: &str) -> [String; 4] {
+    let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), config, ""));
+    assert_eq!(resolved.mistakes, [], "{resolved:?}");
+    let shown = |value: &str, origin: &Origin| format!("{value} ({origin})");
+    let url = resolved.url.as_ref().map(|url| shown(&url.value, &url.origin));
+    let ca = resolved.network.ca_bundle.as_ref();
+    let ca = ca.map(|ca| shown(&ca.value.display().to_string(), &ca.origin));
+    [
+        shown(&resolved.region.value, &resolved.region.origin),
+        url.unwrap_or_default(),
+        ca.unwrap_or_default(),
+        format!("{:?}", resolved.path_style),
+    ]
+}
+
+#[test]
+fn each_setting_comes_from_the_first_layer_that_has_it() {
+    let all = VARIABLES.as_slice();
+    // Stated, named profile, environment, selected profile, nothing.
+    for (endpoint, variables, config, expected) in [
+        (
+            stated(Some("prod")),
+            all,
+            CONFIG,
+            [
+                "stated-region (as stated)",
+                "http://stated.example (as stated)",
+                "/stated.pem (as stated)",
+                "Some(false)",
+            ],
+        ),
+        (
+            named(Some("prod")),
+            all,
+            CONFIG,
+            [
+                "prod-region (profile prod)",
+                "http://prod.example (profile prod)",
+                "/prod.pem (profile prod)",
+                "Some(true)",
+            ],
+        ),
+        // A named profile without a setting leaves it to the environment, not to `default`.
+        (
+            named(Some("bare")),
+            all,
+            CONFIG,
+            [
+                "env-region (AWS_REGION)",
+                "http://env.example (AWS_ENDPOINT_URL)",
+                "/env.pem (AWS_CA_BUNDLE)",
+                "Some(true)",
+            ],
+        ),
+        (named(Some("bare")), &[], CONFIG, ["us-east-1 (by default)", "", "", "None"]),
+        (
+            named(None),
+            all,
+            CONFIG,
+            [
+                "env-region (AWS_REGION)",
+                "http://env.example (AWS_ENDPOINT_URL)",
+                "/env.pem (AWS_CA_BUNDLE)",
+                "Some(false)",
+            ],
+        ),
+        (
+            named(None),
+            &[],
+            CONFIG,
+            [
+                "default-region (profile default)",
+                "http://default.example (profile default)",
+                "/default.pem (profile default)",
+                "Some(false)",
+            ],
+        ),
+        (
+            named(None),
+            &[("AWS_PROFILE", "prod"), ("AWS_REGION", "env-region")],
+            CONFIG,
+            [
+                "env-region (AWS_REGION)",
+                "http://prod.example (profile prod)",
+                "/prod.pem (profile prod)",
+                "Some(true)",
+            ],
+        ),
+        (named(None), &[], "", ["us-east-1 (by default)", "", "", "None"]),
+        (
+            named(None),
+            all,
+            "",
+            [
+                "env-region (AWS_REGION)",
+                "http://env.example (AWS_ENDPOINT_URL)",
+                "/env.pem (AWS_CA_BUNDLE)",
+                "Some(true)",
+            ],
+        ),
+        // Empty variables are unset ones.
+        (
+            named(None),
+            &[
+                ("AWS_REGION", ""),
+                ("AWS_DEFAULT_REGION", "second"),
+                ("AWS_ENDPOINT_URL", ""),
+                ("AWS_CA_BUNDLE", ""),
+            ],
+            "",
+            ["second (AWS_DEFAULT_REGION)", "", "", "None"],
+        ),
+        (
+            named(None),
+            &[
+                ("AWS_PROFILE", ""),
+                ("AWS_ENDPOINT_URL_S3", "http://s3.example/"),
+                ("AWS_ENDPOINT_URL", "http://x.example"),
+            ],
+            "",
+            ["us-east-1 (by default)", "http://s3.example (AWS_ENDPOINT_URL_S3)", "", "Some(true)"],
+        ),
+        (
+            named(None),
+            &[("AWS_ENDPOINT_URL", "http://x.example"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")],
+            "",
+            ["us-east-1 (by default)", "", "", "None"],
+        ),
+    ] {
+        assert_eq!(settings(endpoint.clone(), variables, config), expected, "{endpoint:?} {variables:?}");
+    }
+}
+
+#[test]
+fn a_named_profile_takes_the_keys_of_the_environment_out_of_the_chain() {
+    use CredentialSource::{Container, Environment as Variables, InstanceMetadata, Profile, WebIdentity};
+    let of = |profile: Option<&str>, variables: &[(&'static str, &'static str)]| {
+        let environment =
+            Environment::of(variables.iter().copied(), CONFIG, "[default]\naws_access_key_id = D\n");
+        named(profile).resolve(&environment).credentials
+    };
+    let keys = ("AWS_ACCESS_KEY_ID", "K");
+    let secret = ("AWS_SECRET_ACCESS_KEY", "S");
+    let off = ("AWS_EC2_METADATA_DISABLED", "true");
+    let profile = |name: &str| Profile(name.to_owned());
+    assert_eq!(of(Some("keys"), &[keys, secret]), [profile("keys")]);
+    assert_eq!(of(Some("bare"), &[keys, secret, off]), []);
+    assert_eq!(
+        of(Some("bare"), &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "u")]),
+        [Container, InstanceMetadata]
+    );
+    assert_eq!(of(None, &[keys, secret, off]), [Variables, profile("default")]);
+    assert_eq!(of(None, &[("AWS_PROFILE", "keys"), keys, secret, off]), [Variables, profile("keys")]);
+    let token = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token");
+    assert_eq!(
+        of(None, &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", "arn")]),
+        [WebIdentity, InstanceMetadata]
+    );
+    assert_eq!(of(None, &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", ""), off]), []);
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    let of = |endpoint: Endpoint, variables: &[(&'static str, &'static str)]| {
+        let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), CONFIG, ""));
+        resolved.mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>()
+    };
+    let absent = "there is no profile `nope` in the shared AWS configuration";
+    assert_eq!(of(named(Some("nope")), &[]), [absent]);
+    assert_eq!(of(named(None), &[("AWS_PROFILE", "nope")]), [format!("AWS_PROFILE is set, but {absent}")]);
+    assert_eq!(of(named(Some("bare")), &[("AWS_PROFILE", "nope")]), [""; 0], "a named profile comes first");
+    assert_eq!(of(named(Some("wrong")), &[]).len(), 2);
+    assert_eq!(
+        of(named(None), &[("AWS_ACCESS_KEY_ID", "K")]),
+        ["AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not"]
+    );
+    assert_eq!(of(named(None), &[("HTTPS_PROXY", "socks5://u:p@h:1")]), ["SOCKS proxies are not supported"]);
+    let fips = Endpoint { url: Some("https://s3.eu-west-1.amazonaws.com".to_owned()), ..named(Some("bare")) };
+    assert_eq!(of(fips, &[("AWS_USE_FIPS_ENDPOINT", "true")]).len(), 1);
+}
+
+#[test]
+fn a_syntax_error_in_the_files_is_not_an_empty_file() {
+    let resolved = named(None).resolve(&Environment::of([], "[default\nregion = x\n", ""));
+    assert_eq!(resolved.mistakes.len(), 1, "{:?}", resolved.mistakes);
+}
+
+#[test]
+fn proxies_come_from_the_variables_of_both_cases() {
+    let of = |variables: &[(&'static str, &'static str)]| {
+        let network =
+            named(Some("bare")).resolve(&Environment::of(variables.iter().copied(), CONFIG, "")).network;
+        let show = |proxy: Option<Setting<ProxyUrl>>| {
+            proxy.map_or_else(String::new, |proxy| proxy.value.to_string())
+        };
+        (show(network.http), show(network.https), network.no_proxy)
+    };
+    let (http, https, no) = of(&[("https_proxy", "http://low:1"), ("HTTPS_PROXY", "http://up:1")]);
+    assert_eq!((&*http, &*https), ("", "http://low:1"));
+    assert!(no.contains("169.254.169.254"), "{no}");
+    let (http, https, no) = of(&[("ALL_PROXY", "p:1"), ("HTTP_PROXY", "q:2"), ("NO_PROXY", "*.corp, h:80")]);
+    assert_eq!((&*http, &*https), ("http://q:2", "http://p:1"));
+    assert!(no.starts_with(".corp,h,"), "{no}");
+    let (http, _, _) = of(&[("HTTP_PROXY", "q:2"), ("REQUEST_METHOD", "GET")]);
+    assert_eq!(http, "");
+    assert_eq!(of(&[("HTTPS_PROXY", ""), ("https_proxy", "")]).1, "");
+}
+
+#[test]
+fn endpoints_that_differ_by_profile_only_are_two_servers() {
+    let environment = Environment::of([], CONFIG, "");
+    let (prod, default) = (named(Some("prod")).resolve(&environment), named(None).resolve(&environment));
+    assert!(!prod.is_same_server(&default));
+    let other = Endpoint { name: "other".to_owned(), ..named(Some("prod")) }.resolve(&environment);
+    assert!(prod.is_same_server(&other));
+    assert_eq!(prod.describe(), "`default` (http://prod.example, profile prod)");
+}

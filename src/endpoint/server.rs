@@ -1,0 +1,155 @@
+//! Which server an endpoint is, so that two endpoints can be told apart.
+
+use std::fmt;
+
+/// A server that speaks S3.
+///
+/// Two endpoints with equal servers hold the same buckets, and S3 copies between them by itself. A
+/// server with two addresses counts as two: a copy that is refused can be repeated with one address,
+/// a copy on the wrong server cannot be undone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Server {
+    /// Amazon S3 in one of AWS's partitions (`aws`, `aws-cn`, `aws-us-gov`, …), whatever the Region
+    /// and whatever host leads there: all Regions of a partition copy from each other.
+    Amazon {
+        /// The partition's name.
+        partition: String,
+    },
+    /// Any other server, as `scheme://host:port` in lower case, without a default port.
+    Other {
+        /// The origin.
+        origin: String,
+    },
+}
+
+impl Server {
+    /// The server at this URL, or Amazon S3 in the partition of this Region if there is no URL.
+    #[must_use]
+    pub fn of(url: Option<&str>, region: &str) -> Self {
+        let Some(url) = url else { return Self::Amazon { partition: partition(region).to_owned() } };
+        let origin = origin(url);
+        let host = origin.split("://").nth(1).unwrap_or(&origin);
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        match partition_of_host(host) {
+            Some(Some(partition)) => Self::Amazon { partition: partition.to_owned() },
+            Some(None) => Self::Amazon { partition: partition(region).to_owned() },
+            None => Self::Other { origin },
+        }
+    }
+
+    /// True for Amazon S3.
+    #[must_use]
+    pub const fn is_amazon(&self) -> bool {
+        matches!(self, Self::Amazon { .. })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Amazon { partition } if partition == "aws" => f.write_str("Amazon S3"),
+            Self::Amazon { partition } => write!(f, "Amazon S3 in the partition {partition}"),
+            Self::Other { origin } => f.write_str(origin),
+        }
+    }
+}
+
+/// The partition of an AWS host: `None` for other hosts, `Some(None)` if the Region decides.
+fn partition_of_host(host: &str) -> Option<Option<&'static str>> {
+    const SUFFIXES: [(&str, Option<&str>); 9] = [
+        (".amazonaws.com.cn", Some("aws-cn")),
+        (".api.amazonwebservices.com.cn", Some("aws-cn")),
+        (".amazonaws.eu", Some("aws-eusc")),
+        (".c2s.ic.gov", Some("aws-iso")),
+        (".sc2s.sgov.gov", Some("aws-iso-b")),
+        (".cloud.adc-e.uk", Some("aws-iso-e")),
+        (".csp.hci.ic.gov", Some("aws-iso-f")),
+        // Shared by `aws` and `aws-us-gov`.
+        (".amazonaws.com", None),
+        (".api.aws", None),
+    ];
+    let found = SUFFIXES.iter().find(|(suffix, _)| host.ends_with(suffix))?;
+    Some(found.1.or_else(|| host.contains("us-gov-").then_some("aws-us-gov")))
+}
+
+/// The partition of a Region.
+fn partition(region: &str) -> &'static str {
+    match region.split('-').collect::<Vec<_>>().as_slice() {
+        ["cn", ..] => "aws-cn",
+        ["us", "gov", ..] => "aws-us-gov",
+        ["eusc", ..] => "aws-eusc",
+        [_, "iso", ..] => "aws-iso",
+        [_, "isob", ..] => "aws-iso-b",
+        [_, "isoe", ..] => "aws-iso-e",
+        [_, "isof", ..] => "aws-iso-f",
+        _ => "aws",
+    }
+}
+
+/// Scheme, host, and port in lower case, without a path and without the scheme's default port.
+fn origin(url: &str) -> String {
+    let url = url.trim().to_ascii_lowercase();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", &url));
+    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let default_port = if scheme == "http" { ":80" } else { ":443" };
+    let host = host.strip_suffix(default_port).unwrap_or(host);
+    format!("{scheme}://{host}")
+}
+
+/// Finds what keeps a URL from being scheme, host, and port: a message and a remedy.
+pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
+    let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
+        let host = url.rsplit("://").next().unwrap_or(url);
+        return Some((format!("`{url}` is not a URL"), format!("write https://{host}")));
+    };
+    if rest.contains('@') {
+        let remedy = format!("write {scheme}://host, and use `profile:` for the credentials");
+        return Some(("secrets never stand in a manifest: this URL has a user".to_owned(), remedy));
+    }
+    let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !matches!(behind, "" | "/") {
+        let remedy = format!("write {scheme}://{host}; buckets and keys go into s3://bucket/key");
+        return Some((format!("an endpoint has no path: `{behind}`"), remedy));
+    }
+    let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+            (address, port.strip_prefix(':').or((!port.is_empty()).then_some("")))
+        }
+        _ => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+    };
+    let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    if name.is_empty() || !name.chars().all(legal) || !port_fits {
+        let remedy = "write for instance https://s3.example.internal:9000".to_owned();
+        return Some((format!("`{host}` is not a host with perhaps a port"), remedy));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_regions_of_amazon_are_one_server_per_partition() {
+        let same =
+            |a: (Option<&str>, &str), b: (Option<&str>, &str)| Server::of(a.0, a.1) == Server::of(b.0, b.1);
+        let vpce = "https://bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com";
+        assert!(same((None, "us-east-1"), (None, "eu-west-1")));
+        assert!(same((None, "us-east-1"), (Some(vpce), "eu-west-1")));
+        assert!(same((None, "cn-north-1"), (Some("https://s3.cn-north-1.amazonaws.com.cn"), "us-east-1")));
+        assert!(!same((None, "us-east-1"), (None, "cn-north-1")));
+        assert!(!same((None, "us-east-1"), (None, "us-gov-west-1")));
+        assert!(!same((None, "us-east-1"), (Some("https://s3.us-gov-west-1.amazonaws.com"), "us-east-1")));
+        assert!(!same((None, "us-east-1"), (Some("https://amazonaws.com.example"), "us-east-1")));
+    }
+
+    #[test]
+    fn spellings_of_one_address_are_one_server() {
+        let of = |url| Server::of(Some(url), "us-east-1");
+        assert_eq!(of("https://RGW.example:443/"), of("https://rgw.example"));
+        assert_eq!(of("http://[::1]:80"), of("http://[::1]"));
+        assert_ne!(of("http://rgw.example"), of("https://rgw.example"));
+        assert_ne!(of("http://rgw.example:9000"), of("http://rgw.example:9001"));
+    }
+}

@@ -1,0 +1,184 @@
+//! Credentials of an endpoint: the SDK's own providers, in the order that the endpoint was resolved to.
+//!
+//! The SDK's default chain reads the environment by itself, so it would find an exported key although
+//! a profile was named, and would take an empty variable for a set one. Here the chain holds what
+//! [`ResolvedEndpoint::credentials`] lists and nothing else.
+
+use std::sync::{Arc, OnceLock};
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider, SharedHttpClient};
+
+use super::client::StaticCredentials;
+use crate::endpoint::{AssumeRole, CredentialSource, Environment, ResolvedEndpoint};
+
+/// Builds configurations of SDK clients that do not read the environment.
+pub(super) struct Foundation<'e> {
+    pub(super) endpoint: &'e ResolvedEndpoint,
+    pub(super) region: Region,
+    pub(super) http_client: SharedHttpClient,
+}
+
+impl Foundation<'_> {
+    /// Returns the provider of the endpoint's credentials; nothing is sent yet.
+    pub(super) async fn credentials(
+        &self,
+        fixed: Option<StaticCredentials>,
+    ) -> (SharedCredentialsProvider, Used) {
+        if let Some(StaticCredentials { access_key, secret_key }) = fixed {
+            let credentials = Credentials::new(access_key, secret_key, None, None, "s3haul");
+            return (SharedCredentialsProvider::new(credentials), Used::default());
+        }
+        let chain = self.chain();
+        let used = Arc::clone(&chain.used);
+        let chain = SharedCredentialsProvider::new(chain);
+        match &self.endpoint.assume_role {
+            Some(role) => (self.assume(role, chain).await, used),
+            None => (chain, used),
+        }
+    }
+
+    /// A configuration for requests to the Security Token Service.
+    pub(super) fn sts_config(&self, credentials: SharedCredentialsProvider) -> SdkConfig {
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .http_client(self.http_client.clone())
+            .retry_config(RetryConfig::standard())
+            .region(self.region.clone())
+            .use_fips(self.endpoint.use_fips)
+            .use_dual_stack(self.endpoint.use_dual_stack)
+            .credentials_provider(credentials);
+        config.set_endpoint_url(self.endpoint.sts_url.clone());
+        config.build()
+    }
+
+    fn chain(&self) -> Chain {
+        let config = ProviderConfig::without_region()
+            .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
+            .with_http_client(self.http_client.clone())
+            .with_region(Some(self.region.clone()))
+            .with_use_fips(Some(self.endpoint.use_fips))
+            .with_use_dual_stack(Some(self.endpoint.use_dual_stack));
+        let environment = Environment::load();
+        let link = |source: &CredentialSource| (source.clone(), provider(source, &config, &environment));
+        Chain { links: self.endpoint.credentials.iter().map(link).collect(), used: Arc::default() }
+    }
+
+    async fn assume(&self, role: &AssumeRole, base: SharedCredentialsProvider) -> SharedCredentialsProvider {
+        let mut provider = AssumeRoleProvider::builder(&role.arn)
+            .session_name(role.session_name.as_deref().unwrap_or("s3haul"))
+            .configure(&self.sts_config(base.clone()));
+        if let Some(id) = &role.external_id {
+            provider = provider.external_id(id);
+        }
+        if let Some(duration) = role.duration {
+            provider = provider.session_length(duration);
+        }
+        SharedCredentialsProvider::new(provider.build_from_provider(base).await)
+    }
+}
+
+fn provider(
+    source: &CredentialSource,
+    config: &ProviderConfig,
+    environment: &Environment,
+) -> SharedCredentialsProvider {
+    match source {
+        CredentialSource::Environment => {
+            let text = |name| environment.variable(name).unwrap_or_default().to_owned();
+            let secret = environment
+                .variable("AWS_SECRET_ACCESS_KEY")
+                .map_or_else(|| text("SECRET_ACCESS_KEY"), str::to_owned);
+            let token = environment.variable("AWS_SESSION_TOKEN").map(str::to_owned);
+            SharedCredentialsProvider::new(Credentials::new(
+                text("AWS_ACCESS_KEY_ID"),
+                secret,
+                token,
+                None,
+                "environment",
+            ))
+        }
+        CredentialSource::Profile(name) => {
+            let mut files = EnvConfigFiles::builder();
+            for (kind, path) in environment.config_files() {
+                files = files.with_file(kind, path);
+            }
+            let provider = ProfileFileCredentialsProvider::builder()
+                .configure(config)
+                .profile_files(files.build())
+                .profile_name(name);
+            SharedCredentialsProvider::new(provider.build())
+        }
+        CredentialSource::WebIdentity => {
+            let text = |name| environment.variable(name).unwrap_or_default().to_owned();
+            let identity = StaticConfiguration {
+                web_identity_token_file: text("AWS_WEB_IDENTITY_TOKEN_FILE").into(),
+                role_arn: text("AWS_ROLE_ARN"),
+                session_name: environment.variable("AWS_ROLE_SESSION_NAME").unwrap_or("s3haul").to_owned(),
+            };
+            let provider = WebIdentityTokenCredentialsProvider::builder().configure(config);
+            SharedCredentialsProvider::new(provider.static_configuration(identity).build())
+        }
+        CredentialSource::Container => {
+            SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(config).build())
+        }
+        CredentialSource::InstanceMetadata => {
+            SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(config).build())
+        }
+    }
+}
+
+/// Asks one provider after the other until one is set up.
+///
+/// The SDK has such a chain, but does not tell which provider gave the credentials or failed.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    links: Vec<(CredentialSource, SharedCredentialsProvider)>,
+    used: Used,
+}
+
+/// The source that gave the credentials, once one has.
+pub(super) type Used = Arc<OnceLock<CredentialSource>>;
+
+impl Chain {
+    async fn ask(&self) -> Result<Credentials, CredentialsError> {
+        let mut last = CredentialsError::not_loaded("no credentials are configured");
+        for (source, provider) in &self.links {
+            match provider.provide_credentials().await {
+                Ok(credentials) => {
+                    // The first source that works keeps working: it is the first for every renewal.
+                    let _ = self.used.set(source.clone());
+                    return Ok(credentials);
+                }
+                Err(error @ CredentialsError::CredentialsNotLoaded(_)) => {
+                    tracing::debug!(%source, "has no credentials: {error}");
+                    last = error;
+                }
+                Err(error) => {
+                    tracing::debug!(%source, "cannot give credentials: {error}");
+                    return Err(error);
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+impl ProvideCredentials for Chain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.ask())
+    }
+}
