@@ -30,9 +30,8 @@ impl Server {
         let origin = origin(url);
         let host = origin.split("://").nth(1).unwrap_or(&origin);
         let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-        match partition_of_host(host) {
-            Some(Some(partition)) => Self::Amazon { partition: partition.to_owned() },
-            Some(None) => Self::Amazon { partition: partition(region).to_owned() },
+        match partition_of_host(host, partition(region)) {
+            Some(partition) => Self::Amazon { partition: partition.to_owned() },
             None => Self::Other { origin },
         }
     }
@@ -54,22 +53,22 @@ impl fmt::Display for Server {
     }
 }
 
-/// The partition of an AWS host: `None` for other hosts, `Some(None)` if the Region decides.
-fn partition_of_host(host: &str) -> Option<Option<&'static str>> {
-    const SUFFIXES: [(&str, Option<&str>); 9] = [
-        (".amazonaws.com.cn", Some("aws-cn")),
-        (".api.amazonwebservices.com.cn", Some("aws-cn")),
-        (".amazonaws.eu", Some("aws-eusc")),
-        (".c2s.ic.gov", Some("aws-iso")),
-        (".sc2s.sgov.gov", Some("aws-iso-b")),
-        (".cloud.adc-e.uk", Some("aws-iso-e")),
-        (".csp.hci.ic.gov", Some("aws-iso-f")),
-        // Shared by `aws` and `aws-us-gov`.
-        (".amazonaws.com", None),
-        (".api.aws", None),
+/// Returns the partition of an AWS host, given the partition of the Region; `None` for other hosts.
+fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str> {
+    // The last two are shared by `aws` and `aws-us-gov`, so the Region decides.
+    let suffixes = [
+        (".amazonaws.com.cn", "aws-cn"),
+        (".api.amazonwebservices.com.cn", "aws-cn"),
+        (".amazonaws.eu", "aws-eusc"),
+        (".c2s.ic.gov", "aws-iso"),
+        (".sc2s.sgov.gov", "aws-iso-b"),
+        (".cloud.adc-e.uk", "aws-iso-e"),
+        (".csp.hci.ic.gov", "aws-iso-f"),
+        (".amazonaws.com", of_region),
+        (".api.aws", of_region),
     ];
-    let found = SUFFIXES.iter().find(|(suffix, _)| host.ends_with(suffix))?;
-    Some(found.1.or_else(|| host.contains("us-gov-").then_some("aws-us-gov")))
+    let (_, partition) = suffixes.into_iter().find(|(suffix, _)| host.ends_with(suffix))?;
+    Some(if host.contains("us-gov-") { "aws-us-gov" } else { partition })
 }
 
 /// The partition of a Region.

@@ -78,8 +78,8 @@ pub struct EndpointSection {
     /// A file of PEM certificates. Connections trust these and no others.
     #[schemars(extend("examples" = ["/etc/ssl/corp-ca.pem"]))]
     pub ca_bundle: Option<String>,
-    /// The HTTP proxy for this endpoint: its URL, or `none` to connect directly. Default: HTTPS_PROXY,
-    /// HTTP_PROXY, ALL_PROXY, and NO_PROXY of the environment.
+    /// The HTTP proxy for this endpoint: its URL, or `none` to connect directly. Default: what the
+    /// environment says (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
     #[schemars(extend("examples" = ["http://proxy.example.com:3128"]))]
     pub proxy: Option<String>,
     /// Whose server it is, which decides what can be expected of it.

@@ -66,6 +66,7 @@ fn settings(endpoint: Endpoint, variables: &[(&str, &str)], config: &str) -> [St
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_setting_comes_from_the_first_layer_that_has_it() {
     let all = VARIABLES.as_slice();
     // Stated, named profile, environment, selected profile, nothing.
