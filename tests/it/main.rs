@@ -41,6 +41,7 @@ mod manifest;
 mod matrix;
 mod mine;
 mod mistyped;
+mod network;
 mod octets;
 mod outage;
 mod pace;

@@ -1,0 +1,377 @@
+//! The user's own environment: profiles, keys, Regions, proxies, and private certificate authorities.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rstest::rstest;
+use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::cli::process;
+use crate::world::{DESTINATION, SOURCE, World};
+
+const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
+
+/// A sandbox with one object, and a directory with the shared AWS configuration files.
+struct Site {
+    world: World,
+    directory: TempDir,
+}
+
+/// What a command printed and how it ended.
+struct Ended {
+    exit: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Site {
+    async fn new(config: &str, credentials: &str) -> Self {
+        let world = World::new().await;
+        world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+        let site = Self { world, directory: tempfile::tempdir().unwrap() };
+        fs::write(site.file("config"), config.replace("SANDBOX", site.world.sandbox.url())).unwrap();
+        fs::write(site.file("credentials"), credentials).unwrap();
+        site
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.world.sandbox.url().trim_start_matches("http://").parse().unwrap()
+    }
+
+    async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+        let mut command = process();
+        command
+            .current_dir(self.directory.path())
+            .args(arguments)
+            .env("AWS_CONFIG_FILE", self.file("config"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.file("credentials"));
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        command.envs(variables.iter().copied());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let exit = output.status.code().unwrap();
+        Ended { exit, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    fn copied(&self) -> bool {
+        self.world.sandbox.store().object(DESTINATION, "k").is_some()
+    }
+}
+
+/// Variables with the keys of the sandbox.
+fn right_keys() -> [(&'static str, &'static str); 2] {
+    [("AWS_ACCESS_KEY_ID", "sandbox"), ("AWS_SECRET_ACCESS_KEY", "sandbox-secret")]
+}
+
+const WRONG_KEYS: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", "AKIAWRONG"), ("AWS_SECRET_ACCESS_KEY", "wrong")];
+const RIGHT: &str = "aws_access_key_id = sandbox\naws_secret_access_key = sandbox-secret\n";
+const WRONG: &str = "aws_access_key_id = AKIAOTHER\naws_secret_access_key = wrong\n";
+
+#[test]
+fn the_keys_of_these_tests_are_those_of_the_sandbox() {
+    let options = SandboxOptions::default();
+    assert_eq!((&*options.access_key, &*options.secret_key), ("sandbox", "sandbox-secret"));
+}
+
+#[rstest]
+#[case::flag(&["copy", "s3://source/", "s3://destination/", "--profile", "lab"])]
+#[case::manifest(&["run", "job.yaml"])]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_profile_beats_exported_keys_url_and_region(#[case] arguments: &[&str]) {
+    let config = "[profile lab]\nendpoint_url = SANDBOX\nregion = us-east-1\n";
+    let site = Site::new(config, &format!("[lab]\n{RIGHT}")).await;
+    let job = "version: 1\nendpoints: {lab: {profile: lab}}\ntransfers:\n  - {from: {s3: s3://source/, endpoint: lab}, \
+               to: {s3: s3://destination/, endpoint: lab}}\n";
+    fs::write(site.file("job.yaml"), job).unwrap();
+    let elsewhere = [("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9"), ("AWS_REGION", "eu-west-1")];
+    let variables = [WRONG_KEYS.as_slice(), &elsewhere].concat();
+    let ended = site.run(arguments, &variables).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    assert!(site.copied());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_with_other_keys_is_refused_although_the_environment_has_the_right_ones() {
+    let site = Site::new("[profile other]\nendpoint_url = SANDBOX\n", &format!("[other]\n{WRONG}")).await;
+    let ended = site.run(&[&COPY[..], &["--profile", "other"]].concat(), &right_keys()).await;
+    assert_eq!(ended.exit, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("InvalidAccessKeyId"), "{}", ended.stderr);
+    assert!(!site.copied());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_does_not_exist_is_named_with_the_files_searched() {
+    let site = Site::new("[profile lab]\n", "").await;
+    let ended = site.run(&[&COPY[..], &["--profile", "nope"]].concat(), &right_keys()).await;
+    assert_eq!(ended.exit, 2, "{}", ended.stderr);
+    let config = site.file("config").display().to_string();
+    for word in ["`nope`", &config, "credentials", "lab"] {
+        assert!(ended.stderr.contains(word), "no {word} in {}", ended.stderr);
+    }
+    let ended = site.run(&COPY, &[("AWS_PROFILE", "nope")]).await;
+    assert_eq!(ended.exit, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("AWS_PROFILE") && ended.stderr.contains("`nope`"), "{}", ended.stderr);
+    let job = "version: 1\nendpoints: {a: {profile: nope}}\ntransfers:\n  - {from: {s3: s3://source/, endpoint: a}, to: \
+               {s3: s3://destination/, endpoint: a}}\n";
+    fs::write(site.file("job.yaml"), job).unwrap();
+    let ended = site.run(&["check", "job.yaml"], &right_keys()).await;
+    assert_eq!(ended.exit, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("job.yaml:2"), "drawn at its line: {}", ended.stderr);
+}
+
+/// The dangerous one: the copy went to the destination's server, for the bucket of that name there.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_differ_by_profile_only_are_two_servers() {
+    let other = World::new().await;
+    other.sandbox.store().put_object(SOURCE, "k", Content::pattern(2, 10), &ObjectSpec::default());
+    let config = format!(
+        "[profile here]\nendpoint_url = SANDBOX\n{RIGHT}[profile there]\nendpoint_url = {}\n{RIGHT}",
+        other.sandbox.url()
+    );
+    let site = Site::new(&config, "").await;
+    let job = "version: 1\nendpoints: {a: {profile: here}, b: {profile: there}}\ntransfers:\n  - {from: {s3: s3://source/, \
+               endpoint: a}, to: {s3: s3://destination/, endpoint: b}}\n";
+    fs::write(site.file("job.yaml"), job).unwrap();
+    for command in ["check", "plan", "run", "verify"] {
+        let ended = site.run(&[command, "job.yaml"], &[]).await;
+        assert_eq!(ended.exit, 2, "{command}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains("profile here") && ended.stderr.contains("profile there"),
+            "{}",
+            ended.stderr
+        );
+    }
+    assert!(other.sandbox.store().object(DESTINATION, "k").is_none());
+    assert_eq!(other.sandbox.calls().total(), 0, "nothing was sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_login_of_a_profile_is_in_this_build() {
+    let process = r#"credential_process = sh -c 'echo "{\"Version\": 1, \"AccessKeyId\": \"sandbox\", \"SecretAccessKey\": \"sandbox-secret\"}"'"#;
+    let config = format!(
+        "[profile process]\nendpoint_url = SANDBOX\n{process}\n\
+         [profile sso]\nendpoint_url = SANDBOX\nsso_session = corp\nsso_account_id = 111122223333\nsso_role_name = x\n\
+         [sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://corp.example/start\n\
+         [profile login]\nendpoint_url = SANDBOX\nlogin_session = arn:aws:iam::111122223333:user/x\nregion = us-east-1\n"
+    );
+    let site = Site::new(&config, "").await;
+    let ended = site.run(&[&COPY[..], &["--profile", "process"]].concat(), &[]).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    let home = site.directory.path().display().to_string();
+    for profile in ["sso", "login"] {
+        let arguments = [&COPY[..], &["--profile", profile, "--patience", "1s"]].concat();
+        let ended = site.run(&arguments, &[("HOME", &home)]).await;
+        assert!(matches!(ended.exit, 3 | 4), "{}", ended.stderr);
+        assert!(ended.stderr.contains(profile), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("feature"), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_variable_counts_as_unset() {
+    let site = Site::new(&format!("[default]\nendpoint_url = SANDBOX\n{RIGHT}"), "").await;
+    let empty = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_REGION",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_CA_BUNDLE",
+        "AWS_USE_FIPS_ENDPOINT",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_ROLE_ARN",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    ];
+    let ended = site.run(&COPY, &empty.map(|name| (name, ""))).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    assert!(site.copied());
+}
+
+/// A forward proxy: CONNECT for TLS, absolute URLs otherwise. Whatever host is named, it connects to `onward`.
+struct Proxy {
+    at: SocketAddr,
+    connects: Arc<AtomicU32>,
+    plain: Arc<AtomicU32>,
+    authorized: Arc<AtomicU32>,
+}
+
+impl Proxy {
+    async fn to(onward: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            at: listener.local_addr().unwrap(),
+            connects: Arc::default(),
+            plain: Arc::default(),
+            authorized: Arc::default(),
+        };
+        let (connects, plain) = (Arc::clone(&proxy.connects), Arc::clone(&proxy.plain));
+        let authorized = Arc::clone(&proxy.authorized);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (connects, plain) = (Arc::clone(&connects), Arc::clone(&plain));
+                let authorized = Arc::clone(&authorized);
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        match client.read_u8().await {
+                            Ok(byte) => head.push(byte),
+                            Err(_) => return,
+                        }
+                    }
+                    let text = String::from_utf8_lossy(&head).to_lowercase();
+                    if text.contains("proxy-authorization: basic dxnlcjpwyxnz") {
+                        authorized.fetch_add(1, Ordering::SeqCst);
+                    }
+                    let mut server = TcpStream::connect(onward).await.unwrap();
+                    if text.starts_with("connect ") {
+                        connects.fetch_add(1, Ordering::SeqCst);
+                        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                    } else {
+                        plain.fetch_add(1, Ordering::SeqCst);
+                        server.write_all(&head).await.unwrap();
+                    }
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        proxy
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.at)
+    }
+
+    fn seen(&self) -> (bool, bool) {
+        (self.connects.load(Ordering::SeqCst) > 0, self.plain.load(Ordering::SeqCst) > 0)
+    }
+}
+
+/// Serves over TLS what `onward` serves, for the name `s3.corp.example` and for `localhost`. Returns its
+/// address and its certificate in PEM format.
+async fn tls(onward: SocketAddr) -> (SocketAddr, String) {
+    let names = ["s3.corp.example", "localhost"].map(str::to_owned);
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut client) = acceptor.accept(stream).await else { return };
+                let mut server = TcpStream::connect(onward).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (at, made.cert.pem())
+}
+
+#[rstest]
+#[case::upper("HTTP_PROXY")]
+#[case::lower("http_proxy")]
+#[case::all("ALL_PROXY")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_endpoint_is_reached_through_the_proxy(#[case] variable: &str) {
+    let site = Site::new("", "").await;
+    let proxy = Proxy::to(site.address()).await;
+    // Only the proxy knows this host.
+    let endpoint = [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), (variable, &proxy.url())];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &endpoint].concat()).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
+    assert!(site.copied());
+}
+
+#[rstest]
+#[case::bundle("AWS_CA_BUNDLE", "HTTPS_PROXY")]
+#[case::cert_file("SSL_CERT_FILE", "https_proxy")]
+#[case::all("AWS_CA_BUNDLE", "ALL_PROXY")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_with_a_private_ca_is_reached_by_connect(#[case] ca: &str, #[case] variable: &str) {
+    let site = Site::new("", "").await;
+    let (at, pem) = tls(site.address()).await;
+    let bundle = site.file("ca.pem").display().to_string();
+    fs::write(&bundle, pem).unwrap();
+    let proxy = Proxy::to(at).await;
+    let proxy_url = proxy.url().replace("http://", "http://user:pass@");
+    let endpoint =
+        [("AWS_ENDPOINT_URL_S3", "https://s3.corp.example"), (variable, &*proxy_url), (ca, &*bundle)];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &endpoint].concat()).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (true, false)), "{}", ended.stderr);
+    assert_eq!(proxy.authorized.load(Ordering::SeqCst), proxy.connects.load(Ordering::SeqCst));
+    assert!(!ended.stderr.contains("pass"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_and_none_connect_directly() {
+    let site = Site::new("", "").await;
+    let (at, pem) = tls(site.address()).await;
+    let bundle = site.file("ca.pem").display().to_string();
+    fs::write(&bundle, pem).unwrap();
+    let proxy = Proxy::to(at).await;
+    let (url, through) = (format!("https://localhost:{}", at.port()), proxy.url());
+    let variables = [("AWS_ENDPOINT_URL_S3", &*url), ("HTTPS_PROXY", &through), ("AWS_CA_BUNDLE", &bundle)];
+    let variables = [right_keys().as_slice(), &variables].concat();
+    let ended = site.run(&COPY, &[variables.as_slice(), &[("NO_PROXY", "localhost")]].concat()).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
+    let ended = site.run(&[&COPY[..], &["--proxy", "none"]].concat(), &variables).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
+    let ended = site.run(&COPY, &variables).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (true, false)), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifest_names_a_proxy_and_a_ca_for_one_endpoint() {
+    let site = Site::new("", "").await;
+    let (at, pem) = tls(site.address()).await;
+    fs::write(site.file("ca.pem"), pem).unwrap();
+    let proxy = Proxy::to(at).await;
+    let job = format!(
+        "version: 1\nendpoints: {{corp: {{url: \"https://s3.corp.example\", proxy: \"{}\", ca_bundle: ca.pem}}}}\ntransfers:\n  \
+         - {{from: {{s3: s3://source/, endpoint: corp}}, to: {{s3: s3://destination/, endpoint: corp}}}}\n",
+        proxy.url()
+    );
+    fs::write(site.file("job.yaml"), job).unwrap();
+    // The endpoint's own settings beat the environment.
+    let wrong = [("HTTPS_PROXY", "http://127.0.0.1:9"), ("AWS_CA_BUNDLE", "/nonexistent.pem")];
+    let ended = site.run(&["run", "job.yaml"], &[right_keys().as_slice(), &wrong].concat()).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (true, false)), "{}", ended.stderr);
+    assert!(site.copied() && ended.stdout.contains("done"), "{}", ended.stdout);
+}
+
+#[rstest]
+#[case::missing("/nonexistent.pem", "cannot be read")]
+#[case::empty("config", "holds no certificate")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_bundle_without_certificates_is_refused_and_named(#[case] bundle: &str, #[case] why: &str) {
+    let site = Site::new("[default]\n", "").await;
+    let bundle = [("AWS_CA_BUNDLE", bundle), ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url())];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &bundle].concat()).await;
+    assert_eq!(ended.exit, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains(why) && ended.stderr.contains("AWS_CA_BUNDLE"), "{}", ended.stderr);
+}
