@@ -23,7 +23,7 @@
 //! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
 //! # let connect = Connect { credentials: Some(credentials), ..Connect::from(endpoint) };
 //! // `Connect::from(Endpoint::default())` is Amazon S3 with the credentials of the environment.
-//! let bucket = Bucket::connect(connect, "videos".parse()?).await;
+//! let bucket = Bucket::connect(connect, "videos".parse()?).await?;
 //! let key = "täglich/film.mp4".parse()?;
 //! let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?;
 //!

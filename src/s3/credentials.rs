@@ -10,7 +10,6 @@ use std::fmt;
 use std::io;
 
 use aws_config::imds::client::error::ImdsError;
-use aws_config::meta::ProviderChainError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
@@ -221,12 +220,13 @@ fn not_loaded(
     NoIdentity { may_pass, message }
 }
 
-/// Returns what the SDK says about a profile that does not exist.
+/// Returns what the SDK says about a profile that does not exist, or whose `source_profile` does not.
 fn missing_profile(error: &CredentialsError) -> Option<String> {
-    let chain = find::<ProviderChainError<CredentialsError>>(error)?;
-    let profile = chain.attempts().iter().find(|attempt| attempt.name() == "Profile")?;
-    let told = plain(profile.error());
-    told.contains("was not defined").then_some(told)
+    let told = plain(error);
+    ["was not defined", "could not find source profile"]
+        .iter()
+        .any(|word| told.contains(word))
+        .then_some(told)
 }
 
 /// Returns the texts of all causes.

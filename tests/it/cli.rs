@@ -196,7 +196,8 @@ async fn failures_exit_1_and_are_told_with_code_and_remedy() {
 #[rstest]
 #[case::wrong_secret(3, "AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch", "AWS_PROFILE")]
 #[case::unknown_key(3, "AWS_ACCESS_KEY_ID", "wrong", "InvalidAccessKeyId", "AWS_PROFILE")]
-#[case::no_credentials(3, "AWS_ACCESS_KEY_ID", "", "no credentials", "AWS_PROFILE")]
+#[case::half_of_the_keys(3, "AWS_ACCESS_KEY_ID", "", "configuration", "set both, or neither")]
+#[case::no_credentials(3, "AWS_", "", "no credentials", "AWS_PROFILE")]
 #[case::unreachable(4, "AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "no connection", "--endpoint-url")]
 #[case::no_such_host(4, "AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid", "no connection", "DNS")]
 #[tokio::test(flavor = "multi_thread")]
@@ -210,11 +211,11 @@ async fn what_would_fail_every_object_is_refused_once(
     let world = World::new().await;
     put(&world, "k", 10);
     let mut command = at(&world);
-    if value.is_empty() {
-        command.env_remove(name);
-    } else {
-        command.env(name, value);
-    }
+    match (name, value) {
+        ("AWS_", "") => command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY"),
+        (name, "") => command.env_remove(name),
+        (name, value) => command.env(name, value),
+    };
     let arguments = ["copy", "s3://source/", "s3://destination/", "--patience", "1s"];
     let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!((exit, stdout.as_str()), (code, ""), "{stderr}");

@@ -217,7 +217,7 @@ async fn a_provider_of_credentials_that_hangs_is_named() {
 
 #[rstest]
 #[case::none(&[], "none found in the environment")]
-#[case::half(&[("AWS_ACCESS_KEY_ID", "a")], "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY")]
+#[case::half(&[("AWS_ACCESS_KEY_ID", "a")], "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not")]
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_credentials_a_command_ends_at_once(#[case] env: &[(&str, &str)], #[case] told: &str) {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), None).await;
@@ -287,7 +287,7 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
     let url = format!("https://localhost:{}", at.port());
     let (exit, _, stderr) = run(impatient(&url, "copy"), &COPY[1..]).await;
     assert_eq!((exit, connections.load(Ordering::SeqCst)), (3, 1), "{stderr}");
-    assert!(stderr.contains("AWS_CA_BUNDLE, SSL_CERT_FILE or `ca_bundle`"), "{stderr}");
+    assert!(stderr.contains("AWS_CA_BUNDLE, SSL_CERT_FILE or --ca-bundle"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

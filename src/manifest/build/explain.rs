@@ -1,0 +1,92 @@
+//! What to write instead of a text that cannot be read: a message and a remedy for each kind of error.
+
+use super::super::job::FailureLimitError;
+use super::super::keys::{GlobError, TemplateError};
+use super::super::moment::MomentError;
+use crate::location::LocationError;
+use crate::size::SizeError;
+
+/// An error as what is wrong and what to do about it.
+pub(super) trait Explain {
+    fn explain(&self) -> (String, String);
+}
+
+impl Explain for SizeError {
+    fn explain(&self) -> (String, String) {
+        match self {
+            Self::NotANumber(text) => (
+                format!("`{text}` is not a size"),
+                "write a number and a unit, for instance 64MiB".to_owned(),
+            ),
+            Self::Unit { text, suggestion } => {
+                (format!("`{text}` has no binary unit"), format!("write {suggestion}"))
+            }
+            Self::OutOfRange(_) => {
+                (self.to_string(), "write a smaller size, or one in whole bytes".to_owned())
+            }
+            Self::Duration(text) => {
+                (format!("`{text}` is not a duration"), "write for instance 30s, 15m or 2h".to_owned())
+            }
+        }
+    }
+}
+
+impl Explain for FailureLimitError {
+    fn explain(&self) -> (String, String) {
+        let message = format!("`{}` is neither a number of objects nor a percentage", self.0);
+        (message, "write for instance 100 or 5%".to_owned())
+    }
+}
+
+impl Explain for LocationError {
+    fn explain(&self) -> (String, String) {
+        match self {
+            Self::NotS3(text) => {
+                (format!("`{text}` is not an S3 location"), self.remedy().unwrap_or_default())
+            }
+            Self::Bucket { name, reason } => {
+                (format!("`{name}` is not a bucket name: {reason}"), "write s3://bucket/key".to_owned())
+            }
+            Self::KeyTooLong(_) => (self.to_string(), "write a shorter key".to_owned()),
+        }
+    }
+}
+
+impl Explain for MomentError {
+    fn explain(&self) -> (String, String) {
+        (format!("`{}` is not a point in time", self.text), self.remedy.to_owned())
+    }
+}
+
+impl Explain for GlobError {
+    fn explain(&self) -> (String, String) {
+        let remedy = match self {
+            Self::Empty => "write `**` for all keys, or remove it".to_owned(),
+            Self::Anchored(text) => {
+                let relative = text.trim_start_matches("s3://").trim_start_matches(['.', '/']);
+                format!("write it from there, for instance `{relative}`")
+            }
+            Self::Directory(text) => {
+                let dir = text.trim_end_matches(['*', '/']);
+                let below = if dir.is_empty() { "**".to_owned() } else { format!("{dir}/**") };
+                format!("write `{below}` for everything below it, or `**/*/` for all marker objects")
+            }
+            Self::Syntax { .. } => "put a `\\` before a character that stands for itself".to_owned(),
+        };
+        (self.to_string(), remedy)
+    }
+}
+
+impl Explain for TemplateError {
+    fn explain(&self) -> (String, String) {
+        let remedy = match self {
+            Self::Unknown(_) => "there are {key}, {dir}, {name}, {stem}, {ext} and {size}".to_owned(),
+            Self::Brace(brace) => format!("write `{brace}{brace}` for the character itself"),
+            Self::Doubled { placeholder, mark } => {
+                format!("leave out the `{mark}` next to {{{placeholder}}}")
+            }
+            Self::Collides(_) => "use {key}, or {dir} with {name} or with {stem} and {ext}".to_owned(),
+        };
+        (self.to_string(), remedy)
+    }
+}
