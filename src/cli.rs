@@ -156,7 +156,9 @@ impl CliError {
             | Self::Report(ReportError::Create { .. })
             | Self::Journal(_)
             | Self::Unusable(_) => Exit::Refused,
-            Self::Report(ReportError::Incomplete { .. }) | Self::Io(_) => Exit::Failures,
+            Self::Report(ReportError::Incomplete { .. } | ReportError::Footer { .. }) | Self::Io(_) => {
+                Exit::Failures
+            }
         }
     }
 }
@@ -346,7 +348,9 @@ impl JobFile {
         if self.sandbox {
             return load_in(&self.path, &environment.isolated());
         }
-        load_in(&self.path, &environment)
+        let mut job = load_in(&self.path, &environment)?;
+        journal::leave_out_own_files(&mut job);
+        Ok(job)
     }
 }
 

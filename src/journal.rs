@@ -49,7 +49,7 @@ use event::{Event, RunInfo};
 use fault::Faulty;
 pub use fault::WriteFault;
 use fingerprint::Fingerprint;
-pub use identity::Writer;
+pub use identity::{Writer, host};
 pub use salvage::Salvage;
 use segment::Replay;
 use state::{Phase, RunState};

@@ -379,7 +379,9 @@ impl Sides {
                 let place = path.to_string();
                 Err((place.clone(), Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message)))
             }
-            (Source::Files { path, symlinks }, _) => Ok(local::files(path, *symlinks, filter)),
+            (Source::Files { path, symlinks }, _) => {
+                Ok(local::files(path, *symlinks, filter, &self.transfer.own_files))
+            }
             // Standard input is no listing: its one upload is begun by the executor.
             _ => Ok(Listing::of(Vec::new())),
         }

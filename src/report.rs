@@ -5,17 +5,19 @@
 //! fills up later does not stop the copies: the first error is kept, and the run does not exit 0. The writer is the
 //! journal's [`Ledger`], which brings what is missing when the run goes on.
 
+mod frame;
 pub mod read;
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::frame::{FORMAT, Footer, Origin, header};
+use self::frame::{GAP, first_line, length_of_receipts};
 use crate::execute::Outcome;
 use crate::journal::Ledger;
 use crate::plan::unchanged::Unchanged;
@@ -52,31 +54,17 @@ pub enum ReportError {
         /// They are in the journal, so that the run can still complete the report.
         kept: bool,
     },
-}
-
-/// The first line of a report: which command wrote it. No secret can be in it, because none can be on a command line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// The format of the lines that follow.
-    pub report: u32,
-    /// The version of s3haul.
-    pub tool: String,
-    /// The command line, without the program.
-    pub command: Vec<String>,
-    /// Where it was given.
-    pub directory: PathBuf,
-}
-
-impl Origin {
-    /// The command line of this process.
-    ///
-    /// # Errors
-    /// When the working directory is gone.
-    pub fn of_process() -> io::Result<Self> {
-        let command = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-        let directory = std::env::current_dir()?;
-        Ok(Self { report: 1, tool: env!("CARGO_PKG_VERSION").to_owned(), command, directory })
-    }
+    /// It has all receipts and no footer.
+    #[error(
+        "the report {} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; free \
+         some space and run the same command again", path.display()
+    )]
+    Footer {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
 }
 
 /// Causes of failures that the summary names.
@@ -86,8 +74,10 @@ const SHOWN_CAUSES: usize = 10;
 #[derive(Debug)]
 pub struct ReportWriter {
     file: BufWriter<File>,
-    /// The first line, which names the command.
-    first: Vec<u8>,
+    /// The header of this session, for a file that has none.
+    header: Vec<u8>,
+    /// The length of the header in the file, which may be that of an earlier session.
+    first: u64,
     error: Option<io::Error>,
 }
 
@@ -108,32 +98,48 @@ impl ReportWriter {
     /// # Errors
     /// [`ReportError::Create`].
     pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
-        Self::open(path, origin, OpenOptions::new().truncate(true))
+        Self::open(path, origin, OpenOptions::new().truncate(true), |_| Ok(0))
     }
 
     /// Opens the report that an earlier session of the run has begun, so that its journal can go on with it. Where that is
-    /// gone, another one is begun.
+    /// gone, or the file is the report of another run, another one is begun.
     ///
     /// # Errors
     /// [`ReportError::Create`].
     pub fn reopen(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
-        Self::open(path, origin, OpenOptions::new().read(true))
+        Self::open(path, origin, OpenOptions::new().read(true), |file| {
+            let (length, header) = first_line(file)?;
+            let is_ours = header.is_some_and(|header| header.is_of_run(origin));
+            Ok(if is_ours { length } else { 0 })
+        })
     }
 
-    fn open(path: &Path, origin: &Origin, options: &mut OpenOptions) -> Result<Self, ReportError> {
+    fn open(
+        path: &Path,
+        origin: &Origin,
+        options: &mut OpenOptions,
+        first: impl Fn(&mut File) -> io::Result<u64>,
+    ) -> Result<Self, ReportError> {
         let mut begin = || {
             let mut file = file(path, options)?;
-            let mut first = serde_json::to_vec(origin)?;
-            first.push(b'\n');
-            let begun = file.seek(SeekFrom::End(0))? > 0;
-            let mut file = BufWriter::new(file);
-            if !begun {
-                file.write_all(&first)?;
+            let mut header = serde_json::to_vec(origin)?;
+            header.push(b'\n');
+            let first = first(&mut file)?;
+            if first > 0 {
+                file.seek(SeekFrom::End(0))?;
+                return Ok(Self { file: BufWriter::new(file), header, first, error: None });
             }
-            Ok((file, first))
+            if file.metadata()?.is_file() {
+                file.set_len(0)?;
+            }
+            file.seek(SeekFrom::Start(0))?;
+            let mut file = BufWriter::new(file);
+            // The header is there from the start, so that a run that is killed early leaves a report of itself.
+            let error = file.write_all(&header).and_then(|()| file.flush()).err();
+            let first = header.len() as u64;
+            Ok(Self { file, header, first, error })
         };
-        let (file, first) = begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })?;
-        Ok(Self { file, first, error: None })
+        begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })
     }
 }
 
@@ -141,7 +147,15 @@ impl ReportWriter {
 fn file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.map_or(Ok(()), fs::create_dir_all)?;
-    options.write(true).create(true).open(path)
+    options.read(true).write(true).create(true).open(path)
+}
+
+/// Returns true if a line ends at this length of a file.
+fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::Start(length.saturating_sub(1)))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 impl Ledger for ReportWriter {
@@ -151,16 +165,32 @@ impl Ledger for ReportWriter {
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
         self.error = None;
         let file = self.file.get_mut();
-        let first = self.first.len() as u64;
         let there = file.metadata()?.len();
-        if length <= first || there < first {
+        if there < self.first || self.first == 0 {
             file.set_len(0)?;
             file.rewind()?;
-            file.write_all(&self.first)?;
+            file.write_all(&self.header)?;
+            self.first = self.header.len() as u64;
+        }
+        if length <= self.first {
+            file.set_len(self.first)?;
+            file.seek(SeekFrom::End(0))?;
             return Ok(0);
         }
-        file.set_len(length.min(there))?;
-        file.seek(SeekFrom::End(0))
+        if length <= there && ends_line(file, length)? {
+            // The footer of a session that was stopped is behind that.
+            file.set_len(length)?;
+            return file.seek(SeekFrom::End(0));
+        }
+        // The file is not what the last session left. The report says so itself, because nobody reads the log later.
+        if length < there {
+            file.set_len(length)?;
+        }
+        let kept = length_of_receipts(file)?.max(self.first);
+        file.set_len(kept)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(GAP.as_bytes()).inspect_err(|_| _ = self.file.get_ref().set_len(kept))?;
+        self.file.stream_position()
     }
 
     fn add(&mut self, receipt: &str) {
@@ -337,7 +367,7 @@ mod tests {
     use super::*;
 
     fn origin() -> Origin {
-        Origin { report: 1, tool: "0".into(), command: vec!["copy".into()], directory: "/".into() }
+        Origin { report: 2, command: vec!["copy".into()], directory: "/".into(), ..Origin::default() }
     }
 
     #[test]
@@ -370,9 +400,47 @@ mod tests {
         assert!(third.rewind(1000).unwrap() < 1000);
         third.add("4");
         third.sync().unwrap();
-        assert_eq!(lines(), ["4"]);
+        assert_eq!(lines(), [GAP.trim_end(), "4"], "the report says itself that it is not whole");
         let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
         assert_eq!(serde_json::from_str::<Origin>(&first).unwrap(), origin());
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.jsonl");
+        let mut first = ReportWriter::create(&path, &origin()).unwrap();
+        first.add("1");
+        let length = first.sync().unwrap();
+        let end = Footer::of(&Outcome::default(), 4);
+        end.append(&path).unwrap();
+        let longer = Origin { host: "another machine".into(), ..origin() };
+        let header = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+        for length in [length, 0, length] {
+            let mut second = ReportWriter::reopen(&path, &longer).unwrap();
+            second.rewind(length).unwrap();
+            if length == 0 {
+                second.add("1");
+            }
+            second.sync().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n"));
+            end.append(&path).unwrap();
+        }
+        // Longer in the journal's memory than on the disk: the footer does not end up in the middle.
+        let mut third = ReportWriter::reopen(&path, &longer).unwrap();
+        third.rewind(10_000).unwrap();
+        third.sync().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n{GAP}"));
+        // The report of another run is not gone on with.
+        let other = Origin { run: "other".into(), ..origin() };
+        let run = Origin { run: "run".into(), ..origin() };
+        ReportWriter::create(&path, &other).unwrap().add("1");
+        ReportWriter::reopen(&path, &run).unwrap().rewind(10_000).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(r#""run":"run""#) && text.ends_with(GAP) && text.lines().count() == 2,
+            "{text}"
+        );
     }
 
     #[test]

@@ -149,7 +149,8 @@ impl Copy {
         if self.dry_run {
             interruptible(Box::pin(plan::show(&job, &Place::ambient(), None, output))).await
         } else {
-            run(&job, &Place::ambient(), &Origin::of_process()?, self.journal.intent(), output).await
+            let origin = Origin::of_process()?.begin(&job, None);
+            run(&job, &Place::ambient(), &origin, self.journal.intent(), output).await
         }
     }
 

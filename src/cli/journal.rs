@@ -23,7 +23,7 @@ use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Loca
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
-use crate::report::{Origin, ReportError, ReportWriter};
+use crate::report::{Origin, ReportError, ReportWriter, header};
 use crate::size::{ByteSize, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
@@ -55,6 +55,7 @@ impl JournalFlags {
             job.journal = place.clone();
         }
         job.claims = self.adopt;
+        leave_out_own_files(job);
     }
 
     /// Those of a run that can't be gone on with. To do without is what `--fresh` and `--journal none` ask for.
@@ -78,6 +79,18 @@ impl JournalFlags {
     }
 }
 
+/// Leaves the report and the journal of a job out of its sources on this machine.
+pub(super) fn leave_out_own_files(job: &mut Job) {
+    let journal = match &job.journal {
+        JournalPlace::Directory(path) => Some(path.clone()),
+        JournalPlace::Nowhere | JournalPlace::Usual | JournalPlace::Prefix(_) => None,
+    };
+    let own: Vec<_> = job.report.json.iter().cloned().chain(journal).collect();
+    for transfer in &mut job.transfers {
+        transfer.own_files.clone_from(&own);
+    }
+}
+
 /// What a run begins or goes on with.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -95,6 +108,7 @@ pub(super) async fn open(
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
     let without = || {
+        replaces(job, |_| false, &tell);
         let report = report(job, |path| ReportWriter::create(path, origin))?;
         Ok(Session { journal: journal::off(report), resumed: Arc::default() })
     };
@@ -119,16 +133,21 @@ pub(super) async fn open(
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
         tell(&going_on(&resumed));
-        let report = report(job, |path| ReportWriter::reopen(path, origin))?;
+        // The report is about the run, whichever session has begun it.
+        let run = resumed.run.as_ref().map_or_else(|| origin.run.clone(), |run| run.run.clone());
+        let origin = Origin { run, ..origin.clone() };
+        replaces(job, |old| old.is_of_run(&origin), &tell);
+        let report = report(job, |path| ReportWriter::reopen(path, &origin))?;
         let journal = opened.resume(report).await?;
         if intent == Intent::ResumeAnyway {
             journal.commit(Event::JobChanged(fingerprint)).await?;
         }
         return Ok(Session { journal, resumed });
     }
+    replaces(job, |_| false, &tell);
     let report = report(job, |path| ReportWriter::create(path, origin))?;
     let run = RunInfo {
-        run: format!("{:016x}", fastrand::u64(..)),
+        run: origin.run.clone(),
         job: job.name.clone(),
         transfers: job.transfers.iter().map(|transfer| transfer.name.clone()).collect(),
         fingerprint,
@@ -272,6 +291,14 @@ fn report(
 ) -> Result<Option<Box<dyn Ledger>>, ReportError> {
     let writer = job.report.json.as_deref().map(open).transpose()?;
     Ok(writer.map(|writer| Box::new(writer) as Box<dyn Ledger>))
+}
+
+/// Says that the report of another run is about to be replaced.
+fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
+    let Some(path) = &job.report.json else { return };
+    let Some(old) = header(path).filter(|old| !is_kept(old)) else { return };
+    let time = old.time.map(|time| format!("of {time:.0}")).unwrap_or_else(|| "of an earlier run".to_owned());
+    tell(&format!("{}: replaces the report {time}", path.display()));
 }
 
 /// What is told about the run so far.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -44,20 +45,37 @@ impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let path = std::path::absolute(&self.path)?;
         let report = self.report.map(std::path::absolute).transpose()?;
-        let Report { origin, failed } = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
+        let report_read = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
+        let is_incomplete = report_read.is_incomplete();
+        let Report { origin, failed, .. } = report_read;
+        let again = format!("run `{}` again in {}", origin.command_line(), origin.directory.display());
         if failed.is_empty() {
+            if is_incomplete {
+                let message = format!(
+                    "no object of this report failed, but its run was stopped before its end and may never have listed others; \
+                     its run is not over; {again}, which goes on with it"
+                );
+                return Err(CliError::Usage(message));
+            }
             if interruptible(Box::pin(origin_is_over(&origin))).await? {
                 return say("no object of this report failed: nothing to do");
             }
-            let command = origin.command.join(" ");
             let message = format!(
-                "no object of this report failed so far, but its run is not over; `s3haul {command}` goes on with it"
+                "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
             );
             return Err(CliError::Usage(message));
         }
         let mut job = job_of(&origin)?;
         narrow(&mut job, &failed)?;
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
+        journal::leave_out_own_files(&mut job);
+        if is_incomplete {
+            let _ = writeln!(
+                io::stderr().lock(),
+                "the run of this report was stopped before its end: this retries the objects that it names as failed or \
+                 stopped. It may never have listed others: {again} for those"
+            );
+        }
         let place = Place::ambient();
         if self.dry_run {
             interruptible(Box::pin(plan::show(&job, &place, None, output))).await
@@ -65,6 +83,7 @@ impl Retry {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
+            let origin = origin.begin(&job, manifest_of(&origin.command).as_deref());
             run(&job, &place, &origin, Intent::Fresh, output).await
         }
     }
@@ -106,6 +125,16 @@ fn job(command: &[String]) -> Result<Job, CliError> {
         )),
         Command::Run(run) => run.job(),
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
+    }
+}
+
+/// The manifest that a command line names.
+fn manifest_of(command: &[String]) -> Option<PathBuf> {
+    let words: Vec<_> =
+        std::iter::once("s3haul").chain(command.iter().map(String::as_str)).map(OsString::from).collect();
+    match parse(&words).ok()?.command {
+        Command::Run(run) => run.manifest().map(Path::to_path_buf),
+        _ => None,
     }
 }
 

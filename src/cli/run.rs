@@ -1,7 +1,7 @@
 //! `run` and the second half of `copy`: connect, watch, stop on a signal, sum up.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,11 +12,11 @@ use super::place::Place;
 use super::progress::Console;
 use super::signals::Signals;
 use super::{CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say};
-use crate::execute::{self, monitor::Monitor};
+use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
 use crate::manifest::job::Job;
-use crate::report::{Origin, ReportError, summary};
+use crate::report::{Footer, Origin, ReportError, summary};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -49,6 +49,11 @@ impl RunJob {
         Ok(job)
     }
 
+    /// The file that the manifest is in.
+    pub(super) fn manifest(&self) -> Option<&Path> {
+        Some(self.job.path.as_path()).filter(|path| *path != Path::new("-"))
+    }
+
     /// True when the manifest is read from standard input.
     pub(super) fn is_from_stdin(&self) -> bool {
         self.job.path.as_os_str() == "-"
@@ -76,7 +81,8 @@ impl RunJob {
         if self.dry_run {
             interruptible(Box::pin(plan::show(&job, &place, None, output))).await
         } else {
-            run(&job, &place, &Origin::of_process()?, self.journal.intent(), output).await
+            let origin = Origin::of_process()?.begin(&job, self.manifest());
+            run(&job, &place, &origin, self.journal.intent(), output).await
         }
     }
 }
@@ -114,6 +120,7 @@ pub(super) async fn run(
     ticking.abort();
     console.finish();
     let outcome = outcome?;
+    let exit = exit_of(&outcome);
     let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
     let kept = journal.keeps();
     // With S3 away, a journal there waits for it as long as any request does; a signal must still end that.
@@ -127,19 +134,26 @@ pub(super) async fn run(
     let closed = closed.map_err(CliError::Lost)?;
     if let Some(path) = &job.report.json {
         closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
+        let footer = Footer::of(&outcome, exit as i32).append(path);
+        footer.map_err(|error| ReportError::Footer { path: path.clone(), error })?;
         if !output.json {
             say(&format!("report: {}", path.display()))?;
         }
     }
+    Ok(exit)
+}
+
+/// The exit code of a run.
+fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
-    Ok(match (&outcome.gave_up, interrupted, outcome.failed_objects) {
+    match (&outcome.gave_up, interrupted, outcome.failed_objects) {
         (Some(gave_up), ..) if !gave_up.may_pass_later => Exit::Failures,
         (Some(_), ..) | (None, true, _) => Exit::Interrupted,
         (None, false, 0) if outcome.has_empty_failure() => Exit::Failures,
         (None, false, 0) if outcome.restoring_objects > 0 => Exit::Waiting,
         (None, false, 0) => Exit::Done,
         (None, false, _) => Exit::Failures,
-    })
+    }
 }
 
 /// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way, the second one at once.

@@ -25,7 +25,7 @@ use crate::location::S3Uri;
 use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
 use crate::pace::gate::by_itself;
 use crate::planner::Sides;
-use crate::report::Origin;
+use crate::report::read::{FailedObject, read};
 use crate::size::{display_count, display_duration};
 use crate::verify::{self, Counts, Deep, Finding, Place, Verdict};
 
@@ -155,7 +155,7 @@ impl Verify {
             if counts.excluded > 0 {
                 let left = display_count(counts.excluded);
                 reasons.push(format!(
-                    "{left} lines of the report name no pair to compare (failed, stopped, skipped unseen, local files); \
+                    "{left} lines of the report name no pair to compare (skipped unseen, being restored, local files); \
                      compare the job itself: s3haul verify JOB"
                 ));
             }
@@ -261,19 +261,24 @@ impl Verify {
     async fn receipts(&self, path: &Path, console: &mut Console) -> Result<Counts, CliError> {
         self.says_itself(&path.display().to_string())?;
         let usage = |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        // Read to its end before anything is compared: a report that was cut proves nothing.
+        let report = read(path).map_err(|error| CliError::Usage(error.to_string()))?;
         let file = File::open(path).map_err(|error| usage(error.to_string()))?;
         let mut lines = BufReader::new(file).lines();
-        let first = lines.next().transpose()?.unwrap_or_default();
-        let origin: Origin = serde_json::from_str(&first)
-            .map_err(|error| usage(format!("its first line does not say which command wrote it: {error}")))?;
+        lines.next().transpose()?;
         // The command is read again for its endpoints.
-        let job = job_of(&origin)?;
+        let job = job_of(&report.origin)?;
         let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
         let mut counts = Counts { looked_for_extra: false, ..Counts::default() };
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
-        for (number, line) in (2_u64..).zip(lines) {
+        let footers = usize::from(report.footer.is_some());
+        let mut lines = (2_u64..).zip(lines).peekable();
+        while let Some((number, line)) = lines.next() {
             let line = line?;
+            if footers > 0 && lines.peek().is_none() {
+                break;
+            }
             let receipt: Line = serde_json::from_str(&line)
                 .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
             let transfer = job.transfers.iter().find(|transfer| transfer.name == receipt.transfer);
@@ -283,6 +288,10 @@ impl Verify {
                     receipt.transfer
                 ))
             })?;
+            // Counted once per object, by the last word about it.
+            if matches!(receipt.status.as_str(), "failed" | "stopped") {
+                continue;
+            }
             match places(&mut connections, transfer, receipt).await? {
                 Some((source, destination)) => {
                     running.push(by_itself(verify::objects(source, destination, deep)));
@@ -299,6 +308,20 @@ impl Verify {
         while let Some(finding) = running.next().await {
             counts.add(&finding.verdict);
             console.tell(&finding);
+        }
+        for object in &report.failed {
+            counts.failed += 1;
+            console.tell_undone(object);
+        }
+        if report.is_incomplete() {
+            let _ = writeln!(
+                io::stderr().lock(),
+                "error: the run of this report was stopped before its end, so that objects may be missing that it never listed: \
+                 run `{}` again in {}",
+                report.origin.command_line(),
+                report.origin.directory.display()
+            );
+            counts.failed = counts.failed.max(1);
         }
         Ok(counts)
     }
@@ -360,6 +383,17 @@ struct Console {
 }
 
 impl Console {
+    /// Prints an object that the run of a report did not copy.
+    fn tell_undone(&self, object: &FailedObject) {
+        let why = "the run failed to copy it, or was stopped before";
+        if self.output.json {
+            let line = serde_json::json!({ "source": object.source, "status": "failed", "error": why });
+            let _ = say(&line.to_string());
+        } else {
+            let _ = say(&format!("{:<10}  {}: {why}", "failed", object.source));
+        }
+    }
+
     fn tell(&mut self, finding: &Finding) {
         self.compared += 1;
         if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {

@@ -104,6 +104,7 @@ impl Fingerprint {
             restore,
             proof,
             chosen,
+            own_files: _,
             customer_keys,
             // It decides about the exit code only.
             empty: _,

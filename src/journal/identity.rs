@@ -40,7 +40,8 @@ impl std::fmt::Display for Writer {
 }
 
 /// This machine's name.
-pub(super) fn host() -> String {
+#[must_use]
+pub fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
     match name.trim() {

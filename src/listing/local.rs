@@ -32,10 +32,11 @@ pub const UNREACHED: &str = "a directory in which no include pattern can match";
 /// Entries handed over at once.
 const PAGE: usize = 1000;
 
-/// Lists a directory, or a single file under its own name.
+/// Lists a directory, or a single file under its own name. The files and directories in `own` are left out.
 #[must_use]
-pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter) -> Listing {
-    let walk = Arc::new(Walk { root: root.0.clone(), symlinks, filter: filter.clone() });
+pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathBuf]) -> Listing {
+    let own = own.iter().filter_map(|path| key_below(&root.0, path)).collect();
+    let walk = Arc::new(Walk { root: root.0.clone(), symlinks, filter: filter.clone(), own });
     Listing::by(|pages| async move {
         let mut levels = vec![Level::of(Arc::clone(&walk).start().await)];
         let mut page = Vec::new();
@@ -57,6 +58,14 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter) -> Listing {
     })
 }
 
+/// Returns the key of a path below a directory; `None` for a path elsewhere. The path itself need not exist.
+fn key_below(root: &Path, path: &Path) -> Option<String> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let path = parent.canonicalize().ok()?.join(path.file_name()?);
+    let below = path.strip_prefix(root.canonicalize().ok()?).ok()?;
+    below.to_str().filter(|key| !key.is_empty()).map(str::to_owned)
+}
+
 /// The file that an entry of [`files`] stands for.
 #[must_use]
 pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
@@ -68,6 +77,8 @@ struct Walk {
     root: PathBuf,
     symlinks: Symlinks,
     filter: Filter,
+    /// Keys that are not listed.
+    own: Vec<String>,
 }
 
 /// A directory that waits to be read: its path, its key with a slash at the end, and the real paths above it.
@@ -175,6 +186,10 @@ impl Walk {
     fn look(&self, dir: &Directory, path: &Path, name: &str, kind: fs::FileType) -> (String, Pending) {
         let key = format!("{}{name}", dir.key);
         let ignore = |why| Pending::Found(Found::Ignored(key.clone(), why));
+        if self.own.contains(&key) {
+            let item = ignore("the report or journal of this run");
+            return (key, item);
+        }
         if kind.is_symlink() && self.symlinks != Symlinks::Follow {
             let item = match self.symlinks {
                 Symlinks::Fail => unread(&key, path, "is a symbolic link, and the job says `symlinks: fail`"),
@@ -270,7 +285,7 @@ mod tests {
 
     async fn keys(root: &Path, symlinks: Symlinks) -> (Vec<String>, Vec<String>) {
         let filter = Filter::new(&Selection::default());
-        let mut listing = files(&LocalPath(root.to_path_buf()), symlinks, &filter);
+        let mut listing = files(&LocalPath(root.to_path_buf()), symlinks, &filter, &[]);
         let (mut keys, mut others) = (Vec::new(), Vec::new());
         while let Some(found) = listing.next().await {
             match found {

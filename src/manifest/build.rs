@@ -270,6 +270,7 @@ impl Reader<'_> {
             keys,
             parts,
             chosen: None,
+            own_files: Vec::new(),
             preserve,
             source_access: source_access.unwrap_or_default(),
             destination_access: destination_access.unwrap_or_default(),

@@ -94,6 +94,8 @@ pub struct Transfer {
     pub customer_keys: CustomerKeys,
     /// These objects instead of all that the source has; for running the failed ones of a report again.
     pub chosen: Option<Vec<Chosen>>,
+    /// The run's own report and journal, which are no part of a source on this machine.
+    pub own_files: Vec<std::path::PathBuf>,
 }
 
 /// On what terms a bucket is used. The same for every request to it.
@@ -420,6 +422,7 @@ impl Transfer {
             set: SetValues::default(),
             customer_keys: CustomerKeys::default(),
             chosen: None,
+            own_files: Vec::new(),
         }
     }
 }

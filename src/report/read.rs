@@ -1,10 +1,10 @@
-//! A report read again: the command that it came from, and which of its objects failed.
+//! A report read again: the command that it came from, and which of its objects failed or were left undone.
 //!
 //! Lines are read one after another and only failures are kept, so that a report of any length can be read. A later
 //! line about the same object replaces an earlier one, because a run that was gone on with reports it again. But an object that
 //! failed and was then left as it is stays failed: what was wrong with it, no comparison by lists sees.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::Origin;
+use super::frame::{Footer, Origin, footer, is_gap};
 
 /// Why a report can not be used.
 #[derive(Debug, Error)]
@@ -26,14 +26,64 @@ pub enum ReadError {
         error: io::Error,
     },
     /// It is something else.
-    #[error("{} is no report of s3haul: line {line}: {error}; name a file that --report or `report.json` wrote", path.display())]
-    Malformed {
+    #[error(
+        "{} is no report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report or \
+         `report.json` wrote", path.display()
+    )]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
+    /// A line was cut or changed.
+    #[error(
+        "the report {}: line {line} is no receipt: {error}; the file was cut or changed. Run `{command}` again in {}, which \
+         writes the report anew", path.display(), directory.display()
+    )]
+    Torn {
         /// Where.
         path: PathBuf,
         /// 1 for the first.
         line: usize,
         /// What is wrong.
         error: String,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
+    /// It has no footer.
+    #[error(
+        "the report {} has no footer behind line {line}: its run is still at work or was killed, or the file was cut. Wait for \
+         the run, or run `{command}` again in {}: that resumes the run if it has a journal, and completes the report",
+        path.display(), directory.display()
+    )]
+    Unfinished {
+        /// Where.
+        path: PathBuf,
+        /// The last line.
+        line: usize,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
+    /// Receipts of an earlier session are not in it.
+    #[error(
+        "the report {} lacks receipts of an earlier session of its run (line {line}), because the file was moved or another \
+         one was named when the run was resumed. Run `{command}` again in {} for a whole report", path.display(),
+        directory.display()
+    )]
+    Gap {
+        /// Where.
+        path: PathBuf,
+        /// 1 for the first.
+        line: usize,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
     },
 }
 
@@ -49,12 +99,23 @@ pub struct FailedObject {
 }
 
 /// What a report says, as far as running again needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The command that wrote it.
     pub origin: Origin,
-    /// Without those that a later line says are done.
+    /// How the run ended; `None` in a report of format 1.
+    pub footer: Option<Footer>,
+    /// What failed or was stopped, without what a later line says is done. Where the run did not end by itself, also what
+    /// it left in an archive.
     pub failed: Vec<FailedObject>,
+}
+
+impl Report {
+    /// Returns true if the run was stopped or gave up, so that objects may be missing here that it never listed.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.footer.as_ref().is_some_and(|footer| !footer.complete)
+    }
 }
 
 #[derive(Deserialize)]
@@ -65,37 +126,78 @@ struct Line {
     status: String,
 }
 
-/// Reads a report.
+/// What became of an object that is not done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Undone {
+    Failed,
+    Stopped,
+    Restoring,
+}
+
+/// Reads a report to its end.
 ///
 /// # Errors
-/// [`ReadError`]. A line that was cut off at the very end, by a crash or a full disk, is no error.
+/// [`ReadError`]. A report that was cut is one, wherever it was cut: nobody knows what it would have said.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
     let io = |error| ReadError::Io { path: path.to_owned(), error };
-    let malformed =
-        |line, error: String| ReadError::Malformed { path: path.to_owned(), line: line + 1, error };
-    let mut lines = BufReader::new(File::open(path).map_err(io)?).lines().enumerate().peekable();
-    let first = lines.next().map(|(_, line)| line).transpose().map_err(io)?.unwrap_or_default();
-    let origin: Origin = serde_json::from_str(&first).map_err(|error| malformed(0, error.to_string()))?;
-    let mut failed = BTreeSet::new();
-    while let Some((number, line)) = lines.next() {
-        let line = match serde_json::from_str::<Line>(&line.map_err(io)?) {
-            Ok(line) => line,
-            Err(_) if lines.peek().is_none() => break,
-            Err(error) => return Err(malformed(number, error.to_string())),
+    let path_of = || path.to_owned();
+    let mut lines = BufReader::new(File::open(path).map_err(io)?).lines();
+    let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
+    let origin: Origin = serde_json::from_str(&first)
+        .map_err(|error| ReadError::Foreign { path: path_of(), error: error.to_string() })?;
+    let (command, directory) = (origin.command_line(), origin.directory.clone());
+    let torn = |line, error: String| {
+        let (command, directory) = (command.clone(), directory.clone());
+        ReadError::Torn { path: path_of(), line, error, command, directory }
+    };
+    let (mut undone, mut end, mut last) = (BTreeMap::new(), None, 1);
+    for (number, line) in (2..).zip(lines) {
+        let line = match line {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(torn(number, error.to_string()));
+            }
+            line => line.map_err(io)?,
         };
-        let object = (line.transfer, line.source, line.source_version);
-        match line.status.as_str() {
-            "failed" => _ = failed.insert(object),
-            "done" => _ = failed.remove(&object),
-            // Skipped, stopped or being restored: what failed before has not succeeded since.
-            _ => {}
+        if end.is_some() {
+            return Err(torn(number, "it is behind the footer".to_owned()));
+        }
+        if is_gap(&line) {
+            return Err(ReadError::Gap { path: path_of(), line: number, command, directory });
+        }
+        last = number;
+        let line = match serde_json::from_str::<Line>(&line) {
+            Ok(line) => line,
+            Err(error) => match footer(&line) {
+                Some(footer) => {
+                    end = Some(footer);
+                    continue;
+                }
+                None => return Err(torn(number, error.to_string())),
+            },
+        };
+        let object =
+            FailedObject { transfer: line.transfer, source: line.source, version: line.source_version };
+        let before = undone.get(&object).copied();
+        match (line.status.as_str(), before) {
+            ("failed", _) => _ = undone.insert(object, Undone::Failed),
+            ("done", _) => _ = undone.remove(&object),
+            // What failed before has not succeeded since.
+            (_, Some(Undone::Failed)) => {}
+            ("stopped", _) => _ = undone.insert(object, Undone::Stopped),
+            ("restoring", _) => _ = undone.insert(object, Undone::Restoring),
+            _ => _ = undone.remove(&object),
         }
     }
-    let failed = failed
+    if end.is_none() && origin.report > 1 {
+        return Err(ReadError::Unfinished { path: path_of(), line: last, command, directory });
+    }
+    let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
+    let failed = undone
         .into_iter()
-        .map(|(transfer, source, version)| FailedObject { transfer, source, version })
+        .filter(|(_, what)| is_incomplete || *what != Undone::Restoring)
+        .map(|(object, _)| object)
         .collect();
-    Ok(Report { origin, failed })
+    Ok(Report { origin, footer: end, failed })
 }
 
 #[cfg(test)]
@@ -126,13 +228,36 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_last_line_is_ignored_and_other_files_are_refused() {
+    fn a_stopped_object_is_undone_until_it_is_found_done_or_equal() {
+        let (head, foot) = (HEAD.replace(r#""report":1"#, r#""report":2"#), |complete: bool| {
+            format!(r#"{{"footer":{{"time":"2026-01-01T00:00:00Z","exit":4,"complete":{complete}}}}}"#)
+        });
+        let (a, b, c) = (line("a", "stopped"), line("b", "stopped"), line("c", "restoring"));
+        let report = of(&[&head, &a, &b, &c, &line("b", "skipped"), &foot(false)]).unwrap();
+        let failed: Vec<_> = report.failed.iter().map(|failed| failed.source.as_str()).collect();
+        assert!(failed == ["a", "c"] && report.is_incomplete());
+        assert!(of(&[&head, &c, &foot(true)]).unwrap().failed.is_empty());
+        let error = of(&[&head, &a]).unwrap_err().to_string();
+        assert!(
+            error.contains("no footer behind line 2") && error.contains("`s3haul run job.yaml`"),
+            "{error}"
+        );
+        assert!(of(&[&head]).unwrap_err().to_string().contains("no footer behind line 1"));
+        let error = of(&[&head, &a, &foot(true), &b, &foot(true)]).unwrap_err().to_string();
+        assert!(error.contains("line 4 is no receipt: it is behind the footer"), "{error}");
+        let error = of(&[&head, super::super::frame::GAP.trim_end(), &a, &foot(true)]).unwrap_err();
+        assert!(error.to_string().contains("lacks receipts of an earlier session"), "{error}");
+    }
+
+    #[test]
+    fn cut_lines_and_other_files_are_refused() {
         let cut = &line("b", "failed")[..30];
-        assert_eq!(of(&[HEAD, &line("a", "failed"), cut]).unwrap().failed.len(), 1);
+        let error = of(&[HEAD, &line("a", "failed"), cut]).unwrap_err().to_string();
+        assert!(error.contains("line 3 is no receipt"), "{error}");
         let error = of(&[HEAD, cut, &line("a", "failed")]).unwrap_err().to_string();
-        assert!(error.contains("line 2"), "{error}");
+        assert!(error.contains("line 2 is no receipt") && error.contains("`s3haul run job.yaml`"), "{error}");
         let error = of(&["version: 1", "transfers: []"]).unwrap_err().to_string();
-        assert!(error.contains("is no report of s3haul: line 1"), "{error}");
+        assert!(error.contains("is no report of s3haul: its first line"), "{error}");
         assert!(of(&[]).is_err());
     }
 }

@@ -22,11 +22,11 @@ use s3haul::manifest::job::{Job, PartSize, Transfer};
 use s3haul::report::{Origin, ReportWriter};
 use s3haul::sandbox::{CallEntry, Content, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, MIB};
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
+use crate::reports::receipts_in;
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all};
 
 const PART: u64 = 5 * MIB;
@@ -120,12 +120,7 @@ impl Stage {
             }
             None => opened,
         };
-        let origin = Origin {
-            report: 1,
-            tool: "test".into(),
-            command: Vec::new(),
-            directory: self.directory.path().to_owned(),
-        };
+        let origin = Origin { report: 2, directory: self.directory.path().to_owned(), ..Origin::default() };
         let journal = match decision {
             Decision::Resume => {
                 let report = ReportWriter::reopen(&self.report(), &origin).unwrap();
@@ -244,9 +239,7 @@ impl Stage {
 
 /// Every object stands in the report once.
 fn assert_reported(after: &str, report: &Path) {
-    let text = fs::read_to_string(report).unwrap();
-    let receipts = text.lines().skip(1).map(|line| {
-        let line: Value = serde_json::from_str(line).unwrap();
+    let receipts = receipts_in(report).into_iter().map(|line| {
         let text = |field: &str| line[field].as_str().unwrap().to_owned();
         let status = text("status").replace("skipped", "done");
         (text("destination").trim_start_matches("s3://destination/").to_owned(), status)

@@ -50,6 +50,7 @@ mod proof;
 mod providers;
 mod readme;
 mod replay;
+mod reports;
 mod resume;
 mod retry;
 mod sandbox;

@@ -12,6 +12,7 @@ use s3haul::sandbox::{
 };
 
 use crate::cli::{at, in_clean_environment, process_at, run};
+use crate::reports::receipts_in;
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// A sandbox whose copies take their time, with so many objects to copy.
@@ -97,11 +98,9 @@ async fn end(child: Child) -> (i32, String) {
 
 /// How often each object stands in the report.
 fn receipts(directory: &Path) -> BTreeMap<String, u32> {
-    let text = std::fs::read_to_string(directory.join("report.jsonl")).unwrap();
     let mut receipts = BTreeMap::new();
-    for line in text.lines().skip(1) {
-        let receipt: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(receipt["status"] == "done" || receipt["status"] == "skipped", "{line}");
+    for receipt in receipts_in(&directory.join("report.jsonl")) {
+        assert!(receipt["status"] == "done" || receipt["status"] == "skipped", "{receipt}");
         *receipts.entry(receipt["destination"].as_str().unwrap().to_owned()).or_default() += 1;
     }
     receipts

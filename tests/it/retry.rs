@@ -6,9 +6,9 @@ use std::path::Path;
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Chosen, When};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
-use serde_json::Value;
 
 use crate::cli::{at, run};
+use crate::reports::receipts_in;
 use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 fn put(world: &World, keys: &[&str]) {
@@ -37,7 +37,7 @@ async fn a_run_that_gave_up_is_gone_on_with_and_not_retried() {
     again.env_remove("S3HAUL_JOURNAL");
     let (exit, stdout, stderr) = run(again, &["retry", report.to_str().unwrap()]).await;
     assert_eq!((exit, stdout.as_str()), (2, ""), "{stderr}");
-    assert!(stderr.contains("its run is not over; `s3haul copy s3://source/ "), "{stderr}");
+    assert!(stderr.contains("its run is not over; run `s3haul copy s3://source/ "), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +74,8 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     assert_eq!(exit, 0, "{stdout}");
     assert!(world.sandbox.store().object(DESTINATION, "c/ü +").is_some());
     let third = dir.path().join("night.retry-2.jsonl");
-    let text = fs::read_to_string(&third).unwrap();
-    let receipts: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((receipts.len(), &receipts[1]["status"]), (2, &"done".into()), "{text}");
+    let receipts = receipts_in(&third);
+    assert_eq!((receipts.len(), &receipts[0]["status"]), (1, &"done".into()), "{receipts:?}");
     let (exit, stdout, _) = run(at(&world), &["retry", third.to_str().unwrap()]).await;
     assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
 }
@@ -174,7 +173,8 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     world.sandbox.store().allow_all();
     // One run would have come to both: with its second page.
     let failures = listing.lines().skip(1).map(|line| format!("{line}\n"));
-    fs::write(&report, objects + &failures.collect::<String>()).unwrap();
+    let (objects, _footer) = objects.trim_end().rsplit_once('\n').unwrap();
+    fs::write(&report, format!("{objects}\n{}", failures.collect::<String>())).unwrap();
     put(&world, &["c"]);
     // A copy whose bytes are right, and what goes with them is not.
     world.sandbox.store().put_object(DESTINATION, "b", content, &ObjectSpec::default());

@@ -1,0 +1,247 @@
+//! The first and the last line of a report: the header and the footer.
+//!
+//! The header says which run the receipts come from. The footer says that the run has ended and how; a report without
+//! one was cut, or its run was killed or is still at work.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::endpoint::ResolvedEndpoint;
+use crate::execute::Outcome;
+use crate::journal::host;
+use crate::manifest::job::Job;
+
+/// The format with a footer. Reports of format 1 have none.
+pub const FORMAT: u32 = 2;
+/// Bytes at the end of a report in which its last line is looked for.
+const TAIL: u64 = 16 * 1024;
+/// Bytes in which the end of the first line is looked for. A command line is no longer than that.
+const HEAD: u64 = 4 << 20;
+
+/// The header of a report. No secret can be in it, because none can be on a command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The format of the lines that follow.
+    pub report: u32,
+    /// The version of s3haul.
+    #[serde(alias = "tool")]
+    pub version: String,
+    /// The command line, without the program.
+    pub command: Vec<String>,
+    /// Where it was given.
+    pub directory: PathBuf,
+    /// When the report was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// The machine or pod.
+    #[serde(default)]
+    pub host: String,
+    /// The run, as its journal calls it.
+    #[serde(default)]
+    pub run: String,
+    /// The job's name.
+    #[serde(default)]
+    pub job: String,
+    /// The SHA-256 of the manifest file, or of the command line where there is no file.
+    #[serde(default)]
+    pub manifest_sha256: String,
+    /// Profile or other credentials, Region, and URL of each endpoint.
+    #[serde(default)]
+    pub identity: BTreeMap<String, String>,
+}
+
+impl Origin {
+    /// The command line of this process.
+    ///
+    /// # Errors
+    /// When the working directory is gone.
+    pub fn of_process() -> io::Result<Self> {
+        let command = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        Ok(Self { command, directory: std::env::current_dir()?, ..Self::default() })
+    }
+
+    /// Describes a run of `job` that begins now. `manifest` is its file, unless there is none.
+    #[must_use]
+    pub fn begin(&self, job: &Job, manifest: Option<&Path>) -> Self {
+        let manifest = manifest.and_then(|path| fs::read(path).ok());
+        let hashed = manifest.unwrap_or_else(|| self.command.join("\0").into_bytes());
+        Self {
+            report: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            command: self.command.clone(),
+            directory: self.directory.clone(),
+            time: Some(Timestamp::now()),
+            host: host(),
+            run: format!("{:016x}", fastrand::u64(..)),
+            job: job.name.clone(),
+            manifest_sha256: hex(&Sha256::digest(hashed)),
+            identity: job.endpoints.iter().map(|(name, at)| (name.clone(), identity(at))).collect(),
+        }
+    }
+
+    /// Returns true if both describe sessions of one run. Reports of format 1 do not name their run.
+    #[must_use]
+    pub fn is_of_run(&self, other: &Self) -> bool {
+        self.run.is_empty() || self.run == other.run
+    }
+
+    /// Returns the command as it is typed.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        format!("s3haul {}", self.command.join(" "))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1, https://…`.
+fn identity(endpoint: &ResolvedEndpoint) -> String {
+    let mut credentials: Vec<_> = endpoint.credentials.iter().map(ToString::to_string).collect();
+    if credentials.is_empty() {
+        credentials.push("no credentials".to_owned());
+    }
+    let role = endpoint.assume_role.as_ref().map(|role| format!(", {}", role.arn)).unwrap_or_default();
+    let place = endpoint.url().map_or_else(|| endpoint.server.to_string(), str::to_owned);
+    format!("{}{role}, {}, {place}", credentials.join(" or "), endpoint.region.value)
+}
+
+/// The footer of a report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Footer {
+    /// When the run ended.
+    pub time: Timestamp,
+    /// The exit code of the process.
+    pub exit: i32,
+    /// False if the run was stopped or gave up, so that objects may be missing that it never listed.
+    pub complete: bool,
+    /// Objects copied or uploaded.
+    #[serde(default)]
+    pub done_objects: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub done_bytes: u64,
+    /// Objects that the destination had.
+    #[serde(default)]
+    pub skipped_objects: u64,
+    /// Objects that failed.
+    #[serde(default)]
+    pub failed_objects: u64,
+    /// Objects that a stop left undone, as far as they were known.
+    #[serde(default)]
+    pub stopped_objects: u64,
+    /// Objects that are being restored from an archive.
+    #[serde(default)]
+    pub restoring_objects: u64,
+    /// Objects left out because they are in an archive.
+    #[serde(default)]
+    pub archived_objects: u64,
+    /// Objects that the selections left out.
+    #[serde(default)]
+    pub excluded_objects: u64,
+    /// Sessions that the run took.
+    #[serde(default)]
+    pub sessions: u32,
+    /// Seconds at work, over all sessions.
+    #[serde(default)]
+    pub seconds: f64,
+}
+
+impl Footer {
+    /// Describes the end of a run.
+    #[must_use]
+    pub fn of(outcome: &Outcome, exit: i32) -> Self {
+        Self {
+            time: Timestamp::now(),
+            exit,
+            complete: outcome.is_complete() && outcome.stopped_objects == 0,
+            done_objects: outcome.done_objects,
+            done_bytes: outcome.done_bytes,
+            skipped_objects: outcome.skipped_objects,
+            failed_objects: outcome.failed_objects,
+            stopped_objects: outcome.stopped_objects,
+            restoring_objects: outcome.restoring_objects,
+            archived_objects: outcome.archived_objects,
+            excluded_objects: outcome.excluded_objects,
+            sessions: outcome.sessions,
+            seconds: outcome.seconds,
+        }
+    }
+
+    /// Adds it to a report that has all its receipts.
+    ///
+    /// # Errors
+    /// The file is gone or can not be written.
+    pub fn append(&self, path: &Path) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&Line { footer: self })?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        file.write_all(&line)?;
+        match file.sync_data() {
+            // A pipe or a device has nothing to sync.
+            Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<F> {
+    footer: F,
+}
+
+/// Reads a line as a footer.
+pub(super) fn footer(line: &str) -> Option<Footer> {
+    serde_json::from_str::<Line<Footer>>(line).ok().map(|line| line.footer)
+}
+
+/// The line that stands where receipts of an earlier session are missing.
+pub(super) const GAP: &str = "{\"gap\":\"receipts of an earlier session are missing here\"}\n";
+
+/// Returns true for [`GAP`].
+pub(super) fn is_gap(line: &str) -> bool {
+    line.starts_with("{\"gap\":")
+}
+
+/// Reads the header of a report; `None` for a file that has none.
+#[must_use]
+pub fn header(path: &Path) -> Option<Origin> {
+    first_line(&mut File::open(path).ok()?).ok()?.1
+}
+
+/// Returns the length of the first line with its end, and the header in it. The length is 0 if the line has no end.
+pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<Origin>)> {
+    if !file.metadata()?.is_file() {
+        return Ok((0, None));
+    }
+    file.rewind()?;
+    let mut line = Vec::new();
+    BufReader::new(&mut *file).take(HEAD).read_until(b'\n', &mut line)?;
+    let length = if line.ends_with(b"\n") { line.len() as u64 } else { 0 };
+    Ok((length, serde_json::from_slice(&line).ok()))
+}
+
+/// Returns the length of a report without the footer at its end and without a last line that was cut.
+pub(super) fn length_of_receipts(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let Some(last) = whole.checked_sub(1) else { return Ok(length) };
+    let begin = tail[..last].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let is_footer = std::str::from_utf8(&tail[begin..last]).is_ok_and(|line| footer(line).is_some());
+    Ok(from + if is_footer { begin } else { whole } as u64)
+}
