@@ -297,7 +297,7 @@ fn report(
 fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     let Some(path) = &job.report.json else { return };
     let Some(old) = header(path).filter(|old| !is_kept(old)) else { return };
-    let time = old.time.map(|time| format!("of {time:.0}")).unwrap_or_else(|| "of an earlier run".to_owned());
+    let time = old.time.map_or_else(|| "of an earlier run".to_owned(), |time| format!("of {time:.0}"));
     tell(&format!("{}: replaces the report {time}", path.display()));
 }
 

@@ -234,20 +234,19 @@ impl Reader<'_> {
                 remedy,
             );
         }
-        let replays = section.parts.as_ref().is_some_and(|parts| parts.layout == Some(LayoutChoice::Source));
+        let own = section.parts.as_ref();
+        let replays = own.is_some_and(|parts| parts.layout == Some(LayoutChoice::Source));
         if replays && matches!(from, Some(Source::Files { .. })) {
             let message = "local files have no part boundaries to replay";
             self.refuse(&format!("{path}.parts.layout"), message, "remove it");
         }
-        let aims = section.parts.as_ref().is_some_and(|parts| parts.goal.is_some());
+        let aims = own.is_some_and(|parts| parts.goal.is_some());
         if aims && matches!(from, Some(Source::Files { .. })) {
             let message = "the parts of local files are as large as uploads want them";
             self.refuse(&format!("{path}.parts.goal"), message, "remove it");
         }
-        let exact = section
-            .parts
-            .as_ref()
-            .is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(|size| size != "auto"));
+        let is_exact = |size: &String| size != "auto";
+        let exact = own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact));
         if exact {
             let message = "a goal is what `size: auto` aims at, and the size is given";
             self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
