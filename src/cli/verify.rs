@@ -22,7 +22,9 @@ use super::{
 };
 use crate::connections::Connections;
 use crate::location::S3Uri;
-use crate::manifest::job::{DEFAULT_ENDPOINT, Destination, Job, Source, Symlinks, Transfer, Versions, check};
+use crate::manifest::job::{
+    DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
+};
 use crate::pace::gate::by_itself;
 use crate::planner::Sides;
 use crate::report::read::{FailedObject, read};
@@ -84,6 +86,7 @@ impl Verify {
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
         let began = Instant::now();
         let mut console = Console { output, shown: began, compared: 0 };
+        let mut fails_if_empty = false;
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
             ([one], None) if one.starts_with("s3://") => {
@@ -97,7 +100,9 @@ impl Verify {
                     sandbox: false,
                 };
                 self.says_itself(path)?;
-                self.job(&job.load()?, &mut console).await?
+                let job = job.load()?;
+                fails_if_empty = job.transfers.iter().any(|transfer| transfer.empty == Empty::Fail);
+                self.job(&job, &mut console).await?
             }
             ([source, destination], None) => self.job(&self.pair(source, destination)?, &mut console).await?,
             _ => {
@@ -118,7 +123,14 @@ impl Verify {
                 say(&remedy)?;
             }
         }
-        let bad = counts.different + counts.missing + counts.failed;
+        // A mistyped prefix has nothing that could differ, which looks like success.
+        let is_empty = self.report.is_none() && counts.compared() == counts.extra;
+        if is_empty && !self.strict {
+            let word = if fails_if_empty { "error" } else { "warning" };
+            let message = "nothing was compared: the source and the selection match nothing";
+            let _ = writeln!(io::stderr().lock(), "{word}: {message}");
+        }
+        let bad = counts.different + counts.missing + counts.failed + u64::from(is_empty && fails_if_empty);
         let doubtful = if self.strict { counts.extra + counts.unprovable + self.blind(&counts) } else { 0 };
         Ok(if bad + doubtful > 0 { Exit::Failures } else { Exit::Done })
     }

@@ -168,3 +168,18 @@ async fn a_strict_comparison_fails_where_it_cannot_look() {
     let (exit, _, stderr) = run(at(&world), &nothing).await;
     assert!(exit == 1 && stderr.contains("nothing was compared"), "{stderr}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_says_that_nothing_was_compared() {
+    let world = World::new().await;
+    put(&world, "k/1");
+    let (exit, _, stderr) = run(at(&world), &["verify", "s3://source/mistyped/", "s3://destination/"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stderr.contains("warning: nothing was compared"), "{stderr}");
+    let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let text = "version: 1\ndefaults: {empty: fail}\ntransfers:\n  - {from: {s3: s3://source/mistyped/}, to: {s3: s3://destination/}}\n";
+    std::fs::write(job.path(), text).unwrap();
+    let (exit, _, stderr) = run(at(&world), &["verify", job.path().to_str().unwrap()]).await;
+    assert_eq!(exit, 1, "{stderr}");
+    assert!(stderr.contains("error: nothing was compared"), "{stderr}");
+}
