@@ -49,7 +49,7 @@ enum FileState {
 }
 
 /// A profile of the shared configuration files.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Profile<'a> {
     name: &'a str,
     sections: &'a EnvConfigSections,
@@ -223,6 +223,13 @@ impl fmt::Debug for Environment {
     }
 }
 
+impl fmt::Debug for Profile<'_> {
+    /// Shows the name only: profiles hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Profile").field(&self.name).finish()
+    }
+}
+
 impl<'a> Profile<'a> {
     /// The profile's name.
     #[must_use]
@@ -331,7 +338,10 @@ s3 =
 
     #[test]
     fn secrets_are_not_printed() {
-        let environment = Environment::of([("AWS_SECRET_ACCESS_KEY", "hunter2")], CONFIG, "");
+        let keys = "[prod]\naws_secret_access_key = hunter2\n";
+        let environment = Environment::of([("AWS_SECRET_ACCESS_KEY", "hunter2")], CONFIG, keys);
         assert!(!format!("{environment:?}").contains("hunter2"));
+        let prod = environment.profile("prod").unwrap();
+        assert_eq!(format!("{prod:?}"), "Profile(\"prod\")");
     }
 }

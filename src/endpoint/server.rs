@@ -67,7 +67,12 @@ fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str
         (".amazonaws.com", of_region),
         (".api.aws", of_region),
     ];
-    let (_, partition) = suffixes.into_iter().find(|(suffix, _)| host.ends_with(suffix))?;
+    let (suffix, partition) = suffixes.into_iter().find(|(suffix, _)| host.ends_with(suffix))?;
+    // Servers of users on EC2 or behind ELB have such names as well.
+    let labels = host.strip_suffix(suffix)?.split('.');
+    if !labels.into_iter().any(|label| label.starts_with("s3") || label == "vpce") {
+        return None;
+    }
     Some(if host.contains("us-gov-") { "aws-us-gov" } else { partition })
 }
 
@@ -97,14 +102,15 @@ fn origin(url: &str) -> String {
 
 /// Finds what keeps a URL from being scheme, host, and port: a message and a remedy.
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
+    // Before anything that shows the URL.
+    if url.contains('@') {
+        let message = "secrets never stand in a URL: this one has a user".to_owned();
+        return Some((message, "write https://host, and use a profile for the credentials".to_owned()));
+    }
     let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
         let host = url.rsplit("://").next().unwrap_or(url);
         return Some((format!("`{url}` is not a URL"), format!("write https://{host}")));
     };
-    if rest.contains('@') {
-        let remedy = format!("write {scheme}://host, and use `profile:` for the credentials");
-        return Some(("secrets never stand in a manifest: this URL has a user".to_owned(), remedy));
-    }
     let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if !matches!(behind, "" | "/") {
         let remedy = format!("write {scheme}://{host}; buckets and keys go into s3://bucket/key");
@@ -141,6 +147,8 @@ mod tests {
         assert!(!same((None, "us-east-1"), (None, "us-gov-west-1")));
         assert!(!same((None, "us-east-1"), (Some("https://s3.us-gov-west-1.amazonaws.com"), "us-east-1")));
         assert!(!same((None, "us-east-1"), (Some("https://amazonaws.com.example"), "us-east-1")));
+        let own = "http://ec2-1-2-3-4.compute-1.amazonaws.com:9000";
+        assert!(!same((None, "us-east-1"), (Some(own), "us-east-1")));
     }
 
     #[test]
