@@ -381,6 +381,16 @@ impl Bucket {
         self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
     }
 
+    /// Returns the first object behind `after` whose key begins with `prefix`.
+    ///
+    /// # Errors
+    /// See [`Client::first_object`].
+    pub async fn first(&self, prefix: &str, after: Option<&str>) -> Result<Option<ListedObject>, Failure> {
+        self.check_prefix(Operation::ListObjects, prefix)?;
+        let list = || self.client.first_object(&self.name, prefix, after);
+        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
+    }
+
     /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found too: S3 refuses
     /// to describe those when a key is named.
     pub async fn head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Head, Failure> {

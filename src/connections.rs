@@ -6,7 +6,7 @@
 
 mod versioning;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::s3::{Client, Connect, CustomerKey, Failure, FailureKind, Operation, V
 /// The clients and buckets of a run.
 #[derive(Debug)]
 pub struct Connections {
-    endpoints: std::collections::BTreeMap<String, ResolvedEndpoint>,
+    endpoints: BTreeMap<String, ResolvedEndpoint>,
     credentials: Option<StaticCredentials>,
     pacer: Arc<Pacer>,
     contact: Contact,
@@ -32,6 +32,8 @@ pub struct Connections {
     clients: HashMap<(String, Option<String>), Client>,
     buckets: HashMap<(String, BucketName, Access), Bucket>,
     versioning: HashMap<(String, BucketName), Versioning>,
+    /// The identity at each endpoint that was asked for it.
+    identities: BTreeMap<String, String>,
 }
 
 impl Connections {
@@ -54,6 +56,7 @@ impl Connections {
             clients: HashMap::new(),
             buckets: HashMap::new(),
             versioning: HashMap::new(),
+            identities: BTreeMap::new(),
         }
     }
 
@@ -80,10 +83,43 @@ impl Connections {
         };
         let (to, access) = (&transfer.to, &transfer.destination_access);
         let destination = self.bucket_on_terms(&to.endpoint, &to.location.bucket, access).await?;
+        if tracing::enabled!(tracing::Level::INFO) {
+            for bucket in source.iter().chain([&destination]) {
+                if !self.identities.contains_key(bucket.client().endpoint()) {
+                    tracing::info!("{}", self.identity(bucket).await);
+                }
+            }
+        }
         self.keeps_versions(transfer, source.as_ref(), &destination).await?;
         let key = customer_key(transfer.customer_keys.destination.as_ref())?;
         let destination = destination.reading_from(transfer.source_access.clone()).with_customer_key(key);
         Ok((source, destination))
+    }
+
+    /// Returns who asks at the bucket's endpoint, and where that is. Asks once per endpoint.
+    pub async fn identity(&mut self, bucket: &Bucket) -> String {
+        let client = bucket.client();
+        if let Some(known) = self.identities.get(client.endpoint()) {
+            return known.clone();
+        }
+        let identity = client.who_and_where().await;
+        self.identities.insert(client.endpoint().to_owned(), identity.clone());
+        identity
+    }
+
+    /// Returns the source of a transfer as its copies read it: with the credentials of the destination's endpoint. Sends
+    /// nothing.
+    ///
+    /// # Errors
+    /// No connection can be made with the endpoint's settings.
+    pub async fn as_copies_read(&mut self, transfer: &Transfer, source: &Bucket) -> Result<Bucket, Failure> {
+        if source.client().endpoint() == transfer.to.endpoint {
+            return Ok(source.clone());
+        }
+        let region = Some(source.client().region().to_owned());
+        let bucket = self.reach(&transfer.to.endpoint, source.name(), region).await?;
+        let key = source.client().customer_key().cloned();
+        Ok(bucket.on_terms(transfer.source_access.clone()).with_customer_key(key))
     }
 
     /// The bucket, once it has answered.

@@ -1,10 +1,15 @@
 //! `check`: would this job start, and is what it relies on true?
 
+mod look;
+
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+
+use look::{Finding, Findings, Status, look};
 
 use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, presence, say};
@@ -13,7 +18,7 @@ use crate::connections::Connections;
 use crate::execute::describe;
 use crate::manifest::job::Job;
 use crate::planner::Sides;
-use crate::probe::{self, Finding, Probe, Verdict};
+use crate::probe::{self, Probe, Verdict};
 
 /// Checks a job without writing anything, but for a probe that is asked for.
 #[derive(Debug, Args)]
@@ -22,11 +27,14 @@ Examples:
   s3haul check nightly.yaml
   s3haul check nightly.yaml --probe                 what the servers really do, and what to state in the manifest
 
+Says who signs the requests at each endpoint. Lists one key of each source and of each destination that is compared with,
+and sends HEAD for the first object with the credentials that sign the copies.
+
 A probe writes some 20 small objects and one of 11 MiB below a scratch prefix of each destination bucket, and removes
 them. It needs s3:DeleteObject there; a job never does.
 
-Exit codes: 0 all is well, 1 a server does not do what the job relies on or something of the probe is left, 3 a bucket
-can not be used.")]
+Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
+job relies on, or something of the probe is left, 3 a bucket can not be used, listed, or read.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
@@ -43,40 +51,29 @@ impl CheckJob {
         let mut job = self.job.load()?;
         let place = Place::of(&self.job, &mut job).await?;
         let mut connections = place.connect(&job, &CancellationToken::new());
-        for transfer in &job.transfers {
+        introduce(&job, &mut connections, output).await?;
+        presence::require(&job, &mut connections).await?;
+        let mut exit = Exit::Done;
+        for (number, transfer) in job.transfers.iter().enumerate() {
             let (source, destination) = connections.of_transfer(transfer).await?;
             let sides = Sides::new(transfer, source, destination);
             let old_versions = match sides.changed_bucket() {
                 Some(bucket) => connections.old_versions(bucket).await,
                 None => None,
             };
-            let Sides { source, destination, .. } = &sides;
-            let regions: Vec<_> = source
-                .iter()
-                .chain([destination])
-                .map(|bucket| bucket.client().region().to_owned())
-                .collect();
-            if output.json {
-                let line = serde_json::json!({
-                    "transfer": transfer.name, "regions": regions, "status": "ok", "times": transfer.times(),
-                    "in_place": sides.is_in_place(), "old_versions": old_versions,
-                });
-                say(&line.to_string())?;
-            } else {
-                say(&format!("ok  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
-                if let Some(note) = old_versions {
-                    say(&format!("    in place: {note}"))?;
-                }
-                for time in transfer.times() {
-                    say(&format!("    selects {time}"))?;
-                }
-            }
+            let findings = look(&job, number, &sides, &mut connections, self.probe).await?;
+            exit = match findings.status() {
+                _ if findings.is_forbidden() || matches!(exit, Exit::Refused) => Exit::Refused,
+                Status::Failed => Exit::Failures,
+                _ => exit,
+            };
+            tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
-        presence::require(&job, &mut connections).await?;
         if !self.probe {
-            return Ok(Exit::Done);
+            return Ok(exit);
         }
-        Box::pin(self.probe_all(&job, &mut connections, output)).await
+        let probed = Box::pin(self.probe_all(&job, &mut connections, output)).await?;
+        Ok(if matches!(exit, Exit::Done) { probed } else { exit })
     }
 
     /// Probes each destination bucket once.
@@ -103,6 +100,64 @@ impl CheckJob {
     }
 }
 
+/// Says who asks at each endpoint, and where that is.
+async fn introduce(job: &Job, connections: &mut Connections, output: Output) -> Result<(), CliError> {
+    let mut introduced = BTreeSet::new();
+    for transfer in &job.transfers {
+        let (source, destination) = connections.of_transfer(transfer).await?;
+        for bucket in source.iter().chain([&destination]) {
+            let endpoint = bucket.client().endpoint();
+            if !introduced.insert(endpoint.to_owned()) {
+                continue;
+            }
+            let identity = connections.identity(bucket).await;
+            if output.json {
+                say(&serde_json::json!({"endpoint": endpoint, "identity": identity}).to_string())?;
+            } else {
+                say(&identity)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Prints what was found out about a transfer.
+fn tell(
+    sides: &Sides,
+    old_versions: Option<&impl Display>,
+    findings: &Findings,
+    output: Output,
+) -> Result<(), CliError> {
+    let Sides { transfer, source, destination, .. } = sides;
+    let regions: Vec<_> =
+        source.iter().chain([destination]).map(|bucket| bucket.client().region().to_owned()).collect();
+    if output.json {
+        let line = serde_json::json!({
+            "transfer": transfer.name, "regions": regions, "status": findings.status(), "findings": findings.0,
+            "times": transfer.times(), "in_place": sides.is_in_place(),
+            "old_versions": old_versions.map(ToString::to_string),
+        });
+        say(&line.to_string())?;
+        return Ok(());
+    }
+    let word = match findings.status() {
+        Status::Failed => "FAIL",
+        Status::Warning => "warning",
+        Status::Ok | Status::NotChecked => "ok",
+    };
+    say(&format!("{word}  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
+    if let Some(note) = old_versions {
+        say(&format!("    in place: {note}"))?;
+    }
+    for time in transfer.times() {
+        say(&format!("    selects {time}"))?;
+    }
+    for Finding { text, .. } in &findings.0 {
+        say(&format!("    {text}"))?;
+    }
+    Ok(())
+}
+
 fn json(bucket: &Bucket, probe: &Probe) -> String {
     #[derive(Serialize)]
     struct Line<'p> {
@@ -113,7 +168,7 @@ fn json(bucket: &Bucket, probe: &Probe) -> String {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'p String>,
     }
-    let line = |finding: &'_ Finding| {
+    let line = |finding: &'_ probe::Finding| {
         let reason = finding.found.as_ref().err().cloned();
         serde_json::json!(Line {
             capability: finding.name,

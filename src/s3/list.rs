@@ -30,12 +30,38 @@ impl Client {
         after: Option<&str>,
         token: Option<&str>,
     ) -> Result<Page<ListedObject>, Failure> {
+        self.list_at_most(None, bucket, prefix, after, token).await
+    }
+
+    /// Returns the first object behind `after` whose key begins with `prefix`.
+    ///
+    /// # Errors
+    /// Those of [`Client::list_objects`].
+    pub async fn first_object(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Option<ListedObject>, Failure> {
+        let page = self.list_at_most(Some(1), bucket, prefix, after, None).await?;
+        Ok(page.items.into_iter().next())
+    }
+
+    async fn list_at_most(
+        &self,
+        max_keys: Option<i32>,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page<ListedObject>, Failure> {
         let encode = self.capabilities().encoded_lists;
         let reader =
             PageReader { knows_archives: self.capabilities().archive_lists, ..PageReader::default() };
         self.sdk
             .list_objects_v2()
             .bucket(bucket.as_str())
+            .set_max_keys(max_keys)
             .set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()))
             .set_start_after(after.map(str::to_owned))
             .set_continuation_token(token.map(str::to_owned))

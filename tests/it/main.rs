@@ -12,6 +12,7 @@ mod archived;
 mod attributes;
 mod boundaries;
 mod capabilities;
+mod check;
 mod claim;
 mod cli;
 mod compare;

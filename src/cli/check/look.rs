@@ -1,0 +1,272 @@
+//! Looks at both sides of a transfer with a handful of requests that only read.
+
+use std::fs;
+
+use serde::Serialize;
+
+use super::super::CliError;
+use crate::bucket::Bucket;
+use crate::connections::Connections;
+use crate::listing::reach::Reach;
+use crate::location::{LocalPath, ObjectKey, S3Uri};
+use crate::manifest::job::{Job, Selection, Source, Transfer, Versions, When};
+use crate::manifest::may_read;
+use crate::plan::empty::EmptySelection;
+use crate::planner::Sides;
+use crate::s3::{Failure, FailureKind};
+
+/// The most prefixes of `include` patterns that are listed until one has an object.
+const MOST_PREFIXES: usize = 16;
+
+/// How a transfer or one finding stands. The order is that of severity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Status {
+    /// Nothing is known to be wrong.
+    #[default]
+    Ok,
+    /// A part was not looked at.
+    NotChecked,
+    /// The run would do less than its author may expect.
+    Warning,
+    /// The run would fail.
+    Failed,
+}
+
+/// A sentence about a transfer.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    pub(super) status: Status,
+    pub(super) text: String,
+    /// True if the run would be refused access.
+    #[serde(skip)]
+    pub(super) is_access: bool,
+}
+
+/// What was found out about a transfer.
+#[derive(Debug, Default)]
+pub(super) struct Findings(pub(super) Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, status: Status, text: impl Into<String>) {
+        self.0.push(Finding { status, text: text.into(), is_access: false });
+    }
+
+    fn forbidden(&mut self, text: String) {
+        self.0.push(Finding { status: Status::Failed, text, is_access: true });
+    }
+
+    /// Returns the status of the transfer.
+    pub(super) fn status(&self) -> Status {
+        let worst = self.0.iter().map(|finding| finding.status).max().unwrap_or_default();
+        if worst == Status::NotChecked { Status::Ok } else { worst }
+    }
+
+    /// Returns true if the run would be refused access.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.0.iter().any(|finding| finding.is_access)
+    }
+}
+
+/// Looks at a transfer of the job. `probes` is true if the probe writes to the destination later.
+pub(super) async fn look(
+    job: &Job,
+    number: usize,
+    sides: &Sides,
+    connections: &mut Connections,
+    probes: bool,
+) -> Result<Findings, CliError> {
+    let transfer = &*sides.transfer;
+    let writer = job.transfers[..number].iter().find(|earlier| may_read(job, transfer, earlier));
+    let mut findings = Findings::default();
+    let first = match (&transfer.from, &sides.source) {
+        (Source::Files { path, .. }, _) => {
+            look_at_files(path, transfer, &mut findings);
+            None
+        }
+        (Source::Object { location, version, .. }, Some(_)) => {
+            Some((location.key.clone(), version.as_deref())).filter(|_| transfer.versions == Versions::Current)
+        }
+        (Source::Prefix { location, .. }, Some(source)) if transfer.versions == Versions::Current => {
+            let key = list_source(location, source, transfer, writer, &mut findings).await?;
+            key.map(|key| (key, None))
+        }
+        _ => None,
+    };
+    if transfer.versions != Versions::Current {
+        findings.add(Status::NotChecked, "not checked: listing and reading the versions of the source");
+    }
+    if let (Some((key, version)), Some(source)) = (first, &sides.source) {
+        let signer = connections.as_copies_read(transfer, source).await?;
+        head_source(&signer, &key, version, writer.is_some(), &mut findings).await?;
+    }
+    if lists_destination(sides) {
+        list_destination(sides, &mut findings).await?;
+    }
+    let place = &transfer.to.location;
+    if !probes {
+        findings.add(Status::NotChecked, format!("not checked: writing to {place}; --probe tries it"));
+    }
+    Ok(findings)
+}
+
+/// Lists one key of the source. Returns it.
+async fn list_source(
+    location: &S3Uri,
+    source: &Bucket,
+    transfer: &Transfer,
+    writer: Option<&Transfer>,
+    findings: &mut Findings,
+) -> Result<Option<ObjectKey>, CliError> {
+    if transfer.chosen.is_some() {
+        return Ok(None);
+    }
+    let reach = Reach::of_source(&transfer.select, &location.key);
+    let reach = if source.capabilities().directory { reach.in_whole_directories() } else { reach };
+    let prefixes = reach.prefixes();
+    for prefix in prefixes.iter().take(MOST_PREFIXES) {
+        let found = match first_of(source, prefix, &location.key).await {
+            Ok(found) => found,
+            Err(failure) if *failure.kind() == FailureKind::Denied => {
+                findings.forbidden(format!("may not list {location}: {}", words(&failure)));
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let Some(key) = found else { continue };
+        if let Some(text) = unjudged(location, &key, &transfer.select) {
+            findings.add(Status::NotChecked, text);
+        }
+        return Ok(Some(key));
+    }
+    if let Some(writer) = writer {
+        let text = format!("not checked: the objects below {location}, which `{}` writes first", writer.name);
+        findings.add(Status::NotChecked, text);
+    } else if prefixes.len() > MOST_PREFIXES {
+        let text = format!(
+            "no key below {location} begins like the first {MOST_PREFIXES} of {} patterns; not checked: the others; `s3haul \
+             plan` lists them",
+            prefixes.len()
+        );
+        findings.add(Status::NotChecked, text);
+    } else if let Some(empty) = EmptySelection::of(transfer, 0) {
+        let status = if empty.fails { Status::Failed } else { Status::Warning };
+        findings.add(status, empty.reason);
+    }
+    Ok(None)
+}
+
+/// Returns the first key below a prefix, other than that of the source itself, which no transfer copies.
+async fn first_of(
+    source: &Bucket,
+    prefix: &ObjectKey,
+    root: &ObjectKey,
+) -> Result<Option<ObjectKey>, Failure> {
+    let mut found = source.first(prefix.as_str(), None).await?;
+    if found.as_ref().is_some_and(|object| object.key == root.as_str()) {
+        found = source.first(prefix.as_str(), Some(root.as_str())).await?;
+    }
+    Ok(found.and_then(|object| ObjectKey::new(&object.key).ok()))
+}
+
+/// Returns a sentence about filters that one key does not settle.
+fn unjudged(location: &S3Uri, key: &ObjectKey, select: &Selection) -> Option<String> {
+    let Selection { include, exclude, .. } = select;
+    let patterns = Selection { include: include.clone(), exclude: exclude.clone(), ..Selection::default() };
+    let relative = key.as_str().strip_prefix(location.key.as_str()).unwrap_or(key.as_str());
+    if patterns == *select && !select.rules_out(relative) {
+        return None;
+    }
+    Some(format!(
+        "not checked: whether the filters match an object below {location}; `{key}` was the only key listed, and `s3haul \
+         plan` lists all"
+    ))
+}
+
+/// Asks for the first object as a copy reads it.
+async fn head_source(
+    signer: &Bucket,
+    key: &ObjectKey,
+    version: Option<&str>,
+    is_written_first: bool,
+    findings: &mut Findings,
+) -> Result<(), CliError> {
+    let place = format!("s3://{}/{key}", signer.name());
+    let Err(failure) = signer.head(key, version).await else { return Ok(()) };
+    match failure.kind() {
+        // The run waits for it, or reports it.
+        FailureKind::NotFound => {}
+        // Without s3:ListBucket, S3 says 403 about what is not there yet.
+        FailureKind::Denied if is_written_first => findings.add(
+            Status::NotChecked,
+            format!("not checked: reading {place}, which an earlier transfer writes first"),
+        ),
+        FailureKind::Denied => findings.forbidden(format!(
+            "may not read {place} with the credentials of `{}`, which sign the copies: {}",
+            signer.client().endpoint(),
+            words(&failure)
+        )),
+        _ if failure.is_passing() || failure.ends_run() => return Err(failure.into()),
+        _ => findings.add(Status::Warning, format!("could not read {place}: {}", words(&failure))),
+    }
+    Ok(())
+}
+
+/// Returns true if the run compares the source with a list of the destination.
+fn lists_destination(sides: &Sides) -> bool {
+    let transfer = &sides.transfer;
+    transfer.when != When::Always
+        && !sides.is_in_place()
+        && transfer.chosen.is_none()
+        && transfer.versions != Versions::All
+        && matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
+        && transfer.to.location.key.is_prefix()
+        && transfer.keys.preserves_order()
+}
+
+async fn list_destination(sides: &Sides, findings: &mut Findings) -> Result<(), CliError> {
+    let Sides { transfer, destination, .. } = sides;
+    let location = &transfer.to.location;
+    match destination.first(location.key.as_str(), None).await {
+        Err(failure) if *failure.kind() == FailureKind::Denied => {
+            let text = format!("may not list {location}, which the run compares with: {}", words(&failure));
+            findings.forbidden(text);
+            Ok(())
+        }
+        answer => Ok(answer.map(drop)?),
+    }
+}
+
+/// Looks for a first file.
+fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings) {
+    let path = path.as_path();
+    let is_empty = if path.is_dir() {
+        fs::read_dir(path).map(|mut entries| entries.next().is_none())
+    } else {
+        fs::File::open(path).map(|_| false)
+    };
+    match is_empty {
+        Ok(true) => {
+            if let Some(empty) = EmptySelection::of(transfer, 0) {
+                let status = if empty.fails { Status::Failed } else { Status::Warning };
+                findings.add(status, empty.reason);
+            }
+        }
+        Ok(false) if transfer.select != Selection::default() => findings.add(
+            Status::NotChecked,
+            format!(
+                "not checked: whether the filters match a file in {}; `s3haul plan` lists all",
+                path.display()
+            ),
+        ),
+        Ok(false) => {}
+        Err(error) => findings.forbidden(format!("may not read {}: {error}", path.display())),
+    }
+}
+
+/// The server's own words.
+fn words(failure: &Failure) -> String {
+    let details = failure.details();
+    let message = details.message.trim_end_matches('.');
+    if message.is_empty() { details.code.clone() } else { format!("{}: {message}", details.code) }
+}

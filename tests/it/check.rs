@@ -1,0 +1,208 @@
+//! What `check` finds out before a run, and the requests that it takes.
+
+use std::fs;
+
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::{COPY_ALL, at, run};
+use crate::world::{DESTINATION, SOURCE, World};
+
+fn put(world: &World, key: &str) {
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 9), &ObjectSpec::default());
+}
+
+/// A world with an object, as buckets look from the outside that may be listed and read.
+async fn world() -> World {
+    let world = World::new().await;
+    put(&world, "k");
+    world
+}
+
+async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, String) {
+    let dir = TempDir::new().unwrap();
+    let job = dir.path().join("job.yaml");
+    fs::write(&job, manifest).unwrap();
+    run(at(world), &[&["check", job.to_str().unwrap()], more].concat()).await
+}
+
+fn manifest(transfers: &[&str]) -> String {
+    let head = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
+    let lines: String = transfers.iter().map(|transfer| format!("  - {transfer}\n")).collect();
+    format!("{head}{lines}")
+}
+
+fn deny(world: &World, operation: Operation) {
+    world.sandbox.faults().add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
+}
+
+/// Denies lists of one prefix, which the buckets of a test tell apart.
+fn deny_list(world: &World, prefix: &str) {
+    let fault = Fault::on(Operation::ListObjectsV2).key(prefix);
+    world.sandbox.faults().add(fault.then(Effect::Error(403, "AccessDenied")));
+}
+
+fn assert_nothing_written(world: &World) {
+    for operation in [Operation::PutObject, Operation::CopyObject, Operation::CreateMultipartUpload] {
+        assert_eq!(world.calls(operation), 0, "{operation:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_may_be_listed_is_ok_and_writing_is_not_checked() {
+    let world = world().await;
+    deny(&world, Operation::CopyObject);
+    let (exit, stdout, stderr) = check(&world, COPY_ALL, &[]).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    let lines: Vec<_> = stdout.lines().collect();
+    let key = SandboxOptions::default().access_key;
+    let last = &key[key.len() - 4..];
+    assert!(lines[0].starts_with(&format!("default: access key …{last} (")), "{stdout}");
+    assert!(lines[0].contains("AWS_ACCESS_KEY_ID") && lines[0].contains(world.sandbox.url()), "{stdout}");
+    assert!(lines[1].starts_with("ok  transfer-1: s3://source/ -> s3://destination/"), "{stdout}");
+    assert_eq!(lines[2..], ["    not checked: writing to s3://destination/; --probe tries it"]);
+    // One HEAD and one list per bucket, one HEAD of an object.
+    let counts =
+        [Operation::HeadBucket, Operation::ListObjectsV2, Operation::HeadObject].map(|op| world.calls(op));
+    assert_eq!((counts, world.sandbox.calls().total()), ([2, 2, 1], 5));
+    assert_nothing_written(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_may_not_be_listed_fails() {
+    let world = world().await;
+    deny_list(&world, "one/");
+    let job = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}}"]);
+    let (exit, stdout, _) = check(&world, &job, &[]).await;
+    assert_eq!(exit, 3, "{stdout}");
+    assert!(stdout.contains("\nFAIL  transfer-1: "), "{stdout}");
+    assert!(stdout.contains("    may not list s3://destination/one/"), "{stdout}");
+    assert!(stdout.contains(": AccessDenied"), "{stdout}");
+    assert_eq!(world.calls(Operation::ListObjectsV2), 2);
+    // What is not compared needs no list.
+    let job = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}, when: always}"]);
+    let (exit, stdout, _) = check(&world, &job, &[]).await;
+    assert!(exit == 0 && stdout.contains("\nok  transfer-1: "), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_may_be_listed_and_not_read_fails() {
+    let world = world().await;
+    deny(&world, Operation::HeadObject);
+    let (exit, stdout, _) = check(&world, COPY_ALL, &["--json"]).await;
+    assert_eq!(exit, 3, "{stdout}");
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["endpoint"], "default");
+    assert!(lines[0]["identity"].as_str().unwrap().starts_with("default: access key …"), "{stdout}");
+    assert_eq!((&lines[1]["transfer"], &lines[1]["status"]), (&"transfer-1".into(), &"failed".into()));
+    let finding = &lines[1]["findings"][0];
+    assert_eq!(finding["status"], "failed");
+    let said = "may not read s3://source/k with the credentials of `default`, which sign the copies: ";
+    assert!(finding["text"].as_str().unwrap().starts_with(said), "{finding}");
+    assert_eq!(lines[1]["findings"][1]["status"], "not-checked");
+    assert_nothing_written(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_may_not_be_listed_fails() {
+    let world = world().await;
+    deny_list(&world, "data/");
+    let job = manifest(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
+    let (exit, stdout, _) = check(&world, &job, &[]).await;
+    assert_eq!(exit, 3, "{stdout}");
+    assert!(stdout.contains("    may not list s3://source/data/: AccessDenied"), "{stdout}");
+    assert_eq!(world.calls(Operation::HeadObject), 0);
+}
+
+/// The copies are signed by the destination's endpoint, so its credentials must be able to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_object_is_read_by_the_endpoint_that_signs_the_copies() {
+    let world = world().await;
+    deny(&world, Operation::HeadObject);
+    let job = "\
+version: 1
+endpoints:
+  one: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}
+  two: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}
+transfers:
+  - {from: {s3: s3://source/, endpoint: one}, to: {s3: s3://destination/, endpoint: two}}
+";
+    let (exit, stdout, stderr) = check(&world, job, &[]).await;
+    assert_eq!(exit, 3, "{stdout}{stderr}");
+    assert!(stdout.contains("with the credentials of `two`, which sign the copies"), "{stdout}");
+    for endpoint in ["one", "two"] {
+        let count = stdout.matches(&format!("{endpoint}: access key …")).count();
+        assert_eq!(count, 1, "{stdout}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_source_is_a_warning_or_a_failure() {
+    let world = world().await;
+    for (empty, exit, word) in [("", 0, "warning"), (", empty: fail", 1, "FAIL"), (", empty: ok", 0, "ok")] {
+        let transfer = format!("{{from: {{s3: s3://source/smal/}}, to: {{s3: s3://destination/}}{empty}}}");
+        let (found, stdout, stderr) = check(&world, &manifest(&[&transfer]), &[]).await;
+        assert_eq!(found, exit, "{stdout}{stderr}");
+        assert!(stdout.contains(&format!("\n{word}  transfer-1: ")), "{stdout}");
+        assert_eq!(stdout.contains("    nothing below s3://source/smal/\n"), word != "ok", "{stdout}");
+    }
+    assert_eq!(world.calls(Operation::HeadObject), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_transfer_writes_may_be_empty() {
+    let world = world().await;
+    let job = manifest(&[
+        "{name: first, from: {s3: s3://source/}, to: {s3: s3://destination/a/}}",
+        "{name: second, from: {s3: s3://destination/a/}, to: {s3: s3://destination/b/}, empty: fail}",
+    ]);
+    let (exit, stdout, stderr) = check(&world, &job, &[]).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    let said = "    not checked: the objects below s3://destination/a/, which `first` writes first\n";
+    assert!(stdout.contains("\nok  second: ") && stdout.contains(said), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_are_judged_as_far_as_one_key_goes() {
+    let world = world().await;
+    for (select, said) in [
+        ("include: ['x*']", Some("no key below s3://source/ matches `x*`")),
+        ("include: ['k*']", None),
+        ("include: ['*.csv']", Some("not checked: whether the filters match an object below s3://source/; `k`")),
+        ("larger_than: 1GiB", Some("not checked: whether the filters match an object")),
+    ] {
+        let transfer = format!("{{from: {{s3: s3://source/, {select}}}, to: {{s3: s3://destination/}}}}");
+        let (exit, stdout, stderr) = check(&world, &manifest(&[&transfer]), &[]).await;
+        assert_eq!(exit, 0, "{select}: {stdout}{stderr}");
+        match said {
+            Some(said) => assert!(stdout.contains(said), "{select}: {stdout}"),
+            None => assert!(!stdout.contains("filters") && stdout.contains("\nok  "), "{stdout}"),
+        }
+    }
+}
+
+/// The object that consoles create for an empty folder is never copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_alone_is_nothing() {
+    let world = World::new().await;
+    put(&world, "data/");
+    let job = manifest(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
+    let (_, stdout, _) = check(&world, &job, &[]).await;
+    assert!(stdout.contains("    nothing below s3://source/data/\n"), "{stdout}");
+    put(&world, "data/k");
+    let (_, stdout, _) = check(&world, &job, &[]).await;
+    assert!(stdout.contains("\nok  "), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verbose_run_logs_the_identity_once_per_endpoint() {
+    let world = world().await;
+    for (flags, count) in [(&[][..], 0), (&["-v"], 1)] {
+        let words = [&["copy", "s3://source/", "s3://destination/"], flags].concat();
+        let (exit, _, stderr) = run(at(&world), &words).await;
+        assert_eq!(exit, 0, "{stderr}");
+        assert_eq!(stderr.matches("access key …").count(), count, "{stderr}");
+    }
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+}
