@@ -28,7 +28,8 @@ async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, St
 }
 
 fn manifest(transfers: &[&str]) -> String {
-    let head = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
+    let head =
+        "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
     let lines: String = transfers.iter().map(|transfer| format!("  - {transfer}\n")).collect();
     format!("{head}{lines}")
 }
@@ -169,7 +170,10 @@ async fn patterns_are_judged_as_far_as_one_key_goes() {
     for (select, said) in [
         ("include: ['x*']", Some("no key below s3://source/ matches `x*`")),
         ("include: ['k*']", None),
-        ("include: ['*.csv']", Some("not checked: whether the filters match an object below s3://source/; `k`")),
+        (
+            "include: ['*.csv']",
+            Some("not checked: whether the filters match an object below s3://source/; `k`"),
+        ),
         ("larger_than: 1GiB", Some("not checked: whether the filters match an object")),
     ] {
         let transfer = format!("{{from: {{s3: s3://source/, {select}}}, to: {{s3: s3://destination/}}}}");

@@ -85,7 +85,8 @@ pub(super) async fn look(
             None
         }
         (Source::Object { location, version, .. }, Some(_)) => {
-            Some((location.key.clone(), version.as_deref())).filter(|_| transfer.versions == Versions::Current)
+            Some((location.key.clone(), version.as_deref()))
+                .filter(|_| transfer.versions == Versions::Current)
         }
         (Source::Prefix { location, .. }, Some(source)) if transfer.versions == Versions::Current => {
             let key = list_source(location, source, transfer, writer, &mut findings).await?;
