@@ -30,7 +30,8 @@ async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, St
 fn manifest(transfers: &[&str]) -> String {
     let head =
         "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
-    let lines: String = transfers.iter().map(|transfer| format!("  - {transfer}\n")).collect();
+    let lines: Vec<_> = transfers.iter().map(|transfer| format!("  - {transfer}\n")).collect();
+    let lines = lines.concat();
     format!("{head}{lines}")
 }
 
