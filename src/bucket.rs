@@ -298,7 +298,10 @@ impl Bucket {
                 Some(contact) => contact.elapsed(),
                 None => since.elapsed().saturating_sub(held),
             };
-            let wait = match self.retry.wait(failure.kind(), attempts, waited, fastrand::f64()) {
+            // Attempts that take long would otherwise outlast the patience: each may take some seconds.
+            let is_over = self.contact.as_ref().is_some_and(|contact| contact.left().is_zero());
+            let wait = self.retry.wait(failure.kind(), attempts, waited, fastrand::f64());
+            let wait = match wait.filter(|_| !is_over) {
                 Some(wait) => self.contact.as_ref().map_or(wait, |contact| contact.pause(wait)),
                 None if let Some(contact) = &self.contact => return Err(contact.given_up(failure)),
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.

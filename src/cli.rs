@@ -44,7 +44,9 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use self::parse::Refusal;
 use self::signals::Signals;
-use crate::endpoint::{DEFAULT_ENDPOINT, Endpoint, Environment, Provider, ProxySetting, ResolvedEndpoint};
+use crate::endpoint::{
+    DEFAULT_ENDPOINT, Endpoint, Environment, Mistake, Provider, ProxyError, ProxySetting, ResolvedEndpoint,
+};
 use crate::journal::JournalError;
 use crate::location::{LocalPath, bare, suggestion};
 use crate::manifest::{self, Finding, ManifestError};
@@ -278,7 +280,7 @@ struct EndpointFlags {
     ca_bundle: Option<PathBuf>,
     /// HTTP proxy, or `none`. Default: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY.
     #[arg(long, global = true, value_name = "URL")]
-    proxy: Option<ProxySetting>,
+    proxy: Option<String>,
     /// What kind of server it is: decides what may be relied on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
@@ -306,11 +308,18 @@ impl EndpointFlags {
             profile: self.profile.clone(),
             path_style: self.path_style,
             ca_bundle: self.ca_bundle.clone().map(LocalPath),
-            proxy: self.proxy.clone(),
+            proxy: self.proxy.as_deref().and_then(|text| text.parse().ok()),
             provider: self.provider.unwrap_or_default(),
             ..Endpoint::default()
         };
-        endpoint.resolve(&Environment::load())
+        let mut resolved = endpoint.resolve(&Environment::load());
+        // Not a parser of the flag, whose error would show the text, which may hold a password.
+        if let Some(Err(error)) = self.proxy.as_deref().map(str::parse::<ProxySetting>) {
+            let remedy = ProxyError::REMEDY.to_owned();
+            let message = format!("--proxy: {error}");
+            resolved.mistakes.push(Mistake { field: Some("proxy"), message, remedy });
+        }
+        resolved
     }
 }
 

@@ -123,12 +123,12 @@ impl Contact {
                 ("the provider of the credentials".to_owned(), format!("{provider}: no answer yet"))
             }
             (Some(failure), None) => {
-                let server = bucket.server();
-                (server.to_owned(), format!("{server}: {}", failure.details().message))
+                let server = reached(bucket);
+                (bucket.server().to_owned(), format!("{server}: {}", failure.details().message))
             }
             (None, None) => {
-                let server = bucket.server();
-                (server.to_owned(), format!("{server}: no answer yet"))
+                let server = reached(bucket);
+                (bucket.server().to_owned(), format!("{server}: no answer yet"))
             }
         };
         let _ = match self.left() {
@@ -137,5 +137,13 @@ impl Contact {
         };
         tracing::warn!("waiting for {text}");
         awaited
+    }
+}
+
+/// Names the server, and the proxy before it: the proxy may be the one that does not answer.
+fn reached(bucket: &Bucket) -> String {
+    match bucket.client.proxy() {
+        Some(proxy) => format!("{} through the proxy {proxy}", bucket.server()),
+        None => bucket.server().to_owned(),
     }
 }

@@ -6,7 +6,7 @@
 //! Files that do not exist count as empty. An explicit profile that stands in none of them is an
 //! error elsewhere, and names the files that were searched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -29,6 +29,10 @@ pub struct Environment {
     sections: EnvConfigSections,
     files: Vec<ConfigFile>,
     unreadable: Option<String>,
+    /// Names of variables of AWS tools whose text is not UTF-8.
+    not_utf8: Vec<String>,
+    /// Names of the `services` sections.
+    services: BTreeSet<String>,
     /// Set if only `${NAME}` in manifests may use the variables.
     is_isolated: bool,
 }
@@ -59,11 +63,17 @@ impl Environment {
     /// Reads the variables of this process and the files that they name.
     #[must_use]
     pub fn load() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let variables: BTreeMap<_, _> = std::env::vars_os().filter_map(text).collect();
-        let mut environment = Self { variables, ..Self::default() };
+        let mut environment = Self::default();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => {
+                    environment.variables.insert(name, value);
+                }
+                Err(_) if is_setting(&name) => environment.not_utf8.push(name),
+                Err(_) => {}
+            }
+        }
         let mut contents = Vec::new();
         for (kind, variable, default) in [
             (EnvConfigFileKind::Config, "AWS_CONFIG_FILE", "~/.aws/config"),
@@ -120,6 +130,7 @@ impl Environment {
         }
         let mut files = EnvConfigFiles::builder();
         for (kind, text) in contents {
+            self.services.extend(services_sections(&text).map(str::to_owned));
             files = files.with_contents(kind, text);
         }
         // Everything is in memory already, so the future is ready at once.
@@ -205,6 +216,18 @@ impl Environment {
         self.unreadable.clone().or(unreadable)
     }
 
+    /// The variables that would decide something if their text were UTF-8.
+    #[must_use]
+    pub fn not_utf8(&self) -> &[String] {
+        &self.not_utf8
+    }
+
+    /// True if a `services` section has this name.
+    #[must_use]
+    pub fn has_services(&self, name: &str) -> bool {
+        self.services.contains(name)
+    }
+
     /// The files that exist, for the SDK's own credential providers.
     #[must_use]
     pub(crate) fn config_files(&self) -> Vec<(EnvConfigFileKind, PathBuf)> {
@@ -282,6 +305,21 @@ impl<'a> Profile<'a> {
         ];
         WAYS.iter().any(|way| self.get(way).is_some())
     }
+}
+
+/// True for variables that decide about endpoints.
+fn is_setting(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    upper.starts_with("AWS_") || upper.ends_with("_PROXY") || upper == "SSL_CERT_FILE"
+}
+
+/// Returns the names in the lines `[services NAME]`.
+fn services_sections(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let rest = line.trim().strip_prefix("[services")?;
+        let name = rest.split(']').next()?;
+        name.starts_with(char::is_whitespace).then(|| name.trim())
+    })
 }
 
 /// A setting in the indented lines below a property.

@@ -14,9 +14,12 @@ pub enum ProxyError {
     /// The scheme is one of SOCKS.
     #[error("SOCKS proxies are not supported")]
     Socks,
-    /// The scheme is not one of a proxy.
-    #[error("`{0}` is not the scheme of a proxy")]
-    Scheme(String),
+    /// The scheme is neither `http` nor `https`.
+    #[error("the proxy's URL begins with neither http:// nor https://")]
+    Scheme,
+    /// The user or password has characters that a URL cannot hold.
+    #[error("the proxy's user or password has characters that must be percent-encoded")]
+    User,
     /// The host is missing or malformed.
     #[error("the proxy has no valid host")]
     Host,
@@ -79,10 +82,13 @@ impl FromStr for ProxyUrl {
             "socks" | "socks4" | "socks4a" | "socks5" | "socks5h" => {
                 return Err(ProxyError::Socks);
             }
-            other => return Err(ProxyError::Scheme(other.to_owned())),
+            _ => return Err(ProxyError::Scheme),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        if !user.chars().all(|c| c.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:".contains(c)) {
+            return Err(ProxyError::User);
+        }
         let legal = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
         if host.is_empty() || host.starts_with(':') || !host.chars().all(legal) {
             return Err(ProxyError::Host);
@@ -149,9 +155,16 @@ mod tests {
         assert_eq!(read("proxy.corp:3128"), Ok("http://proxy.corp:3128".to_owned()));
         assert_eq!(read("HTTPS://u:p@proxy.corp/"), Ok("https://u:p@proxy.corp".to_owned()));
         assert_eq!(read("http://[::1]:3128"), Ok("http://[::1]:3128".to_owned()));
-        for wrong in
-            ["socks5://proxy:1080", "ftp://proxy", "http://", "http://:3128", "http://a b", "http://p:99999"]
-        {
+        for wrong in [
+            "socks5://proxy:1080",
+            "ftp://proxy",
+            "http://",
+            "http://:3128",
+            "http://a b",
+            "http://p:99999",
+            "http://u:pa ss@p",
+            "alice:hun://ter@p",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert_eq!("none".parse(), Ok(ProxySetting::None));

@@ -292,6 +292,20 @@ impl<'e> Layers<'e> {
             (None, (name, Some(variable))) => (None, find(name, &format!("{variable} is set, but "))),
             (None, (name, None)) => (None, environment.profile(name)),
         };
+        for name in environment.not_utf8() {
+            let message = format!("the variable {name} is not UTF-8");
+            mistakes.push(Mistake { field: None, message, remedy: "correct it, or unset it".to_owned() });
+        }
+        let services = named.or(selected).and_then(|profile| Some((profile, profile.get("services")?)));
+        if let Some((profile, services)) = services.filter(|(_, name)| !environment.has_services(name)) {
+            let message = format!(
+                "the profile `{}` names `services = {services}`, and there is no section [services {services}] in {}",
+                profile.name(),
+                environment.searched()
+            );
+            let remedy = "add the section, or remove the line".to_owned();
+            mistakes.push(Mistake { field: stated.map(|_| "profile"), message, remedy });
+        }
         Self { environment, named, selected, names_profile: stated.is_some(), mistakes }
     }
 

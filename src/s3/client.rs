@@ -23,7 +23,7 @@ use super::pool::{CONNECT_TIMEOUT, http_client};
 use super::providers::{Foundation, Used};
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
-use crate::endpoint::{Endpoint, Provider, ResolvedEndpoint};
+use crate::endpoint::{Endpoint, Network, Provider, ResolvedEndpoint};
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
@@ -268,6 +268,16 @@ impl Client {
         self.shared.endpoint.url().filter(|_| !self.shared.endpoint.is_aws())
     }
 
+    /// Returns the proxy that requests to this endpoint go through, and where it was named. Hosts in
+    /// `NO_PROXY` do not.
+    #[must_use]
+    pub fn proxy(&self) -> Option<String> {
+        let Network { http, https, .. } = &self.shared.endpoint.network;
+        let is_plain = self.shared.endpoint.url().is_some_and(|url| url.starts_with("http://"));
+        let proxy = if is_plain { http } else { https };
+        proxy.as_ref().map(|proxy| format!("{} ({})", proxy.value, proxy.origin))
+    }
+
     /// Returns who this client is and where: identity, Region, and URL. Asks the Security Token
     /// Service on AWS; elsewhere, and where it does not answer, names the access key's last four
     /// characters and where the key comes from.
@@ -275,8 +285,7 @@ impl Client {
         let endpoint = &self.shared.endpoint;
         let url = endpoint.url().map_or_else(|| public_url(&self.shared.region), str::to_owned);
         let place = format!("{}, {url}", self.shared.region);
-        let proxy = if url.starts_with("http://") { &endpoint.network.http } else { &endpoint.network.https };
-        let proxy = proxy.as_ref().map(|proxy| format!(", through {}", proxy.value)).unwrap_or_default();
+        let proxy = self.proxy().map(|proxy| format!(", proxy {proxy}")).unwrap_or_default();
         format!("{}: {}, {place}{proxy}", endpoint.name, self.who().await)
     }
 

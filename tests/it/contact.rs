@@ -215,6 +215,22 @@ async fn a_provider_of_credentials_that_hangs_is_named() {
     assert!(stderr.contains(&url) && stderr.contains("no answer"), "{stderr}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_process_that_hangs_does_not_outlast_patience() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config");
+    std::fs::write(&config, "[profile slow]\ncredential_process = /bin/sleep 30\n").unwrap();
+    let mut program = command();
+    program
+        .env("AWS_CONFIG_FILE", &config)
+        .env("AWS_PROFILE", "slow")
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
+    let arguments = [COPY.as_slice(), &["--patience", "1s"]].concat();
+    let (exit, _, stderr) = run(program, &arguments).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains("`slow`") && !stderr.contains("attempts)"), "one attempt: {stderr}");
+}
+
 #[rstest]
 #[case::none(&[], "none found in the environment")]
 #[case::half(&[("AWS_ACCESS_KEY_ID", "a")], "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not")]

@@ -375,3 +375,32 @@ async fn a_ca_bundle_without_certificates_is_refused_and_named(#[case] bundle: &
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
     assert!(ended.stderr.contains(why) && ended.stderr.contains("AWS_CA_BUNDLE"), "{}", ended.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_does_not_answer_is_named() {
+    let site = Site::new("", "").await;
+    let variables =
+        [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), ("HTTP_PROXY", "http://u:hunter2@127.0.0.1:9")];
+    let arguments = [&COPY[..], &["--patience", "4s"]].concat();
+    let ended = site.run(&arguments, &[right_keys().as_slice(), &variables].concat()).await;
+    assert_eq!(ended.exit, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("through the proxy http://127.0.0.1:9 (HTTP_PROXY)"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    let arguments = [&COPY[..], &["--proxy", "ftp://u:hunter2@h"]].concat();
+    let ended = site.run(&arguments, &right_keys()).await;
+    assert_eq!(ended.exit, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("--proxy") && !ended.stderr.contains("hunter2"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_is_not_utf8_is_not_an_unset_one() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let site = Site::new("", "").await;
+    let mut command = process();
+    let url = [site.world.sandbox.url().as_bytes(), b"\xff"].concat();
+    command.args(COPY).envs(right_keys()).env("AWS_ENDPOINT_URL_S3", std::ffi::OsString::from_vec(url));
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("AWS_ENDPOINT_URL_S3 is not UTF-8"), "{stderr}");
+}
