@@ -118,6 +118,15 @@ impl Endpoint {
         let url = layers.url(&self);
         let region = layers.pick(self.region.clone(), &|profile| profile.get("region"), &REGIONS, &text);
         let region = region.unwrap_or(Setting { value: DEFAULT_REGION.to_owned(), origin: Origin::Default });
+        // It becomes a label of host names and a part of every signature.
+        if !region.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            let is_stated = region.origin == Origin::Stated;
+            layers.mistakes.push(Mistake {
+                field: is_stated.then_some("region"),
+                message: format!("`{}` is not a Region ({})", region.value, region.origin),
+                remedy: "use letters, digits, and hyphens, for instance eu-west-1".to_owned(),
+            });
+        }
         let server = Server::of(url.as_ref().map(|url| &*url.value), &region.value);
         let path_style = layers.pick(
             self.path_style,

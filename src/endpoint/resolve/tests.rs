@@ -228,6 +228,10 @@ fn what_cannot_be_used_is_named() {
         ["AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not"]
     );
     assert_eq!(of(named(None), &[("HTTPS_PROXY", "socks5://u:p@h:1")]), ["SOCKS proxies are not supported"]);
+    assert_eq!(
+        of(named(Some("bare")), &[("AWS_REGION", "us east")]),
+        ["`us east` is not a Region (AWS_REGION)"]
+    );
     let config = "[profile lab]\nservices = gone\n";
     let lab = named(Some("lab")).resolve(&Environment::of([], config, ""));
     assert!(lab.mistakes[0].message.contains("[services gone]"), "{:?}", lab.mistakes);
