@@ -38,6 +38,10 @@ impl Failure {
             SdkError::DispatchFailure(failure) => {
                 let network = match failure.as_connector_error() {
                     Some(failure) if failure.is_timeout() => Network::NeverUp,
+                    // hyper blames its user for a pooled connection whose task has ended.
+                    Some(failure) if failure.is_user() && whole(error).contains("dispatch task") => {
+                        Network::Lost
+                    }
                     Some(failure) if failure.is_user() => Network::Unused,
                     // The HTTP client sorts its own errors; those that it does not know are not its own.
                     Some(failure) if failure.is_other() && failure.as_other().is_none() => {
@@ -80,7 +84,7 @@ impl Network {
     /// The HTTP client marks everything up to the end of the TLS handshake as `Connect`; what it does not mark happened
     /// later, or has nothing to do with it.
     fn of(error: &(dyn Error + 'static), otherwise: Self) -> Self {
-        let text = DisplayErrorContext(error).to_string();
+        let text = whole(error);
         if ["(Connect)", "dns error", "tcp connect error"].iter().any(|word| text.contains(word)) {
             Self::NeverUp
         } else if text.contains("hyper") || find::<io::Error>(error).is_some() {
@@ -89,6 +93,11 @@ impl Network {
             otherwise
         }
     }
+}
+
+/// Returns the texts of an error and all its causes.
+fn whole(error: &(dyn Error + 'static)) -> String {
+    DisplayErrorContext(error).to_string()
 }
 
 /// Sorts a request that got no answer.
