@@ -3,8 +3,8 @@
 //! A variable that is set but empty counts as unset, because shells and Kubernetes manifests unset
 //! variables that way. The one exception is `${NAME}` in a manifest, which means the variable's text.
 //!
-//! Files that do not exist count as empty. An explicit profile that stands in none of them is an
-//! error elsewhere, and names the files that were searched.
+//! Files that do not exist count as empty. A named profile that is in none of them becomes a
+//! [`Mistake`](super::Mistake) that names the files searched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,7 +28,7 @@ pub struct Environment {
     variables: BTreeMap<String, String>,
     sections: EnvConfigSections,
     files: Vec<ConfigFile>,
-    unreadable: Option<String>,
+    syntax_error: Option<String>,
     /// Names of variables of AWS tools whose text is not UTF-8.
     not_utf8: Vec<String>,
     /// Names of the `services` sections.
@@ -138,10 +138,10 @@ impl Environment {
         match loaded {
             Some(Ok(source)) => match EnvConfigSections::parse(source) {
                 Ok(sections) => self.sections = sections,
-                Err(error) => self.unreadable = Some(error.to_string()),
+                Err(error) => self.syntax_error = Some(error.to_string()),
             },
-            Some(Err(error)) => self.unreadable = Some(error.to_string()),
-            None => self.unreadable = Some("the shared configuration files cannot be parsed".to_owned()),
+            Some(Err(error)) => self.syntax_error = Some(error.to_string()),
+            None => self.syntax_error = Some("the shared configuration files cannot be parsed".to_owned()),
         }
     }
 
@@ -213,7 +213,7 @@ impl Environment {
             FileState::Unreadable(error) => Some(format!("{}: {error}", file.path.display())),
             _ => None,
         });
-        self.unreadable.clone().or(unreadable)
+        self.syntax_error.clone().or(unreadable)
     }
 
     /// The variables that would decide something if their text were UTF-8.
@@ -276,10 +276,10 @@ impl<'a> Profile<'a> {
     /// The URL of a service: that of the profile's `services` section, or else of the whole profile.
     #[must_use]
     pub fn service_url(&self, service: &str) -> Option<&'a str> {
-        self.of_services(service).or_else(|| self.get("endpoint_url"))
+        self.url_in_services(service).or_else(|| self.get("endpoint_url"))
     }
 
-    fn of_services(&self, service: &str) -> Option<&'a str> {
+    fn url_in_services(&self, service: &str) -> Option<&'a str> {
         let key = PropertiesKey::builder()
             .section_key("services")
             .section_name(self.get("services")?)
@@ -294,8 +294,9 @@ impl<'a> Profile<'a> {
     /// True if the profile says how to get credentials.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
-        const WAYS: [&str; 7] = [
+        const WAYS: [&str; 8] = [
             "aws_access_key_id",
+            "aws_secret_access_key",
             "role_arn",
             "credential_process",
             "sso_session",

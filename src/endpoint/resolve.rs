@@ -8,9 +8,10 @@
 //! 4. the profile that `AWS_PROFILE` names, or else `default`; only if step 2 named none,
 //! 5. a default of ours.
 //!
-//! This is botocore's order, with one difference: botocore lets `AWS_REGION` and `AWS_ENDPOINT_URL`
+//! This is botocore's order, with two differences. botocore lets `AWS_REGION` and `AWS_ENDPOINT_URL`
 //! beat a named profile, and only protects its credentials. Here a named profile wins for everything
-//! that it says, because its keys are of no use at another server.
+//! that it says, because its keys are of no use at another server. And `AWS_PROFILE` comes before
+//! `AWS_DEFAULT_PROFILE`, as in the SDKs.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -101,9 +102,9 @@ pub struct ResolvedEndpoint {
     pub sts_url: Option<String>,
     /// Proxies and trusted certificates.
     pub network: Network,
-    /// Whether to use AWS's FIPS endpoints.
+    /// Whether to use AWS's FIPS endpoints, where no URL is given.
     pub use_fips: bool,
-    /// Whether to use AWS's dual-stack endpoints.
+    /// Whether to use AWS's dual-stack endpoints, where no URL is given.
     pub use_dual_stack: bool,
     /// Settings that cannot be used. An endpoint with mistakes must not be connected to.
     pub mistakes: Vec<Mistake>,
@@ -165,8 +166,8 @@ impl Endpoint {
         let profile = layers.profile().map(|profile| profile.name().to_owned());
         ResolvedEndpoint {
             name: self.name.clone(),
-            use_fips: use_fips.is_some_and(|fips| fips.value && url.is_none()),
-            use_dual_stack: use_dual_stack.is_some_and(|dual_stack| dual_stack.value && url.is_none()),
+            use_fips: use_fips.is_some_and(|fips| fips.value),
+            use_dual_stack: use_dual_stack.is_some_and(|dual_stack| dual_stack.value),
             assume_role: self.assume_role.clone(),
             server,
             url,
@@ -267,7 +268,7 @@ struct Layers<'e> {
     named: Option<Profile<'e>>,
     /// The profile that the environment selects. It comes after the environment's variables.
     selected: Option<Profile<'e>>,
-    names_profile: bool,
+    profile_was_stated: bool,
     mistakes: Vec<Mistake>,
 }
 
@@ -315,7 +316,7 @@ impl<'e> Layers<'e> {
             let remedy = "add the section, or remove the line".to_owned();
             mistakes.push(Mistake { field: stated.map(|_| "profile"), message, remedy });
         }
-        Self { environment, named, selected, names_profile: stated.is_some(), mistakes }
+        Self { environment, named, selected, profile_was_stated: stated.is_some(), mistakes }
     }
 
     /// The profile whose settings apply.
@@ -347,7 +348,7 @@ impl<'e> Layers<'e> {
         match read(text) {
             Ok(value) => Some(Setting { value, origin }),
             Err(message) => {
-                let is_named = matches!(origin, Origin::Profile(_)) && self.names_profile;
+                let is_named = matches!(origin, Origin::Profile(_)) && self.profile_was_stated;
                 let field = is_named.then_some("profile");
                 let remedy = format!("correct it ({origin})");
                 self.mistakes.push(Mistake { field, message, remedy });
@@ -385,7 +386,7 @@ impl<'e> Layers<'e> {
         let url = self.service_url("s3", &URLS)?;
         if let Some((message, remedy)) = url_mistake(&url.value) {
             let message = format!("{}: {message}", url.origin);
-            let is_named = matches!(url.origin, Origin::Profile(_)) && self.names_profile;
+            let is_named = matches!(url.origin, Origin::Profile(_)) && self.profile_was_stated;
             self.mistakes.push(Mistake { field: is_named.then_some("profile"), message, remedy });
             return None;
         }
@@ -397,25 +398,24 @@ impl<'e> Layers<'e> {
         let path = |text: &str| Ok(PathBuf::from(text));
         let variables = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"];
         let ca_bundle = self.pick(stated, &|profile| profile.get("ca_bundle"), &variables, &path);
-        let (http, https, direct) = match &endpoint.proxy {
+        let (http, https, hosts) = match &endpoint.proxy {
             Some(ProxySetting::None) => (None, None, ""),
             Some(ProxySetting::Url(url)) => {
                 let url = Setting::stated(url.clone());
                 (Some(url.clone()), Some(url), "")
             }
             None => {
-                let all = self.proxy(&["all_proxy", "ALL_PROXY"]);
                 // A web server hands the header `Proxy` of its clients to CGI programs as HTTP_PROXY.
                 let is_cgi = self.environment.variable("REQUEST_METHOD").is_some();
                 let names: &[_] = if is_cgi { &["http_proxy"] } else { &["http_proxy", "HTTP_PROXY"] };
-                let http = self.proxy(names).or_else(|| all.clone());
-                let https = self.proxy(&["https_proxy", "HTTPS_PROXY"]).or(all);
-                let direct = ["no_proxy", "NO_PROXY"];
-                let direct = direct.iter().find_map(|name| self.environment.variable(name));
-                (http, https, direct.unwrap_or_default())
+                let all = ["all_proxy", "ALL_PROXY"];
+                let http = self.proxy(&[names, &all].concat());
+                let https = self.proxy(&[["https_proxy", "HTTPS_PROXY"], all].concat());
+                let hosts = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.environment.variable(name));
+                (http, https, hosts.unwrap_or_default())
             }
         };
-        Network { http, https, no_proxy: no_proxy(direct), ca_bundle }
+        Network { http, https, no_proxy: no_proxy(hosts), ca_bundle }
     }
 
     /// Proxies stand in variables only; the shared configuration has none.
@@ -430,7 +430,7 @@ impl<'e> Layers<'e> {
         let mut sources = Vec::new();
         let profile = self.profile().filter(Profile::has_credentials);
         let of_profile = profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
-        if self.names_profile {
+        if self.profile_was_stated {
             if let Some(profile) = of_profile {
                 // The profile's credentials or an error, never those of something else.
                 return vec![profile];
@@ -454,9 +454,14 @@ impl<'e> Layers<'e> {
                 }
                 (false, false) => {}
             }
-            sources.extend(of_profile);
-            if set("AWS_WEB_IDENTITY_TOKEN_FILE") && set("AWS_ROLE_ARN") {
-                sources.push(CredentialSource::WebIdentity);
+            // botocore asks for a web identity after a profile's role and before a profile's keys.
+            let has_role = profile.is_some_and(|profile| profile.get("role_arn").is_some());
+            let is_web = set("AWS_WEB_IDENTITY_TOKEN_FILE") && set("AWS_ROLE_ARN");
+            let web_identity = is_web.then_some(CredentialSource::WebIdentity);
+            if has_role {
+                sources.extend(of_profile.into_iter().chain(web_identity));
+            } else {
+                sources.extend(web_identity.into_iter().chain(of_profile));
             }
         }
         if set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {

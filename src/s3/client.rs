@@ -114,12 +114,15 @@ impl Client {
         if let Some(mistake) = endpoint.mistakes.first() {
             return Err(refuse(format!("{}; {}", mistake.message, mistake.remedy)));
         }
-        let http_client = http_client(&endpoint.network).map_err(|error| refuse(error.to_string()))?;
+        let client_of = |network: &Network| http_client(network).map_err(|error| refuse(error.to_string()));
+        let http_client = client_of(&endpoint.network)?;
+        let direct_client = client_of(&Network { http: None, https: None, ..endpoint.network.clone() })?;
         let region = region.unwrap_or_else(|| endpoint.region.value.clone());
         let foundation = Foundation {
             endpoint: &endpoint,
             region: Region::new(region.clone()),
             http_client: http_client.clone(),
+            direct_client,
         };
         let (credentials, source) = foundation.credentials(credentials).await;
         let capabilities = Capabilities::of(&endpoint);
@@ -134,8 +137,8 @@ impl Client {
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
-            .use_fips(endpoint.use_fips)
-            .use_dual_stack(endpoint.use_dual_stack)
+            .use_fips(endpoint.use_fips && endpoint.url.is_none())
+            .use_dual_stack(endpoint.use_dual_stack && endpoint.url.is_none())
             .use_arn_region(true);
         if let Some(url) = endpoint.url() {
             config = config.endpoint_url(url);

@@ -27,6 +27,8 @@ pub(super) struct Foundation<'e> {
     pub(super) endpoint: &'e ResolvedEndpoint,
     pub(super) region: Region,
     pub(super) http_client: SharedHttpClient,
+    /// For credential services on the machine itself. A proxy must not see their tokens.
+    pub(super) direct_client: SharedHttpClient,
 }
 
 impl Foundation<'_> {
@@ -55,8 +57,8 @@ impl Foundation<'_> {
             .http_client(self.http_client.clone())
             .retry_config(RetryConfig::standard())
             .region(self.region.clone())
-            .use_fips(self.endpoint.use_fips)
-            .use_dual_stack(self.endpoint.use_dual_stack)
+            .use_fips(self.endpoint.use_fips && self.endpoint.sts_url.is_none())
+            .use_dual_stack(self.endpoint.use_dual_stack && self.endpoint.sts_url.is_none())
             .credentials_provider(credentials);
         config.set_endpoint_url(self.endpoint.sts_url.clone());
         config.build()
@@ -69,8 +71,12 @@ impl Foundation<'_> {
             .with_region(Some(self.region.clone()))
             .with_use_fips(Some(self.endpoint.use_fips))
             .with_use_dual_stack(Some(self.endpoint.use_dual_stack));
+        let direct = config.clone().with_http_client(self.direct_client.clone());
         let environment = Environment::load();
-        let link = |source: &CredentialSource| (source.clone(), provider(source, &config, &environment));
+        let link = |source: &CredentialSource| {
+            let is_local = matches!(source, CredentialSource::Container | CredentialSource::InstanceMetadata);
+            (source.clone(), provider(source, if is_local { &direct } else { &config }, &environment))
+        };
         Chain { links: self.endpoint.credentials.iter().map(link).collect(), used: Arc::default() }
     }
 
@@ -156,7 +162,7 @@ impl Chain {
         for (source, provider) in &self.links {
             match provider.provide_credentials().await {
                 Ok(credentials) => {
-                    // The first source that works keeps working: it is the first for every renewal.
+                    // Only the first answer is recorded; a renewal may come from another source.
                     let _ = self.used.set(source.clone());
                     return Ok(credentials);
                 }

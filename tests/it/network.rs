@@ -404,3 +404,34 @@ async fn a_variable_that_is_not_utf8_is_not_an_unset_one() {
     assert_eq!(output.status.code(), Some(3), "{stderr}");
     assert!(stderr.contains("AWS_ENDPOINT_URL_S3 is not UTF-8"), "{stderr}");
 }
+
+/// A proxy must not see the token that container credentials are asked for with.
+#[tokio::test(flavor = "multi_thread")]
+async fn container_credentials_are_never_asked_for_through_a_proxy() {
+    let site = Site::new("", "").await;
+    // Sends everything to the sandbox, which has no credentials to give.
+    let proxy = Proxy::to(site.address()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/creds", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let keys = r#"{"AccessKeyId": "sandbox", "SecretAccessKey": "sandbox-secret", "Token": "", "Expiration": "2099-01-01T00:00:00Z"}"#;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{keys}",
+                keys.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"),
+        ("HTTP_PROXY", &*proxy.url()),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url),
+    ]
+    .map(|(name, value)| (name, value.to_owned()));
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
+    let ended = site.run(&[&COPY[..], &["--patience", "5s"]].concat(), &variables).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
+}

@@ -210,6 +210,10 @@ fn a_named_profile_takes_the_keys_of_the_environment_out_of_the_chain() {
         [WebIdentity, InstanceMetadata]
     );
     assert_eq!(of(None, &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", ""), off]), []);
+    assert_eq!(
+        of(None, &[("AWS_PROFILE", "keys"), token, ("AWS_ROLE_ARN", "arn"), off]),
+        [WebIdentity, profile("keys")]
+    );
 }
 
 #[test]
@@ -264,6 +268,8 @@ fn proxies_come_from_the_variables_of_both_cases() {
     let (http, _, _) = of(&[("HTTP_PROXY", "q:2"), ("REQUEST_METHOD", "GET")]);
     assert_eq!(http, "");
     assert_eq!(of(&[("HTTPS_PROXY", ""), ("https_proxy", "")]).1, "");
+    let unused = [("ALL_PROXY", "socks5://h:1"), ("HTTP_PROXY", "p:1"), ("HTTPS_PROXY", "p:1")];
+    assert_eq!(of(&unused).1, "http://p:1");
 }
 
 #[test]
