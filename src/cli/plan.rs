@@ -13,6 +13,7 @@ use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, output_file, presence, say};
 use crate::bucket::history::Tip;
 use crate::connections::Connections;
+use crate::endpoint::Provider;
 use crate::execute::describe;
 use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Restore, Transfer};
@@ -176,7 +177,8 @@ pub(super) async fn show(
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
-            for line in versions.into_iter().chain(estimated(&estimate, capacity)) {
+            let hint = unnamed_provider(job, transfer);
+            for line in versions.into_iter().chain(estimated(&estimate, capacity)).chain(hint) {
                 say(&line)?;
             }
             if totals.objects > 0 && sides.destination.client().url().is_none() {
@@ -201,6 +203,19 @@ pub(super) async fn show(
         say(&format!("nothing was written; {} sent to look", display_counted(sent, "request")))?;
     }
     Ok(exit)
+}
+
+/// Says that a server's kind was not named, where that costs requests and proofs.
+fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
+    let names = transfer.from.s3().map(|(name, _)| name).into_iter().chain([transfer.to.endpoint.as_str()]);
+    let endpoint = names
+        .filter_map(|name| job.endpoints.get(name))
+        .find(|endpoint| !endpoint.is_aws() && endpoint.stated.provider == Provider::Auto)?;
+    Some(format!(
+        "  hint      the kind of {} is not named, so it is trusted with little: that costs requests and weaker \
+         proofs. Name it with --provider, or `provider:` in a manifest",
+        endpoint.describe()
+    ))
 }
 
 /// What becomes of the old versions of objects that are changed in place.
