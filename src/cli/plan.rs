@@ -177,8 +177,8 @@ pub(super) async fn show(
                 say(&format!("  besides   what {names} will have written into its source by then"))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
-            let hint = unnamed_provider(job, transfer);
-            for line in versions.into_iter().chain(estimated(&estimate, capacity)).chain(hint) {
+            let estimated = estimated(&estimate, capacity);
+            for line in versions.into_iter().chain(estimated).chain(unnamed_provider(job, transfer)) {
                 say(&line)?;
             }
             if totals.objects > 0 && sides.destination.client().url().is_none() {
