@@ -178,15 +178,9 @@ pub(super) async fn show(
             }
             let versions = old_versions(&mut connections, &sides).await;
             let estimated = estimated(&estimate, capacity);
-            for line in versions.into_iter().chain(estimated).chain(unnamed_provider(job, transfer)) {
+            let rest = price(transfer, &totals, &sides).into_iter().chain(unnamed_provider(job, transfer));
+            for line in versions.into_iter().chain(estimated).chain(rest) {
                 say(&line)?;
-            }
-            if totals.objects > 0 && sides.destination.client().url().is_none() {
-                let dollars = totals.dollars(transfer.to.storage_class.as_deref());
-                say(&format!(
-                    "  price     {} for the requests, at AWS's list prices",
-                    cost::display(dollars)
-                ))?;
             }
         }
     }
@@ -203,6 +197,15 @@ pub(super) async fn show(
         say(&format!("nothing was written; {} sent to look", display_counted(sent, "request")))?;
     }
     Ok(exit)
+}
+
+/// Returns what the requests cost on Amazon S3.
+fn price(transfer: &Transfer, totals: &Totals, sides: &Sides) -> Option<String> {
+    if totals.objects == 0 || sides.destination.client().url().is_some() {
+        return None;
+    }
+    let dollars = cost::display(totals.dollars(transfer.to.storage_class.as_deref()));
+    Some(format!("  price     {dollars} for the requests, at AWS's list prices"))
 }
 
 /// Says that a server's kind was not named, where that costs requests and proofs.
