@@ -314,9 +314,18 @@ impl EndpointFlags {
         };
         let mut resolved = endpoint.resolve(&Environment::load());
         // Not a parser of the flag, whose error would show the text, which may hold a password.
-        if let Some(Err(error)) = self.proxy.as_deref().map(str::parse::<ProxySetting>) {
-            let remedy = ProxyError::REMEDY.to_owned();
-            let message = format!("--proxy: {error}");
+        let mistake = match self.proxy.as_deref().map(str::parse::<ProxySetting>) {
+            Some(Err(error)) => Some((format!("--proxy: {error}"), ProxyError::REMEDY)),
+            // Command lines are public on a machine, and reports keep them.
+            Some(Ok(ProxySetting::Url(url))) if url.as_str().contains('@') => Some((
+                "--proxy: this URL has a user or a password, and everybody on the machine sees command lines"
+                    .to_owned(),
+                "put it into HTTPS_PROXY or HTTP_PROXY",
+            )),
+            _ => None,
+        };
+        if let Some((message, remedy)) = mistake {
+            let remedy = remedy.to_owned();
             resolved.mistakes.push(Mistake { field: Some("proxy"), message, remedy });
         }
         resolved

@@ -77,6 +77,18 @@ pub(super) struct Verify {
     endpoint: EndpointFlags,
 }
 
+/// Refuses a job that changes objects in place: each object would be compared with itself.
+fn in_place(job: &Job) -> Result<(), CliError> {
+    let Some(transfer) = job.transfers.iter().find(|transfer| transfer.is_onto_itself()) else {
+        return Ok(());
+    };
+    Err(CliError::Usage(format!(
+        "`{}` changes objects in place, so there are no two sides to compare; `s3haul plan` shows which objects still lack \
+         what the job sets",
+        transfer.name
+    )))
+}
+
 impl Verify {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         // Nothing is written here, so a signal may end it at any point.
@@ -101,6 +113,7 @@ impl Verify {
                 };
                 self.says_itself(path)?;
                 let job = job.load()?;
+                in_place(&job)?;
                 fails_if_empty = job.transfers.iter().any(|transfer| transfer.empty == Empty::Fail);
                 self.job(&job, &mut console).await?
             }
@@ -124,10 +137,14 @@ impl Verify {
             }
         }
         // A mistyped prefix has nothing that could differ, which looks like success.
-        let is_empty = self.report.is_none() && counts.compared() == counts.extra;
+        let is_empty = counts.compared() == counts.extra;
         if is_empty && !self.strict {
             let word = if fails_if_empty { "error" } else { "warning" };
-            let message = "nothing was compared: the source and the selection match nothing";
+            let message = if self.report.is_some() {
+                "nothing was compared: no line of the report names a copy of an object in S3; compare a job or two places"
+            } else {
+                "nothing was compared: the source and the selection match nothing"
+            };
             let _ = writeln!(io::stderr().lock(), "{word}: {message}");
         }
         let bad = counts.different + counts.missing + counts.failed + u64::from(is_empty && fails_if_empty);

@@ -412,7 +412,10 @@ impl<'e> Layers<'e> {
                 let http = self.proxy(&[names, &all].concat());
                 let https = self.proxy(&[["https_proxy", "HTTPS_PROXY"], all].concat());
                 let hosts = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.environment.variable(name));
-                (http, https, hosts.unwrap_or_default())
+                let hosts = hosts.unwrap_or_default();
+                // The HTTP client matches `*` with names only, not with addresses.
+                let everything = hosts.split(',').any(|host| host.trim() == "*");
+                if everything { (None, None, "") } else { (http, https, hosts) }
             }
         };
         Network { http, https, no_proxy: no_proxy(hosts), ca_bundle }

@@ -18,6 +18,8 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider, SharedHttpClient};
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_async::time::SystemTimeSource;
 
 use super::client::StaticCredentials;
 use crate::endpoint::{AssumeRole, CredentialSource, Environment, ResolvedEndpoint};
@@ -56,6 +58,8 @@ impl Foundation<'_> {
             .behavior_version(BehaviorVersion::v2026_01_12())
             .http_client(self.http_client.clone())
             .retry_config(RetryConfig::standard())
+            .time_source(SystemTimeSource::new())
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .region(self.region.clone())
             .use_fips(self.endpoint.use_fips && self.endpoint.sts_url.is_none())
             .use_dual_stack(self.endpoint.use_dual_stack && self.endpoint.sts_url.is_none())

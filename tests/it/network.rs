@@ -435,3 +435,57 @@ async fn container_credentials_are_never_asked_for_through_a_proxy() {
     let ended = site.run(&[&COPY[..], &["--patience", "5s"]].concat(), &variables).await;
     assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
 }
+
+/// Answers as the Security Token Service: a role has the keys of the sandbox.
+async fn sts() -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, asked) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 8192];
+            let length = stream.read(&mut request).await.unwrap_or_default();
+            if String::from_utf8_lossy(&request[..length]).starts_with("POST /") {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            let xml = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
+                       <AccessKeyId>sandbox</AccessKeyId><SecretAccessKey>sandbox-secret</SecretAccessKey>\
+                       <SessionToken></SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+                       </AssumeRoleResult></AssumeRoleResponse>";
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{xml}", xml.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_is_assumed_with_the_credentials_of_the_profile() {
+    let site = Site::new(
+        "[profile base]\nservices = lab\n[services lab]\ns3 =\n  endpoint_url = SANDBOX\n",
+        &format!("[base]\n{WRONG}"),
+    )
+    .await;
+    let (url, asked) = sts().await;
+    let job = "version: 1\nendpoints: {a: {profile: base, assume_role: {arn: \"arn:aws:iam::111122223333:role/x\"}}}\n\
+               transfers:\n  - {from: {s3: s3://source/, endpoint: a}, to: {s3: s3://destination/, endpoint: a}}\n";
+    fs::write(site.file("job.yaml"), job).unwrap();
+    let ended = site.run(&["run", "job.yaml"], &[("AWS_ENDPOINT_URL_STS", &url)]).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    assert!(site.copied());
+    assert!(asked.load(Ordering::SeqCst) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_star_in_no_proxy_turns_proxies_off_for_addresses_too() {
+    let site = Site::new("", "").await;
+    let proxy = Proxy::to(site.address()).await;
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()),
+        ("HTTP_PROXY", &proxy.url()),
+        ("NO_PROXY", "x, *"),
+    ];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &variables].concat()).await;
+    assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
+}

@@ -268,6 +268,7 @@ fn proxies_come_from_the_variables_of_both_cases() {
     let (http, _, _) = of(&[("HTTP_PROXY", "q:2"), ("REQUEST_METHOD", "GET")]);
     assert_eq!(http, "");
     assert_eq!(of(&[("HTTPS_PROXY", ""), ("https_proxy", "")]).1, "");
+    assert_eq!(of(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", "a, *")]).0, "");
     let unused = [("ALL_PROXY", "socks5://h:1"), ("HTTP_PROXY", "p:1"), ("HTTPS_PROXY", "p:1")];
     assert_eq!(of(&unused).1, "http://p:1");
 }
