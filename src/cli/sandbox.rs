@@ -235,7 +235,7 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
             ..Endpoint::default()
         };
         // Nothing of the user's environment applies to it.
-        *endpoint = stated.resolve(&Environment::default());
+        *endpoint = stated.resolve(&Environment::default().isolated());
     }
     // The sandbox ends with this process, so its runs cannot be resumed.
     job.journal = JournalPlace::Nowhere;

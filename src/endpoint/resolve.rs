@@ -429,6 +429,9 @@ impl<'e> Layers<'e> {
     }
 
     fn credentials(&mut self) -> Vec<CredentialSource> {
+        if self.environment.is_isolated() {
+            return Vec::new();
+        }
         let set = |name: &str| self.environment.variable(name).is_some();
         let mut sources = Vec::new();
         let profile = self.profile().filter(Profile::has_credentials);

@@ -110,7 +110,7 @@ fn hex(bytes: &[u8]) -> String {
 fn identity(endpoint: &ResolvedEndpoint) -> String {
     let mut credentials: Vec<_> = endpoint.credentials.iter().map(ToString::to_string).collect();
     if credentials.is_empty() {
-        credentials.push("no credentials".to_owned());
+        credentials.push("fixed credentials".to_owned());
     }
     let role = endpoint.assume_role.as_ref().map(|role| format!(", {}", role.arn)).unwrap_or_default();
     let place = endpoint.url().map_or_else(|| endpoint.server.to_string(), str::to_owned);

@@ -489,3 +489,24 @@ async fn a_star_in_no_proxy_turns_proxies_off_for_addresses_too() {
     let ended = site.run(&COPY, &[right_keys().as_slice(), &variables].concat()).await;
     assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_wants_a_password_is_not_asked_again() {
+    let site = Site::new("", "").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (proxy, asked) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let answer = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let variables = [("AWS_ENDPOINT_URL_S3", "https://s3.corp.example"), ("HTTPS_PROXY", &*proxy)];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &variables].concat()).await;
+    assert_eq!((ended.exit, asked.load(Ordering::SeqCst)), (3, 1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("user and a password"), "{}", ended.stderr);
+}

@@ -112,6 +112,11 @@ fn not_answered(network: Network, error: &(dyn Error + 'static)) -> Verdict {
     if let Some((kind, word, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
         return (kind, word.to_owned(), message);
     }
+    if whole(error).contains("proxy authorization required") {
+        let message =
+            "the proxy asks for a user and a password; put them into its URL, http://user:password@host:port";
+        return (FailureKind::Configuration, "proxy".to_owned(), message.to_owned());
+    }
     let (kind, word) = match network {
         Network::Unused => (FailureKind::NotSent, "request not sent"),
         Network::NeverUp => (FailureKind::Unreachable, "no connection"),
@@ -225,6 +230,7 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
             FailureKind::Corrupted
         }
         _ => match status {
+            Some(408) => FailureKind::TimedOut,
             Some(429) => FailureKind::Throttled,
             Some(500..) => FailureKind::Transient,
             Some(403) => FailureKind::Denied,
@@ -254,6 +260,7 @@ fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) 
         Some(404) if operation == Operation::HeadBucket => FailureKind::NoSuchBucket,
         Some(404) => FailureKind::NotFound,
         Some(405 | 501) => FailureKind::Unsupported,
+        Some(408) => FailureKind::TimedOut,
         Some(412) => FailureKind::PreconditionFailed,
         // A 503 without a body comes from the front of a throttling S3, or from a load balancer: slower is right.
         Some(429 | 503) => FailureKind::Throttled,
@@ -278,6 +285,7 @@ mod tests {
             ("ConditionalRequestConflict", 409, FailureKind::Conflict),
             ("SomethingNew", 503, FailureKind::Transient),
             ("SomethingNew", 429, FailureKind::Throttled),
+            ("SomethingNew", 408, FailureKind::TimedOut),
             ("SomethingNew", 400, FailureKind::Invalid),
         ] {
             assert_eq!(by_code(code, Some(status), None), kind, "{code} {status}");
