@@ -108,7 +108,8 @@ impl<S> Default for Overrides<S> {
 
 impl<S> Overrides<S> {
     /// The same with other sizes; `read` gets the name of the field.
-    pub(crate) fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
+    #[must_use]
+    pub fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
         Overrides {
             part_copy: self.part_copy,
             max_copy: read("max_copy", self.max_copy),

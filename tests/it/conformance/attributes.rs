@@ -32,7 +32,7 @@ fn rich(server: &Server, key: &str, size: u64) -> PutObjectFluentBuilder {
         .metadata("owner", "data team")
         .metadata("purpose", "a=b; c?d%20+");
     if server.capabilities().tags {
-        request.tagging("stage=raw%20%26%20unsorted&class=A%2BB")
+        request.tagging("stage=raw%20%3A%20unsorted&class=A%2BB")
     } else {
         request
     }
