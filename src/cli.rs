@@ -155,12 +155,13 @@ impl CliError {
             }
             Self::Refused(_)
             | Self::Absent(_)
-            | Self::Report(ReportError::Create { .. })
+            | Self::Report(ReportError::Target(_))
             | Self::Journal(_)
             | Self::Unusable(_) => Exit::Refused,
-            Self::Report(ReportError::Incomplete { .. } | ReportError::Footer { .. }) | Self::Io(_) => {
-                Exit::Failures
-            }
+            Self::Report(
+                ReportError::Incomplete { .. } | ReportError::Footer { .. } | ReportError::Moved { .. },
+            )
+            | Self::Io(_) => Exit::Failures,
         }
     }
 }

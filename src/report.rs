@@ -7,17 +7,21 @@
 
 mod frame;
 pub mod read;
+mod target;
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
 
 pub use self::frame::{FORMAT, Footer, Origin, header};
-use self::frame::{GAP, first_line, length_of_receipts};
+use self::frame::{GAP, first_line, is_gap, length_of_receipts};
+pub use self::target::{Kind, Target, TargetError};
 use crate::execute::Outcome;
 use crate::journal::Ledger;
 use crate::plan::unchanged::Unchanged;
@@ -27,13 +31,8 @@ use crate::size::{ByteSize, display_count as count, display_duration};
 #[derive(Debug, Error)]
 pub enum ReportError {
     /// It could not be begun.
-    #[error("can't write the report {}: {error}; choose another path in `report.json`", path.display())]
-    Create {
-        /// Where.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Some receipts are not in it.
     #[error(
         "the report {} lacks receipts: {error}; {}",
@@ -65,6 +64,15 @@ pub enum ReportError {
         /// What the system says.
         error: io::Error,
     },
+    /// The path names another file now.
+    #[error(
+        "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
+         run began, wherever that is now. Do not move a report before its run has ended", path.display()
+    )]
+    Moved {
+        /// Where.
+        path: PathBuf,
+    },
 }
 
 /// Causes of failures that the summary names.
@@ -79,35 +87,42 @@ pub struct ReportWriter {
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
     error: Option<io::Error>,
+    /// Set for a device or a pipe. Its length is what was written to it.
+    stream: Option<u64>,
+    /// Receipts in the file, with those that are about to be written.
+    lines: Arc<AtomicU64>,
+    /// A length of the file and the number of its receipts.
+    counted: (u64, u64),
 }
 
 impl ReportWriter {
     /// Finds out whether a report can be written there, and leaves it as it is.
     ///
     /// # Errors
-    /// [`ReportError::Create`].
-    pub fn probe(path: &Path) -> Result<(), ReportError> {
-        match file(path, &mut OpenOptions::new()) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ReportError::Create { path: path.to_owned(), error }),
+    /// [`ReportError::Target`].
+    pub fn probe(path: &Path, origin: &Origin) -> Result<(), ReportError> {
+        // A pipe whose probe is closed again has ended for its reader.
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+            return Ok(());
         }
+        Ok(Target::open_report(path, origin).map(drop)?)
     }
 
     /// Begins the report of what `origin` does, and the directory that it goes to.
     ///
     /// # Errors
-    /// [`ReportError::Create`].
+    /// [`ReportError::Target`]. A file that is not a report stays as it is.
     pub fn create(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
-        Self::open(path, origin, OpenOptions::new().truncate(true), |_| Ok(0))
+        Self::open(path, origin, |_| Ok(0))
     }
 
     /// Opens the report that an earlier session of the run has begun, so that its journal can go on with it. Where that is
     /// gone, or the file is the report of another run, another one is begun.
     ///
     /// # Errors
-    /// [`ReportError::Create`].
+    /// [`ReportError::Target`]. A file that is not a report stays as it is.
     pub fn reopen(path: &Path, origin: &Origin) -> Result<Self, ReportError> {
-        Self::open(path, origin, OpenOptions::new().read(true), |file| {
+        Self::open(path, origin, |file| {
             let (length, header) = first_line(file)?;
             let is_ours = header.is_some_and(|header| header.is_of_run(origin));
             Ok(if is_ours { length } else { 0 })
@@ -117,53 +132,51 @@ impl ReportWriter {
     fn open(
         path: &Path,
         origin: &Origin,
-        options: &mut OpenOptions,
         first: impl Fn(&mut File) -> io::Result<u64>,
     ) -> Result<Self, ReportError> {
-        let mut begin = || {
-            let mut file = file(path, options)?;
+        let Target { mut file, is_stream } = Target::open_report(path, origin)?;
+        let begin = || {
             let mut header = serde_json::to_vec(origin)?;
             header.push(b'\n');
-            let first = first(&mut file)?;
+            let first = if is_stream { 0 } else { first(&mut file)? };
             if first > 0 {
                 file.seek(SeekFrom::End(0))?;
-                return Ok(Self { file: BufWriter::new(file), header, first, error: None });
-            }
-            if file.metadata()?.is_file() {
+            } else if !is_stream {
                 file.set_len(0)?;
+                file.rewind()?;
             }
-            file.seek(SeekFrom::Start(0))?;
-            let mut file = BufWriter::new(file);
-            // The header is there from the start, so that a run that is killed early leaves a report of itself.
-            let error = file.write_all(&header).and_then(|()| file.flush()).err();
-            let first = header.len() as u64;
-            Ok(Self { file, header, first, error })
+            let stream = is_stream.then_some(header.len() as u64);
+            let (file, lines) = (BufWriter::new(file), Arc::default());
+            let mut writer = Self { file, header, first, error: None, stream, lines, counted: (0, 0) };
+            if first == 0 {
+                // The header is there from the start, so that a run that is killed early leaves a report of itself.
+                writer.first = writer.header.len() as u64;
+                writer.error = writer.file.write_all(&writer.header).and_then(|()| writer.file.flush()).err();
+            }
+            writer.counted = (writer.first, 0);
+            Ok(writer)
         };
-        begin().map_err(|error| ReportError::Create { path: path.to_owned(), error })
+        begin()
+            .map_err(|error| TargetError::Create { kind: Kind::Report, path: path.to_owned(), error }.into())
     }
-}
 
-/// A file to write to, and the directory that it is in.
-fn file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.map_or(Ok(()), fs::create_dir_all)?;
-    options.read(true).write(true).create(true).open(path)
-}
+    /// Returns the means to end the report when the journal, which takes the writer, has been closed.
+    ///
+    /// # Errors
+    /// The process has too many open files.
+    pub fn end(&self, path: &Path) -> io::Result<ReportEnd> {
+        let file = self.file.get_ref().try_clone()?;
+        let (path, lines) = (path.to_owned(), Arc::clone(&self.lines));
+        Ok(ReportEnd { file, path, is_stream: self.stream.is_some(), lines })
+    }
 
-/// Returns true if a line ends at this length of a file.
-fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
-    let mut last = [0];
-    file.seek(SeekFrom::Start(length.saturating_sub(1)))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
-}
-
-impl Ledger for ReportWriter {
-    fn rewind(&mut self, length: u64) -> io::Result<u64> {
-        // What could not be written comes again from the journal; it must not slip in late.
-        let other = BufWriter::new(self.file.get_ref().try_clone()?);
-        let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
-        self.error = None;
+    /// Drops what a device or a pipe has not taken yet, or cuts a file.
+    fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
+        if let Some(position) = &mut self.stream {
+            // Nothing can be taken back: what the journal adds again stands there twice.
+            *position = length;
+            return Ok(length);
+        }
         let file = self.file.get_mut();
         let there = file.metadata()?.len();
         if there < self.first || self.first == 0 {
@@ -193,10 +206,89 @@ impl Ledger for ReportWriter {
         self.file.stream_position()
     }
 
+    /// Counts the receipts in a file that ends at `length`, unless that is known.
+    fn count(&mut self, length: u64) -> io::Result<()> {
+        if self.stream.is_none() && self.counted.0 != length {
+            self.counted = (length, count_lines(self.file.get_mut(), self.first)?);
+        }
+        self.lines.store(self.counted.1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Ends a report.
+#[derive(Debug)]
+pub struct ReportEnd {
+    file: File,
+    path: PathBuf,
+    is_stream: bool,
+    lines: Arc<AtomicU64>,
+}
+
+impl ReportEnd {
+    /// Adds the footer to a report that has all its receipts.
+    ///
+    /// # Errors
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Moved`] if the path names another file by now.
+    pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
+        let footer = Footer { lines: Some(self.lines.load(Ordering::Relaxed)), ..footer.clone() };
+        if let Err(error) = self.write(&footer) {
+            return Err(ReportError::Footer { path: self.path, error });
+        }
+        if !self.is_stream && !target::is_at(&self.file, &self.path) {
+            return Err(ReportError::Moved { path: self.path });
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, footer: &Footer) -> io::Result<()> {
+        let line = footer.line()?;
+        if self.is_stream {
+            return self.file.write_all(&line);
+        }
+        self.file.seek(SeekFrom::End(0))?;
+        self.file.write_all(&line)?;
+        self.file.sync_data()
+    }
+}
+
+/// Returns true if a line ends at this length of a file.
+fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::Start(length.saturating_sub(1)))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// Counts the receipts of a report from a position to its end.
+fn count_lines(file: &mut File, from: u64) -> io::Result<u64> {
+    file.seek(SeekFrom::Start(from))?;
+    let (mut reader, mut line, mut lines) = (BufReader::with_capacity(1 << 20, &mut *file), Vec::new(), 0);
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        lines += u64::from(!std::str::from_utf8(&line).is_ok_and(is_gap));
+        line.clear();
+    }
+    file.seek(SeekFrom::End(0))?;
+    Ok(lines)
+}
+
+impl Ledger for ReportWriter {
+    fn rewind(&mut self, length: u64) -> io::Result<u64> {
+        // What could not be written comes again from the journal; it must not slip in late.
+        let other = BufWriter::new(self.file.get_ref().try_clone()?);
+        let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
+        self.error = None;
+        let rewound = self.rewind_to(length)?;
+        self.count(rewound.max(self.first))?;
+        Ok(rewound)
+    }
+
     fn add(&mut self, receipt: &str) {
         if self.error.is_none() {
             let written = self.file.write_all(receipt.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
             self.error = written.err();
+            self.lines.fetch_add(1, Ordering::Relaxed);
+            self.stream = self.stream.map(|position| position + receipt.len() as u64 + 1);
         }
     }
 
@@ -204,14 +296,16 @@ impl Ledger for ReportWriter {
         if let Some(error) = &self.error {
             return Err(io::Error::new(error.kind(), error.to_string()));
         }
-        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
-        match synced.and_then(|()| self.file.stream_position()) {
-            Err(error) => {
-                self.error = Some(io::Error::new(error.kind(), error.to_string()));
-                Err(error)
-            }
-            length => length,
+        let synced = match self.stream {
+            Some(position) => self.file.flush().map(|()| position),
+            None => (self.file.flush().and_then(|()| self.file.get_ref().sync_data()))
+                .and_then(|()| self.file.stream_position()),
+        };
+        match &synced {
+            Err(error) => self.error = Some(io::Error::new(error.kind(), error.to_string())),
+            Ok(length) => self.counted = (*length, self.lines.load(Ordering::Relaxed)),
         }
+        synced
     }
 }
 
@@ -364,6 +458,8 @@ pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn origin() -> Origin {
@@ -413,7 +509,7 @@ mod tests {
         first.add("1");
         let length = first.sync().unwrap();
         let end = Footer::of(&Outcome::default(), 4);
-        end.append(&path).unwrap();
+        first.end(&path).unwrap().finish(&end).unwrap();
         let longer = Origin { host: "another machine".into(), ..origin() };
         let header = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
         for length in [length, 0, length] {
@@ -424,7 +520,8 @@ mod tests {
             }
             second.sync().unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n"));
-            end.append(&path).unwrap();
+            second.end(&path).unwrap().finish(&end).unwrap();
+            assert!(fs::read_to_string(&path).unwrap().contains(r#""lines":1}}"#));
         }
         // Longer in the journal's memory than on the disk: the footer does not end up in the middle.
         let mut third = ReportWriter::reopen(&path, &longer).unwrap();

@@ -6,10 +6,12 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
@@ -23,7 +25,7 @@ use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Loca
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
-use crate::report::{Origin, ReportError, ReportWriter, header};
+use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header};
 use crate::size::{ByteSize, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
@@ -97,6 +99,8 @@ pub(super) struct Session {
     pub(super) journal: Journal,
     /// What the journal said before.
     pub(super) resumed: Arc<RunState>,
+    /// Ends the report, if there is one.
+    pub(super) report: Option<ReportEnd>,
 }
 
 /// Opens the journal and the report of a run.
@@ -107,17 +111,17 @@ pub(super) async fn open(
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let without = || {
+    let without = async || {
         replaces(job, |_| false, &tell);
-        let report = report(job, |path| ReportWriter::create(path, origin))?;
-        Ok(Session { journal: journal::off(report), resumed: Arc::default() })
+        let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+        Ok(Session { journal: journal::off(ledger), resumed: Arc::default(), report })
     };
-    let Some(location) = location(job, connections).await? else { return without() };
+    let Some(location) = location(job, connections).await? else { return without().await };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
         // To open one there shuts out who is at work on it; what would refuse this run must not cost that one its journal.
         examine(&location, &fingerprint, intent).await.map_err(unusable)?;
-        job.report.json.as_deref().map(ReportWriter::probe).transpose()?;
+        job.report.json.as_deref().map(|path| ReportWriter::probe(path, origin)).transpose()?;
     }
     let opened = match reopen(location.clone(), intent, &tell).await {
         Ok(opened) => opened,
@@ -125,7 +129,7 @@ pub(super) async fn open(
             if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
         {
             tell(&format!("no journal is kept, so that a run that is killed begins anew: {error}"));
-            return without();
+            return without().await;
         }
         Err(error) => return Err(unusable(error)),
     };
@@ -137,15 +141,15 @@ pub(super) async fn open(
         let run = resumed.run.as_ref().map_or_else(|| origin.run.clone(), |run| run.run.clone());
         let origin = Origin { run, ..origin.clone() };
         replaces(job, |old| old.is_of_run(&origin), &tell);
-        let report = report(job, |path| ReportWriter::reopen(path, &origin))?;
-        let journal = opened.resume(report).await?;
+        let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
+        let journal = opened.resume(ledger).await?;
         if intent == Intent::ResumeAnyway {
             journal.commit(Event::JobChanged(fingerprint)).await?;
         }
-        return Ok(Session { journal, resumed });
+        return Ok(Session { journal, resumed, report });
     }
     replaces(job, |_| false, &tell);
-    let report = report(job, |path| ReportWriter::create(path, origin))?;
+    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
         job: job.name.clone(),
@@ -154,8 +158,8 @@ pub(super) async fn open(
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         counted_from: job.counted_from(),
     };
-    let journal = opened.begin(run, report).await?;
-    Ok(Session { journal, resumed })
+    let journal = opened.begin(run, ledger).await?;
+    Ok(Session { journal, resumed, report })
 }
 
 /// A journal that a command looks at.
@@ -285,12 +289,20 @@ async fn reopen(location: Location, intent: Intent, tell: impl Fn(&str)) -> Resu
     Ok(opened)
 }
 
-fn report(
+/// Opens the report: what the journal writes to, and what ends it. A pipe waits for its reader, off the runtime's threads.
+async fn report(
     job: &Job,
-    open: impl Fn(&Path) -> Result<ReportWriter, ReportError>,
-) -> Result<Option<Box<dyn Ledger>>, ReportError> {
-    let writer = job.report.json.as_deref().map(open).transpose()?;
-    Ok(writer.map(|writer| Box::new(writer) as Box<dyn Ledger>))
+    origin: &Origin,
+    open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
+) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
+    let Some(path) = job.report.json.clone() else { return Ok((None, None)) };
+    let origin = origin.clone();
+    let opened = spawn_blocking(move || {
+        let writer = open(&path, &origin)?;
+        let end = writer.end(&path)?;
+        Ok::<_, CliError>((Some(Box::new(writer) as Box<dyn Ledger>), Some(end)))
+    });
+    opened.await.map_err(io::Error::other)?
 }
 
 /// Says that the report of another run is about to be replaced.

@@ -1,6 +1,5 @@
 //! `plan`: what a job would do, in numbers or step by step.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use crate::plan::empty::EmptySelection;
 use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Misses, Planned, Sides, Step};
-use crate::report::comparison;
+use crate::report::{ReportError, Target, comparison};
 use crate::s3::ArchiveState;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
@@ -102,7 +101,8 @@ pub(super) async fn show(
     out: Option<PathBuf>,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let mut file = out.map(File::create).transpose()?.map(BufWriter::new);
+    let out = out.as_deref().map(Target::begin_plan).transpose().map_err(ReportError::from)?;
+    let mut file = out.map(BufWriter::new);
     let mut connections = place.connect(job, &CancellationToken::new());
     presence::require(job, &mut connections).await?;
     let mut all = Totals::default();

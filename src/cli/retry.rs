@@ -45,6 +45,13 @@ impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let path = std::path::absolute(&self.path)?;
         let report = self.report.map(std::path::absolute).transpose()?;
+        if report.as_deref().is_some_and(|report| is_same(report, &path)) {
+            let message = format!(
+                "--report names {}, whose other receipts would be lost; choose another path",
+                path.display()
+            );
+            return Err(CliError::Usage(message));
+        }
         let report_read = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
         let is_incomplete = report_read.is_incomplete();
         let Report { origin, failed, .. } = report_read;
@@ -231,6 +238,11 @@ fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
         }
     };
     Some(Chosen { key })
+}
+
+/// Returns true if both paths name one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 /// The first free name beside the report: nothing that was reported is overwritten.

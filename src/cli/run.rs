@@ -16,7 +16,7 @@ use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
 use crate::manifest::job::Job;
-use crate::report::{Footer, Origin, ReportError, summary};
+use crate::report::{Footer, Origin, ReportError, Target, summary};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -81,7 +81,8 @@ impl RunJob {
         if self.dry_run {
             interruptible(Box::pin(plan::show(&job, &place, None, output))).await
         } else {
-            let origin = Origin::of_process()?.begin(&job, self.manifest());
+            let origin = Origin { sandbox: self.is_sandboxed(), ..Origin::of_process()? };
+            let origin = origin.begin(&job, self.manifest());
             run(&job, &place, &origin, self.journal.intent(), output).await
         }
     }
@@ -95,6 +96,9 @@ pub(super) async fn run(
     intent: Intent,
     output: Output,
 ) -> Result<Exit, CliError> {
+    if let Some(path) = &job.report.json {
+        Target::check_report(path, origin).map_err(ReportError::from)?;
+    }
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect(job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal() && !color::is_dumb();
@@ -110,7 +114,7 @@ pub(super) async fn run(
         journal::open(job, &mut connections, origin, intent, tell).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
-    let Session { journal, resumed } = interruptible(contact).await?;
+    let Session { journal, resumed, report } = interruptible(contact).await?;
     console.go_on(&resumed);
     let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
@@ -134,8 +138,7 @@ pub(super) async fn run(
     let closed = closed.map_err(CliError::Lost)?;
     if let Some(path) = &job.report.json {
         closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
-        let footer = Footer::of(&outcome, exit as i32).append(path);
-        footer.map_err(|error| ReportError::Footer { path: path.clone(), error })?;
+        report.map_or(Ok(()), |report| report.finish(&Footer::of(&outcome, exit as i32)))?;
         if !output.json {
             say(&format!("report: {}", path.display()))?;
         }

@@ -234,7 +234,7 @@ impl Found {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.ends_with(HALF) {
+            if is_half(&name) {
                 found.stale.push(name);
             } else if let Some(parsed) = Name::parse(&name) {
                 names.push((parsed, name, entry));
@@ -331,8 +331,30 @@ fn sync_names(path: &Path) -> io::Result<()> {
 }
 
 const LOCK: &str = "lock";
+/// The first bytes of a lock that has been taken.
+const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
 /// The end of a snapshot's name until it is whole.
 const HALF: &str = ".log.half";
+
+/// Returns true for a snapshot that was not finished, and for no file of anybody else's.
+fn is_half(name: &str) -> bool {
+    let number = name.strip_prefix("snapshot-").and_then(|name| name.strip_suffix(HALF));
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+/// Refuses to write over a file that is called like the lock and is none. One that was torn by a full disk is the beginning
+/// of one.
+fn must_be_a_lock(file: &mut File) -> io::Result<()> {
+    let mut text = Vec::new();
+    file.take(4096).read_to_end(&mut text)?;
+    let is_lock = text.starts_with(&LOCK_BEGINS[..LOCK_BEGINS.len().min(text.len())]);
+    if is_lock {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "this file is not the lock of a journal and would be overwritten; give the journal a directory of its own",
+    ))
+}
 
 /// Takes the lock and writes down who has it.
 fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
@@ -353,6 +375,7 @@ fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(&error)),
     }
+    must_be_a_lock(&mut file).map_err(|error| failed(&error))?;
     let text = serde_json::to_vec(writer).unwrap_or_default();
     let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text));
     written.map_err(|error| failed(&error))?;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -55,6 +55,9 @@ pub struct Origin {
     /// Profile or other credentials, Region, and URL of each endpoint.
     #[serde(default)]
     pub identity: BTreeMap<String, String>,
+    /// True for a run with `--sandbox`, which touched no bucket of the user's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sandbox: bool,
 }
 
 impl Origin {
@@ -83,7 +86,14 @@ impl Origin {
             job: job.name.clone(),
             manifest_sha256: hex(&Sha256::digest(hashed)),
             identity: job.endpoints.iter().map(|(name, at)| (name.clone(), identity(at))).collect(),
+            sandbox: self.sandbox,
         }
+    }
+
+    /// Returns true for the report of a run with `--sandbox`. Older headers say so in their command only.
+    #[must_use]
+    pub fn is_of_sandbox(&self) -> bool {
+        self.sandbox || self.command.iter().any(|word| word == "--sandbox")
     }
 
     /// Returns true if both describe sessions of one run. Reports of format 1 do not name their run.
@@ -156,6 +166,9 @@ pub struct Footer {
     /// Seconds at work, over all sessions.
     #[serde(default)]
     pub seconds: f64,
+    /// Receipts in the file. [`ReportEnd`](super::ReportEnd) counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u64>,
 }
 
 impl Footer {
@@ -176,23 +189,15 @@ impl Footer {
             excluded_objects: outcome.excluded_objects,
             sessions: outcome.sessions,
             seconds: outcome.seconds,
+            lines: None,
         }
     }
 
-    /// Adds it to a report that has all its receipts.
-    ///
-    /// # Errors
-    /// The file is gone or can not be written.
-    pub fn append(&self, path: &Path) -> io::Result<()> {
+    /// Returns the last line of a report.
+    pub(super) fn line(&self) -> io::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(&Line { footer: self })?;
         line.push(b'\n');
-        let mut file = OpenOptions::new().append(true).open(path)?;
-        file.write_all(&line)?;
-        match file.sync_data() {
-            // A pipe or a device has nothing to sync.
-            Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
-            _ => Ok(()),
-        }
+        Ok(line)
     }
 }
 
@@ -217,6 +222,8 @@ pub(super) fn is_gap(line: &str) -> bool {
 /// Reads the header of a report; `None` for a file that has none.
 #[must_use]
 pub fn header(path: &Path) -> Option<Origin> {
+    // To open a pipe would wait for its writer.
+    fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     first_line(&mut File::open(path).ok()?).ok()?.1
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::frame::{Footer, Origin, footer, is_gap};
+use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 
 /// Why a report can not be used.
 #[derive(Debug, Error)]
@@ -35,6 +35,32 @@ pub enum ReadError {
         path: PathBuf,
         /// What is wrong.
         error: String,
+    },
+    /// It is the report of a run with `--sandbox`.
+    #[error(
+        "the report {} comes from a run with --sandbox: the buckets that it names were in that process and are gone. Run \
+         `{command}` again in {}, without --sandbox for a report of real buckets", path.display(), directory.display()
+    )]
+    Sandbox {
+        /// Where.
+        path: PathBuf,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
+    /// A later version of s3haul wrote it.
+    #[error(
+        "the report {} has format {format}, and this version of s3haul reads up to {FORMAT}; use the version that wrote it, \
+         {version}, or a later one", path.display()
+    )]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The version that wrote it.
+        version: String,
     },
     /// A line was cut or changed.
     #[error(
@@ -146,6 +172,13 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     let origin: Origin = serde_json::from_str(&first)
         .map_err(|error| ReadError::Foreign { path: path_of(), error: error.to_string() })?;
     let (command, directory) = (origin.command_line(), origin.directory.clone());
+    if origin.report > FORMAT {
+        let (format, version) = (origin.report, origin.version);
+        return Err(ReadError::Newer { path: path_of(), format, version });
+    }
+    if origin.is_of_sandbox() {
+        return Err(ReadError::Sandbox { path: path_of(), command, directory });
+    }
     let torn = |line, error: String| {
         let (command, directory) = (command.clone(), directory.clone());
         ReadError::Torn { path: path_of(), line, error, command, directory }

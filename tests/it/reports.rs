@@ -241,3 +241,89 @@ async fn a_run_does_not_upload_its_own_report_and_journal() {
         assert_eq!(world.sandbox.store().keys(DESTINATION), ["data", "reports/other.jsonl"]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_report_is_never_replaced_by_one() {
+    let world = World::new().await;
+    put(&world, &["a"]);
+    deny(&world, "a");
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
+    fs::write(dir.path().join("named.yaml"), format!("{COPY_ALL}report: {{json: data.csv}}\n")).unwrap();
+    let (exit, ..) = run_in(&world, dir.path(), &["run", "job.yaml", "--report", "r.jsonl"]).await;
+    assert_eq!(exit, 1);
+    fs::write(dir.path().join("data.csv"), "one,two\n1,2\n").unwrap();
+    fs::create_dir(dir.path().join("kept")).unwrap();
+    fs::write(dir.path().join("kept/lock"), "my own\n").unwrap();
+    fs::write(dir.path().join("kept/notes.log.half"), "my own\n").unwrap();
+    world.sandbox.calls().clear();
+    let copy = ["copy", "s3://source/", "s3://destination/"];
+    for command in [
+        &[&copy[..], &["--report", "data.csv"]].concat()[..],
+        &[&copy[..], &["--report", "data.csv", "--journal", "none"]].concat(),
+        &[&copy[..], &["--report", "data.csv", "--journal", "s3://destination/journal/"]].concat(),
+        &["run", "job.yaml", "--report", "data.csv"],
+        &["run", "job.yaml", "--report", "data.csv", "--fresh"],
+        &["run", "job.yaml", "--report", "data.csv", "--sandbox"],
+        &["run", "named.yaml"],
+        &["retry", "r.jsonl", "--report", "data.csv"],
+        &["plan", "job.yaml", "--out", "data.csv"],
+    ] {
+        let (exit, _, stderr) = run_in(&world, dir.path(), command).await;
+        assert_eq!(exit, 3, "{command:?}: {stderr}");
+        let remedy = if command[0] == "plan" { "path in --out" } else { "path in `report.json` (--report)" };
+        for said in ["data.csv holds something else", "its first line is not", remedy, "or remove the file"] {
+            assert!(stderr.contains(said), "{command:?}: {stderr}");
+        }
+        assert_eq!(fs::read_to_string(dir.path().join("data.csv")).unwrap(), "one,two\n1,2\n", "{command:?}");
+    }
+    // A report is none of the other kind either, and a retry does not replace what it retries.
+    let report = fs::read_to_string(dir.path().join("r.jsonl")).unwrap();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "r.jsonl"]).await;
+    assert!(exit == 3 && stderr.contains("r.jsonl holds something else than a plan"), "{exit} {stderr}");
+    let (exit, _, stderr) = run_in(&world, dir.path(), &["retry", "r.jsonl", "--report", "./r.jsonl"]).await;
+    assert!(exit == 2 && stderr.contains("whose other receipts would be lost"), "{exit} {stderr}");
+    assert_eq!(fs::read_to_string(dir.path().join("r.jsonl")).unwrap(), report);
+    // Nor does a journal take over a file that is called like one of its own.
+    let (exit, _, stderr) = run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "kept"]).await;
+    assert!(exit == 3 && stderr.contains("is not the lock of a journal"), "{exit} {stderr}");
+    assert_eq!(fs::read_to_string(dir.path().join("kept/lock")).unwrap(), "my own\n");
+    fs::remove_file(dir.path().join("kept/lock")).unwrap();
+    assert_eq!(world.calls(Operation::CopyObject), 0);
+    let (exit, ..) = run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "kept"]).await;
+    assert_eq!(
+        (exit, fs::read_to_string(dir.path().join("kept/notes.log.half")).unwrap()),
+        (1, "my own\n".into())
+    );
+    // A plan replaces a plan.
+    for _ in 0..2 {
+        let (exit, ..) = run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "plan.jsonl"]).await;
+        assert_eq!((exit, lines_of(&dir.path().join("plan.jsonl")).len()), (0, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
+    let world = World::new().await;
+    put(&world, &["a"]);
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
+    let on_sandbox = ["run", "job.yaml", "--sandbox", "--report", "tried.jsonl"];
+    let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_eq!(lines_of(&dir.path().join("tried.jsonl"))[0]["sandbox"], true);
+    for command in [&["retry", "tried.jsonl"][..], &["verify", "--report", "tried.jsonl"]] {
+        let (exit, stdout, stderr) = run_in(&world, dir.path(), command).await;
+        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout}");
+        assert!(stderr.contains("tried.jsonl comes from a run with --sandbox"), "{stderr}");
+    }
+    // Another sandbox, and then a real run, may take its place; no sandbox takes that of a real run.
+    assert_eq!(run_in(&world, dir.path(), &on_sandbox).await.0, 0);
+    let real = ["run", "job.yaml", "--report", "tried.jsonl"];
+    assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
+    let report = fs::read_to_string(dir.path().join("tried.jsonl")).unwrap();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
+    assert!(exit == 3 && stderr.contains("holds the report of a run on real buckets"), "{exit} {stderr}");
+    assert_eq!(fs::read_to_string(dir.path().join("tried.jsonl")).unwrap(), report);
+    assert!(lines_of(&dir.path().join("tried.jsonl"))[0].get("sandbox").is_none());
+}

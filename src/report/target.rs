@@ -1,0 +1,277 @@
+//! The files that a user names for output, and what may stand there already.
+//!
+//! A report replaces an earlier report, and a plan an earlier plan. Any other file that is not empty is refused: the user
+//! has most likely mistyped the path. Devices, pipes, and the standard output hold nothing that could be replaced; they
+//! take what is written, and cannot be read again, cut, or synced.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::frame::{Origin, first_line};
+
+/// The permissions of a new output file: it names objects, buckets, and accounts.
+const MODE: u32 = 0o600;
+/// Bytes in which the end of a plan's first line is looked for.
+const LINE: u64 = 64 * 1024;
+
+/// Why a file cannot be written.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// The system does not allow it.
+    #[error("can't write the {} {}: {error}; choose another path in {}", kind.name(), path.display(), kind.setting())]
+    Create {
+        /// What was to be written.
+        kind: Kind,
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Something else is in it.
+    #[error(
+        "{} holds something else than a {} of s3haul, which would be lost: {reason}; choose another path in {}, or remove \
+         the file", path.display(), kind.name(), kind.setting()
+    )]
+    Foreign {
+        /// What was to be written.
+        kind: Kind,
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        reason: &'static str,
+    },
+    /// The report of a run on real buckets is in it.
+    #[error(
+        "{} holds the report of a run on real buckets, which a run with --sandbox does not replace; choose another path in \
+         {}", path.display(), Kind::Report.setting()
+    )]
+    Real {
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+/// A kind of output file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The receipts of a run.
+    Report,
+    /// The steps of a plan.
+    Plan,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Plan => "plan",
+        }
+    }
+
+    /// Returns the setting that names the path.
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Report => "`report.json` (--report)",
+            Self::Plan => "--out",
+        }
+    }
+}
+
+/// The fields that the lines of a plan have and no other file of s3haul has.
+#[derive(Deserialize)]
+struct PlanLine {
+    #[serde(rename = "transfer")]
+    _transfer: String,
+    #[serde(rename = "reason")]
+    _reason: String,
+    #[serde(rename = "route")]
+    _route: String,
+    #[serde(rename = "parts")]
+    _parts: u64,
+}
+
+/// An output file that is open and has not been changed.
+#[derive(Debug)]
+pub struct Target {
+    /// The file, at its start.
+    pub(super) file: File,
+    /// Set for what cannot be read again or cut.
+    pub(super) is_stream: bool,
+}
+
+impl Target {
+    /// Checks what stands at a path where a run with this header is to write its report. Changes nothing.
+    ///
+    /// # Errors
+    /// [`TargetError::Foreign`] and [`TargetError::Real`].
+    pub fn check_report(path: &Path, origin: &Origin) -> Result<(), TargetError> {
+        // Only a regular file is opened: a pipe would wait for its reader.
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() && own_stream(&metadata).is_none() => match File::open(path) {
+                Ok(mut file) => may_replace_report(path, origin, &mut file),
+                // Whoever opens it to write says why that fails.
+                Err(_) => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the file of a report, and makes the directory that it is in.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub fn open_report(path: &Path, origin: &Origin) -> Result<Self, TargetError> {
+        let failed = |error| TargetError::Create { kind: Kind::Report, path: path.to_owned(), error };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        let mut target = Self::open(path).map_err(failed)?;
+        if !target.is_stream {
+            may_replace_report(path, origin, &mut target.file)?;
+            target.file.rewind().map_err(failed)?;
+        }
+        Ok(target)
+    }
+
+    /// Opens the file of a plan and empties it.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub fn begin_plan(path: &Path) -> Result<File, TargetError> {
+        let kind = Kind::Plan;
+        let failed = |error| TargetError::Create { kind, path: path.to_owned(), error };
+        let Self { mut file, is_stream } = Self::open(path).map_err(failed)?;
+        if is_stream {
+            return Ok(file);
+        }
+        let mut line = Vec::new();
+        BufReader::new(&mut file).take(LINE).read_until(b'\n', &mut line).map_err(failed)?;
+        if !line.is_empty() && serde_json::from_slice::<PlanLine>(&line).is_err() {
+            let reason = "its first line is not a step of a plan";
+            return Err(TargetError::Foreign { kind, path: path.to_owned(), reason });
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+        Ok(file)
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        if let Ok(metadata) = fs::metadata(path) {
+            if let Some(file) = own_stream(&metadata) {
+                return Ok(Self { file, is_stream: true });
+            }
+            if !metadata.is_file() {
+                let file = OpenOptions::new().write(true).open(path)?;
+                return Ok(Self { file, is_stream: true });
+            }
+        }
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        let is_stream = !file.metadata()?.is_file();
+        Ok(Self { file, is_stream })
+    }
+}
+
+/// Returns the standard output or standard error if this is the file behind it. A second descriptor would write over what
+/// the process prints.
+fn own_stream(metadata: &Metadata) -> Option<File> {
+    let standard = [io::stdout().as_fd().try_clone_to_owned(), io::stderr().as_fd().try_clone_to_owned()];
+    standard.into_iter().flatten().map(File::from).find(|file| is_same(file, metadata))
+}
+
+/// Returns true if both are one file.
+fn is_same(file: &File, metadata: &Metadata) -> bool {
+    file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
+}
+
+/// Returns true if an open file is still the one at this path.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| is_same(file, &metadata))
+}
+
+/// Checks what a report would replace.
+fn may_replace_report(path: &Path, origin: &Origin, file: &mut File) -> Result<(), TargetError> {
+    let kind = Kind::Report;
+    let failed = |error| TargetError::Create { kind, path: path.to_owned(), error };
+    if file.metadata().map_err(failed)?.len() == 0 {
+        return Ok(());
+    }
+    match first_line(file).map_err(failed)? {
+        (_, Some(old)) if origin.sandbox && !old.is_of_sandbox() => {
+            Err(TargetError::Real { path: path.to_owned() })
+        }
+        (_, Some(_)) => Ok(()),
+        (_, None) => {
+            let reason = "its first line is not the header of a report";
+            Err(TargetError::Foreign { kind, path: path.to_owned(), reason })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn origin(sandbox: bool) -> Origin {
+        Origin {
+            report: 2,
+            command: vec!["copy".into()],
+            directory: "/".into(),
+            sandbox,
+            ..Origin::default()
+        }
+    }
+
+    #[test]
+    fn only_a_report_is_replaced_by_a_report_and_only_a_plan_by_a_plan() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let real = serde_json::to_string(&origin(false)).unwrap() + "\n1\n";
+        let sandbox = serde_json::to_string(&origin(true)).unwrap() + "\n";
+        let old = "{\"report\":1,\"tool\":\"0.0.9\",\"command\":[],\"directory\":\"/\"}\n";
+        let step = "{\"transfer\":\"t\",\"source\":\"s\",\"destination\":\"d\",\"size\":1,\"reason\":\"missing\",\
+                    \"route\":\"copy\",\"parts\":0}\n";
+        for (text, by_real, by_sandbox, by_plan) in [
+            ("", true, true, true),
+            (&*real, true, false, false),
+            (&sandbox, true, true, false),
+            (old, true, false, false),
+            (step, false, false, true),
+            ("{}\n", false, false, false),
+            ("precious\n", false, false, false),
+            ("precious", false, false, false),
+            ("\n", false, false, false),
+        ] {
+            for (is_sandbox, may) in [(false, by_real), (true, by_sandbox)] {
+                fs::write(&path, text).unwrap();
+                let checked = Target::check_report(&path, &origin(is_sandbox));
+                let opened = Target::open_report(&path, &origin(is_sandbox));
+                assert_eq!((checked.is_ok(), opened.is_ok()), (may, may), "{is_sandbox} {text}");
+                assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            }
+            assert_eq!(Target::begin_plan(&path).is_ok(), by_plan, "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), if by_plan { "" } else { text });
+        }
+    }
+
+    #[test]
+    fn a_new_file_is_private_and_an_old_one_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (new, old) = (dir.path().join("new/report"), dir.path().join("old"));
+        Target::open_report(&new, &origin(false)).unwrap();
+        assert_eq!(mode(&new), 0o600);
+        fs::write(&old, "").unwrap();
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o644)).unwrap();
+        Target::open_report(&old, &origin(false)).unwrap();
+        assert_eq!(mode(&old), 0o644);
+        Target::begin_plan(&dir.path().join("plan")).unwrap();
+        assert_eq!(mode(&dir.path().join("plan")), 0o600);
+    }
+}
