@@ -360,7 +360,8 @@ impl MultipartUpload {
                 return self.published(&parts, &spec, Evidence::Any).await?.ok_or(failure);
             }
             // One attempt may take minutes; giving up throws all parts away.
-            if began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS {
+            let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
+            if is_over || !failure.kind().is_retryable() {
                 return Err(failure);
             }
             sleep((Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE)).await;

@@ -9,6 +9,7 @@
 mod access;
 mod blob;
 mod bodies;
+mod bounds;
 pub mod capabilities;
 mod causes;
 pub mod client;
@@ -91,6 +92,36 @@ pub enum Class {
 }
 
 impl Operation {
+    /// All of them, in the order of their declaration.
+    pub(crate) const ALL: [Self; 26] = [
+        Self::HeadBucket,
+        Self::ListObjects,
+        Self::HeadObject,
+        Self::GetObject,
+        Self::GetObjectTagging,
+        Self::PutObjectTagging,
+        Self::GetObjectAcl,
+        Self::GetObjectRetention,
+        Self::GetObjectLegalHold,
+        Self::ListObjectAnnotations,
+        Self::GetObjectAnnotation,
+        Self::PutObjectAnnotation,
+        Self::CopyObject,
+        Self::PutObject,
+        Self::DeleteObject,
+        Self::CreateMultipartUpload,
+        Self::UploadPart,
+        Self::UploadPartCopy,
+        Self::CompleteMultipartUpload,
+        Self::AbortMultipartUpload,
+        Self::ListParts,
+        Self::ListMultipartUploads,
+        Self::ListObjectVersions,
+        Self::GetBucketVersioning,
+        Self::RestoreObject,
+        Self::ReadFile,
+    ];
+
     /// Which of S3's request limits this operation counts against.
     #[must_use]
     pub const fn class(self) -> Class {

@@ -1,11 +1,11 @@
 //! Small objects that this crate keeps for itself: read into memory.
 
+use super::bounds::TooLong;
+use super::causes::{find, plain};
 use super::verbs::failure;
 use super::{Client, Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
-
-/// More than this is none of ours.
-const MAX_BYTES: i64 = 256 << 20;
+use crate::size::ByteSize;
 
 impl Client {
     /// The bytes of an object.
@@ -15,16 +15,14 @@ impl Client {
         let broken = |kind, message: String| {
             Failure::new(kind, Operation::GetObject, format!("{bucket}/{key}"), message)
         };
-        if output.content_length.is_some_and(|bytes| bytes > MAX_BYTES) {
-            return Err(broken(
-                FailureKind::Invalid,
-                "the object is too large for what it should be".to_owned(),
-            ));
-        }
-        let body = output.body.collect().await;
         // The SDK compares the length with what was announced and the sum with what was stored.
-        let body =
-            body.map_err(|error| broken(FailureKind::Transient, format!("the answer broke off: {error}")))?;
+        let body = output.body.collect().await.map_err(|error| match find::<TooLong>(&error) {
+            Some(TooLong::Body(most)) => {
+                let message = format!("the object has more than {}, too many for a journal", ByteSize(*most));
+                broken(FailureKind::Invalid, message)
+            }
+            _ => broken(FailureKind::Transient, format!("the answer broke off: {}", plain(&error))),
+        })?;
         Ok(body.into_bytes())
     }
 }

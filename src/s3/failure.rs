@@ -22,6 +22,10 @@ pub enum FailureKind {
     TimedOut,
     /// The answer could not be read: empty, cut short or no XML.
     Unreadable,
+    /// The answer is longer than any of S3's.
+    AnswerTooLong,
+    /// No answer to this kind of request for as long as the run's patience lasts.
+    Silent,
     /// No connection: DNS, refused, reset.
     Unreachable,
     /// Nobody that this machine trusts signed the server's certificate.
@@ -101,7 +105,10 @@ impl FailureKind {
     /// True when a write may have happened although no good answer came back.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::Transient | Self::TimedOut | Self::Unreadable)
+        matches!(
+            self,
+            Self::Transient | Self::TimedOut | Self::Unreadable | Self::AnswerTooLong | Self::Silent
+        )
     }
 
     /// True when the server or the network is at fault, so that other requests will fail alike.
@@ -118,6 +125,7 @@ impl FailureKind {
             Self::Throttled
                 | Self::Transient
                 | Self::TimedOut
+                | Self::Silent
                 | Self::Unreachable
                 | Self::CredentialsUnavailable
         )
@@ -128,6 +136,7 @@ impl FailureKind {
         matches!(
             self,
             Self::Unreachable
+                | Self::Silent
                 | Self::Certificate
                 | Self::Tls
                 | Self::NoCredentials
@@ -144,6 +153,8 @@ impl FailureKind {
             Self::Transient => "transient",
             Self::TimedOut => "timed-out",
             Self::Unreadable => "unreadable-answer",
+            Self::AnswerTooLong => "answer-too-long",
+            Self::Silent => "no-answer",
             Self::Unreachable => "unreachable",
             Self::Certificate => "certificate",
             Self::Tls => "tls",
@@ -184,7 +195,11 @@ impl FailureKind {
             Self::Transient | Self::TimedOut => {
                 "run the job again; if it stays, give the request id to the server's support".into()
             }
-            Self::Unreadable => {
+            Self::Silent => {
+                "run the same command again when the server answers, or allow it more time with `patience`"
+                    .into()
+            }
+            Self::Unreadable | Self::AnswerTooLong => {
                 "check that the endpoint's `url` is that of an S3, and that no proxy answers in its place"
                     .into()
             }

@@ -22,11 +22,13 @@ use aws_smithy_http_client::{Builder, Connector as HttpPool, tls};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
+use super::bounds::{self, Asked};
 use crate::endpoint::{Network, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
@@ -193,6 +195,10 @@ impl HttpConnector for Connector {
         } else {
             self.secure.get_or_init(|| connect(self.pools.0.secure()))
         };
-        connector.call(request)
+        let (asked, answer) = (Asked::of(&request), connector.call(request));
+        HttpConnectorFuture::new(async move {
+            let limited = bounds::limit(answer.await?, asked);
+            limited.map_err(|error| ConnectorError::other(error.into(), None))
+        })
     }
 }

@@ -6,6 +6,8 @@
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
+use super::bounds::TooLong;
+use super::causes::{find, plain};
 use super::convert::{part_number, quoted, unquote};
 use super::headers::with_customer_key;
 use super::verbs::{failure, place};
@@ -24,13 +26,17 @@ impl Body {
     ///
     /// # Errors
     /// [`FailureKind::Transient`] when the connection breaks; what came until then is no whole.
+    /// [`FailureKind::AnswerTooLong`] when more comes than was asked for.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.stream.next().await {
             None => Ok(None),
             Some(Ok(bytes)) => Ok(Some(bytes)),
             Some(Err(error)) => {
-                let (kind, operation) = (FailureKind::Transient, Operation::GetObject);
-                Err(Failure::new(kind, operation, &*self.place, error.to_string()))
+                let kind = match find::<TooLong>(&error) {
+                    Some(_) => FailureKind::AnswerTooLong,
+                    None => FailureKind::Transient,
+                };
+                Err(Failure::new(kind, Operation::GetObject, &*self.place, plain(&error)))
             }
         }
     }

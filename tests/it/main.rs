@@ -11,6 +11,7 @@ mod adopt;
 mod archived;
 mod attributes;
 mod boundaries;
+mod bounds;
 mod capabilities;
 mod check;
 mod claim;

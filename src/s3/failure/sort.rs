@@ -11,6 +11,7 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::super::bounds::TooLong;
 use super::super::causes::{find, plain};
 use super::super::credentials::NoIdentity;
 use super::{Details, Failure, FailureKind, Operation, tls};
@@ -31,6 +32,14 @@ impl Failure {
     {
         let verdict = |kind, word: &str| (kind, word.to_owned(), plain(error));
         let (kind, code, message) = match error {
+            _ if let Some(answer) = find::<TooLong>(error) => {
+                (FailureKind::AnswerTooLong, "answer too long".to_owned(), answer.to_string())
+            }
+            // The HTTP client's own bounds.
+            SdkError::DispatchFailure(_) if whole(error).contains("message head is too large") => {
+                let message = "the header of the answer is longer or has more fields than any of S3";
+                (FailureKind::AnswerTooLong, "answer too long".to_owned(), message.to_owned())
+            }
             SdkError::ServiceError(_) => refused(operation, error),
             SdkError::TimeoutError(_) => {
                 (FailureKind::TimedOut, "timeout".to_owned(), "no answer in time".to_owned())

@@ -1,0 +1,363 @@
+//! Bounds the size of every answer, on both ways to the wire.
+//!
+//! All requests pass one connector (`s3::pool`), which knows from the request what it asks for. It
+//! gives each body a limit somewhat above what S3 sends and ends the answer as soon as it is
+//! passed, so that no server decides how much memory a run takes. Documents are also limited in
+//! elements, because an empty element of ten bytes becomes a record of hundreds. The table in
+//! docs/semantics.md lists all bounds.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use thiserror::Error;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::Operation;
+use crate::size::{ByteSize, MIB};
+
+const KIB: u64 = 1 << 10;
+/// Names and values of all header fields of one answer.
+pub(super) const HEADERS: u64 = 64 * KIB;
+/// The body of an answer that refuses the request.
+pub(super) const REFUSAL: Bound = Bound::bytes(64 * KIB);
+/// An object that is read into memory: a segment of a journal.
+pub(super) const SMALL_OBJECT: u64 = 64 * MIB;
+/// Answers of services other than S3, which give credentials and identities.
+pub(super) const OTHER: Bound = Bound::bytes(MIB);
+/// Documents beyond this many bytes wait for one of [`LARGE`] places.
+const SMALL: u64 = MIB;
+/// Large documents that are read at once.
+const LARGE: usize = 6;
+
+static PLACES: Semaphore = Semaphore::const_new(LARGE);
+
+/// Limits of one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// Bytes of the body.
+    pub(super) bytes: u64,
+    /// `<` in the body: two for an element, one if it is empty.
+    pub(super) tags: Option<u64>,
+}
+
+impl Bound {
+    const fn bytes(bytes: u64) -> Self {
+        Self { bytes, tags: None }
+    }
+
+    const fn list(bytes: u64, tags: u64) -> Self {
+        Self { bytes, tags: Some(tags) }
+    }
+
+    /// Returns the bound of a successful answer. `GetObject` is bounded by the range asked for.
+    pub(super) const fn of(operation: Operation) -> Self {
+        match operation {
+            // 1,000 entries, each with a key of 1,024 bytes that XML may write as six.
+            Operation::ListObjects | Operation::ListObjectVersions | Operation::ListMultipartUploads => {
+                Self::list(8 * MIB, 100_000)
+            }
+            Operation::ListParts | Operation::ListObjectAnnotations => Self::list(2 * MIB, 50_000),
+            // 100 grants.
+            Operation::GetObjectAcl => Self::list(256 * KIB, 10_000),
+            Operation::GetObjectAnnotation => Self::bytes(MIB),
+            Operation::GetObject => Self::bytes(SMALL_OBJECT),
+            // Ten tags, a retention, a result of a copy behind the spaces that S3 sends while it works.
+            _ => Self::bytes(64 * KIB),
+        }
+    }
+}
+
+/// An answer that is longer than anything S3 sends.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum TooLong {
+    /// The body has too many bytes.
+    #[error("the answer is longer than {bytes}, more than S3 sends for this request", bytes = ByteSize(*.0))]
+    Body(u64),
+    /// The object has more bytes than were asked for.
+    #[error("the answer is longer than the {0} bytes that were asked for")]
+    Range(u64),
+    /// The document has too many elements.
+    #[error("the answer has more elements than S3 sends for this request ({0} tags)")]
+    Document(u64),
+    /// The header fields are too long.
+    #[error("the header of the answer is longer than {bytes}", bytes = ByteSize(*.0))]
+    Headers(u64),
+}
+
+/// What a request asks for, as far as its answer needs a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A HEAD request, whose answer has no body.
+    Nothing,
+    /// This many bytes of an object.
+    Range(u64),
+    /// The document of an operation, or an object as a whole.
+    Document(Operation),
+    /// Something of another service.
+    Other,
+}
+
+impl Asked {
+    /// Recognizes a request by its method, query, and headers, which hold for all kinds of URLs.
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        let headers = request.headers();
+        let range = headers.get("range");
+        Self::by(request.method(), request.uri(), range, headers.contains_key("x-amz-copy-source"))
+    }
+
+    fn by(method: &str, uri: &str, range: Option<&str>, is_copy: bool) -> Self {
+        let query = uri.split_once('?').map_or("", |(_, query)| query);
+        let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+        let id = query.split('&').find_map(|pair| pair.strip_prefix("x-id=")).unwrap_or_default();
+        Self::Document(match method {
+            "HEAD" => return Self::Nothing,
+            "GET" if has("list-type") => Operation::ListObjects,
+            "GET" if has("uploads") => Operation::ListMultipartUploads,
+            "GET" if has("versions") => Operation::ListObjectVersions,
+            "GET" if has("uploadId") => Operation::ListParts,
+            "GET" if has("tagging") => Operation::GetObjectTagging,
+            "GET" if has("acl") => Operation::GetObjectAcl,
+            "GET" if has("retention") => Operation::GetObjectRetention,
+            "GET" if has("legal-hold") => Operation::GetObjectLegalHold,
+            "GET" if has("versioning") => Operation::GetBucketVersioning,
+            "GET" if id == "ListObjectAnnotations" => Operation::ListObjectAnnotations,
+            "GET" if id == "GetObjectAnnotation" => Operation::GetObjectAnnotation,
+            "GET" if id == "GetObject" => match range.and_then(length) {
+                Some(bytes) => return Self::Range(bytes),
+                None => Operation::GetObject,
+            },
+            "PUT" if has("uploadId") && is_copy => Operation::UploadPartCopy,
+            "PUT" if is_copy => Operation::CopyObject,
+            "PUT" if id == "PutObject" || id == "UploadPart" => Operation::PutObject,
+            "POST" if has("uploadId") => Operation::CompleteMultipartUpload,
+            "POST" if has("uploads") => Operation::CreateMultipartUpload,
+            _ => return Self::Other,
+        })
+    }
+
+    /// Returns the limit of an answer with this status.
+    fn bound(self, is_success: bool) -> Option<Bound> {
+        match self {
+            Self::Nothing => None,
+            Self::Other => Some(OTHER),
+            _ if !is_success => Some(REFUSAL),
+            Self::Range(bytes) => Some(Bound::bytes(bytes)),
+            Self::Document(operation) => Some(Bound::of(operation)),
+        }
+    }
+}
+
+/// Returns the length of `bytes=first-last`.
+fn length(range: &str) -> Option<u64> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
+}
+
+/// Limits what is read of an answer.
+///
+/// # Errors
+/// [`TooLong`] if its header is too long already.
+pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResponse, TooLong> {
+    let header = response.headers().iter_bytes().map(|(name, value)| name.len() + value.len());
+    if header.sum::<usize>() as u64 > HEADERS {
+        return Err(TooLong::Headers(HEADERS));
+    }
+    let is_success = response.status().is_success();
+    let Some(bound) = asked.bound(is_success) else { return Ok(response) };
+    let is_range = is_success && matches!(asked, Asked::Range(_));
+    let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+    *response.body_mut() = if body.is_end_stream() {
+        body
+    } else {
+        let announced = body.size_hint().lower();
+        let limited = Limited { body, bound, is_range, announced, bytes: 0, tags: 0, place: Place::None };
+        SdkBody::from_body_1_x(limited)
+    };
+    Ok(response)
+}
+
+/// A place among the large documents that are read at once.
+enum Place {
+    None,
+    Awaited(Pin<Box<dyn Future<Output = Option<SemaphorePermit<'static>>> + Send + Sync>>),
+    Taken { _permit: Option<SemaphorePermit<'static>> },
+}
+
+/// A body that fails where it passes its bound.
+struct Limited {
+    body: SdkBody,
+    bound: Bound,
+    /// Set for a stream of bytes of an object, which nobody keeps.
+    is_range: bool,
+    /// Bytes that the server has announced.
+    announced: u64,
+    bytes: u64,
+    tags: u64,
+    place: Place,
+}
+
+impl Limited {
+    fn check(&self) -> Result<(), TooLong> {
+        let Bound { bytes, tags } = self.bound;
+        if self.bytes.max(self.announced) > bytes {
+            return Err(if self.is_range { TooLong::Range(bytes) } else { TooLong::Body(bytes) });
+        }
+        match tags {
+            Some(tags) if self.tags > tags => Err(TooLong::Document(tags)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a place once the document is a large one.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.place = match &mut self.place {
+                Place::None if self.is_range || self.bytes <= SMALL => return Poll::Ready(()),
+                Place::None => Place::Awaited(Box::pin(async { PLACES.acquire().await.ok() })),
+                Place::Awaited(place) => Place::Taken { _permit: ready!(place.as_mut().poll(cx)) },
+                Place::Taken { .. } => return Poll::Ready(()),
+            };
+        }
+    }
+}
+
+impl Body for Limited {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Err(error) = this.check() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        ready!(this.poll_place(cx));
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            this.bytes = this.bytes.saturating_add(data.len() as u64);
+            if this.bound.tags.is_some() {
+                this.tags += data.iter().filter(|byte| **byte == b'<').count() as u64;
+            }
+            if let Err(error) = this.check() {
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::primitives::ByteStream;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::s3::causes::find;
+
+    #[rstest]
+    #[case("GET", "http://h/b/?list-type=2&prefix=a", Operation::ListObjects)]
+    #[case("GET", "http://h/b/?uploads", Operation::ListMultipartUploads)]
+    #[case("GET", "http://b.h/?versions&key-marker=uploads", Operation::ListObjectVersions)]
+    #[case("GET", "http://h/b/k?x-id=ListParts&uploadId=u", Operation::ListParts)]
+    #[case("GET", "http://h/b/k?tagging&versionId=acl", Operation::GetObjectTagging)]
+    #[case("GET", "http://h/b/uploads?x-id=GetObject", Operation::GetObject)]
+    #[case("POST", "http://h/b/k?uploads", Operation::CreateMultipartUpload)]
+    #[case("POST", "http://h/b/k?x-id=x&uploadId=u", Operation::CompleteMultipartUpload)]
+    fn requests_are_recognized(#[case] method: &str, #[case] uri: &str, #[case] operation: Operation) {
+        assert_eq!(Asked::by(method, uri, None, false), Asked::Document(operation));
+    }
+
+    #[test]
+    fn a_range_bounds_its_answer_and_a_copy_is_no_upload() {
+        let uri = "http://h/b/k?x-id=GetObject";
+        assert_eq!(Asked::by("GET", uri, Some("bytes=5-9"), false), Asked::Range(5));
+        assert_eq!(Asked::by("HEAD", "http://h/b/k", None, false), Asked::Nothing);
+        let part = "http://h/b/k?x-id=UploadPartCopy&partNumber=1&uploadId=u";
+        assert_eq!(Asked::by("PUT", part, None, true), Asked::Document(Operation::UploadPartCopy));
+        assert_eq!(Asked::by("POST", "https://sts.amazonaws.com/", None, false), Asked::Other);
+        for range in ["bytes=5-", "bytes=9-5", "bytes=-5", "lines=1-2"] {
+            assert_eq!(length(range), None, "{range}");
+        }
+    }
+
+    /// A row of the table in the documentation, without its first cell.
+    fn row(bound: Bound) -> String {
+        let tags = bound.tags.map(|tags| format!("{tags} ")).unwrap_or_default();
+        format!("| {} | {tags}|", ByteSize(bound.bytes))
+    }
+
+    #[test]
+    fn the_documented_bounds_are_those_of_the_code() {
+        let document =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md")).unwrap();
+        let rows: Vec<&str> = document.lines().filter(|line| line.starts_with('|')).collect();
+        let documented = |name: &str| {
+            let mut named = rows.iter().filter(|row| {
+                let names = row.split('|').nth(1).unwrap_or_default();
+                names.split(", ").any(|cell| cell.trim() == name)
+            });
+            named.next().map(|row| format!("|{}", row.splitn(3, '|').nth(2).unwrap()))
+        };
+        let small = Bound::of(Operation::CopyObject);
+        for operation in Operation::ALL {
+            let bound = Bound::of(operation);
+            let name = match operation {
+                Operation::ReadFile => continue,
+                Operation::GetObject => "of a journal's segment".to_owned(),
+                _ => operation.to_string(),
+            };
+            match documented(&name) {
+                Some(said) => assert_eq!(said, row(bound), "{operation}"),
+                None => assert_eq!(bound, small, "{operation} is not in the table"),
+            }
+        }
+        let others = [
+            ("any other operation", small),
+            ("a refusal (status other than 2xx) of any operation", REFUSAL),
+            ("services other than S3 (STS", OTHER),
+            ("names and values together", Bound::bytes(HEADERS)),
+        ];
+        for (name, bound) in others {
+            assert_eq!(documented(name), Some(row(bound)), "{name}");
+        }
+    }
+
+    fn limited(bound: Bound, body: &'static [u8], announced: u64) -> ByteStream {
+        let (body, place) = (SdkBody::from(body), Place::None);
+        let limited = Limited { body, bound, is_range: false, announced, bytes: 0, tags: 0, place };
+        ByteStream::new(SdkBody::from_body_1_x(limited))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_up_to_their_bound() {
+        let bound = Bound::list(7, 2);
+        let read = limited(bound, b"<a></a>", 7).collect().await.unwrap();
+        assert_eq!(read.into_bytes(), &b"<a></a>"[..]);
+        for (body, announced, error) in [
+            (&b"12345678"[..], 0, TooLong::Body(7)),
+            (b"1", 8, TooLong::Body(7)),
+            (b"<<<", 3, TooLong::Document(2)),
+        ] {
+            let failed = limited(bound, body, announced).collect().await.unwrap_err();
+            assert_eq!(find::<TooLong>(&failed), Some(&error));
+        }
+    }
+}

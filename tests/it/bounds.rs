@@ -1,0 +1,215 @@
+//! Answers without end in bytes or time: a server that answers one kind of request wrongly and hands everything else to
+//! the sandbox. Every command must end by itself, with a true exit code, within bounds of memory.
+
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rstest::rstest;
+use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
+use s3haul::size::MIB;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use crate::cli::process_at;
+use crate::world::{SOURCE, World};
+
+/// Peak memory that no server may push a run beyond.
+const MEMORY_KIB: u64 = 300 * 1024;
+
+/// What comes instead of the sandbox's answer.
+#[derive(Clone, Debug)]
+enum Play {
+    /// This, and then the same piece again and again.
+    Endless(String, String),
+    /// This, and then the same piece ten times a second.
+    Trickle(String, String),
+    /// This, and then nothing more.
+    Half(String),
+}
+
+fn endless(head: &str, piece: &str) -> Play {
+    Play::Endless(head.to_owned(), piece.repeat(65_536 / piece.len()))
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+
+/// A header that the HTTP client still reads.
+fn large_header() -> Play {
+    Play::Half(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-amz-meta-a: {}\r\n\r\n",
+        "a".repeat(200_000)
+    ))
+}
+
+/// A server that plays where a request line begins with the method and holds the words.
+struct Front {
+    at: SocketAddr,
+    played: Arc<AtomicU32>,
+}
+
+impl Front {
+    async fn new(world: &World, method: &'static str, words: &'static [&'static str], play: Play) -> Self {
+        let to: SocketAddr = world.sandbox.url().trim_start_matches("http://").parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, played) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&played);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (play, count) = (play.clone(), Arc::clone(&count));
+                tokio::spawn(async move {
+                    let is_played = |head: &str| {
+                        let line = head.lines().next().unwrap_or_default();
+                        let has = |word: &&str| match word.strip_prefix('!') {
+                            Some(word) => !head.contains(word),
+                            None => head.contains(*word),
+                        };
+                        line.starts_with(method) && words.iter().all(has)
+                    };
+                    serve(stream, to, is_played, play, &count).await;
+                });
+            }
+        });
+        Self { at, played }
+    }
+
+    fn played(&self) -> u32 {
+        self.played.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    to: SocketAddr,
+    is_played: impl Fn(&str) -> bool,
+    play: Play,
+    count: &AtomicU32,
+) {
+    let mut read = Vec::new();
+    let end = loop {
+        if let Some(at) = read.windows(4).position(|end| end == b"\r\n\r\n") {
+            break at;
+        }
+        if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+            return;
+        }
+    };
+    let head = String::from_utf8_lossy(&read[..end]).into_owned();
+    if !is_played(&head) {
+        // One request to a connection, so that each can be looked at.
+        let mut onward = TcpStream::connect(to).await.unwrap();
+        let rest = read.split_off(end);
+        let _ = onward.write_all(&read).await;
+        let _ = onward.write_all(b"\r\nConnection: close").await;
+        let _ = onward.write_all(&rest).await;
+        let _ = copy_bidirectional(&mut stream, &mut onward).await;
+        return;
+    }
+    count.fetch_add(1, Ordering::SeqCst);
+    let (head, piece, pause) = match play {
+        Play::Endless(head, piece) => (head, piece, Duration::ZERO),
+        Play::Trickle(head, piece) => (head, piece, Duration::from_millis(100)),
+        Play::Half(head) => (head, String::new(), Duration::from_secs(3600)),
+    };
+    let _ = stream.write_all(head.as_bytes()).await;
+    loop {
+        sleep(pause).await;
+        if stream.write_all(piece.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What became of a command.
+#[derive(Debug)]
+struct Ended {
+    exit: i32,
+    stderr: String,
+    /// The most memory that it took, in KiB.
+    memory: u64,
+}
+
+async fn run(world: &World, front: &Front, arguments: &[&str]) -> Ended {
+    let mut program = process_at(world);
+    program.env("AWS_ENDPOINT_URL_S3", format!("http://{}", front.at)).env("S3HAUL_JOURNAL", "none");
+    program.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = program.spawn().unwrap();
+    tokio::task::spawn_blocking(move || ended(child)).await.unwrap()
+}
+
+fn ended(mut child: Child) -> Ended {
+    let (mut memory, status) = (0, format!("/proc/{}/status", child.id()));
+    let mut stderr = child.stderr.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stderr, &mut text).unwrap();
+        text
+    });
+    let exit = loop {
+        let peak = std::fs::read_to_string(&status).unwrap_or_default();
+        let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+        memory = memory.max(peak.trim().trim_end_matches(" kB").parse().unwrap());
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    Ended { exit, stderr: reader.join().unwrap(), memory }
+}
+
+const COPY: &[&str] = &["copy", "s3://source/small/", "s3://destination/"];
+const IN_PARTS: &[&str] = &["copy", "--part-size", "5MiB", "s3://source/large", "s3://destination/large"];
+const READ: &[&str] =
+    &["copy", "--verify", "require-checksum", "--prove", "read", "s3://source/small/", "s3://destination/"];
+const VERSIONS: &[&str] = &["copy", "--versions", "all", "s3://old/", "s3://new/"];
+const PARTS: &[&str] = &["uploads", "parts", "s3://destination/k", "UPLOAD"];
+
+#[rstest]
+#[case::list("GET", &["list-type"], endless(OK, "<Contents><Key>a</Key><Size>1</Size></Contents>"), COPY)]
+#[case::key("GET", &["list-type"], endless(&format!("{OK}<ListBucketResult><Contents><Key>"), "k"), COPY)]
+#[case::spaces("GET", &["list-type"], endless(OK, " "), COPY)]
+#[case::refusal("GET", &["list-type"], endless("HTTP/1.1 403 Forbidden\r\n\r\n", "<Error>"), COPY)]
+#[case::refused_copy("PUT", &["x-amz-copy-source"], endless("HTTP/1.1 403 Forbidden\r\n\r\n", "no "), COPY)]
+#[case::copy("PUT", &["x-amz-copy-source"], endless(OK, " "), COPY)]
+#[case::create("POST", &["?uploads"], endless(OK, "<a>"), IN_PARTS)]
+#[case::part("PUT", &["partNumber"], endless(OK, " "), IN_PARTS)]
+#[case::complete("POST", &["uploadId"], endless(OK, " "), IN_PARTS)]
+#[case::range("GET", &["x-id=GetObject"], endless("HTTP/1.1 206 Partial Content\r\n\r\n", "bytes"), READ)]
+#[case::whole("GET", &["x-id=GetObject"], endless("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "b"), READ)]
+#[case::versions("GET", &["?versions"], endless(&format!("{OK}<ListVersionsResult>"), "<Version/>"), VERSIONS)]
+#[case::header("HEAD", &["/small/"], endless("HTTP/1.1 200 OK\r\nx-amz-meta-a: ", "a"), COPY)]
+#[case::fields("HEAD", &["/small/"], endless("HTTP/1.1 200 OK\r\n", "x-amz-meta-a: a\r\n"), COPY)]
+#[case::large_header("PUT", &["x-amz-copy-source"], large_header(), COPY)]
+#[case::parts("GET", &["ListParts"], endless(&format!("{OK}<ListPartsResult>"), "<Part><Size>1</Size></Part>"), PARTS)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_cut_off(
+    #[case] method: &'static str,
+    #[case] words: &'static [&'static str],
+    #[case] play: Play,
+    #[case] arguments: &[&str],
+) {
+    let world = World::new().await;
+    let (store, spec) = (world.sandbox.store(), ObjectSpec::default().without_checksum());
+    for bucket in ["old", "new"] {
+        store.create_bucket(bucket, BucketOptions { versioning: true, ..BucketOptions::default() });
+    }
+    store.put_object("old", "k", Content::pattern(1, 10), &spec);
+    for number in 0..8 {
+        store.put_object(SOURCE, &format!("small/{number}"), Content::pattern(1, 6 * MIB), &spec);
+    }
+    store.put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
+    let front = Front::new(&world, method, words, play).await;
+    let ended = run(&world, &front, arguments).await;
+    // Once for each of the eight objects, or for each of the parts and ranges.
+    assert!((1..=64).contains(&front.played()), "{} requests: {}", front.played(), ended.stderr);
+    assert!(ended.memory < MEMORY_KIB, "{} KiB", ended.memory);
+    assert!([1, 3].contains(&ended.exit), "{ended:?}");
+    assert!(
+        ended.stderr.contains("answer too long") || ended.stderr.contains("answer-too-long"),
+        "{}",
+        ended.stderr
+    );
+}
