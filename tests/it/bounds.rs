@@ -40,7 +40,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
 /// A header that the HTTP client still reads.
 fn large_header() -> Play {
     Play::Half(format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-amz-meta-a: {}\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\nx-amz-meta-a: {}\r\n\r\n",
         "a".repeat(200_000)
     ))
 }
