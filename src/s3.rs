@@ -93,6 +93,7 @@ pub enum Class {
 
 impl Operation {
     /// All of them, in the order of their declaration.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 26] = [
         Self::HeadBucket,
         Self::ListObjects,
