@@ -25,8 +25,6 @@ const MEMORY_KIB: u64 = 300 * 1024;
 enum Play {
     /// This, and then the same piece again and again.
     Endless(String, String),
-    /// This, and then the same piece ten times a second.
-    Trickle(String, String),
     /// This, and then nothing more.
     Half(String),
 }
@@ -63,11 +61,7 @@ impl Front {
                 tokio::spawn(async move {
                     let is_played = |head: &str| {
                         let line = head.lines().next().unwrap_or_default();
-                        let has = |word: &&str| match word.strip_prefix('!') {
-                            Some(word) => !head.contains(word),
-                            None => head.contains(*word),
-                        };
-                        line.starts_with(method) && words.iter().all(has)
+                        line.starts_with(method) && words.iter().all(|words| head.contains(words))
                     };
                     serve(stream, to, is_played, play, &count).await;
                 });
@@ -111,8 +105,7 @@ async fn serve(
     count.fetch_add(1, Ordering::SeqCst);
     let (head, piece, pause) = match play {
         Play::Endless(head, piece) => (head, piece, Duration::ZERO),
-        Play::Trickle(head, piece) => (head, piece, Duration::from_millis(100)),
-        Play::Half(head) => (head, String::new(), Duration::from_secs(3600)),
+        Play::Half(head) => (head, String::new(), Duration::from_hours(1)),
     };
     let _ = stream.write_all(head.as_bytes()).await;
     loop {
