@@ -17,6 +17,7 @@ mod idle;
 mod journal;
 mod man;
 mod mine;
+mod out;
 mod parse;
 mod place;
 mod plan;
@@ -35,13 +36,14 @@ mod verify;
 
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
+use self::out::{note, note_lines, say, say_json, say_line};
 use self::parse::Refusal;
 use self::signals::Signals;
 use crate::endpoint::{
@@ -516,23 +518,15 @@ async fn interruptible<T>(command: impl Future<Output = Result<T, CliError>>) ->
     }
 }
 
-/// Prints a result. A reader that has gone away (`| head`) is no failure.
-fn say(text: &str) -> Result<Exit, CliError> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(Exit::Done),
-    }
-}
-
 fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
-    let mut stderr = io::stderr().lock();
-    let _ = match error {
+    match error {
+        // They escape what they quote.
         CliError::Manifest(ManifestError::Problems(problems)) => {
-            writeln!(stderr, "{}", problems.render(color::is_on(color, &io::stderr())).trim_end())
+            note_lines(problems.render(color::is_on(color, &io::stderr())).trim_end(), true);
         }
-        error @ CliError::Refused(_) => writeln!(stderr, "error: {}", output.spoken(error.to_string())),
-        error => writeln!(stderr, "error: {error}"),
-    };
+        error @ CliError::Refused(_) => note(&format!("error: {}", output.spoken(error.to_string()))),
+        error => note_lines(&format!("error: {error}"), false),
+    }
     error.exit()
 }
 

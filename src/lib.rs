@@ -19,6 +19,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`printable`] | escapes of untrusted text |
 //! | [`size`], [`location`] | sizes, rates, durations; buckets, keys, URIs, paths |
 //! | [`endpoint`] | endpoints: typed values, environment, and profiles to one resolved endpoint |
 //! | [`manifest`] | YAML to a validated job, mistakes drawn at their line |
@@ -54,6 +55,7 @@ pub mod multipart;
 pub mod pace;
 pub mod plan;
 pub mod planner;
+pub mod printable;
 pub mod probe;
 pub mod report;
 pub mod s3;

@@ -25,6 +25,7 @@ pub use self::target::{Kind, Target, TargetError};
 use crate::execute::Outcome;
 use crate::journal::Ledger;
 use crate::plan::unchanged::Unchanged;
+use crate::printable::printable;
 use crate::size::{ByteSize, display_count as count, display_duration};
 
 /// Why a report is missing or incomplete.
@@ -380,21 +381,21 @@ pub fn summary(outcome: &Outcome) -> String {
         let _ = writeln!(text, "{line}");
     }
     for (loss, objects) in outcome.losses.iter() {
-        let _ =
-            writeln!(text, "{} {} on {} objects: {}", loss.attribute, loss.lost, count(objects), loss.reason);
+        let line = format!("{} {} on {} objects: {}", loss.attribute, loss.lost, count(objects), loss.reason);
+        let _ = writeln!(text, "{}", printable(&line));
     }
     if outcome.losses.others() > 0 {
         let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
     }
     for empty in &outcome.empty {
-        let _ = writeln!(text, "{empty}");
+        let _ = writeln!(text, "{}", printable(&empty.to_string()));
     }
     failures(&mut text, outcome);
     for hint in &outcome.hints {
-        let _ = writeln!(text, "hint: {hint}");
+        let _ = writeln!(text, "hint: {}", printable(hint));
     }
     if let Some(gave_up) = &outcome.gave_up {
-        let _ = writeln!(text, "gave up: {}", gave_up.reason);
+        let _ = writeln!(text, "gave up: {}", printable(&gave_up.reason));
     }
     let requests = outcome.requests;
     let _ = writeln!(
@@ -413,14 +414,14 @@ fn failures(text: &mut String, outcome: &Outcome) {
     let causes = outcome.causes.by_frequency();
     for cause in causes.iter().take(SHOWN_CAUSES) {
         let message = cause.message.trim_end_matches('.');
-        let _ = writeln!(
-            text,
+        let line = format!(
             "{} x {} {}: {message}, for example {}",
             count(cause.objects),
             cause.operation,
             cause.code,
             cause.example
         );
+        let _ = writeln!(text, "{}", printable(&line));
     }
     let more = causes.len().saturating_sub(SHOWN_CAUSES) as u64 + u64::from(outcome.causes.others() > 0);
     if more > 0 {

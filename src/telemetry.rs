@@ -2,12 +2,24 @@
 //!
 //! `S3HAUL_LOG` takes filter directives (`s3haul=debug,aws=info`) and wins over `-v`. Spans are not used on the path of
 //! a request: at thousands of requests a second they cost more than the request.
+//!
+//! Two things hold whatever the directives say. No secret is logged: the SDK and the HTTP client
+//! print requests with all their headers at the level trace, and so nothing from outside this crate
+//! passes at that level ([`may_hold_secrets`]). And one event is one line: values are escaped
+//! ([`crate::printable`]), so that a key with a line break cannot forge an event.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, field::MakeExt as _};
+
+use crate::printable::{printable, printable_json};
 
 /// The variable with filter directives.
 pub const VARIABLE: &str = "S3HAUL_LOG";
@@ -37,17 +49,53 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
         "" => EnvFilter::new(default),
         directives => filter(directives)?,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| Above)
-        .with_timer(SystemTime)
-        .with_ansi(colors);
+    let safe = filter_fn(|metadata| !may_hold_secrets(metadata));
+    let registry = tracing_subscriber::registry().with(filter).with(safe);
+    let layer = tracing_subscriber::fmt::layer().with_timer(SystemTime).with_ansi(colors);
     // A second initialisation is a test's; the first one stays.
     let _ = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let layer = layer.with_target(false).fmt_fields(fields()).with_writer(|| Above { json: false });
+            registry.with(layer).try_init()
+        }
+        LogFormat::Json => {
+            let layer = layer.json().flatten_event(true).with_writer(|| Above { json: true });
+            registry.with(layer).try_init()
+        }
     };
     Ok(())
+}
+
+/// Modules that print secrets at other levels than trace, with the most verbose level that does not.
+const INDISCREET: [(&str, Level); 2] = [
+    // Quotes lines of the shared credentials file that it cannot read.
+    ("aws_runtime::env_config::normalize", Level::ERROR),
+    // The sandbox's S3 prints requests.
+    ("s3s", Level::INFO),
+];
+
+/// Returns true for events that print requests, signatures, or files of credentials.
+fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
+    let (target, level) = (metadata.target(), *metadata.level());
+    let is_within = |module: &str| {
+        target.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    if is_within("s3haul") {
+        return false;
+    }
+    level == Level::TRACE || INDISCREET.iter().any(|(module, most)| is_within(module) && level > *most)
+}
+
+/// Writes the fields of an event into one line, with values escaped.
+fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    debug_fn(|out: &mut Writer<'_>, field, value| {
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => write!(out, "{}", printable(&value)),
+            name => write!(out, "{name}={}", printable(&value)),
+        }
+    })
+    .delimited(" ")
 }
 
 /// Makes room on a screen while something is written to it.
@@ -62,10 +110,18 @@ pub fn draw_above(screen: Option<Screen>) {
 }
 
 /// Standard error, above the bars.
-struct Above;
+struct Above {
+    /// The lines are JSON.
+    json: bool,
+}
 
 impl io::Write for Above {
+    /// Writes a line. The subscriber writes each event as a whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let written = line.len();
+        let text = String::from_utf8_lossy(line);
+        let escaped = self.json.then(|| format!("{}\n", printable_json(text.trim_end_matches('\n'))));
+        let line = escaped.as_ref().map_or(line, String::as_bytes);
         let screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut outcome = Ok(());
         let mut write = || outcome = io::Write::write_all(&mut io::stderr().lock(), line);
@@ -73,7 +129,7 @@ impl io::Write for Above {
             Some(screen) => screen(&mut write),
             None => write(),
         }
-        outcome.map(|()| line.len())
+        outcome.map(|()| written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use look::{Finding, Findings, Status, look};
 
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, presence, say};
+use super::{CliError, Exit, JobFile, Output, presence, say, say_json, say_line};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::execute::describe;
 use crate::manifest::job::Job;
 use crate::planner::Sides;
+use crate::printable::printable;
 use crate::probe::{self, Probe, Verdict};
 
 /// Checks a job without writing anything, but for a probe that is asked for.
@@ -94,7 +95,7 @@ impl CheckJob {
             if !found.is_good() {
                 exit = Exit::Failures;
             }
-            say(&if output.json { json(&bucket, &found) } else { text(&bucket, &found) })?;
+            if output.json { say_json(&json(&bucket, &found))? } else { say(&text(&bucket, &found))? };
         }
         Ok(exit)
     }
@@ -112,9 +113,9 @@ async fn introduce(job: &Job, connections: &mut Connections, output: Output) -> 
             }
             let identity = connections.identity(bucket).await;
             if output.json {
-                say(&serde_json::json!({"endpoint": endpoint, "identity": identity}).to_string())?;
+                say_json(&serde_json::json!({"endpoint": endpoint, "identity": identity}))?;
             } else {
-                say(&identity)?;
+                say_line(&identity)?;
             }
         }
     }
@@ -137,7 +138,7 @@ fn tell(
             "times": transfer.times(), "in_place": sides.is_in_place(),
             "old_versions": old_versions.map(ToString::to_string),
         });
-        say(&line.to_string())?;
+        say_json(&line)?;
         return Ok(());
     }
     let word = match findings.status() {
@@ -145,20 +146,20 @@ fn tell(
         Status::Warning => "warning",
         Status::Ok | Status::NotChecked => "ok",
     };
-    say(&format!("{word}  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
+    say_line(&format!("{word}  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
     if let Some(note) = old_versions {
-        say(&format!("    in place: {note}"))?;
+        say_line(&format!("    in place: {note}"))?;
     }
     for time in transfer.times() {
-        say(&format!("    selects {time}"))?;
+        say_line(&format!("    selects {time}"))?;
     }
     for Finding { text, .. } in &findings.0 {
-        say(&format!("    {text}"))?;
+        say_line(&format!("    {text}"))?;
     }
     Ok(())
 }
 
-fn json(bucket: &Bucket, probe: &Probe) -> String {
+fn json(bucket: &Bucket, probe: &Probe) -> serde_json::Value {
     #[derive(Serialize)]
     struct Line<'p> {
         capability: &'static str,
@@ -188,7 +189,6 @@ fn json(bucket: &Bucket, probe: &Probe) -> String {
             "left": probe.left,
         }
     })
-    .to_string()
 }
 
 fn text(bucket: &Bucket, probe: &Probe) -> String {
@@ -214,5 +214,5 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
         lines.push(format!("  capabilities: {statement}"));
     }
     lines.extend(probe.left.iter().map(|left| format!("left behind: {left}")));
-    lines.join("\n")
+    lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, output_file, presence, say};
+use super::{CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line};
 use crate::bucket::history::Tip;
 use crate::connections::Connections;
 use crate::endpoint::Provider;
@@ -26,6 +26,7 @@ use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Misses, Planned, Sides, Step};
 use crate::report::{ReportError, Target, comparison};
 use crate::s3::ArchiveState;
+use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Shows what a job would do.
@@ -141,7 +142,7 @@ pub(super) async fn show(
                             file.write_all(b"\n")?;
                         }
                         if output.json {
-                            say(&serde_json::to_string(&line).map_err(io::Error::from)?)?;
+                            say_json(&line)?;
                         }
                     }
                 }
@@ -160,7 +161,7 @@ pub(super) async fn show(
                 Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                     totals.impossible_objects += 1;
                     exit = Exit::Failures;
-                    let _ = writeln!(io::stderr().lock(), "failed: {place}: {failure}");
+                    note(&format!("failed: {place}: {failure}"));
                 }
             }
         }
@@ -169,18 +170,18 @@ pub(super) async fn show(
         let empty = empty(transfer, &totals, &unknown);
         exit = with_empty(exit, empty.as_ref());
         if output.json {
-            say(&line_of_transfer(transfer, &totals, &unknown, &misses, empty.as_ref()))?;
+            say_json(&line_of_transfer(transfer, &totals, &unknown, &misses, empty.as_ref()))?;
         } else {
             say(&of_transfer(transfer, &totals, &misses, empty.as_ref(), output))?;
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
-                say(&format!("  besides   what {names} will have written into its source by then"))?;
+                say_line(&format!("  besides   what {names} will have written into its source by then"))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
             let estimated = estimated(&estimate, capacity);
             let rest = price(transfer, &totals, &sides).into_iter().chain(unnamed_provider(job, transfer));
             for line in versions.into_iter().chain(estimated).chain(rest) {
-                say(&line)?;
+                say_line(&line)?;
             }
         }
     }
@@ -188,7 +189,7 @@ pub(super) async fn show(
         file.flush()?;
     }
     if output.json {
-        say(&serde_json::json!({ "totals": all }).to_string())?;
+        say_json(&serde_json::json!({ "totals": all }))?;
     } else {
         if job.transfers.len() > 1 {
             say(&format!("in all\n{}", text(&all, "")))?;
@@ -263,10 +264,10 @@ fn of_transfer(
 ) -> String {
     let text = text(totals, &output.spoken(fate(transfer, totals)));
     let times = transfer.times().into_iter().map(|time| format!("\n  selects   {time}"));
-    let hints = misses.hints().into_iter().map(|hint| format!("\n  hint      {hint}"));
-    let empty = empty.into_iter().map(|empty| format!("\n  {empty}"));
+    let hints = misses.hints().into_iter().map(|hint| format!("\n  hint      {}", printable(&hint)));
+    let empty = empty.into_iter().map(|empty| format!("\n  {}", printable(&empty.to_string())));
     let notes: String = times.chain(hints).chain(empty).collect();
-    format!("{}: {}\n{text}{notes}", transfer.name, describe(transfer))
+    format!("{}\n{text}{notes}", printable(&format!("{}: {}", transfer.name, describe(transfer))))
 }
 
 /// The same as JSON.
@@ -276,13 +277,12 @@ fn line_of_transfer(
     unknown: &[&str],
     misses: &Misses,
     empty: Option<&EmptySelection>,
-) -> String {
+) -> serde_json::Value {
     serde_json::json!({
         "transfer": transfer.name, "totals": totals, "besides": unknown,
         "times": transfer.times(), "hints": misses.hints(),
         "empty": empty.map(|empty| &empty.reason),
     })
-    .to_string()
 }
 
 /// Returns the names of earlier transfers that write into the source of this one.
@@ -391,5 +391,5 @@ fn text(totals: &Totals, fate: &str) -> String {
         }
     }
     lines.extend(comparison(&totals.unchanged).into_iter().map(|line| format!("  {line}")));
-    lines.join("\n")
+    lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
 }

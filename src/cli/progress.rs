@@ -4,18 +4,18 @@
 //! (a log, a CronJob): one line every half minute. Bytes advance with each part, so that a single 5 TiB object moves too.
 
 use std::collections::HashMap;
-use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::Output;
+use super::{Output, note, say_json};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
+use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 use crate::telemetry;
 
@@ -110,7 +110,7 @@ fn bar_width(columns: usize) -> usize {
 
 /// Leaves characters out in the middle: keys differ at their ends.
 fn shorten(key: &str, room: usize) -> String {
-    let clean: Vec<char> = key.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let clean: Vec<char> = printable(key).chars().collect();
     if clean.len() <= room {
         return clean.into_iter().collect();
     }
@@ -164,12 +164,8 @@ impl Console {
     /// Writes a line to standard error, above the bars.
     pub(super) fn tell(&self, line: &str) {
         match &self.bars {
-            Some(bars) => bars.screen.suspend(|| {
-                let _ = writeln!(io::stderr().lock(), "{line}");
-            }),
-            None => {
-                let _ = writeln!(io::stderr().lock(), "{line}");
-            }
+            Some(bars) => bars.screen.suspend(|| note(line)),
+            None => note(line),
         }
     }
 
@@ -253,14 +249,13 @@ impl Console {
     fn message(&self, bytes: u64, rate: f64, columns: usize) -> String {
         let mut pieces = self.pieces(bytes, rate);
         pieces.push(display_duration(self.began.elapsed()));
+        let pieces: Vec<String> = pieces.iter().map(|piece| printable(piece).into_owned()).collect();
         fit(&pieces, columns.saturating_sub(bar_width(columns) + 1))
     }
 
     fn ended(&self, receipt: &Receipt) {
-        if self.output.json
-            && let Ok(line) = serde_json::to_string(receipt)
-        {
-            let _ = writeln!(io::stdout().lock(), "{line}");
+        if self.output.json {
+            let _ = say_json(receipt);
         }
         match &receipt.ending {
             Ending::Done { .. } | Ending::Restoring { .. } => {
@@ -360,7 +355,7 @@ mod tests {
     fn keys_are_shortened_in_the_middle() {
         assert_eq!(shorten("a/long/key/part-0001", 20), "a/long/key/part-0001");
         assert_eq!(shorten("a/long/key/part-0001", 11), "a/lon…-0001");
-        assert_eq!(shorten("ümlaut\u{1b}[31m", 40), "ümlaut?[31m");
+        assert_eq!(shorten("ümlaut\u{1b}[31m", 40), r"ümlaut\u{1b}[31m");
     }
 
     #[test]

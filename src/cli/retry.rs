@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::parse::parse;
 use super::place::Place;
 use super::run::run;
-use super::{CliError, Command, Exit, Output, interruptible, journal, output_file, plan, say};
+use super::{CliError, Command, Exit, Output, interruptible, journal, note, output_file, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{Chosen, Compare, Job, JournalPlace, Source, Transfer, Versions, When};
@@ -77,11 +76,10 @@ impl Retry {
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         journal::leave_out_own_files(&mut job);
         if is_incomplete {
-            let _ = writeln!(
-                io::stderr().lock(),
+            note(&format!(
                 "the run of this report was stopped before its end: this retries the objects that it names as failed or \
                  stopped. It may never have listed others: {again} for those"
-            );
+            ));
         }
         let place = Place::ambient();
         if self.dry_run {

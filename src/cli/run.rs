@@ -11,7 +11,7 @@ use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::signals::Signals;
-use super::{CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say};
+use super::{CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say, say_json, say_line};
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
@@ -131,7 +131,7 @@ pub(super) async fn run(
     let closed = journal.close(last).await;
     signals.abort();
     if output.json {
-        say(&serde_json::to_string(&serde_json::json!({ "summary": outcome })).map_err(io::Error::from)?)?;
+        say_json(&serde_json::json!({ "summary": outcome }))?;
     } else {
         say(summary(&outcome).trim_end())?;
     }
@@ -140,7 +140,7 @@ pub(super) async fn run(
         closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
         report.map_or(Ok(()), |report| report.finish(&Footer::of(&outcome, exit as i32)))?;
         if !output.json {
-            say(&format!("report: {}", path.display()))?;
+            say_line(&format!("report: {}", path.display()))?;
         }
     }
     Ok(exit)

@@ -3,7 +3,6 @@
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
@@ -12,7 +11,7 @@ use tokio::signal::unix::SignalKind;
 
 use self::seed::{Copied, Seed, copied, seed};
 use super::signals::Signals;
-use super::{CliError, Exit, Output, say};
+use super::{CliError, Exit, Output, say, say_json};
 use crate::endpoint::{Endpoint, Environment, Provider, ProxySetting};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Job, JournalPlace, Transfer, Versions, check};
@@ -189,7 +188,7 @@ impl Serve {
         let seen = Seen::of(&sandbox);
         sandbox.stop().await;
         if output.json {
-            say(&serde_json::to_string(&seen).map_err(io::Error::from)?)?;
+            say_json(&seen)?;
         } else {
             say(&seen.text())?;
         }

@@ -1,7 +1,6 @@
 //! `status`: what a journal says about a run that is at work, stopped, or dead. It is only looked at.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::journal::{Named, places};
-use super::{CliError, EndpointFlags, Exit, Output, say};
+use super::{CliError, EndpointFlags, Exit, Output, say, say_json};
 use crate::journal::event::FailedObject;
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
@@ -18,6 +17,7 @@ use crate::journal::{Glance, Life, Location, Writer, look};
 use crate::listing::local::JOURNALS;
 use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
+use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_duration};
 
 /// Lanes that are shown with what was accepted on them.
@@ -48,7 +48,7 @@ impl Status {
             found += 1;
             let view = View::of(place, &glance, Timestamp::now());
             if output.json {
-                say(&serde_json::to_string(&view).map_err(io::Error::from)?)?;
+                say_json(&view)?;
             } else {
                 say(view.text().trim_end())?;
             }
@@ -175,7 +175,7 @@ impl<'a> View<'a> {
             Life::Stopped => "stopped: run the same command again to go on",
             Life::Ended => "ended",
         };
-        let _ = writeln!(text, "{} ({}): {life}", self.job.unwrap_or("no run yet"), self.journal);
+        let _ = writeln!(text, "{} ({}): {life}", printable(self.job.unwrap_or("no run yet")), printable(&self.journal));
         if let (Some(began), Some(last)) = (self.began, self.last) {
             let _ = write!(text, "  began {} ago, last event {} ago", self.ago(began), self.ago(last));
             let _ = match self.resumed {
@@ -185,7 +185,7 @@ impl<'a> View<'a> {
             };
         }
         if let Some(writer) = self.writer {
-            let _ = writeln!(text, "  written by {writer}");
+            let _ = writeln!(text, "  written by {}", printable(&writer.to_string()));
         }
         let totals = self.totals;
         let archived = match totals.archived_objects {
@@ -206,24 +206,26 @@ impl<'a> View<'a> {
         for open in &self.open_uploads {
             let age = self.ago(open.begun);
             let Some(id) = open.upload_id else {
-                let _ = writeln!(text, "  upload   {}  about to be begun {age} ago", open.destination);
+                let _ = writeln!(text, "  upload   {}  about to be begun {age} ago", printable(&open.destination));
                 continue;
             };
             let _ = writeln!(
                 text,
-                "  upload   {}  {} of {} parts, {} of {}, begun {age} ago  {id}",
-                open.destination,
+                "  upload   {}  {} of {} parts, {} of {}, begun {age} ago  {}",
+                printable(&open.destination),
                 count(open.stored_parts.into()),
                 count(open.parts.into()),
                 ByteSize(open.stored_bytes),
                 ByteSize(open.size),
+                printable(id),
             );
         }
         for lane in self.learned.iter().flat_map(|learned| &learned.lanes).take(SHOWN_LANES) {
-            let _ = writeln!(text, "  accepted {lane}, at the last count");
+            let _ = writeln!(text, "  accepted {}, at the last count", printable(&lane.to_string()));
         }
         for failed in &self.latest_failures {
-            let _ = writeln!(text, "  failed   {}  {}: {}", failed.source, failed.kind, failed.message);
+            let line = format!("  failed   {}  {}: {}", failed.source, failed.kind, failed.message);
+            let _ = writeln!(text, "{}", printable(&line));
         }
         text
     }

@@ -2,7 +2,7 @@
 //! no listing of objects shows them.
 
 use std::future::ready;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::mine::{Mine, MineFlags};
 use super::place::{AccessFlags, bucket_at};
-use super::{CliError, EndpointFlags, Exit, Output, say};
+use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
 use crate::multipart::{self, MultipartUpload};
@@ -105,13 +105,13 @@ impl Uploads {
             Action::Parts { upload_id, .. } => parts(&bucket, &location, &upload_id, output).await,
             Action::Abort { upload_id: Some(id), dry_run, .. } => {
                 if dry_run {
-                    return say(&format!("would abort {location} {id}"));
+                    return say_line(&format!("would abort {location} {id}"));
                 }
                 // Aborting what is not there succeeds everywhere; a mistyped id must not.
                 let there = bucket.list_parts(&location.key, &id, None).await;
                 there.map_err(|failure| not_open(failure, &location, &id))?;
                 MultipartUpload::open(&bucket, &location.key, id).cancel().await?;
-                say(&format!("aborted {location}"))
+                say_line(&format!("aborted {location}"))
             }
             Action::Abort { upload_id: None, older_than, mine, dry_run, .. } => {
                 let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
@@ -222,7 +222,7 @@ impl Wasted {
             ByteSize(self.bytes),
             price.unwrap_or_default()
         );
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        note(&text);
     }
 }
 
@@ -248,9 +248,9 @@ async fn list(bucket: &Bucket, location: &S3Uri, choice: &Choice, output: Output
             let mut line = serde_json::to_value(&found.upload).map_err(io::Error::from)?;
             line["size"] = found.bytes.into();
             line["dollars_a_month"] = found.month(bucket).into();
-            say(&line.to_string())?;
+            say_json(&line)?;
         } else {
-            say(&found.line(bucket))?;
+            say_line(&found.line(bucket))?;
         }
     }
     wasted.say("open upload", "");
@@ -265,13 +265,12 @@ async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Outpu
     while let Some(part) = parts.try_next().await.map_err(|failure| not_open(failure, location, upload_id))? {
         (count, bytes) = (count + 1, bytes + part.size);
         if output.json {
-            say(&serde_json::json!({ "number": part.number, "size": part.size, "etag": part.etag })
-                .to_string())?;
+            say_json(&serde_json::json!({ "number": part.number, "size": part.size, "etag": part.etag }))?;
         } else {
-            say(&format!("{:>5}  {:>12}  {}", part.number, ByteSize(part.size), part.etag))?;
+            say_line(&format!("{:>5}  {:>12}  {}", part.number, ByteSize(part.size), part.etag))?;
         }
     }
-    let _ = writeln!(io::stderr().lock(), "{}, {}", display_counted(count, "part"), ByteSize(bytes));
+    note(&format!("{}, {}", display_counted(count, "part"), ByteSize(bytes)));
     Ok(Exit::Done)
 }
 
@@ -300,10 +299,10 @@ async fn abort_all(
     while let Some((found, outcome)) = ended.next().await {
         let Err(error) = outcome else {
             wasted.add(&found, bucket);
-            say(&format!("{} {}", if dry_run { "would abort" } else { "aborted" }, found.line(bucket)))?;
+            say_line(&format!("{} {}", if dry_run { "would abort" } else { "aborted" }, found.line(bucket)))?;
             continue;
         };
-        let _ = writeln!(io::stderr().lock(), "failed: {error}");
+        note(&format!("failed: {error}"));
         exit = Exit::Failures;
     }
     wasted.say("upload", if dry_run { " to abort" } else { " aborted" });
@@ -332,7 +331,7 @@ async fn complete(
     let written = upload.complete(&parts, &CompleteSpec { size, ..CompleteSpec::default() }).await?;
     if output.json {
         let line = serde_json::json!({ "destination": location.to_string(), "size": size, "parts": parts.len(), "etag": written.etag });
-        return say(&line.to_string());
+        return say_json(&line);
     }
-    say(&format!("completed {location}: {} in {} parts, ETag {}", ByteSize(size), parts.len(), written.etag))
+    say_line(&format!("completed {location}: {} in {} parts, ETag {}", ByteSize(size), parts.len(), written.etag))
 }

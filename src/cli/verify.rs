@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use super::retry::job_of;
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
-    CliError, EndpointFlags, Exit, JobFile, Output, idle, interruptible, local_source, presence, say,
+    CliError, EndpointFlags, Exit, JobFile, Output, idle, interruptible, local_source, note, presence, say,
+    say_json, say_line,
 };
 use crate::connections::Connections;
 use crate::location::S3Uri;
@@ -129,11 +130,11 @@ impl Verify {
             if let Some(remedy) = remedy {
                 last["remedy"] = remedy.into();
             }
-            say(&last.to_string())?;
+            say_json(&last)?;
         } else {
             say(&summary(&counts, began.elapsed()))?;
             if let Some(remedy) = remedy {
-                say(&remedy)?;
+                say_line(&remedy)?;
             }
         }
         // A mistyped prefix has nothing that could differ, which looks like success.
@@ -145,7 +146,7 @@ impl Verify {
             } else {
                 "nothing was compared: the source and the selection match nothing"
             };
-            let _ = writeln!(io::stderr().lock(), "{word}: {message}");
+            note(&format!("{word}: {message}"));
         }
         let bad = counts.different + counts.missing + counts.failed + u64::from(is_empty && fails_if_empty);
         let doubtful = if self.strict { counts.extra + counts.unprovable + self.blind(&counts) } else { 0 };
@@ -200,7 +201,7 @@ impl Verify {
             reasons.push("nothing was compared: the source and the selection match nothing".to_owned());
         }
         for reason in &reasons {
-            let _ = writeln!(io::stderr().lock(), "error: --strict: {reason}");
+            note(&format!("error: --strict: {reason}"));
         }
         reasons.len() as u64
     }
@@ -343,13 +344,12 @@ impl Verify {
             console.tell_undone(object);
         }
         if report.is_incomplete() {
-            let _ = writeln!(
-                io::stderr().lock(),
+            note(&format!(
                 "error: the run of this report was stopped before its end, so that objects may be missing that it never listed: \
                  run `{}` again in {}",
                 report.origin.command_line(),
                 report.origin.directory.display()
-            );
+            ));
             counts.failed = counts.failed.max(1);
         }
         Ok(counts)
@@ -417,9 +417,9 @@ impl Console {
         let why = "the run failed to copy it, or was stopped before";
         if self.output.json {
             let line = serde_json::json!({ "source": object.source, "status": "failed", "error": why });
-            let _ = say(&line.to_string());
+            let _ = say_json(&line);
         } else {
-            let _ = say(&format!("{:<10}  {}: {why}", "failed", object.source));
+            let _ = say_line(&format!("{:<10}  {}: {why}", "failed", object.source));
         }
     }
 
@@ -427,16 +427,13 @@ impl Console {
         self.compared += 1;
         if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
             self.shown = Instant::now();
-            let _ = writeln!(io::stderr().lock(), "{} compared", display_count(self.compared));
+            note(&format!("{} compared", display_count(self.compared)));
         }
         if matches!(finding.verdict, Verdict::Equal { .. }) {
             return;
         }
         // A reader that has gone away is no failure: the exit code still tells.
-        let line = if self.output.json { serde_json::to_string(finding).ok() } else { Some(text(finding)) };
-        if let Some(line) = line {
-            let _ = say(&line);
-        }
+        let _ = if self.output.json { say_json(finding) } else { say_line(&text(finding)) };
     }
 }
 

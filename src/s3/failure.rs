@@ -10,6 +10,7 @@ pub(super) mod tls;
 use std::fmt;
 
 use super::Operation;
+use crate::printable::printable;
 
 /// What went wrong, as far as anyone who must act on it needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -348,16 +349,17 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details { kind, operation, place, code, message, request_id, attempts } = &*self.0;
+        let (place, code, message) = (printable(place), printable(code), printable(message));
         write!(f, "{operation} {place}: {code}: {}", message.trim_end_matches('.'))?;
         if *attempts > 1 {
             write!(f, " (after {attempts} attempts)")?;
         }
         if let Some(id) = request_id {
-            write!(f, " [request {id}]")?;
+            write!(f, " [request {}]", printable(id))?;
         }
         match kind.remedy() {
             remedy if remedy.is_empty() => Ok(()),
-            remedy => write!(f, "; {remedy}"),
+            remedy => write!(f, "; {}", printable(&remedy)),
         }
     }
 }

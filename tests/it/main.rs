@@ -63,6 +63,7 @@ mod stop;
 mod tenant;
 mod times;
 mod transfers;
+mod untrusted;
 mod upload;
 mod verify;
 mod versions;

@@ -15,6 +15,12 @@ use super::super::bounds::TooLong;
 use super::super::causes::{find, plain};
 use super::super::credentials::NoIdentity;
 use super::{Details, Failure, FailureKind, Operation, tls};
+use crate::printable::cut;
+
+/// Bytes of an error code or request id that are kept. S3's have at most 60 or so.
+const MAX_CODE: usize = 128;
+/// Bytes of a server's message that are kept: it goes into every receipt.
+const MAX_MESSAGE: usize = 1024;
 
 /// The kind of a failure, S3's code or a word in its place, and the message.
 type Verdict = (FailureKind, String, String);
@@ -70,9 +76,9 @@ impl Failure {
             kind,
             operation,
             place,
-            code,
-            message,
-            request_id: error.request_id().map(str::to_owned),
+            code: cut(code, MAX_CODE),
+            message: cut(message, MAX_MESSAGE),
+            request_id: error.request_id().map(|id| cut(id.to_owned(), MAX_CODE)),
             attempts: 1,
         }))
     }

@@ -1,0 +1,46 @@
+//! Writes to standard output and standard error. Nothing else of the command line does, so that
+//! untrusted text is always escaped ([`crate::printable`]).
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use super::{CliError, Exit};
+use crate::printable::{printable, printable_json, printable_lines};
+
+/// Prints a result. A reader that has gone away (`| head`) is no failure.
+///
+/// Lines are kept: text that a stranger chose must be escaped before it becomes part of several
+/// lines.
+pub(crate) fn say(text: &str) -> Result<Exit, CliError> {
+    print(&printable_lines(text))
+}
+
+/// Prints a result that is one line.
+pub(crate) fn say_line(line: &str) -> Result<Exit, CliError> {
+    print(&printable(line))
+}
+
+/// Prints a result as one line of JSON.
+pub(crate) fn say_json(value: &impl Serialize) -> Result<Exit, CliError> {
+    print(&printable_json(&serde_json::to_string(value).map_err(io::Error::from)?))
+}
+
+/// Writes a line to standard error.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", printable(line));
+}
+
+/// Writes a message of several lines to standard error. It may have colours if `is_safe`, which
+/// promises that everything else in it is escaped.
+pub(crate) fn note_lines(text: &str, is_safe: bool) {
+    let text = if is_safe { text.into() } else { printable_lines(text) };
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+fn print(text: &str) -> Result<Exit, CliError> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Exit::Done),
+    }
+}

@@ -1,0 +1,175 @@
+//! Text that a stranger chose (keys, server messages, codes, ids, headers) never reaches a terminal
+//! or a log as it is: it cannot move a cursor, reorder a line, or forge one.
+
+use std::sync::Arc;
+
+use s3haul::printable::is_printable;
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::cli::{at, command, run};
+use crate::world::{DESTINATION, SOURCE, World};
+
+/// A line of a log that a key tries to forge.
+const FORGED: &str = "2026-01-01T00:00:00Z ERROR forged";
+
+fn keys() -> [String; 6] {
+    [
+        format!("a\n{FORGED}"),
+        "b\u{1b}[2J\u{1b}]0;title\u{7}".to_owned(),
+        "c\u{202e}gpj\u{200b}\u{2028}".to_owned(),
+        "d\u{9b}31m\u{7f}\r".to_owned(),
+        "ü日本".to_owned(),
+        "plain".to_owned(),
+    ]
+}
+
+/// A server that answers every request as `answer` says, which sees the first line and the headers.
+struct Liar(String);
+
+impl Liar {
+    async fn new(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answer = Arc::new(answer);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = Arc::clone(&answer);
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    let text = answer(&String::from_utf8_lossy(&head));
+                    let _ = stream.write_all(text.as_bytes()).await;
+                });
+            }
+        });
+        Self(url)
+    }
+
+    async fn run(&self, arguments: &[&str], log: &str) -> (i32, String, String) {
+        let mut command = command();
+        command
+            .env("AWS_ENDPOINT_URL_S3", &self.0)
+            .env("AWS_ACCESS_KEY_ID", "AKID")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("S3HAUL_LOG", log);
+        run(command, arguments).await
+    }
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+}
+
+/// Asserts that a terminal would show the text as it is, and that no line was forged.
+fn assert_harmless(text: &str, context: &str) {
+    let wild = text.chars().find(|c| *c != '\n' && !is_printable(*c));
+    assert_eq!(wild, None, "{context}: {text}");
+    assert!(!text.lines().any(|line| line.starts_with(FORGED)), "{context}: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_escaped_wherever_they_are_shown() {
+    let world = World::new().await;
+    for key in keys() {
+        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 10), &ObjectSpec::default());
+    }
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report.jsonl");
+    let report = report.to_str().unwrap();
+    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let verify = ["verify", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let plan = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--dry-run"];
+    let mut seen = String::new();
+    for (arguments, exit) in [
+        ([&copy[..], &["--report", report]].concat(), 1),
+        ([&copy[..], &["--json"]].concat(), 1),
+        ([&copy[..], &["--log-format", "json"]].concat(), 1),
+        (verify.to_vec(), 1),
+        ([&verify[..], &["--json"]].concat(), 1),
+        (plan.to_vec(), 0),
+        ([&plan[..], &["--json"]].concat(), 0),
+        (vec!["retry", report], 1),
+    ] {
+        let mut command = at(&world);
+        command.env("S3HAUL_LOG", "trace").env("XDG_STATE_HOME", directory.path());
+        let (code, stdout, stderr) = run(command, &arguments).await;
+        let context = arguments.join(" ");
+        assert_eq!(code, exit, "{context}: {stderr}");
+        assert_harmless(&stdout, &context);
+        assert_harmless(&stderr, &context);
+        for line in stdout.lines().chain(stderr.lines()).filter(|line| line.starts_with('{')) {
+            assert!(serde_json::from_str::<Value>(line).is_ok(), "{context}: {line}");
+        }
+        seen += &(stdout + &stderr);
+    }
+    for shown in ["ü日本", r"a\n2026-01-01T00:00:00Z ERROR forged", r"b\u{1b}[2J", r"c\u{202e}gpj", r"\u009b31m"] {
+        assert!(seen.contains(shown), "{shown}: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_uploads_are_listed_with_their_keys_escaped() {
+    let uploads: String = keys()
+        .iter()
+        .map(|key| {
+            let key = percent(key);
+            format!("<Upload><Key>{key}</Key><UploadId>id\u{202e}\u{9b}1m</UploadId></Upload>")
+        })
+        .collect();
+    let list = format!(
+        "<ListMultipartUploadsResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>{uploads}\
+         </ListMultipartUploadsResult>"
+    );
+    let server = Liar::new(move |request| match request.contains("uploads") {
+        true => answer("200 OK", "", &list),
+        false => answer("200 OK", "", ""),
+    })
+    .await;
+    for more in [&[][..], &["--json"]] {
+        let arguments = [&["uploads", "list", "s3://dest/"], more].concat();
+        let (code, stdout, stderr) = server.run(&arguments, "trace").await;
+        assert_harmless(&stdout, "uploads");
+        assert_harmless(&stderr, "uploads");
+        assert_eq!((code, stdout.lines().count()), (0, keys().len()), "{stdout}{stderr}");
+    }
+}
+
+fn percent(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_is_escaped_and_cut() {
+    let message = format!("no\u{9b}31m\u{9b}1m\u{202e}\n{FORGED} {}", "long ".repeat(100_000));
+    let error = format!(
+        "<Error><Code>Access\u{9b}Denied{}</Code><Message>{message}</Message><RequestId>R\u{9d}1</RequestId></Error>",
+        "d".repeat(10_000)
+    );
+    let server = Liar::new(move |_| answer("403 Forbidden", "x-amz-request-id: R\u{9b}2\r\n", &error)).await;
+    for arguments in [
+        &["copy", "s3://from/", "s3://dest/"][..],
+        &["uploads", "list", "s3://dest/"],
+        &["verify", "s3://from/", "s3://dest/"],
+        &["check", "--probe", "s3://dest/"],
+        &["copy", "s3://from/", "s3://dest/", "--log-format", "json"],
+    ] {
+        let (code, stdout, stderr) = server.run(arguments, "trace").await;
+        let context = arguments.join(" ");
+        assert!(code > 0, "{context}: {stdout}");
+        assert_harmless(&stdout, &context);
+        assert_harmless(&stderr, &context);
+        let errors = stderr.lines().filter(|line| line.starts_with("error: "));
+        for line in errors {
+            assert!(line.len() < 2000 && line.contains("(cut after "), "{context}: {line}");
+        }
+    }
+}
