@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn letters_stay_and_controls_are_escaped() {
-        for plain in ["", "a b~", "ü", "u\u{308}", "日本　語", "שלום", "नमस्ते", "👍🏽", "a\\nb", "'\""] {
+        for plain in ["", "a b~", "ü", "u\u{308}", "日本　語", "שלום", "नमस्ते", "👍🏽", "a\\nb", "'\""]
+        {
             assert_eq!(printable(plain), plain);
             assert!(matches!(printable(plain), Cow::Borrowed(_)));
         }

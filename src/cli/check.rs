@@ -95,7 +95,11 @@ impl CheckJob {
             if !found.is_good() {
                 exit = Exit::Failures;
             }
-            if output.json { say_json(&json(&bucket, &found))? } else { say(&text(&bucket, &found))? };
+            if output.json {
+                say_json(&json(&bucket, &found))?
+            } else {
+                say(&text(&bucket, &found))?
+            };
         }
         Ok(exit)
     }

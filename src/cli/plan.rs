@@ -24,9 +24,9 @@ use crate::plan::empty::EmptySelection;
 use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
 use crate::planner::{Misses, Planned, Sides, Step};
+use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
 use crate::s3::ArchiveState;
-use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Shows what a job would do.

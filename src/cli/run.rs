@@ -11,7 +11,10 @@ use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::signals::Signals;
-use super::{CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say, say_json, say_line};
+use super::{
+    CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say, say_json,
+    say_line,
+};
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;

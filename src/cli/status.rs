@@ -175,7 +175,12 @@ impl<'a> View<'a> {
             Life::Stopped => "stopped: run the same command again to go on",
             Life::Ended => "ended",
         };
-        let _ = writeln!(text, "{} ({}): {life}", printable(self.job.unwrap_or("no run yet")), printable(&self.journal));
+        let _ = writeln!(
+            text,
+            "{} ({}): {life}",
+            printable(self.job.unwrap_or("no run yet")),
+            printable(&self.journal)
+        );
         if let (Some(began), Some(last)) = (self.began, self.last) {
             let _ = write!(text, "  began {} ago, last event {} ago", self.ago(began), self.ago(last));
             let _ = match self.resumed {
@@ -206,7 +211,11 @@ impl<'a> View<'a> {
         for open in &self.open_uploads {
             let age = self.ago(open.begun);
             let Some(id) = open.upload_id else {
-                let _ = writeln!(text, "  upload   {}  about to be begun {age} ago", printable(&open.destination));
+                let _ = writeln!(
+                    text,
+                    "  upload   {}  about to be begun {age} ago",
+                    printable(&open.destination)
+                );
                 continue;
             };
             let _ = writeln!(

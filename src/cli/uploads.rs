@@ -333,5 +333,10 @@ async fn complete(
         let line = serde_json::json!({ "destination": location.to_string(), "size": size, "parts": parts.len(), "etag": written.etag });
         return say_json(&line);
     }
-    say_line(&format!("completed {location}: {} in {} parts, ETag {}", ByteSize(size), parts.len(), written.etag))
+    say_line(&format!(
+        "completed {location}: {} in {} parts, ETag {}",
+        ByteSize(size),
+        parts.len(),
+        written.etag
+    ))
 }

@@ -111,7 +111,9 @@ async fn keys_are_escaped_wherever_they_are_shown() {
         }
         seen += &(stdout + &stderr);
     }
-    for shown in ["ü日本", r"a\n2026-01-01T00:00:00Z ERROR forged", r"b\u{1b}[2J", r"c\u{202e}gpj", r"\u009b31m"] {
+    for shown in
+        ["ü日本", r"a\n2026-01-01T00:00:00Z ERROR forged", r"b\u{1b}[2J", r"c\u{202e}gpj", r"\u009b31m"]
+    {
         assert!(seen.contains(shown), "{shown}: {seen}");
     }
 }
