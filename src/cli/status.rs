@@ -233,8 +233,8 @@ impl<'a> View<'a> {
             let _ = writeln!(text, "  accepted {}, at the last count", printable(&lane.to_string()));
         }
         for failed in &self.latest_failures {
-            let line = format!("  failed   {}  {}: {}", failed.source, failed.kind, failed.message);
-            let _ = writeln!(text, "{}", printable(&line));
+            let shown = format!("  failed   {}  {}: {}", failed.source, failed.kind, failed.message);
+            let _ = writeln!(text, "{}", printable(&shown));
         }
         text
     }

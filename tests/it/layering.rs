@@ -83,6 +83,19 @@ fn only_s3_knows_the_sdk() {
     }
 }
 
+/// Text is escaped where it leaves the process, and this knows no other way out.
+#[test]
+fn only_the_owners_of_the_streams_write_to_them() {
+    for (_, path, text) in all() {
+        if ["cli/out.rs", "telemetry.rs"].iter().any(|owner| path.ends_with(owner)) {
+            continue;
+        }
+        for word in ["println!", "print!(", "stdout().lock()", "stderr().lock()"] {
+            assert!(!text.contains(word), "{} uses {word}", path.display());
+        }
+    }
+}
+
 #[test]
 fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
     let pure = [

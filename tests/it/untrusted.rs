@@ -161,7 +161,6 @@ async fn what_a_server_says_is_escaped_and_cut() {
         &["copy", "s3://from/", "s3://dest/"][..],
         &["uploads", "list", "s3://dest/"],
         &["verify", "s3://from/", "s3://dest/"],
-        &["check", "--probe", "s3://dest/"],
         &["copy", "s3://from/", "s3://dest/", "--log-format", "json"],
     ] {
         let (code, stdout, stderr) = server.run(arguments, "trace").await;
