@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::cli::{at, command, run};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::{SOURCE, World};
 
 /// A line of a log that a key tries to forge.
 const FORGED: &str = "2026-01-01T00:00:00Z ERROR forged";
@@ -120,20 +120,18 @@ async fn keys_are_escaped_wherever_they_are_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_uploads_are_listed_with_their_keys_escaped() {
-    let uploads: String = keys()
-        .iter()
-        .map(|key| {
-            let key = percent(key);
-            format!("<Upload><Key>{key}</Key><UploadId>id\u{202e}\u{9b}1m</UploadId></Upload>")
-        })
-        .collect();
+    let mut uploads = String::new();
+    for key in keys() {
+        let key = percent(&key);
+        uploads += &format!("<Upload><Key>{key}</Key><UploadId>id\u{202e}\u{9b}1m</UploadId></Upload>");
+    }
     let list = format!(
         "<ListMultipartUploadsResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>{uploads}\
          </ListMultipartUploadsResult>"
     );
-    let server = Liar::new(move |request| match request.contains("uploads") {
-        true => answer("200 OK", "", &list),
-        false => answer("200 OK", "", ""),
+    let server = Liar::new(move |request| {
+        let is_list = request.contains("uploads");
+        answer("200 OK", "", if is_list { &list } else { "" })
     })
     .await;
     for more in [&[][..], &["--json"]] {
@@ -146,7 +144,7 @@ async fn open_uploads_are_listed_with_their_keys_escaped() {
 }
 
 fn percent(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02X}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
