@@ -120,11 +120,11 @@ async fn keys_are_escaped_wherever_they_are_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_uploads_are_listed_with_their_keys_escaped() {
-    let mut uploads = String::new();
-    for key in keys() {
+    let uploads = keys().map(|key| {
         let key = percent(&key);
-        uploads += &format!("<Upload><Key>{key}</Key><UploadId>id\u{202e}\u{9b}1m</UploadId></Upload>");
-    }
+        format!("<Upload><Key>{key}</Key><UploadId>id\u{202e}\u{9b}1m</UploadId></Upload>")
+    });
+    let uploads = uploads.concat();
     let list = format!(
         "<ListMultipartUploadsResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>{uploads}\
          </ListMultipartUploadsResult>"
