@@ -16,6 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,8 @@ pub struct Bucket {
     contact: Option<Contact>,
     halt: CancellationToken,
     hidden: HiddenEtags,
+    /// True if the bucket has or had versions. Asked for once, by what needs to know it.
+    versioned: Arc<OnceCell<bool>>,
 }
 
 /// Whether a request may be sent again when its outcome is not known.
@@ -87,7 +90,18 @@ impl Bucket {
         let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
         let retry = pacer.retry;
         let hidden = HiddenEtags::default();
-        Self { name, client, pacer, reads, writes, retry, contact: None, halt, hidden }
+        Self {
+            name,
+            client,
+            pacer,
+            reads,
+            writes,
+            retry,
+            contact: None,
+            halt,
+            hidden,
+            versioned: Arc::default(),
+        }
     }
 
     /// The bucket's name.
@@ -406,6 +420,9 @@ impl Bucket {
                 if *failure.kind() == FailureKind::Invalid && self.client.customer_key().is_some() =>
             {
                 ask(&self.client.with_customer_key(None)).await.map_err(|_| failure)
+            }
+            Ok(head) if version.is_none() && head.version.as_deref() == Some("null") => {
+                Ok(Box::pin(self.without_null(head)).await)
             }
             answer => answer,
         }

@@ -68,6 +68,9 @@ pub enum Found {
     Ignored(String, &'static str),
     /// Something that could not be looked at, by its key and its place; the listing goes on.
     Unread(String, String, Failure),
+    /// Entries that the server should not have listed, and the place of the listing; they are left out and the listing
+    /// goes on.
+    Refused(String, Failure),
     /// The listing ends here, too early.
     Failed(String, Failure),
 }

@@ -68,9 +68,10 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
+use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, OpenUpload,
-    Operation, PartDone, PartsPage, SourcePin, Written,
+    Operation, Page, PartDone, PartsPage, SourcePin, Written,
 };
 
 /// The checksum that an upload declared when it was begun, if any.
@@ -292,12 +293,18 @@ impl MultipartUpload {
 
     /// The parts that S3 holds, by ascending number, over all pages.
     pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
-        let pages = stream::try_unfold(Some(None::<String>), move |marker| async move {
-            let Some(after) = marker else { return Ok(None) };
-            let page = self.page(after.as_deref()).await?;
-            let next = page.next.map(Some);
-            Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
-        });
+        let paging = Paging::new(Operation::ListParts, self.bucket.name(), self.key.as_str(), Order::Short);
+        let pages =
+            stream::try_unfold((Some(None::<String>), paging), move |(marker, mut paging)| async move {
+                let Some(after) = marker else { return Ok(None) };
+                let PartsPage { items, next, .. } = self.page(after.as_deref()).await?;
+                let mut page = Page { items, next };
+                let next = match paging.check(&mut page)? {
+                    Turn::Next => page.next.map(Some),
+                    Turn::Again => Some(after),
+                };
+                Ok(Some((stream::iter(page.items.into_iter().map(Ok)), (next, paging))))
+            });
         pages.try_flatten()
     }
 
@@ -516,11 +523,17 @@ pub fn uploads<'a>(
     bucket: &'a Bucket,
     prefix: &'a str,
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
-    let pages = stream::try_unfold(Some(None), move |marker| async move {
+    let paging = Paging::new(Operation::ListMultipartUploads, bucket.name(), prefix, Order::Short);
+    let pages = stream::try_unfold((Some(None), paging), move |(marker, mut paging)| async move {
         let Some(after) = marker else { return Ok(None) };
-        let page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
-        let next = page.next.map(Some);
-        Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
+        let mut page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
+        let next = match paging.check(&mut page)? {
+            Turn::Next => page.next.map(Some),
+            Turn::Again => Some(after),
+        };
+        let refused = if next.is_none() { paging.take_refused() } else { Vec::new() };
+        let items = page.items.into_iter().map(Ok).chain(refused.into_iter().map(Err));
+        Ok(Some((stream::iter(items), (next, paging))))
     });
     pages.try_flatten()
 }

@@ -430,7 +430,9 @@ impl Sides {
             Found::Unread(key, place, failure) => {
                 return Err(Planned::Failed(ObjectKey::new(&key).ok(), place, failure));
             }
-            Found::Failed(place, failure) => return Err(Planned::Unlisted(place, failure)),
+            Found::Refused(place, failure) | Found::Failed(place, failure) => {
+                return Err(Planned::Unlisted(place, failure));
+            }
         };
         // The prefix itself, as consoles create it for an empty folder, has no relative key.
         if entry.relative().is_empty() {

@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep};
 use super::{Answer, Bucket, Repeat};
 use crate::location::ObjectKey;
 use crate::manifest::job::Restore;
+use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
-    Attributes, Failure, ListedVersion, Operation, Page, Restored, SourcePin, VersionMarker, Versioning,
-    WriteCondition, Written,
+    Attributes, Failure, FailureKind, Head, ListedVersion, Operation, Page, Restored, SourcePin,
+    VersionMarker, Versioning, WriteCondition, Written,
 };
 
 /// The newest version of a key, or its newest delete marker.
@@ -41,6 +42,28 @@ impl Bucket {
         self.read(Operation::GetBucketVersioning, None, || self.client.get_versioning(&self.name)).await
     }
 
+    /// Takes the version `null` off an object of a bucket that has no versions. Some servers send it there,
+    /// and refuse it in requests.
+    pub(super) async fn without_null(&self, head: Head) -> Head {
+        let asked = self.versioned.get_or_try_init(|| async {
+            match self.versioning().await {
+                Ok(versioning) => Ok(versioning != Versioning::Never),
+                // It will be asked for again.
+                Err(failure)
+                    if failure.kind().may_pass_later() || *failure.kind() == FailureKind::Stopped =>
+                {
+                    Err(failure)
+                }
+                // Amazon S3 sends `null` only where there are versions.
+                Err(_) => Ok(self.client.url().is_none()),
+            }
+        });
+        match asked.await {
+            Ok(false) => Head { version: None, ..head },
+            _ => head,
+        }
+    }
+
     /// See [`Client::list_versions`](crate::s3::Client::list_versions).
     pub async fn list_versions(
         &self,
@@ -58,13 +81,18 @@ impl Bucket {
     async fn newest_version(&self, key: &ObjectKey) -> Result<Option<ListedVersion>, Failure> {
         // Where lists are in order, the key itself comes before all that begin with it.
         let most = self.capabilities().ordered_lists.then_some(1);
+        let order = Order::of_versions(self.capabilities().ordered_lists);
+        let mut paging = Paging::new(Operation::ListObjectVersions, &self.name, key.as_str(), order);
         let mut after = None;
         loop {
-            let page = self
+            let mut page = self
                 .read(Operation::ListObjectVersions, Some(key), || {
                     self.client.list_versions(&self.name, key.as_str(), after.as_ref(), most)
                 })
                 .await?;
+            if paging.check(&mut page)? == Turn::Again {
+                continue;
+            }
             let newest = page.items.into_iter().find(|version| version.key == key.as_str());
             if newest.is_some() || most.is_some() || page.next.is_none() {
                 return Ok(newest);
@@ -130,7 +158,13 @@ impl Bucket {
             }
             let newest = self.newest_version(key).await?;
             if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {
-                let (etag, version) = (made.etag.unwrap_or_default(), Some(made.id));
+                // A delete marker has no ETag.
+                let etag = match made.etag {
+                    Some(etag) => etag,
+                    None if made.is_marker => String::new(),
+                    None => return Err(failure.after(attempts)),
+                };
+                let version = Some(made.id);
                 let value = Written { etag, version, was_found: true, ..Written::default() };
                 return Ok(Answer { value, attempts, maybe_twice: false });
             }

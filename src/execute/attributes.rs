@@ -26,6 +26,7 @@ use crate::plan::concede::{self, concerns_whole_bucket, optional, refused, suspe
 use crate::plan::decide::Route;
 use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
+use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition, Written,
 };
@@ -174,9 +175,16 @@ impl Source<'_> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
         }
+        let operation = Operation::ListObjectAnnotations;
+        let mut paging = Paging::new(operation, self.bucket.name(), self.pin.key.as_str(), Order::Short);
         let (mut found, mut token, mut held) = (Vec::new(), None, 0);
         loop {
+            let mut again = false;
             let answer = self.bucket.annotations(&self.pin.key, self.version(), token.as_deref()).await;
+            let answer = answer.and_then(|mut page| {
+                again = paging.check(&mut page)? == Turn::Again;
+                Ok(page)
+            });
             let permission = "s3:ListObjectAnnotations";
             let Some(page) = self.or_loss(Attribute::Annotations, permission, answer, draft)? else {
                 return Ok(Vec::new());
@@ -195,6 +203,9 @@ impl Source<'_> {
                     None
                 };
                 found.push((entry.name, text));
+            }
+            if again {
+                continue;
             }
             token = page.next;
             if token.is_none() {

@@ -25,7 +25,8 @@ use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::s3::{Attributes, FailureKind, WriteCondition};
+use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
 /// Events that nobody waits for gather for this long: each segment is a request that costs money.
 const GATHER: Duration = Duration::from_secs(1);
@@ -104,10 +105,16 @@ impl Place {
     }
 
     async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
+        let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
+        let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), self.prefix.as_str(), order);
         let (mut names, mut token) = (BTreeSet::new(), None);
         loop {
             let page = self.bucket.list(self.prefix.as_str(), None, token.as_deref()).await;
-            let page = page.map_err(|failure| JournalError::store(self, failure))?;
+            let mut page = page.map_err(|failure| JournalError::store(self, failure))?;
+            let turn = paging.check(&mut page).map_err(|failure| JournalError::store(self, failure))?;
+            if turn == Turn::Again {
+                continue;
+            }
             let name = |key: &str| Name::parse(key.strip_prefix(self.prefix.as_str())?);
             names.extend(page.items.iter().filter_map(|object| name(&object.key)));
             match page.next {

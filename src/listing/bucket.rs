@@ -6,14 +6,15 @@
 //! A reach has several prefixes if its patterns have several literal beginnings. They are listed one after the other.
 //!
 //! Where a range ends is asked again with each page ([`Bounds`]), because it may be cut while it is listed. A range is worth
-//! nothing if the server does not list in order: keys out of it would be missed without a word. So that is checked, and a
-//! list out of order fails.
+//! nothing if the server does not list in order: keys out of it would be missed without a word. So that is checked
+//! ([`Paging`]), and a list out of order fails.
 
 use super::reach::{Behind, Reach};
 use super::{Entry, Found, Listing, Pages};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
-use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
+use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::{Failure, ListedObject, Operation, Page};
 
 /// Where a listing ends before the last key of its reach.
 pub trait Bounds: Send + 'static {
@@ -39,8 +40,9 @@ pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
 /// The same up to a key that may come nearer while it is listed, from a server that lists in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
-    let last = Some(after.clone().unwrap_or_default());
-    start(Lister { last, ..Lister::new(bucket, reach, after, bounds) })
+    let paging =
+        Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending).behind(after.clone());
+    start(Lister { paging, ..Lister::new(bucket, reach, after, bounds) })
 }
 
 struct Lister<B> {
@@ -52,8 +54,9 @@ struct Lister<B> {
     after: Option<String>,
     token: Option<String>,
     bounds: B,
-    /// The last key that was listed, where the order is checked.
-    last: Option<String>,
+    paging: Paging,
+    /// Set once the reader knows of entries that were left out. Further ones are counted up to the end.
+    refused: bool,
 }
 
 fn start(lister: Lister<impl Bounds>) -> Listing {
@@ -67,7 +70,9 @@ impl<B: Bounds> Lister<B> {
         // In front of the prefix, it says nothing.
         let prefix = reach.prefixes().get(at);
         let after = after.filter(|after| prefix.is_some_and(|prefix| after.starts_with(prefix.as_str())));
-        Self { bucket, reach, at, after, token: None, bounds, last: None }
+        let order = Order::of_objects(bucket.capabilities().ordered_lists);
+        let paging = Paging::new(Operation::ListObjects, bucket.name(), "", order);
+        Self { bucket, reach, at, after, token: None, bounds, paging, refused: false }
     }
 
     async fn run(mut self, pages: Pages<Found>) {
@@ -75,12 +80,19 @@ impl<B: Bounds> Lister<B> {
         while let Some(prefix) = self.reach.prefixes().get(self.at).cloned()
             && let Ok(room) = pages.clone().reserve_owned().await
         {
+            let place = format!("s3://{}/{prefix}", self.bucket.name());
             match self.page(&prefix).await {
-                Ok(found) => {
+                Ok(mut found) => {
+                    if !self.refused || self.at >= self.reach.prefixes().len() {
+                        let refused = self.paging.take_refused();
+                        self.refused |= !refused.is_empty();
+                        found.extend(
+                            refused.into_iter().map(|failure| Found::Refused(place.clone(), failure)),
+                        );
+                    }
                     room.send(found);
                 }
                 Err(failure) => {
-                    let place = format!("s3://{}/{prefix}", self.bucket.name());
                     room.send(vec![Found::Failed(place, failure)]);
                     return;
                 }
@@ -90,13 +102,17 @@ impl<B: Bounds> Lister<B> {
 
     /// Lists one page and notes where the next one begins.
     async fn page(&mut self, prefix: &ObjectKey) -> Result<Vec<Found>, Failure> {
-        let page = self.bucket.list(prefix.as_str(), self.after.as_deref(), self.token.as_deref()).await?;
+        let mut page =
+            self.bucket.list(prefix.as_str(), self.after.as_deref(), self.token.as_deref()).await?;
+        self.paging.enter(prefix.as_str());
+        if self.paging.check(&mut page)? == Turn::Again {
+            return Ok(Vec::new());
+        }
         let Page { mut items, next } = page;
         let more = next.is_some();
         self.at += usize::from(!more);
         let until = {
             let keys: Vec<_> = items.iter().map(|object| &*object.key).collect();
-            self.check_order(&keys)?;
             self.bounds.page(&keys, Behind { more, prefix: self.at })
         };
         let skip = items.last().filter(|_| more).and_then(|last| self.skip(&last.key));
@@ -117,9 +133,6 @@ impl<B: Bounds> Lister<B> {
                 self.at = self.reach.prefixes().len();
             }
         }
-        if let (Some(checked), Some(last)) = (&mut self.last, items.last()) {
-            checked.clone_from(&last.key);
-        }
         let relative_at = self.reach.relative_at();
         Ok(items.into_iter().map(|object| found(object, relative_at)).collect())
     }
@@ -129,26 +142,6 @@ impl<B: Bounds> Lister<B> {
         let in_order = self.bucket.capabilities().ordered_lists && !self.bucket.capabilities().directory;
         in_order.then(|| self.reach.skip(key)).flatten()
     }
-
-    fn check_order(&self, keys: &[&str]) -> Result<(), Failure> {
-        let Some((before, key)) = self.last.as_deref().and_then(|last| out_of_order(last, keys)) else {
-            return Ok(());
-        };
-        let message = format!(
-            "the server lists `{key}` behind `{before}`, out of the order of their bytes; write `ordered_lists: false` into the \
-             endpoint's capabilities"
-        );
-        let place = self.bucket.name().to_string();
-        Err(Failure::new(FailureKind::Invalid, Operation::ListObjects, place, message))
-    }
-}
-
-/// The first key that does not come behind the one before it, and that one.
-fn out_of_order<'k>(mut last: &'k str, keys: &[&'k str]) -> Option<(&'k str, &'k str)> {
-    keys.iter().find_map(|key| {
-        let before = std::mem::replace(&mut last, key);
-        (before >= *key).then_some((before, *key))
-    })
 }
 
 fn found(object: ListedObject, relative_at: usize) -> Found {
@@ -164,18 +157,5 @@ fn found(object: ListedObject, relative_at: usize) -> Found {
             archive: object.archive,
         }),
         Err(_) => Found::Ignored(object.key, super::KEY_TOO_LONG),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::out_of_order;
-
-    #[test]
-    fn keys_that_do_not_ascend_are_noticed() {
-        assert_eq!(out_of_order("", &[]), None);
-        assert_eq!(out_of_order("", &["a", "a/b", "a0", "é"]), None);
-        assert_eq!(out_of_order("", &["a", "c", "b", "d"]), Some(("c", "b")));
-        assert_eq!(out_of_order("b", &["b", "c"]), Some(("b", "b")), "the page before ended there");
     }
 }

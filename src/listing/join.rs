@@ -14,13 +14,14 @@ pub struct Counterparts {
     listing: Listing,
     current: Option<Entry>,
     ended: bool,
+    refused: Vec<(String, Failure)>,
 }
 
 impl Counterparts {
     /// Walks along this listing of the destination.
     #[must_use]
     pub fn of(listing: Listing) -> Self {
-        Self { listing, current: None, ended: false }
+        Self { listing, current: None, ended: false, refused: Vec::new() }
     }
 
     /// The entry with exactly this key. `None` says that there is none, if both sides are in order and keys are asked
@@ -33,11 +34,17 @@ impl Counterparts {
             match self.listing.next().await {
                 Some(Found::Entry(entry)) => self.current = Some(entry),
                 Some(Found::Ignored(..) | Found::Unread(..)) => {}
+                Some(Found::Refused(place, failure)) => self.refused.push((place, failure)),
                 Some(Found::Failed(_, failure)) => return Err(failure),
                 None => (self.current, self.ended) = (None, true),
             }
         }
         Ok(self.current.as_ref().filter(|current| current.key.as_str() == key))
+    }
+
+    /// Returns what was left out of the listing so far because the server should not have listed it.
+    pub fn take_refused(&mut self) -> Vec<(String, Failure)> {
+        std::mem::take(&mut self.refused)
     }
 }
 

@@ -291,7 +291,7 @@ mod tests {
             match found {
                 Found::Entry(entry) => keys.push(entry.key.to_string()),
                 Found::Ignored(key, why) => others.push(format!("{key}: {why}")),
-                Found::Unread(_, place, _) | Found::Failed(place, _) => {
+                Found::Unread(_, place, _) | Found::Refused(place, _) | Found::Failed(place, _) => {
                     others.push(format!("{place}: failed"));
                 }
             }

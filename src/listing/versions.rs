@@ -18,6 +18,7 @@ use super::reach::Reach;
 use super::{Entry, Found, Listed, Listing};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
+use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
 
 /// Which keys of a bucket are listed.
@@ -113,18 +114,25 @@ struct Pages<'a> {
     /// The position of the prefix that is being listed.
     at: usize,
     after: Option<VersionMarker>,
+    paging: Paging,
 }
 
 impl<'a> Pages<'a> {
     fn of(bucket: &'a Bucket, scope: &'a Scope) -> Self {
-        Self { bucket, scope, at: 0, after: None }
+        let order = Order::of_versions(bucket.capabilities().ordered_lists);
+        let paging = Paging::new(Operation::ListObjectVersions, bucket.name(), "", order);
+        Self { bucket, scope, at: 0, after: None, paging }
     }
 
     /// The next page of what the scope covers, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<ListedVersion>>, Failure> {
         let Self { bucket, scope, .. } = self;
         let Some(prefix) = scope.reach.prefixes().get(self.at) else { return Ok(None) };
-        let page = bucket.list_versions(prefix.as_str(), self.after.as_ref()).await?;
+        let mut page = bucket.list_versions(prefix.as_str(), self.after.as_ref()).await?;
+        self.paging.enter(prefix.as_str());
+        if self.paging.check(&mut page)? == Turn::Again {
+            return Ok(Some(Vec::new()));
+        }
         // In order, a key comes before all keys that begin with it.
         let in_order = bucket.capabilities().ordered_lists;
         let passed = in_order && page.items.iter().any(|item| !scope.covers(&item.key));
@@ -165,7 +173,12 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                 Ok(None) if scope.exact.is_some() && past.objects == 0 => {
                     break missing(&bucket, &scope, format!("there was no such object at {time}"));
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    let refused = asked.paging.take_refused().into_iter();
+                    let refused = refused.map(|failure| Found::Refused(place(&bucket, &scope), failure));
+                    let _ = pages.send(refused.collect()).await;
+                    return;
+                }
                 Err(failure) => break failure,
             }
         };
@@ -230,14 +243,18 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                 }
                 Ok(None) if scope.exact.is_some() && reader.keys == 0 => {
                     let failure = missing(&bucket, &scope, "there is no version of it".to_owned());
-                    break Some(Told::Failed(place(&bucket, &scope), failure));
+                    break vec![Told::Failed(place(&bucket, &scope), failure)];
                 }
-                Ok(None) => break reader.end(),
+                Ok(None) => {
+                    let refused = asked.paging.take_refused().into_iter();
+                    let refused = refused.map(|failure| Told::Failed(place(&bucket, &scope), failure));
+                    break reader.end().into_iter().chain(refused).collect();
+                }
                 // What is known of the last key may not be all of it.
-                Err(failure) => break Some(Told::Failed(place(&bucket, &scope), failure)),
+                Err(failure) => break vec![Told::Failed(place(&bucket, &scope), failure)],
             }
         };
-        let _ = pages.send(Vec::from_iter(last)).await;
+        let _ = pages.send(last).await;
     })
 }
 
@@ -278,6 +295,9 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
     let mut asked = Pages::of(bucket, &scope);
     while let Some(items) = asked.next().await? {
         reader.page(items);
+    }
+    if let Some(failure) = asked.paging.take_refused().into_iter().next() {
+        return Err(failure);
     }
     Ok(match reader.end() {
         Some(Told::History(history)) => history.versions,

@@ -291,6 +291,10 @@ impl Sides {
         while let Some((_, answer)) = waiting.next().await {
             outbox.push(answer).await?;
         }
+        let refused = counterparts.as_mut().map(Counterparts::take_refused).unwrap_or_default();
+        for (place, failure) in refused {
+            outbox.push(Planned::Unlisted(place, failure)).await?;
+        }
         Ok(())
     }
 }
@@ -300,7 +304,7 @@ fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
     let key = match found {
         Found::Entry(entry) => entry.key.as_str(),
         Found::Ignored(key, _) | Found::Unread(key, ..) => key,
-        Found::Failed(..) => return false,
+        Found::Refused(..) | Found::Failed(..) => return false,
     };
     range.after.as_ref().is_some_and(|after| key <= after.as_str())
         || range.until.as_ref().is_some_and(|until| key > until.as_str())

@@ -5,9 +5,10 @@ use futures::TryStreamExt;
 use super::{Finding, Scratch, Value};
 use crate::checksum::{self, md5_etag, multipart_etag};
 use crate::multipart::{self, MultipartUpload};
+use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     Attributes, Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
-    OnWrites, PartDone, SourcePin, Tag, Tags, WriteCondition, Written,
+    OnWrites, Operation, PartDone, SourcePin, Tag, Tags, WriteCondition, Written,
 };
 use crate::size::MIB;
 
@@ -338,9 +339,14 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told<bool> {
 async fn keys(scratch: &Scratch, prefix: &str, encoded_lists: bool) -> Result<Vec<String>, Failure> {
     let capabilities = Capabilities { encoded_lists, ..scratch.bucket.capabilities().clone() };
     let bucket = scratch.bucket.assuming(capabilities);
+    // The order is asked for elsewhere.
+    let mut paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Short);
     let (mut keys, mut token) = (Vec::new(), None);
     loop {
-        let page = bucket.list(prefix, None, token.as_deref()).await?;
+        let mut page = bucket.list(prefix, None, token.as_deref()).await?;
+        if paging.check(&mut page)? == Turn::Again {
+            continue;
+        }
         keys.extend(page.items.into_iter().map(|object| object.key));
         token = page.next;
         if token.is_none() {

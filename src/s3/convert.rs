@@ -7,6 +7,7 @@ use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
+use super::ids::{Name, required_size};
 use super::{
     ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Lock,
     PartDone, Retention, Tag, WriteCondition,
@@ -26,8 +27,9 @@ macro_rules! any_checksums {
 }
 pub(super) use any_checksums;
 
-/// `knows_classes` says that the classes of archives are S3's; elsewhere a class of that name may be anything.
-pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Head {
+/// Reads what HEAD says, or returns what an answer lacks that every object has. `knows_classes` says that the classes
+/// of archives are S3's; elsewhere a class of that name may be anything.
+pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head, String> {
     let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
     let is_being_restored =
@@ -41,10 +43,10 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Head {
         Some(restore) if restore.contains("ongoing-request=\"true\"") => ArchiveState::Restoring,
         _ => ArchiveState::Archived,
     };
-    Head {
-        size: output.content_length.and_then(|size| size.try_into().ok()).unwrap_or(0),
-        etag: output.e_tag.map(unquote).unwrap_or_default(),
-        version: output.version_id,
+    Ok(Head {
+        size: required_size(output.content_length, "Content-Length")?,
+        etag: Name::Etag.required(output.e_tag.map(unquote))?,
+        version: Name::Version.optional(output.version_id)?,
         modified: output.last_modified.and_then(timestamp),
         storage_class,
         headers: ContentHeaders {
@@ -79,7 +81,7 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Head {
         kms: output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref()),
         archive,
         archive_tier: output.archive_status.map(|tier| tier.as_str().to_owned()),
-    }
+    })
 }
 
 /// The classes whose objects can not be read until they are restored.
@@ -175,23 +177,6 @@ pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
     percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| key)
 }
 
-/// A page says that it is not the last one, and does not lead on.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Endless;
-
-/// Where the next page starts; `None` at the end.
-pub(super) fn next_marker(
-    truncated: Option<bool>,
-    next: Option<String>,
-    asked: Option<&str>,
-) -> Result<Option<String>, Endless> {
-    match next {
-        _ if !truncated.unwrap_or(false) => Ok(None),
-        Some(next) if !next.is_empty() && asked != Some(next.as_str()) => Ok(Some(next)),
-        _ => Err(Endless),
-    }
-}
-
 /// The value of `If-None-Match`.
 pub(super) fn if_none_match(condition: &WriteCondition) -> Option<String> {
     (*condition == WriteCondition::Absent).then(|| "*".to_owned())
@@ -283,17 +268,6 @@ mod tests {
             assert_eq!(decode(raw.to_owned(), false), Ok(raw.to_owned()), "not encoded, not decoded");
         }
         assert_eq!(decode("%FF".to_owned(), true), Err("%FF".to_owned()));
-    }
-
-    #[test]
-    fn a_page_that_is_not_the_last_one_must_lead_on() {
-        let next = |text: &str| Some(text.to_owned());
-        assert_eq!(next_marker(Some(false), next("x"), None), Ok(None));
-        assert_eq!(next_marker(None, None, None), Ok(None));
-        assert_eq!(next_marker(Some(true), next("b"), Some("a")), Ok(next("b")));
-        for (marker, asked) in [(None, None), (next(""), None), (next("a"), Some("a"))] {
-            assert_eq!(next_marker(Some(true), marker, asked), Err(Endless));
-        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types as sdk;
 
-use super::convert::{next_marker, quoted, retention};
-use super::verbs::{endless, failure, is_empty_success, place};
+use super::convert::{quoted, retention};
+use super::ids::{Name, required_size};
+use super::verbs::{failure, fault, is_empty_success, place};
 use super::{
     AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission, Retention,
     Tag,
@@ -133,14 +134,13 @@ impl Client {
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.set_continuation_token(token.map(str::to_owned)).send().await;
         let output = answer.map_err(|error| failure(operation, bucket, Some(key), &error))?;
-        let truncated = Some(output.next_continuation_token.is_some());
-        let next = next_marker(truncated, output.next_continuation_token, token)
-            .map_err(|_| endless(operation, place(bucket, Some(key))))?;
-        let items = output.annotations.unwrap_or_default().into_iter().map(|entry| AnnotationEntry {
-            name: entry.annotation_name,
-            size: entry.size.try_into().unwrap_or(0),
+        let faulty = |message| fault(operation, bucket, Some(key), message);
+        let next = Name::Token.optional(output.next_continuation_token).map_err(faulty)?;
+        let items = output.annotations.unwrap_or_default().into_iter().map(|entry| {
+            let size = required_size(Some(entry.size), "size of an annotation")?;
+            Ok(AnnotationEntry { name: entry.annotation_name, size })
         });
-        Ok(Page { items: items.collect(), next })
+        Ok(Page { items: items.collect::<Result<_, _>>().map_err(faulty)?, next })
     }
 
     /// The text of one annotation, at most 1 MiB.

@@ -27,6 +27,9 @@ pub enum FailureKind {
     AnswerTooLong,
     /// No answer to this kind of request for as long as the run's patience lasts.
     Silent,
+    /// The answer can be read and contradicts the protocol: a list that does not advance, a length that is missing, an
+    /// id beyond the limits of S3. The same request gets the same answer.
+    ServerFault,
     /// No connection: DNS, refused, reset.
     Unreachable,
     /// Nobody that this machine trusts signed the server's certificate.
@@ -108,7 +111,7 @@ impl FailureKind {
     pub const fn outcome_unknown(&self) -> bool {
         matches!(
             self,
-            Self::Transient | Self::TimedOut | Self::Unreadable | Self::AnswerTooLong | Self::Silent
+            Self::Transient | Self::TimedOut | Self::Unreadable | Self::AnswerTooLong | Self::Silent | Self::ServerFault
         )
     }
 
@@ -156,6 +159,7 @@ impl FailureKind {
             Self::Unreadable => "unreadable-answer",
             Self::AnswerTooLong => "answer-too-long",
             Self::Silent => "no-answer",
+            Self::ServerFault => "server-fault",
             Self::Unreachable => "unreachable",
             Self::Certificate => "certificate",
             Self::Tls => "tls",
@@ -203,6 +207,9 @@ impl FailureKind {
             Self::Unreadable | Self::AnswerTooLong => {
                 "check that the endpoint's `url` is that of an S3, and that no proxy answers in its place"
                     .into()
+            }
+            Self::ServerFault => {
+                "the server does not answer as S3 does; report it to those who run or write the server".into()
             }
             Self::Unreachable => "check the endpoint's `url`, DNS, proxy and firewall".into(),
             Self::Certificate => "add its CA with AWS_CA_BUNDLE, SSL_CERT_FILE or `ca_bundle`".into(),

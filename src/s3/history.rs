@@ -17,7 +17,9 @@ use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
 use super::convert::{decode, listed_archive, timestamp, unquote};
-use super::verbs::{endless, failure, place};
+use super::ids::{Name, required_size};
+use super::paging::follows_unless_last;
+use super::verbs::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, Page};
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::{Restore, RestoreTier};
@@ -147,21 +149,24 @@ impl Client {
             .await
             .map_err(|error| failure(OPERATION, bucket, None, &error))?;
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
+        let faulty = |message| fault(OPERATION, bucket, None, message);
         let readable = |key: Option<String>| {
-            decode(key.unwrap_or_default(), encoded).map_err(|key| {
-                let message = format!("the listing holds a key that is not UTF-8: {key}");
-                Failure::new(FailureKind::Invalid, OPERATION, bucket.to_string(), message)
-            })
+            let key = key.ok_or("the list holds a version without a key")?;
+            decode(key, encoded).map_err(|key| format!("the list holds a key that is not UTF-8: {key}"))
         };
+        // Of objects from before versioning, some servers name no version.
+        let version_id = |id| Name::Version.optional(id).map(|id| id.unwrap_or_else(|| "null".to_owned()));
         let versions = output.versions.unwrap_or_default().into_iter().map(|version| {
             let storage_class = version.storage_class.map(|class| class.as_str().to_owned());
+            let key = readable(version.key)?;
+            let size = required_size(version.size, &format!("size of a version of `{key}`"))?;
             Ok(ListedVersion {
-                key: readable(version.key)?,
-                id: version.version_id.unwrap_or_else(|| "null".to_owned()),
+                key,
+                size,
+                id: version_id(version.version_id)?,
                 is_marker: false,
                 is_latest: version.is_latest.unwrap_or(false),
-                size: version.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
-                etag: version.e_tag.map(unquote),
+                etag: Name::Etag.optional(version.e_tag.map(unquote))?,
                 modified: version.last_modified.and_then(timestamp),
                 archive: self.listed_archive(storage_class.as_deref(), version.restore_status.as_ref()),
                 storage_class,
@@ -170,7 +175,7 @@ impl Client {
         let markers = output.delete_markers.unwrap_or_default().into_iter().map(|marker| {
             Ok(ListedVersion {
                 key: readable(marker.key)?,
-                id: marker.version_id.unwrap_or_else(|| "null".to_owned()),
+                id: version_id(marker.version_id)?,
                 is_marker: true,
                 is_latest: marker.is_latest.unwrap_or(false),
                 size: 0,
@@ -180,19 +185,18 @@ impl Client {
                 archive: ArchiveState::Readable,
             })
         });
-        let versions = versions.collect::<Result<Vec<_>, Failure>>()?;
-        let markers = markers.collect::<Result<Vec<_>, Failure>>()?;
+        let versions = versions.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
+        let markers = markers.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
         let items = in_order(versions, markers, &seen.order());
-        let next = if output.is_truncated.unwrap_or(false) {
-            let id = output.next_version_id_marker.filter(|id| !id.is_empty());
-            let next = VersionMarker { key: readable(output.next_key_marker)?, id };
-            if next.key.is_empty() || after == Some(&next) {
-                return Err(endless(OPERATION, bucket.to_string()));
-            }
-            Some(next)
-        } else {
-            None
+        let last =
+            items.last().map(|last| VersionMarker { key: last.key.clone(), id: Some(last.id.clone()) });
+        let key = Name::Token.optional(output.next_key_marker).map_err(faulty)?;
+        let id = Name::Version.optional(output.next_version_id_marker).map_err(faulty)?;
+        let marker = match key {
+            Some(key) => Some(VersionMarker { key: readable(Some(key)).map_err(faulty)?, id }),
+            None => None,
         };
+        let next = follows_unless_last(output.is_truncated, marker, last, after).map_err(faulty)?;
         Ok(Page { items, next })
     }
 
@@ -207,7 +211,10 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
-        match output.version_id {
+        let version = Name::Version.optional(output.version_id);
+        let version =
+            version.map_err(|message| fault(Operation::DeleteObject, bucket, Some(key), message))?;
+        match version {
             Some(id) if output.delete_marker == Some(true) && id != "null" => Ok(id),
             _ => {
                 let message =

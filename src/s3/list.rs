@@ -15,10 +15,12 @@ use aws_smithy_runtime_api::client::interceptors::context::{Error, Output};
 use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, OrchestratorError};
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 
-use super::convert::{decode, is_archive, next_marker};
-use super::verbs::{endless, failure};
+use super::convert::{decode, is_archive};
+use super::ids::Name;
+use super::paging::follows;
+use super::verbs::{failure, fault};
 use super::xml::{Reader, Tag, Unreadable};
-use super::{ArchiveState, Client, Failure, FailureKind, ListedObject, Operation, Page};
+use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
 
 impl Client {
@@ -44,7 +46,12 @@ impl Client {
         after: Option<&str>,
     ) -> Result<Option<ListedObject>, Failure> {
         let page = self.list_at_most(Some(1), bucket, prefix, after, None).await?;
-        Ok(page.items.into_iter().next())
+        let first = page.items.into_iter().next();
+        if let Some(other) = first.as_ref().filter(|first| !first.key.starts_with(prefix)) {
+            let message = format!("the server lists `{}`, which does not begin with `{prefix}`", other.key);
+            return Err(fault(Operation::ListObjects, bucket, None, message));
+        }
+        Ok(first)
     }
 
     async fn list_at_most(
@@ -72,18 +79,13 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
-        let Listed { items, truncated, next, bad_key } = reader.take();
-        if let Some(key) = bad_key {
-            let message = format!("the listing holds a key that is not UTF-8: {key}");
-            return Err(Failure::new(
-                FailureKind::Invalid,
-                Operation::ListObjects,
-                bucket.to_string(),
-                message,
-            ));
+        let Listed { items, truncated, next, mistake } = reader.take();
+        let faulty = |message| fault(Operation::ListObjects, bucket, None, message);
+        if let Some(message) = mistake {
+            return Err(faulty(message));
         }
-        let next = next_marker(Some(truncated), next, token)
-            .map_err(|_| endless(Operation::ListObjects, bucket.to_string()))?;
+        let next =
+            Name::Token.optional(next).and_then(|next| follows(truncated, next, None)).map_err(faulty)?;
         Ok(Page { items, next })
     }
 }
@@ -92,10 +94,11 @@ impl Client {
 #[derive(Debug, Default, PartialEq)]
 struct Listed {
     items: Vec<ListedObject>,
-    truncated: bool,
+    /// Absent if the answer does not say it.
+    truncated: Option<bool>,
     next: Option<String>,
-    /// An encoded key that can not be decoded.
-    bad_key: Option<String>,
+    /// Why the page cannot be used, although it can be read: a key that is not UTF-8, an object without a size.
+    mistake: Option<String>,
 }
 
 /// Reads the answer of one request and keeps what it says.
@@ -160,29 +163,45 @@ enum ReadError {
     Unreadable(#[from] Unreadable),
 }
 
-/// Reads a page.
+/// Elements of a page. A document whose root has another name is a page if it holds one of them.
+const OF_A_PAGE: [&str; 7] = [
+    "Contents",
+    "IsTruncated",
+    "KeyCount",
+    "MaxKeys",
+    "NextContinuationToken",
+    "CommonPrefixes",
+    "StartAfter",
+];
+
+/// Reads a page: by its elements, whatever the root is called.
 fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
     let mut reader = Reader::new(document);
-    match reader.child()? {
-        Some(Tag::Open("ListBucketResult")) => {}
+    let mut is_page = match reader.child()? {
         Some(Tag::Open("Error")) => return Err(ReadError::Refused(Box::new(refusal(&mut reader)?))),
+        Some(Tag::Open(root)) => root == "ListBucketResult",
         _ => return Err(Unreadable.into()),
-    }
+    };
     // A page has a thousand lines, or none.
     let mut listed = Listed::default();
     let mut encoded = false;
     while let Some(tag) = reader.child()? {
+        if let Tag::Open(name) | Tag::Empty(name) = tag {
+            is_page = is_page || OF_A_PAGE.contains(&name);
+        }
         match tag {
             Tag::Open("Contents") => {
                 if listed.items.capacity() == 0 {
                     listed.items.reserve(1000);
                 }
-                listed.items.push(object(&mut reader, knows_archives)?);
+                let (object, mistake) = object(&mut reader, knows_archives)?;
+                listed.mistake = listed.mistake.take().or(mistake);
+                listed.items.push(object);
             }
             Tag::Open("IsTruncated") => {
                 listed.truncated = match reader.text()?.trim() {
-                    "true" | "True" | "TRUE" | "1" => true,
-                    "false" | "False" | "FALSE" | "0" => false,
+                    "true" | "True" | "TRUE" | "1" => Some(true),
+                    "false" | "False" | "FALSE" | "0" => Some(false),
                     // To take it for the end would be to miss keys.
                     _ => return Err(Unreadable.into()),
                 }
@@ -193,11 +212,14 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
             Tag::Empty(_) | Tag::Close(_) => {}
         }
     }
+    if !is_page {
+        return Err(Unreadable.into());
+    }
     if encoded {
         for item in &mut listed.items {
             let key = std::mem::take(&mut item.key);
             item.key = decode(key, true).unwrap_or_else(|key| {
-                listed.bad_key = Some(key);
+                listed.mistake = Some(format!("the list holds a key that is not UTF-8: {key}"));
                 String::new()
             });
         }
@@ -220,8 +242,11 @@ fn refusal(reader: &mut Reader<'_>) -> Result<ErrorMetadata, Unreadable> {
     Ok(metadata.build())
 }
 
-/// One object; the key is as it is written.
-fn object(reader: &mut Reader<'_>, knows_archives: bool) -> Result<ListedObject, Unreadable> {
+/// One object, and what is wrong with it; the key is as it is written.
+fn object(
+    reader: &mut Reader<'_>,
+    knows_archives: bool,
+) -> Result<(ListedObject, Option<String>), Unreadable> {
     let mut object = ListedObject {
         key: String::new(),
         size: 0,
@@ -230,12 +255,17 @@ fn object(reader: &mut Reader<'_>, knows_archives: bool) -> Result<ListedObject,
         storage_class: None,
         archive: ArchiveState::Readable,
     };
-    let mut restore = None;
+    let (mut restore, mut size, mut mistake) = (None, None, None);
     while let Some(tag) = reader.child()? {
         match tag {
             Tag::Open("Key") => object.key = reader.text()?.into_owned(),
-            Tag::Open("Size") => object.size = reader.text()?.trim().parse().map_err(|_| Unreadable)?,
-            Tag::Open("ETag") => object.etag = Some(reader.text()?.trim_matches('"').to_owned()),
+            Tag::Open("Size") => size = reader.text()?.trim().parse().ok(),
+            Tag::Open("ETag") => {
+                match Name::Etag.optional(Some(reader.text()?.trim_matches('"').to_owned())) {
+                    Ok(etag) => object.etag = etag,
+                    Err(message) => mistake = Some(message),
+                }
+            }
             Tag::Open("LastModified") => object.modified = reader.text()?.trim().parse().ok(),
             Tag::Open("StorageClass") => {
                 let class = reader.text()?;
@@ -246,13 +276,17 @@ fn object(reader: &mut Reader<'_>, knows_archives: bool) -> Result<ListedObject,
             Tag::Empty(_) | Tag::Close(_) => {}
         }
     }
+    match size {
+        Some(size) => object.size = size,
+        None => mistake = Some(format!("the list holds no size for `{}`", object.key)),
+    }
     if object.key.is_empty() {
-        return Err(Unreadable);
+        mistake = Some("the list holds an object without a key".to_owned());
     }
     if knows_archives && is_archive(object.storage_class.as_deref()) {
         object.archive = restore.unwrap_or(ArchiveState::Archived);
     }
-    Ok(object)
+    Ok((object, mistake))
 }
 
 /// What `RestoreStatus` says about an object in an archive.
@@ -291,7 +325,7 @@ mod tests {
     #[test]
     fn a_page_is_read() {
         let listed = read(PAGE, true).unwrap();
-        assert_eq!((listed.truncated, listed.next.as_deref()), (true, Some("1/a&b==")));
+        assert_eq!((listed.truncated, listed.next.as_deref()), (Some(true), Some("1/a&b==")));
         let [one, other] = &listed.items[..] else { panic!("{listed:?}") };
         assert_eq!((&*one.key, one.size, one.etag.as_deref()), ("a b/é&", 5, Some("0123-2")));
         assert_eq!(one.modified, Some("2026-11-22T18:05:01Z".parse().unwrap()));
@@ -306,7 +340,10 @@ mod tests {
         let plain = PAGE.replace("<EncodingType>url</EncodingType>", "");
         assert_eq!(read(&plain, true).unwrap().items[0].key, "a+b%2F%C3%A9&");
         let bad = PAGE.replace("%C3%A9", "%C3");
-        assert_eq!(read(&bad, true).unwrap().bad_key.as_deref(), Some("a+b%2F%C3&"));
+        assert_eq!(
+            read(&bad, true).unwrap().mistake.as_deref(),
+            Some("the list holds a key that is not UTF-8: a+b%2F%C3&")
+        );
     }
 
     #[test]
@@ -321,12 +358,32 @@ mod tests {
         for end in (0..PAGE.len()).filter(|end| PAGE.is_char_boundary(*end)) {
             assert!(read(&PAGE[..end], true).is_err(), "{end}");
         }
-        for bad in
-            ["", "<html></html>", "<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>"]
+        for bad in ["", "<html></html>", "<html><body>Contents</body></html>", "<Tagging><TagSet/></Tagging>"]
         {
             assert!(read(bad, true).is_err(), "{bad}");
         }
-        let bad_size = PAGE.replace("<Size>5</Size>", "<Size>-5</Size>");
-        assert!(read(&bad_size, true).is_err());
+    }
+
+    #[test]
+    fn a_page_is_known_by_its_elements() {
+        for root in ["ListBucketV2Result", "ListObjectsV2Response", "Result"] {
+            let other = PAGE.replace("ListBucketResult", root);
+            assert_eq!(read(&other, true).unwrap(), read(PAGE, true).unwrap(), "{root}");
+        }
+        assert_eq!(read("<ListBucketResult></ListBucketResult>", true).unwrap(), Listed::default());
+    }
+
+    #[test]
+    fn what_an_object_lacks_is_not_made_up() {
+        let size = "<Size>5</Size>";
+        for (bad, says) in [
+            (PAGE.replace(size, ""), "no size for `a+b%2F%C3%A9&`"),
+            (PAGE.replace(size, "<Size>-5</Size>"), "no size for"),
+            (PAGE.replace("<Key>b</Key>", ""), "without a key"),
+            (PAGE.replace("4567", &"4".repeat(2000)), "an ETag of 2000 bytes"),
+        ] {
+            let mistake = read(&bad, true).unwrap().mistake.unwrap();
+            assert!(mistake.contains(says), "{mistake}");
+        }
     }
 }

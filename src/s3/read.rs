@@ -10,7 +10,8 @@ use super::bounds::TooLong;
 use super::causes::{find, plain};
 use super::convert::{part_number, quoted, unquote};
 use super::headers::with_customer_key;
-use super::verbs::{failure, place};
+use super::ids::{Name, required_size};
+use super::verbs::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
 use crate::location::{BucketName, ObjectKey};
 
@@ -76,10 +77,9 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::HeadObject, &pin.bucket, Some(&pin.key), &error))?;
         same_version(pin, output.e_tag, Operation::HeadObject)?;
-        Ok(PartHead {
-            size: output.content_length.and_then(|size| size.try_into().ok()).unwrap_or(0),
-            count: output.parts_count.and_then(|count| count.try_into().ok()),
-        })
+        let size = required_size(output.content_length, "Content-Length")
+            .map_err(|message| fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message))?;
+        Ok(PartHead { size, count: output.parts_count.and_then(|count| count.try_into().ok()) })
     }
 
     /// Removes one version of an object for good; without a version, the object, `only` if it still has that `ETag`.
@@ -107,12 +107,12 @@ impl Client {
 
 /// Servers that ignore `If-Match` answer with whatever is there; its `ETag` tells.
 fn same_version(pin: &SourcePin, etag: Option<String>, operation: Operation) -> Result<(), Failure> {
-    match etag.map(unquote) {
-        Some(etag) if etag != pin.etag => {
-            let message = format!("the object changed: its ETag is {etag}, not {}", pin.etag);
-            let place = place(&pin.bucket, Some(&pin.key));
-            Err(Failure::new(FailureKind::PreconditionFailed, operation, place, message))
-        }
-        _ => Ok(()),
+    let etag = Name::Etag.required(etag.map(unquote));
+    let etag = etag.map_err(|message| fault(operation, &pin.bucket, Some(&pin.key), message))?;
+    if etag == pin.etag {
+        return Ok(());
     }
+    let message = format!("the object changed: its ETag is {etag}, not {}", pin.etag);
+    let place = place(&pin.bucket, Some(&pin.key));
+    Err(Failure::new(FailureKind::PreconditionFailed, operation, place, message))
 }

@@ -17,11 +17,13 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
     any_checksums, checksum, completed_part, declared, decode, encryption, head, if_match, if_none_match,
-    is_kms, next_marker, part_number, quoted, timestamp, unquote,
+    is_kms, part_number, quoted, timestamp, unquote,
 };
 use super::direct::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
+use super::ids::{self, Name, required_size, written_version};
 use super::octets;
+use super::paging::follows_unless_last;
 use super::{
     Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
     Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker, WriteCondition,
@@ -111,7 +113,8 @@ impl Client {
         let request = with_customer_key!(request, &self.customer_key);
         let output = send!(self, bucket, HeadObject, request, None)
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
-        Ok(head(output, self.capabilities().archive_lists))
+        head(output, self.capabilities().archive_lists)
+            .map_err(|message| fault(Operation::HeadObject, bucket, Some(key), message))
     }
 
     /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
@@ -156,14 +159,11 @@ impl Client {
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
         let result = output.copy_object_result;
-        let etag = required_etag(
-            result.as_ref().and_then(|result| result.e_tag.clone()),
-            Operation::CopyObject,
-            bucket,
-            key,
-        )?;
+        let etag = result.as_ref().and_then(|result| result.e_tag.clone());
+        let etag = required_etag(etag, Operation::CopyObject, bucket, key)?;
+        let version = written(output.version_id, Operation::CopyObject, bucket, key)?;
         let checksum = result.and_then(|result| checksum_of!(result));
-        Ok(Written { etag, version: output.version_id, checksum, encryption, was_found: false })
+        Ok(Written { etag, version, checksum, encryption, was_found: false })
     }
 
     /// Makes sure that values that are no UTF-8 can be signed, which only the short way can; the SDK's signature leaves them out.
@@ -212,9 +212,9 @@ impl Client {
         Ok(Written {
             was_found: false,
             encryption,
-            etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
-            version: output.version_id,
             checksum: checksum_of!(output),
+            etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
+            version: written(output.version_id, Operation::PutObject, bucket, key)?,
         })
     }
 
@@ -243,9 +243,9 @@ impl Client {
         let output =
             output.map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
         let kms = output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref());
-        let id = output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
-            unreadable(Operation::CreateMultipartUpload, bucket, key, "the answer holds no upload id")
-        })?;
+        let id = Name::Upload
+            .required(output.upload_id)
+            .map_err(|message| fault(Operation::CreateMultipartUpload, bucket, Some(key), message))?;
         Ok(Begun { id, kms })
     }
 
@@ -338,9 +338,9 @@ impl Client {
         Ok(Written {
             was_found: false,
             encryption,
-            etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
-            version: output.version_id,
             checksum: checksum_of!(output),
+            etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
+            version: written(output.version_id, Operation::CompleteMultipartUpload, bucket, key)?,
         })
     }
 
@@ -377,16 +377,25 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
-        let next = next_marker(output.is_truncated, output.next_part_number_marker, after)
-            .map_err(|_| endless(Operation::ListParts, place(bucket, Some(key))))?;
+        let faulty = |message| fault(Operation::ListParts, bucket, Some(key), message);
         let checksum = declared(output.checksum_algorithm.as_ref(), output.checksum_type.as_ref());
-        let parts = output.parts.unwrap_or_default().into_iter().map(|part| PartDone {
-            number: part.part_number.and_then(|number| number.try_into().ok()).unwrap_or(0),
-            size: part.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
-            etag: part.e_tag.map(unquote).unwrap_or_default(),
-            checksum: any_checksum!(part),
+        let parts = output.parts.unwrap_or_default().into_iter().map(|part| {
+            Ok(PartDone {
+                number: ids::part_number(part.part_number)?,
+                size: required_size(part.size, "Size of a part")?,
+                etag: Name::Etag.required(part.e_tag.clone().map(unquote))?,
+                checksum: any_checksum!(part),
+            })
         });
-        Ok(PartsPage { items: parts.collect(), next, checksum })
+        let items = parts.collect::<Result<Vec<_>, _>>().map_err(faulty)?;
+        let last = items.last().map(|part| part.number.to_string());
+        // Part 0 is where a list begins.
+        let asked = after.map(str::to_owned);
+        let marker = Name::Token.optional(output.next_part_number_marker.filter(|marker| marker != "0"));
+        let next = marker
+            .and_then(|marker| follows_unless_last(output.is_truncated, marker, last, asked.as_ref()))
+            .map_err(faulty)?;
+        Ok(PartsPage { items, next, checksum })
     }
 
     /// One page of the bucket's open uploads, by key and then by age.
@@ -408,20 +417,26 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
+        let faulty = |message| fault(Operation::ListMultipartUploads, bucket, None, message);
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
-        let readable =
-            |key: Option<String>| decode(key.unwrap_or_default(), encoded).unwrap_or_else(|raw| raw);
-        let items = output.uploads.unwrap_or_default().into_iter().map(|upload| OpenUpload {
-            key: readable(upload.key),
-            upload_id: upload.upload_id.unwrap_or_default(),
-            initiated: upload.initiated.and_then(timestamp),
-            storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),
+        let readable = |key: String| decode(key, encoded).unwrap_or_else(|raw| raw);
+        let items = output.uploads.unwrap_or_default().into_iter().map(|upload| {
+            Ok(OpenUpload {
+                key: readable(upload.key.ok_or("the list holds an upload without a key")?),
+                upload_id: Name::Upload.required(upload.upload_id)?,
+                initiated: upload.initiated.and_then(timestamp),
+                storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),
+            })
         });
-        let items = items.collect();
-        let next = output.is_truncated.unwrap_or(false).then(|| UploadMarker {
-            key: readable(output.next_key_marker),
-            upload_id: output.next_upload_id_marker.filter(|id| !id.is_empty()),
+        let items = items.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
+        let last = items.last().map(|upload| UploadMarker {
+            key: upload.key.clone(),
+            upload_id: Some(upload.upload_id.clone()),
         });
+        let key = Name::Token.optional(output.next_key_marker).map_err(faulty)?;
+        let upload_id = Name::Upload.optional(output.next_upload_id_marker).map_err(faulty)?;
+        let marker = key.map(|key| UploadMarker { key: readable(key), upload_id });
+        let next = follows_unless_last(output.is_truncated, marker, last, after).map_err(faulty)?;
         Ok(Page { items, next })
     }
 }
@@ -452,27 +467,38 @@ pub(super) fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
 }
 
-/// A page that says that it is not the last one and does not say how to go on: to end there would lose the rest.
-pub(super) fn endless(operation: Operation, place: String) -> Failure {
-    Failure::new(
-        FailureKind::Unreadable,
-        operation,
-        place,
-        "the list is cut off without a marker to go on from",
-    )
+/// An answer that contradicts the protocol.
+pub(super) fn fault(
+    operation: Operation,
+    bucket: &BucketName,
+    key: Option<&ObjectKey>,
+    message: String,
+) -> Failure {
+    Failure::new(FailureKind::ServerFault, operation, place(bucket, key), message)
 }
 
-fn unreadable(operation: Operation, bucket: &BucketName, key: &ObjectKey, message: &str) -> Failure {
-    Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message)
+/// Returns the version that a write made.
+fn written(
+    version: Option<String>,
+    operation: Operation,
+    bucket: &BucketName,
+    key: &ObjectKey,
+) -> Result<Option<String>, Failure> {
+    written_version(version).map_err(|message| fault(operation, bucket, Some(key), message))
 }
 
+/// Returns the `ETag` that shows that a write took effect. A 200 without one may be an answer of something in between, and
+/// is worth another try.
 fn required_etag(
     etag: Option<String>,
     operation: Operation,
     bucket: &BucketName,
     key: &ObjectKey,
 ) -> Result<String, Failure> {
-    etag.map(unquote).filter(|etag| !etag.is_empty()).ok_or_else(|| {
-        unreadable(operation, bucket, key, "the answer holds no ETag, so nothing shows that it worked")
+    let etag = Name::Etag.optional(etag.map(unquote));
+    let etag = etag.map_err(|message| fault(operation, bucket, Some(key), message))?;
+    etag.ok_or_else(|| {
+        let message = "the answer holds no ETag, so nothing shows that it worked";
+        Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message)
     })
 }

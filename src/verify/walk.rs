@@ -4,14 +4,13 @@
 //! asked for each key instead, and nothing can be said about what it has besides.
 
 use super::{Finding, Verdict};
-use crate::execute::receipt::ErrorRecord;
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
 use crate::planner::{Planned, Sides, Step, Steps};
-use crate::s3::FailureKind;
+use crate::s3::{Failure, FailureKind};
 
 /// What the destination's listing says about a key.
 #[derive(Clone, Debug)]
@@ -143,6 +142,12 @@ impl Walk {
         let order = match front.peek().await {
             Some(Listed::Entry(entry)) => entry.key.as_str().cmp(step.key.as_str()),
             Some(Listed::Failed(..)) => return self.destination_ends(step),
+            Some(Listed::Refused(place, failure)) => {
+                let known = unlisted(place, failure);
+                front.take();
+                self.waiting = Some(step);
+                return known;
+            }
             _ => std::cmp::Ordering::Greater,
         };
         match (order, order.is_le().then(|| front.take()).flatten()) {
@@ -162,11 +167,7 @@ impl Walk {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());
         match failed {
-            Some(Listed::Failed(place, failure)) => {
-                let error = ErrorRecord::from(&failure);
-                let verdict = Verdict::Failed { error };
-                Task::Known(Finding { source: None, destination: place, size: 0, verdict })
-            }
+            Some(Listed::Failed(place, failure)) => unlisted(&place, &failure),
             _ => Task::Foreign,
         }
     }
@@ -179,9 +180,9 @@ impl Walk {
             Listed::Entry(entry) if self.source_is_whole => Some(self.surplus(entry)),
             Listed::Failed(place, failure) => {
                 self.there = None;
-                let verdict = Verdict::failed(&failure);
-                Some(Task::Known(Finding { source: None, destination: place, size: 0, verdict }))
+                Some(unlisted(&place, &failure))
             }
+            Listed::Refused(place, failure) => Some(unlisted(&place, &failure)),
             _ => None,
         }
     }
@@ -206,6 +207,12 @@ impl Walk {
         };
         Task::Surplus(Box::new(entry), source)
     }
+}
+
+/// Reports that the destination could not be listed, or not all of it.
+fn unlisted(place: &str, failure: &Failure) -> Task {
+    let verdict = Verdict::failed(failure);
+    Task::Known(Finding { source: None, destination: place.to_owned(), size: 0, verdict })
 }
 
 /// What only the destination has; `None` when the source has `source` after all, and the selection leaves it out.

@@ -1,0 +1,142 @@
+//! Limits of what a server names: `ETag`s, version ids, upload ids, keys, and tokens of lists.
+//!
+//! Names go back to the server in URLs and headers. One that is far beyond the limits of S3, or that holds
+//! control characters, comes from no S3 server, and the SDK panics on a URL or header that it makes of
+//! it. So each name is checked once, where it is read, and the message says which limit it breaks.
+
+use crate::location::MAX_KEY_BYTES;
+
+/// A kind of name, with its limit in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// S3 sends 32 hexadecimal digits and a count of parts; other servers send texts of their own.
+    Etag,
+    /// "No more than 1,024 bytes", says S3.
+    Version,
+    /// S3 documents no limit and sends about 130 bytes.
+    Upload,
+    /// A continuation token or a marker. S3's hold an encoded key.
+    Token,
+}
+
+impl Name {
+    /// The longest name of this kind in bytes.
+    pub(super) const fn limit(self) -> usize {
+        match self {
+            Self::Etag | Self::Version => 1024,
+            Self::Upload => 2048,
+            Self::Token => 8192,
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Etag => "an ETag",
+            Self::Version => "a version id",
+            Self::Upload => "an upload id",
+            Self::Token => "a token for the next page",
+        }
+    }
+
+    /// Returns the name, or what is wrong with it.
+    pub(super) fn check(self, text: String) -> Result<String, String> {
+        let (what, limit) = (self.what(), self.limit());
+        if text.len() > limit {
+            let length = text.len();
+            return Err(format!("the server sent {what} of {length} bytes; s3haul accepts at most {limit}"));
+        }
+        // An ETag goes into headers as it is; all others are percent-encoded.
+        let bad = |char: char| char.is_control() || (self == Self::Etag && !char.is_ascii());
+        if text.chars().any(bad) {
+            return Err(format!("the server sent {what} with characters that no header can hold"));
+        }
+        Ok(text)
+    }
+
+    /// Returns the name if there is one and it is not empty.
+    pub(super) fn optional(self, text: Option<String>) -> Result<Option<String>, String> {
+        text.filter(|text| !text.is_empty()).map(|text| self.check(text)).transpose()
+    }
+
+    /// Returns the name, which must be there.
+    pub(super) fn required(self, text: Option<String>) -> Result<String, String> {
+        let missing = || format!("the answer has no {}", self.what().trim_start_matches(['a', 'n', ' ']));
+        self.optional(text)?.ok_or_else(missing)
+    }
+}
+
+/// Returns the version that a write made. `null` names no version: S3 sends it for buckets whose
+/// versioning is suspended, other servers for buckets without versioning, and those refuse it in a request.
+pub(super) fn written_version(version: Option<String>) -> Result<Option<String>, String> {
+    Ok(Name::Version.optional(version)?.filter(|version| version != "null"))
+}
+
+/// Returns a number of bytes or of parts, which must be there and not negative.
+pub(super) fn required_size<N>(size: Option<N>, what: &str) -> Result<u64, String>
+where
+    u64: TryFrom<N>,
+{
+    let size = size.ok_or_else(|| format!("the answer has no {what}"))?;
+    size.try_into().map_err(|_| format!("the answer has a negative {what}"))
+}
+
+/// Returns the number of a part, which is 1 to 10,000 on S3 and at most 100,000 elsewhere.
+pub(super) fn part_number(number: Option<i32>) -> Result<u32, String> {
+    let number = number.ok_or("the answer lists a part without a number")?;
+    let known = u32::try_from(number).ok().filter(|number| (1..=100_000).contains(number));
+    known.ok_or_else(|| format!("the answer lists a part with the number {number}"))
+}
+
+/// Returns what is wrong with a key of a list, if anything is.
+pub(super) fn unusable_key(key: &str) -> Option<&'static str> {
+    match key.len() {
+        0 => Some("empty keys"),
+        1..=MAX_KEY_BYTES => None,
+        _ => Some("keys of more than 1,024 bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_limits() {
+        for name in [Name::Etag, Name::Version, Name::Upload, Name::Token] {
+            let most = "x".repeat(name.limit());
+            assert_eq!(name.check(most.clone()), Ok(most.clone()), "{name:?}");
+            assert!(name.check(format!("{most}x")).is_err(), "{name:?}");
+            for odd in ["a\0b", "a\nb", "\u{1b}[2J", "a\u{7f}"] {
+                assert!(name.check(odd.to_owned()).is_err(), "{name:?} {odd:?}");
+            }
+            assert_eq!(name.optional(Some(String::new())), Ok(None));
+            assert!(name.required(None).is_err() && name.required(Some(String::new())).is_err());
+        }
+        assert!(Name::Etag.check("é".to_owned()).is_err());
+        assert!(Name::Version.check("é".to_owned()).is_ok(), "it is percent-encoded");
+        assert_eq!(Name::Etag.required(None), Err("the answer has no ETag".to_owned()));
+        assert_eq!(Name::Upload.required(None), Err("the answer has no upload id".to_owned()));
+    }
+
+    #[test]
+    fn null_is_no_version_that_a_write_made() {
+        for none in [None, Some(String::new()), Some("null".to_owned())] {
+            assert_eq!(written_version(none), Ok(None));
+        }
+        assert_eq!(written_version(Some("v1".to_owned())), Ok(Some("v1".to_owned())));
+    }
+
+    #[test]
+    fn sizes_and_part_numbers_are_never_invented() {
+        assert_eq!(required_size(Some(0_i64), "Content-Length"), Ok(0));
+        assert_eq!(
+            required_size::<i64>(None, "Content-Length").unwrap_err(),
+            "the answer has no Content-Length"
+        );
+        assert!(required_size(Some(-1_i64), "Size").is_err());
+        assert_eq!(part_number(Some(10_000)), Ok(10_000));
+        for bad in [None, Some(0), Some(-1), Some(i32::MAX)] {
+            assert!(part_number(bad).is_err());
+        }
+    }
+}

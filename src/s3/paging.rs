@@ -1,0 +1,370 @@
+//! Follows a list from page to page, and trusts no page.
+//!
+//! Every list of this crate (objects, versions, uploads, parts, annotations) is read through a [`Paging`]. It
+//! holds a server to what a list is: each page brings entries that no page before had, keys begin with the
+//! requested prefix, and where order is promised they ascend. A server that breaks this would otherwise end a
+//! run too early, let it run for ever, or make it copy objects twice.
+//!
+//! Memory: a list in order needs its last key. A list without order remembers the first and the last entry
+//! of each page and all entries of the page before. Lists of uploads, parts, and annotations
+//! are short and are remembered whole.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+use super::ids::unusable_key;
+use super::{
+    AnnotationEntry, Failure, FailureKind, ListedObject, ListedVersion, OpenUpload, Operation, Page, PartDone,
+};
+
+/// Empty pages in a row that still are no endless list. Servers send some where they have deleted keys.
+pub const MOST_EMPTY_PAGES: u32 = 100;
+/// How often a page is asked for that turns out to be the one before.
+pub const PAGE_TRIES: u32 = 3;
+
+/// A line of a list.
+pub trait Entry {
+    /// The key, or what stands for it in this list.
+    fn key(&self) -> Cow<'_, str>;
+
+    /// Tells entries of one key apart.
+    fn id(&self) -> &str {
+        ""
+    }
+}
+
+impl Entry for ListedObject {
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.key)
+    }
+}
+
+impl Entry for ListedVersion {
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.key)
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Entry for OpenUpload {
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.key)
+    }
+
+    fn id(&self) -> &str {
+        &self.upload_id
+    }
+}
+
+impl Entry for PartDone {
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Owned(self.number.to_string())
+    }
+}
+
+impl Entry for AnnotationEntry {
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.name)
+    }
+}
+
+/// What a list promises about the order of its entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Keys ascend, by their bytes.
+    Ascending,
+    /// Keys ascend; a key may have several entries, one after the other.
+    Grouped,
+    /// None, and the list may be of any length.
+    Unknown,
+    /// None, and the list is short enough to remember all of it.
+    Short,
+}
+
+impl Order {
+    /// The order of a list of objects.
+    #[must_use]
+    pub const fn of_objects(ordered_lists: bool) -> Self {
+        if ordered_lists { Self::Ascending } else { Self::Unknown }
+    }
+
+    /// The order of a list of versions.
+    #[must_use]
+    pub const fn of_versions(ordered_lists: bool) -> Self {
+        if ordered_lists { Self::Grouped } else { Self::Unknown }
+    }
+}
+
+/// What a page turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A new page; the list goes on where it says.
+    Next,
+    /// The page before once more. Its entries are taken out; ask for it again.
+    Again,
+}
+
+/// Two hashes with keys of their own: nobody can make an entry look like another one.
+type Print = (u64, u64);
+
+/// Follows one list.
+#[derive(Debug)]
+pub struct Paging {
+    operation: Operation,
+    bucket: String,
+    /// Every key must begin with it.
+    prefix: String,
+    order: Order,
+    hashers: (RandomState, RandomState),
+    /// The last key of the page before, in a list with order.
+    last: Option<String>,
+    /// What is remembered of the list.
+    seen: HashSet<Print>,
+    /// What is remembered of the page before.
+    before: HashSet<Print>,
+    first_and_last: Option<(Print, Print)>,
+    empty: u32,
+    again: u32,
+    refused: BTreeMap<&'static str, Refused>,
+}
+
+/// Entries that were taken out of a list.
+#[derive(Debug)]
+struct Refused {
+    count: u64,
+    example: String,
+}
+
+impl Paging {
+    /// Begins a list of `bucket` whose keys begin with `prefix`.
+    #[must_use]
+    pub fn new(operation: Operation, bucket: impl ToString, prefix: &str, order: Order) -> Self {
+        Self {
+            operation,
+            bucket: bucket.to_string(),
+            prefix: prefix.to_owned(),
+            order,
+            hashers: (RandomState::new(), RandomState::new()),
+            last: None,
+            seen: HashSet::new(),
+            before: HashSet::new(),
+            first_and_last: None,
+            empty: 0,
+            again: 0,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// The same list, which begins behind this key.
+    #[must_use]
+    pub fn behind(mut self, key: Option<String>) -> Self {
+        self.last = key;
+        self
+    }
+
+    /// Goes on with the keys that begin with another prefix.
+    pub fn enter(&mut self, prefix: &str) {
+        if self.prefix != prefix {
+            prefix.clone_into(&mut self.prefix);
+        }
+    }
+
+    /// Checks a page and takes out of it what must not be in the list or was in it before.
+    ///
+    /// # Errors
+    /// [`FailureKind::ServerFault`] if the list does not advance; [`FailureKind::Invalid`] if it is not in the order that
+    /// the endpoint's capabilities promise.
+    pub fn check<T: Entry, M>(&mut self, page: &mut Page<T, M>) -> Result<Turn, Failure> {
+        self.refuse(&mut page.items);
+        let (Some(first), Some(last)) = (page.items.first(), page.items.last()) else {
+            return self.empty_page(page.next.is_some());
+        };
+        let ends = (self.print(first), self.print(last));
+        if self.is_repeated(&page.items, ends) {
+            page.items.clear();
+            return self.repeated_page();
+        }
+        match self.order {
+            Order::Ascending | Order::Grouped => self.check_order(&page.items)?,
+            Order::Unknown => {
+                self.drop_repeated(&mut page.items, ends);
+                if page.items.is_empty() {
+                    return self.empty_page(page.next.is_some());
+                }
+            }
+            Order::Short => {
+                let prints: Vec<_> = page.items.iter().map(|item| self.print(item)).collect();
+                let mut is_new = prints.into_iter().map(|print| self.seen.insert(print));
+                page.items.retain(|_| is_new.next().unwrap_or(true));
+            }
+        }
+        self.first_and_last = Some(ends);
+        (self.empty, self.again) = (0, 0);
+        Ok(Turn::Next)
+    }
+
+    /// Returns a failure for each kind of entries that were taken out because a list must not hold them.
+    pub fn take_refused(&mut self) -> Vec<Failure> {
+        let refused = std::mem::take(&mut self.refused);
+        let failures = refused.into_iter().map(|(what, Refused { count, example })| {
+            self.fault(format!(
+                "the list holds {what} ({count}, for example `{example}`); s3haul left them out"
+            ))
+        });
+        failures.collect()
+    }
+
+    /// Takes out keys that cannot be meant.
+    fn refuse<T: Entry>(&mut self, items: &mut Vec<T>) {
+        let names_keys = !matches!(self.operation, Operation::ListParts | Operation::ListObjectAnnotations);
+        if !names_keys {
+            return;
+        }
+        let (prefix, refused) = (self.prefix.as_str(), &mut self.refused);
+        items.retain(|item| {
+            let key = item.key();
+            let is_foreign = || (!key.starts_with(prefix)).then_some("keys outside the requested prefix");
+            let Some(what) = unusable_key(&key).or_else(is_foreign) else { return true };
+            let refused =
+                refused.entry(what).or_insert_with(|| Refused { count: 0, example: shortened(&key) });
+            refused.count += 1;
+            false
+        });
+    }
+
+    fn empty_page(&mut self, goes_on: bool) -> Result<Turn, Failure> {
+        self.empty += u32::from(goes_on);
+        if self.empty > MOST_EMPTY_PAGES {
+            return Err(self.fault(format!(
+                "the server sent {MOST_EMPTY_PAGES} pages in a row that bring nothing new, each with a token for another one"
+            )));
+        }
+        Ok(Turn::Next)
+    }
+
+    fn repeated_page(&mut self) -> Result<Turn, Failure> {
+        self.again += 1;
+        if self.again >= PAGE_TRIES {
+            let message = format!(
+                "the server returned a page of the list again that it had returned before, {PAGE_TRIES} times"
+            );
+            return Err(self.fault(message));
+        }
+        Ok(Turn::Again)
+    }
+
+    fn is_repeated<T: Entry>(&self, items: &[T], ends: (Print, Print)) -> bool {
+        match self.order {
+            Order::Ascending | Order::Grouped => self.first_and_last == Some(ends),
+            Order::Unknown => self.seen.contains(&ends.0) && self.seen.contains(&ends.1),
+            Order::Short => items.iter().all(|item| self.seen.contains(&self.print(item))),
+        }
+    }
+
+    /// Checks that each key comes behind the one before it; of one key, that each entry is another one.
+    fn check_order<T: Entry>(&mut self, items: &[T]) -> Result<(), Failure> {
+        let mut last = self.last.as_deref().map(Cow::Borrowed);
+        for item in items {
+            let key = item.key();
+            let order = last.as_ref().map(|last| last.as_ref().cmp(key.as_ref()));
+            match order {
+                None | Some(std::cmp::Ordering::Less) => self.seen.clear(),
+                Some(std::cmp::Ordering::Equal) if self.order == Order::Grouped => {}
+                Some(_) => return Err(self.out_of_order(&last.unwrap_or_default(), &key)),
+            }
+            if self.order == Order::Grouped {
+                let print = print_of(&self.hashers, item);
+                if !self.seen.insert(print) {
+                    return Err(self.fault(format!("the server lists `{}` of `{key}` twice", item.id())));
+                }
+            }
+            last = Some(key);
+        }
+        self.last = last.map(Cow::into_owned);
+        Ok(())
+    }
+
+    /// Of a list without order, takes out what was on the page before, or at the end of any page.
+    fn drop_repeated<T: Entry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
+        let mut here = HashSet::with_capacity(items.len());
+        let Self { seen, before, hashers, .. } = self;
+        items.retain(|item| {
+            let print = print_of(hashers, item);
+            !seen.contains(&print) && !before.contains(&print) && here.insert(print)
+        });
+        self.before = here;
+        self.seen.extend([ends.0, ends.1]);
+    }
+
+    fn print<T: Entry>(&self, item: &T) -> Print {
+        print_of(&self.hashers, item)
+    }
+
+    fn out_of_order(&self, before: &str, key: &str) -> Failure {
+        let message = format!(
+            "the server lists `{key}` behind `{before}`, out of the order of their bytes; write `ordered_lists: false` into the \
+             endpoint's capabilities"
+        );
+        Failure::new(FailureKind::Invalid, self.operation, self.bucket.clone(), message)
+    }
+
+    fn fault(&self, message: String) -> Failure {
+        let place = format!("s3://{}/{}", self.bucket, self.prefix);
+        Failure::new(FailureKind::ServerFault, self.operation, place, message)
+    }
+}
+
+fn print_of<T: Entry>(hashers: &(RandomState, RandomState), item: &T) -> Print {
+    let name = (item.key(), item.id());
+    (hashers.0.hash_one(&name), hashers.1.hash_one(&name))
+}
+
+/// The beginning of a key, for messages.
+fn shortened(key: &str) -> String {
+    match key.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &key[..end]),
+        None => key.to_owned(),
+    }
+}
+
+/// Returns where the next page begins, or `None` at the end of the list. A token means that there is more, whatever
+/// `IsTruncated` says. Where the protocol lets a list go on behind its `last` entry, that stands in for a token.
+///
+/// # Errors
+/// The list goes on, and nothing says where.
+pub(super) fn follows<M>(
+    truncated: Option<bool>,
+    token: Option<M>,
+    last: Option<M>,
+) -> Result<Option<M>, String> {
+    match token {
+        Some(token) => Ok(Some(token)),
+        None if truncated != Some(true) => Ok(None),
+        None => last.map(Some).ok_or_else(|| {
+            "the server says that the list goes on, and sends no token for the next page".to_owned()
+        }),
+    }
+}
+
+/// The same for lists with markers. There S3 names the last entry on every page, the last page included,
+/// and other servers repeat the marker they were `asked` for. Neither says anything against `IsTruncated: false`.
+///
+/// # Errors
+/// Those of [`follows`].
+pub(super) fn follows_unless_last<M: PartialEq>(
+    truncated: Option<bool>,
+    token: Option<M>,
+    last: Option<M>,
+    asked: Option<&M>,
+) -> Result<Option<M>, String> {
+    let says_nothing = token == last || token.as_ref() == asked;
+    let is_last = truncated == Some(false) && says_nothing;
+    follows(truncated, token.filter(|_| !is_last), last)
+}
+
+#[cfg(test)]
+mod tests;

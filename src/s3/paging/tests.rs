@@ -1,0 +1,197 @@
+//! Lists that lie, and lists that are only odd.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::s3::ArchiveState;
+
+fn object(key: &str) -> ListedObject {
+    ListedObject {
+        key: key.to_owned(),
+        size: 1,
+        etag: None,
+        modified: None,
+        storage_class: None,
+        archive: ArchiveState::Readable,
+    }
+}
+
+fn page(keys: &[&str], more: bool) -> Page<ListedObject> {
+    Page { items: keys.iter().map(|key| object(key)).collect(), next: more.then(|| "t".to_owned()) }
+}
+
+fn paging(prefix: &str, order: Order) -> Paging {
+    Paging::new(Operation::ListObjects, "lake", prefix, order)
+}
+
+/// The keys that are left of a page.
+fn check(paging: &mut Paging, keys: &[&str]) -> Result<(Turn, Vec<String>), Failure> {
+    let mut page = page(keys, true);
+    let turn = paging.check(&mut page)?;
+    Ok((turn, page.items.into_iter().map(|item| item.key).collect()))
+}
+
+#[test]
+fn a_token_means_more_and_truncation_without_a_place_is_an_error() {
+    let some = |text: &str| Some(text.to_owned());
+    for truncated in [None, Some(false), Some(true)] {
+        assert_eq!(follows(truncated, some("t"), None), Ok(some("t")), "{truncated:?}");
+    }
+    assert_eq!(follows::<String>(None, None, some("k")), Ok(None));
+    assert_eq!(follows::<String>(Some(false), None, some("k")), Ok(None));
+    assert_eq!(follows(Some(true), None, some("k")), Ok(some("k")));
+    assert!(follows::<String>(Some(true), None, None).is_err());
+    // As S3 ends its lists of parts.
+    let follows = |truncated, token: &str, last: &str, asked: &str| {
+        follows_unless_last(truncated, some(token), some(last), Some(&asked.to_owned()))
+    };
+    assert_eq!(follows(Some(false), "3", "3", "0"), Ok(None));
+    assert_eq!(follows(Some(false), "3", "", "3"), Ok(None), "an empty page that repeats its marker");
+    assert_eq!(follows(None, "3", "3", "0"), Ok(some("3")));
+    assert_eq!(follows(Some(false), "2", "3", "0"), Ok(some("2")));
+}
+
+#[test]
+fn keys_outside_the_prefix_and_beyond_the_limit_are_left_out_and_counted() {
+    for order in [Order::Ascending, Order::Unknown] {
+        let mut paging = paging("p/", order);
+        let long = format!("p/{}", "x".repeat(1023));
+        let (turn, left) = check(&mut paging, &["", "o/1", "p/1", "p/2", &long, "q/1"]).unwrap();
+        assert_eq!((turn, left), (Turn::Next, vec!["p/1".to_owned(), "p/2".to_owned()]));
+        let refused = paging.take_refused();
+        let told: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].contains("s3://lake/p/") && told[1].contains("1,024 bytes"), "{told:?}");
+        assert!(told[2].contains("keys outside the requested prefix (2, for example `o/1`)"), "{told:?}");
+        assert!(refused.iter().all(|failure| *failure.kind() == FailureKind::ServerFault));
+        assert!(paging.take_refused().is_empty());
+    }
+}
+
+#[test]
+fn a_page_that_comes_again_is_asked_for_again_and_then_is_an_error() {
+    for order in [Order::Ascending, Order::Unknown, Order::Short] {
+        let mut paging = paging("", order);
+        assert_eq!(check(&mut paging, &["a", "b"]).unwrap().0, Turn::Next);
+        for _ in 1..PAGE_TRIES {
+            assert_eq!(check(&mut paging, &["a", "b"]).unwrap(), (Turn::Again, vec![]), "{order:?}");
+        }
+        let failure = check(&mut paging, &["a", "b"]).unwrap_err();
+        assert_eq!(*failure.kind(), FailureKind::ServerFault);
+        assert!(!failure.kind().is_retryable() && !failure.kind().may_pass_later());
+        assert!(failure.to_string().starts_with("ListObjectsV2 s3://lake/: server-fault: "), "{failure}");
+    }
+    // A stale answer of a cache, once.
+    let mut paging = paging("", Order::Ascending);
+    for (keys, turn) in [(["a", "b"], Turn::Next), (["a", "b"], Turn::Again), (["c", "d"], Turn::Next)] {
+        assert_eq!(check(&mut paging, &keys).unwrap().0, turn);
+    }
+    assert_eq!(paging.again, 0);
+}
+
+#[test]
+fn a_list_that_goes_round_ends() {
+    let pages = [["a", "b", "c"], ["d", "e", "f"], ["g", "h", "i"]];
+    for order in [Order::Ascending, Order::Unknown, Order::Short] {
+        let mut paging = paging("", order);
+        let mut seen = Vec::new();
+        let ended = pages.iter().cycle().take(20).find_map(|keys| match check(&mut paging, keys) {
+            Ok((_, keys)) => {
+                seen.extend(keys);
+                None
+            }
+            Err(failure) => Some(failure),
+        });
+        assert!(ended.is_some(), "{order:?}");
+        assert_eq!(seen, pages.concat(), "{order:?}: nothing twice");
+    }
+}
+
+#[test]
+fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
+    for order in [Order::Ascending, Order::Unknown, Order::Short] {
+        let mut paging = paging("", order);
+        for key in ["a", "b"] {
+            for _ in 0..MOST_EMPTY_PAGES {
+                assert_eq!(check(&mut paging, &[]).unwrap().0, Turn::Next);
+            }
+            assert_eq!(check(&mut paging, &[key]).unwrap().0, Turn::Next);
+        }
+        let failed = (0..=MOST_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
+        assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
+        // The last page may be empty.
+        assert_eq!(paging.check(&mut page(&[], false)).unwrap(), Turn::Next);
+    }
+    // So are pages of which nothing is left.
+    let mut paging = paging("p/", Order::Unknown);
+    assert!((0..=MOST_EMPTY_PAGES).any(|_| check(&mut paging, &["q"]).is_err()));
+}
+
+#[test]
+fn keys_that_do_not_ascend_are_noticed() {
+    for (pages, behind) in [
+        (vec![vec!["a", "c", "b", "d"]], None),
+        (vec![vec!["a", "a"]], None),
+        (vec![vec!["b", "c"], vec!["c", "d"]], None),
+        (vec![vec!["b", "c"]], Some("b")),
+        (vec![vec!["b", "c"], vec!["a"]], None),
+    ] {
+        let mut paging = paging("", Order::Ascending).behind(behind.map(str::to_owned));
+        let failed = pages.iter().find_map(|keys| check(&mut paging, keys).err()).unwrap();
+        assert_eq!(*failed.kind(), FailureKind::Invalid, "{pages:?}");
+        assert!(failed.to_string().contains("ordered_lists: false"), "{failed}");
+    }
+    let mut paging = paging("", Order::Ascending).behind(Some("A".to_owned()));
+    assert!(check(&mut paging, &["a", "a/b", "a0", "é"]).is_ok());
+}
+
+#[test]
+fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
+    let version = |key: &str, id: &str| ListedVersion {
+        key: key.to_owned(),
+        id: id.to_owned(),
+        is_marker: false,
+        is_latest: false,
+        size: 1,
+        etag: None,
+        modified: None,
+        storage_class: None,
+        archive: ArchiveState::Readable,
+    };
+    let check = |paging: &mut Paging, versions: &[(&str, &str)]| {
+        let items = versions.iter().map(|(key, id)| version(key, id)).collect();
+        paging.check(&mut Page { items, next: Some(()) })
+    };
+    let new = || Paging::new(Operation::ListObjectVersions, "lake", "", Order::Grouped);
+    let mut good = new();
+    for versions in [&[("a", "2"), ("a", "1")][..], &[("a", "0"), ("b", "2")], &[("b", "1")]] {
+        assert_eq!(check(&mut good, versions).unwrap(), Turn::Next);
+    }
+    let mut twice = new();
+    check(&mut twice, &[("a", "2"), ("a", "1")]).unwrap();
+    assert_eq!(*check(&mut twice, &[("a", "1"), ("a", "0")]).unwrap_err().kind(), FailureKind::ServerFault);
+    let mut back = new();
+    check(&mut back, &[("b", "2")]).unwrap();
+    assert!(check(&mut back, &[("a", "1")]).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_list_without_order_loses_nothing(
+        keys in proptest::collection::hash_set("[a-c]{1,4}", 1..60),
+        length in 1..9_usize,
+    ) {
+        let keys: Vec<String> = keys.into_iter().collect();
+        for order in [Order::Unknown, Order::Short] {
+            let mut paging = paging("", order);
+            let mut seen = Vec::new();
+            for keys in keys.chunks(length) {
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                let (turn, left) = check(&mut paging, &keys).unwrap();
+                prop_assert_eq!(turn, Turn::Next);
+                seen.extend(left);
+            }
+            prop_assert_eq!(&seen, &keys);
+        }
+    }
+}
