@@ -29,6 +29,7 @@ pub mod paging;
 mod pool;
 mod providers;
 mod read;
+mod roots;
 mod signature;
 mod verbs;
 mod xml;

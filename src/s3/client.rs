@@ -21,6 +21,7 @@ use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
 use super::pool::{CONNECT_TIMEOUT, http_client};
 use super::providers::{Foundation, Used};
+use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
 use crate::endpoint::{Endpoint, Network, Provider, ResolvedEndpoint};
@@ -134,6 +135,7 @@ impl Client {
             .region(Region::new(region.clone()))
             .credentials_provider(credentials.clone())
             .identity_cache(identities.clone())
+            .interceptor(AnyRoot)
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())

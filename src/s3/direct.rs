@@ -37,6 +37,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::identity::{Identity, SharedIdentityResolver};
 use aws_smithy_runtime_api::client::interceptors::context::{Input, OutputOrError};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::GetIdentityResolver as _;
 use aws_smithy_runtime_api::client::ser_de::{
     DeserializeResponse as _, SerializeRequest as _, SharedRequestSerializer, SharedResponseDeserializer,
@@ -52,6 +53,7 @@ use super::causes::plain;
 use super::identity::Identities;
 use super::octets;
 use super::pool::CONNECT_TIMEOUT;
+use super::roots::Root;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
 
 /// How long credentials are taken for good without asking the cache again, which renews them a minute before they end.
@@ -108,6 +110,8 @@ pub(super) struct Codec {
     serializer: SharedRequestSerializer,
     /// Holds the deserializer, which can not be taken out.
     layer: FrozenLayer,
+    /// What its document is called, where it has one.
+    root: Option<&'static Root>,
 }
 
 impl Codec {
@@ -115,6 +119,7 @@ impl Codec {
         let layer = operation.config()?;
         Some(Self {
             serializer: layer.load::<SharedRequestSerializer>()?.clone(),
+            root: layer.load::<Metadata>().and_then(|operation| Root::of(operation.name())),
             layer: layer.load::<SharedResponseDeserializer>().is_some().then_some(layer)?,
         })
     }
@@ -245,6 +250,9 @@ impl Way {
             && let Err(error) = headers.try_insert("expiresstring", expires)
         {
             return Err(SdkError::response_error(error, response));
+        }
+        if let Some(document) = codec.root.and_then(|root| root.renamed_in(&response)) {
+            *response.body_mut() = document;
         }
         let parsed = match codec.layer.load::<SharedResponseDeserializer>() {
             Some(codec) => codec.deserialize_nonstreaming_with_config(&response, &ConfigBag::base()),

@@ -238,7 +238,7 @@ impl Paging {
 
     fn empty_page(&mut self, goes_on: bool) -> Result<Turn, Failure> {
         self.empty += u32::from(goes_on);
-        if self.empty > MOST_EMPTY_PAGES {
+        if goes_on && self.empty > MOST_EMPTY_PAGES {
             return Err(self.fault(format!(
                 "the server sent {MOST_EMPTY_PAGES} pages in a row that bring nothing new, each with a token for another one"
             )));

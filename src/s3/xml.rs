@@ -32,6 +32,11 @@ impl<'a> Reader<'a> {
         Self { rest: document }
     }
 
+    /// Returns how many bytes are left of the document.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The text up to the next tag, and the tag.
     pub(super) fn next(&mut self) -> Result<(&'a str, Tag<'a>), Unreadable> {
         loop {

@@ -1,0 +1,229 @@
+//! Reads answers by their elements, whatever their root is called.
+//!
+//! The SDK refuses a document whose root has another name than in the model of S3; boto3 and most other
+//! clients never look at it. Servers that were written against those call it `ListPartsResponse`, or wrap the
+//! document into such an element. So a root is renamed to what the SDK expects if the document holds an
+//! element that only an answer to this operation has. A document that holds none (a page of HTML, an object
+//! in the place of its tags) stays as it is and is refused.
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, FrozenLayer, Intercept, RuntimeComponents, RuntimePlugin as _};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::operation as sdk;
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_runtime_api::client::interceptors::context::{Error, Output};
+use aws_smithy_runtime_api::client::orchestrator::{Metadata, OrchestratorError};
+use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
+
+use super::xml::{Reader, Tag, Unreadable};
+
+/// What the SDK expects of the document that answers an operation.
+#[derive(Debug)]
+pub(super) struct Root {
+    operation: &'static str,
+    name: &'static str,
+    /// Elements by one of which the document is known.
+    elements: &'static [&'static str],
+    /// Returns the SDK's configuration of the operation, which holds its deserializer.
+    layer: fn() -> Option<FrozenLayer>,
+}
+
+/// Writes the table of roots.
+macro_rules! roots {
+    ($($module:ident::$operation:ident => $name:literal, [$($element:literal),+];)+) => {
+        const ROOTS: &[Root] = &[$(Root {
+            operation: stringify!($operation),
+            name: $name,
+            elements: &[$($element),+],
+            layer: || sdk::$module::$operation::new().config(),
+        }),+];
+    };
+}
+
+roots! {
+    create_multipart_upload::CreateMultipartUpload => "InitiateMultipartUploadResult", ["UploadId"];
+    complete_multipart_upload::CompleteMultipartUpload => "CompleteMultipartUploadResult", ["ETag"];
+    copy_object::CopyObject => "CopyObjectResult", ["ETag"];
+    upload_part_copy::UploadPartCopy => "CopyPartResult", ["ETag"];
+    list_parts::ListParts => "ListPartsResult", ["Part", "IsTruncated", "MaxParts", "PartNumberMarker", "UploadId"];
+    list_multipart_uploads::ListMultipartUploads => "ListMultipartUploadsResult", ["Upload", "IsTruncated", "MaxUploads", "UploadIdMarker"];
+    list_object_versions::ListObjectVersions => "ListVersionsResult", ["Version", "DeleteMarker", "IsTruncated", "VersionIdMarker"];
+    get_bucket_versioning::GetBucketVersioning => "VersioningConfiguration", ["Status"];
+    get_object_tagging::GetObjectTagging => "Tagging", ["TagSet"];
+    get_object_acl::GetObjectAcl => "AccessControlPolicy", ["AccessControlList"];
+    get_object_retention::GetObjectRetention => "Retention", ["Mode", "RetainUntilDate"];
+    get_object_legal_hold::GetObjectLegalHold => "LegalHold", ["Status"];
+    list_object_annotations::ListObjectAnnotations => "ListObjectAnnotationsOutput", ["Annotations", "Annotation", "NextContinuationToken"];
+}
+
+impl Root {
+    /// Returns what answers an operation of this name, where that is a document.
+    pub(super) fn of(operation: &str) -> Option<&'static Self> {
+        ROOTS.iter().find(|root| root.operation == operation)
+    }
+
+    /// Returns the body of an answer with the root renamed, or `None` if it can be read as it is, or not at all.
+    pub(super) fn renamed_in(&self, response: &HttpResponse) -> Option<SdkBody> {
+        let is_success = response.status().is_success();
+        let document = response.body().bytes().filter(|_| is_success)?;
+        self.renamed(std::str::from_utf8(document).ok()?).ok().flatten().map(SdkBody::from)
+    }
+
+    fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
+        let mut reader = Reader::new(document);
+        let root = match reader.child()? {
+            // Some servers answer so for a bucket that never had versions.
+            Some(Tag::Empty(root)) if self.is_alias(root) => return Ok(Some(self.wrap(""))),
+            Some(Tag::Open(root)) if root != self.name && root != "Error" => root,
+            _ => return Ok(None),
+        };
+        let begin = document.len() - reader.left();
+        let (mut is_known, mut is_empty) = (false, true);
+        while let Some(tag) = reader.child()? {
+            if let Tag::Open(name) | Tag::Empty(name) = tag {
+                is_known |= self.elements.contains(&name);
+                is_empty = false;
+            }
+            if let Tag::Open(name) = tag {
+                let begin = document.len() - reader.left();
+                reader.skip()?;
+                // The document itself, in a wrapper.
+                if name == self.name {
+                    return Ok(inner(document, begin, &reader).map(|inner| self.wrap(inner)));
+                }
+            }
+        }
+        let is_known = is_known || (is_empty && self.is_alias(root));
+        Ok(inner(document, begin, &reader).filter(|_| is_known).map(|inner| self.wrap(inner)))
+    }
+
+    /// True for a root that says by its name alone that a bucket has no versions.
+    fn is_alias(&self, root: &str) -> bool {
+        self.operation == "GetBucketVersioning" && root.starts_with(self.operation)
+    }
+
+    fn wrap(&self, inner: &str) -> String {
+        format!("<{name}>{inner}</{name}>", name = self.name)
+    }
+}
+
+/// Returns what stands between `begin` and the tag that was closed last.
+fn inner<'d>(document: &'d str, begin: usize, reader: &Reader<'_>) -> Option<&'d str> {
+    let read = document.get(begin..document.len() - reader.left())?;
+    read.get(..read.rfind("</")?)
+}
+
+/// Lets the SDK read answers with any root.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnyRoot;
+
+impl Intercept for AnyRoot {
+    fn name(&self) -> &'static str {
+        "AnyRoot"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        _: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let root = config.load::<Metadata>().and_then(|operation| Root::of(operation.name()));
+        if let Some(root) = root
+            && let Some(layer) = (root.layer)()
+        {
+            let renaming = Renaming { root, layer };
+            config.interceptor_state().store_put(SharedResponseDeserializer::new(renaming));
+        }
+        Ok(())
+    }
+}
+
+/// Renames the root of an answer before the SDK reads it.
+#[derive(Debug)]
+struct Renaming {
+    root: &'static Root,
+    layer: FrozenLayer,
+}
+
+impl DeserializeResponse for Renaming {
+    fn deserialize_nonstreaming_with_config(
+        &self,
+        response: &HttpResponse,
+        config: &ConfigBag,
+    ) -> Result<Output, OrchestratorError<Error>> {
+        let Some(inner) = self.layer.load::<SharedResponseDeserializer>() else {
+            return Err(OrchestratorError::other("nothing reads this answer"));
+        };
+        let Some(document) = self.root.renamed_in(response) else {
+            return inner.deserialize_nonstreaming_with_config(response, config);
+        };
+        let mut renamed = HttpResponse::new(response.status(), document);
+        for (name, value) in response.headers() {
+            renamed.headers_mut().append(name.to_owned(), value.to_owned());
+        }
+        inner.deserialize_nonstreaming_with_config(&renamed, config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renamed(operation: &str, document: &str) -> Option<String> {
+        Root::of(operation).unwrap().renamed(document).ok().flatten()
+    }
+
+    #[test]
+    fn a_root_of_another_name_is_renamed() {
+        let parts = "<Part><PartNumber>1</PartNumber><ETag>&quot;a&quot;</ETag></Part> <IsTruncated/>";
+        for begin in ["", "<?xml version=\"1.0\"?>\n"] {
+            let other = format!("{begin}<s:ListPartsResponse xmlns:s=\"x\">{parts}</s:ListPartsResponse>\n");
+            let expected = format!("<ListPartsResult>{parts}</ListPartsResult>");
+            assert_eq!(renamed("ListParts", &other), Some(expected.clone()));
+            let wrapped = format!("{begin}<R><A/><ListPartsResult x=\"y\">{parts}</ListPartsResult><B/></R>");
+            assert_eq!(renamed("ListParts", &wrapped), Some(expected));
+        }
+        assert_eq!(
+            renamed(
+                "CreateMultipartUpload",
+                "<InitiateMultipartUpload><UploadId>u</UploadId></InitiateMultipartUpload>"
+            ),
+            Some(
+                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+                    .to_owned()
+            )
+        );
+        for never in
+            ["<GetBucketVersioningResponse/>", "<GetBucketVersioningResponse></GetBucketVersioningResponse>"]
+        {
+            let expected = "<VersioningConfiguration></VersioningConfiguration>";
+            assert_eq!(renamed("GetBucketVersioning", never).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_taken_for_the_answer() {
+        for root in ROOTS {
+            let right = format!("<{name}><X/></{name}>", name = root.name);
+            for document in [
+                right.as_str(),
+                "",
+                "<html><head><title>Status</title></head><body></body></html>",
+                "<Error><Code>SlowDown</Code><Status/><ETag/><Part/></Error>",
+                "<Other/>",
+                "<Other></Other>",
+                "{\"UploadId\": 1}",
+                "<R><UploadId>u</UploadId>",
+            ] {
+                assert_eq!(renamed(root.operation, document), None, "{} {document}", root.operation);
+            }
+            // The name of the root alone says nothing, except of a bucket without versions.
+            let alias = format!("<{}Response></{}Response>", root.operation, root.operation);
+            let is_known = root.operation == "GetBucketVersioning";
+            assert_eq!(renamed(root.operation, &alias).is_some(), is_known, "{alias}");
+        }
+        assert!(Root::of("HeadObject").is_none());
+    }
+}
