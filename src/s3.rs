@@ -510,7 +510,7 @@ pub struct OpenUpload {
 }
 
 /// Where the next page of open uploads starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UploadMarker {
     /// `key-marker`.
     pub key: String,

@@ -80,7 +80,7 @@ pub struct ListedVersion {
 }
 
 /// Where the next page of versions starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VersionMarker {
     /// `key-marker`.
     pub key: String,

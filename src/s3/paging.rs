@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 use super::ids::unusable_key;
 use super::{
@@ -127,6 +127,8 @@ pub struct Paging {
     /// What is remembered of the page before.
     before: HashSet<Print>,
     first_and_last: Option<(Print, Print)>,
+    /// Where the page before led to.
+    token: Option<u64>,
     empty: u32,
     again: u32,
     refused: BTreeMap<&'static str, Refused>,
@@ -153,6 +155,7 @@ impl Paging {
             seen: HashSet::new(),
             before: HashSet::new(),
             first_and_last: None,
+            token: None,
             empty: 0,
             again: 0,
             refused: BTreeMap::new(),
@@ -178,10 +181,12 @@ impl Paging {
     /// # Errors
     /// [`FailureKind::ServerFault`] if the list does not advance; [`FailureKind::Invalid`] if it is not in the order that
     /// the endpoint's capabilities promise.
-    pub fn check<T: Entry, M>(&mut self, page: &mut Page<T, M>) -> Result<Turn, Failure> {
+    pub fn check<T: Entry, M: Hash>(&mut self, page: &mut Page<T, M>) -> Result<Turn, Failure> {
         self.refuse(&mut page.items);
+        let token = page.next.as_ref().map(|next| self.hashers.0.hash_one(next));
+        let leads_back = token.is_some() && token == std::mem::replace(&mut self.token, token);
         let (Some(first), Some(last)) = (page.items.first(), page.items.last()) else {
-            return self.empty_page(page.next.is_some());
+            return if leads_back { self.repeated_page() } else { self.empty_page(token.is_some()) };
         };
         let ends = (self.print(first), self.print(last));
         if self.is_repeated(&page.items, ends) {
@@ -249,10 +254,8 @@ impl Paging {
     fn repeated_page(&mut self) -> Result<Turn, Failure> {
         self.again += 1;
         if self.again >= PAGE_TRIES {
-            let message = format!(
-                "the server returned a page of the list again that it had returned before, {PAGE_TRIES} times"
-            );
-            return Err(self.fault(message));
+            return Err(self
+                .fault(format!("the server returned the same page of the list again, {PAGE_TRIES} times")));
         }
         Ok(Turn::Again)
     }

@@ -24,9 +24,10 @@ fn paging(prefix: &str, order: Order) -> Paging {
     Paging::new(Operation::ListObjects, "lake", prefix, order)
 }
 
-/// The keys that are left of a page.
+/// The keys that are left of a page that leads to a new one.
 fn check(paging: &mut Paging, keys: &[&str]) -> Result<(Turn, Vec<String>), Failure> {
     let mut page = page(keys, true);
+    page.next = Some(fastrand::u64(..).to_string());
     let turn = paging.check(&mut page)?;
     Ok((turn, page.items.into_iter().map(|item| item.key).collect()))
 }
@@ -118,6 +119,10 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
             assert_eq!(check(&mut paging, &[key]).unwrap().0, Turn::Next);
         }
         let failed = (0..=MOST_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
+        assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
+        // Those that lead nowhere else are no list either.
+        let mut back = self::paging("", order);
+        let failed = (0..=PAGE_TRIES).find_map(|_| back.check(&mut page(&[], true)).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
         // The last page may be empty.
         assert_eq!(paging.check(&mut page(&[], false)).unwrap(), Turn::Next);
