@@ -111,7 +111,12 @@ impl FailureKind {
     pub const fn outcome_unknown(&self) -> bool {
         matches!(
             self,
-            Self::Transient | Self::TimedOut | Self::Unreadable | Self::AnswerTooLong | Self::Silent | Self::ServerFault
+            Self::Transient
+                | Self::TimedOut
+                | Self::Unreadable
+                | Self::AnswerTooLong
+                | Self::Silent
+                | Self::ServerFault
         )
     }
 

@@ -17,6 +17,7 @@ use super::ids::unusable_key;
 use super::{
     AnnotationEntry, Failure, FailureKind, ListedObject, ListedVersion, OpenUpload, Operation, Page, PartDone,
 };
+use crate::location::BucketName;
 
 /// Empty pages in a row that still are no endless list. Servers send some where they have deleted keys.
 pub const MOST_EMPTY_PAGES: u32 = 100;
@@ -29,8 +30,8 @@ pub trait Entry {
     fn key(&self) -> Cow<'_, str>;
 
     /// Tells entries of one key apart.
-    fn id(&self) -> &str {
-        ""
+    fn id(&self) -> Option<&str> {
+        None
     }
 }
 
@@ -45,8 +46,8 @@ impl Entry for ListedVersion {
         Cow::Borrowed(&self.key)
     }
 
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
     }
 }
 
@@ -55,8 +56,8 @@ impl Entry for OpenUpload {
         Cow::Borrowed(&self.key)
     }
 
-    fn id(&self) -> &str {
-        &self.upload_id
+    fn id(&self) -> Option<&str> {
+        Some(&self.upload_id)
     }
 }
 
@@ -144,7 +145,7 @@ struct Refused {
 impl Paging {
     /// Begins a list of `bucket` whose keys begin with `prefix`.
     #[must_use]
-    pub fn new(operation: Operation, bucket: impl ToString, prefix: &str, order: Order) -> Self {
+    pub fn new(operation: Operation, bucket: &BucketName, prefix: &str, order: Order) -> Self {
         Self {
             operation,
             bucket: bucket.to_string(),
@@ -282,7 +283,10 @@ impl Paging {
             if self.order == Order::Grouped {
                 let print = print_of(&self.hashers, item);
                 if !self.seen.insert(print) {
-                    return Err(self.fault(format!("the server lists `{}` of `{key}` twice", item.id())));
+                    return Err(self.fault(format!(
+                        "the server lists `{}` of `{key}` twice",
+                        item.id().unwrap_or_default()
+                    )));
                 }
             }
             last = Some(key);

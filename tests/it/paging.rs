@@ -5,9 +5,11 @@ use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
 use s3haul::location::ObjectKey;
-use s3haul::manifest::job::{DEFAULT_ENDPOINT, Transfer, Versions};
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
 use s3haul::multipart::uploads;
+use s3haul::s3::Attributes;
 use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SandboxOptions};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::liar::{Answer, Asked, Liar, Lie};
@@ -256,7 +258,7 @@ async fn uploads_and_parts_that_go_round_end() {
     let world = World::new().await;
     let direct = world.bucket(DESTINATION).await;
     let key = ObjectKey::new("k").unwrap();
-    let upload = direct.create_upload(&key, &Default::default()).await.unwrap().value;
+    let upload = direct.create_upload(&key, &Attributes::default()).await.unwrap().value;
     let body = bytes::Bytes::from_static(b"x");
     direct.upload_part(&key, &upload.id, 1, body, None).await.unwrap();
     let lie = |_: &Asked, answer: Answer| {
@@ -266,7 +268,7 @@ async fn uploads_and_parts_that_go_round_end() {
     };
     let liar = Liar::before(&world, lie).await;
     let job = liar.job(&world, copy_all(), Provider::Aws);
-    let mut connections = world.connections(&job, &Default::default(), &Default::default());
+    let mut connections = world.connections(&job, &CancellationToken::default(), &Limits::default());
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap()).await.unwrap();
     let listed: Result<Vec<_>, _> = uploads(&bucket, "").try_collect().await;
     assert_eq!(listed.unwrap_err().kind().name(), "server-fault");

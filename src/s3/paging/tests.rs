@@ -21,7 +21,7 @@ fn page(keys: &[&str], more: bool) -> Page<ListedObject> {
 }
 
 fn paging(prefix: &str, order: Order) -> Paging {
-    Paging::new(Operation::ListObjects, "lake", prefix, order)
+    Paging::new(Operation::ListObjects, &BucketName::new("lake").unwrap(), prefix, order)
 }
 
 /// The keys that are left of a page that leads to a new one.
@@ -167,7 +167,8 @@ fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
         let items = versions.iter().map(|(key, id)| version(key, id)).collect();
         paging.check(&mut Page { items, next: Some(()) })
     };
-    let new = || Paging::new(Operation::ListObjectVersions, "lake", "", Order::Grouped);
+    let lake = BucketName::new("lake").unwrap();
+    let new = || Paging::new(Operation::ListObjectVersions, &lake, "", Order::Grouped);
     let mut good = new();
     for versions in [&[("a", "2"), ("a", "1")][..], &[("a", "0"), ("b", "2")], &[("b", "1")]] {
         assert_eq!(check(&mut good, versions).unwrap(), Turn::Next);
