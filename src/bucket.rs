@@ -28,9 +28,9 @@ use crate::manifest::job::Limits;
 use crate::pace::slots::{self, Want};
 use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
-    Access, Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Class, Client, CompleteSpec,
-    Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation, Page, PartDone,
-    PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
+    Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class, Client,
+    CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation,
+    Page, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
 };
 
 /// A bucket behind a pacer. Cheap to clone.
@@ -370,8 +370,8 @@ impl Bucket {
         self.call_at(at, operation, None, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
     }
 
-    /// The region that the bucket is in, where the server tells.
-    pub async fn region(&self) -> Result<Option<String>, Failure> {
+    /// See [`Client::head_bucket`].
+    pub async fn head_bucket(&self) -> Result<BucketHead, Failure> {
         self.read(Operation::HeadBucket, None, || self.client.head_bucket(&self.name)).await
     }
 

@@ -31,6 +31,7 @@ mod select;
 mod set;
 mod signals;
 mod status;
+mod tidy;
 mod uploads;
 mod verify;
 
@@ -514,7 +515,7 @@ async fn interruptible<T>(command: impl Future<Output = Result<T, CliError>>) ->
     let Ok(mut signals) = Signals::of_the_end() else { return command.await };
     tokio::select! {
         ended = command => ended,
-        () = signals.recv() => Err(CliError::Interrupted),
+        _ = signals.recv() => Err(CliError::Interrupted),
     }
 }
 

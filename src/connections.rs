@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::bucket::contact::Contact;
-use crate::endpoint::{Endpoint, ResolvedEndpoint};
+use crate::endpoint::{CredentialSource, Endpoint, ResolvedEndpoint};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Job, KeySource, Transfer};
 use crate::manifest::tenant;
@@ -105,6 +105,13 @@ impl Connections {
         let identity = client.who_and_where().await;
         self.identities.insert(client.endpoint().to_owned(), identity.clone());
         identity
+    }
+
+    /// Returns the source of the credentials that sign at this endpoint, once it has given some.
+    #[must_use]
+    pub fn credential_source(&self, endpoint: &str) -> Option<CredentialSource> {
+        let mut clients = self.clients.iter().filter(|((name, _), _)| name == endpoint);
+        clients.find_map(|(_, client)| client.credential_source())
     }
 
     /// Returns the source of a transfer as its copies read it: with the credentials of the destination's endpoint. Sends
@@ -201,11 +208,20 @@ fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
 async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
     // Look-alikes name regions that mean nothing; a redirect means something everywhere.
     let trusted = contact.client().url().is_none();
-    let failure = match contact.region().await {
-        Ok(region) => return Ok(region.filter(|_| trusted)),
+    let failure = match contact.head_bucket().await {
+        Ok(head) => {
+            if !trusted && !head.speaks_s3 {
+                refuse_web_page(contact).await?;
+            }
+            return Ok(head.region.filter(|_| trusted));
+        }
         Err(failure) => failure,
     };
     match failure.kind() {
+        FailureKind::NoSuchBucket if !trusted && failure.details().request_id.is_none() => {
+            refuse_web_page(contact).await?;
+            Err(failure)
+        }
         FailureKind::WrongRegion(Some(region)) if !contact.client().region_was_given() => {
             Ok(Some(region.clone()))
         }
@@ -222,13 +238,40 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
     }
 }
 
+/// Refuses a server that answers, but with something that no S3 server sends: a web server, or the page of a captive
+/// portal. HEAD has no body, so one list is asked for.
+async fn refuse_web_page(contact: &Bucket) -> Result<(), Failure> {
+    match contact.first("", None).await {
+        Err(listed) if is_no_answer_of_s3(&listed) => {
+            let message =
+                format!("{} is not an S3 server: it answers, but with something else", contact.server());
+            let place = contact.name().to_string();
+            Err(Failure::new(FailureKind::Unreadable, Operation::ListObjects, place, message))
+        }
+        // Whatever else it is, the run finds it too, with all that it does about it.
+        _ => Ok(()),
+    }
+}
+
+/// True for an answer that cannot be read, and for a refusal without an error code of S3.
+fn is_no_answer_of_s3(listed: &Failure) -> bool {
+    let details = listed.details();
+    match listed.kind() {
+        FailureKind::Unreadable => true,
+        FailureKind::NoSuchBucket | FailureKind::NotFound => {
+            details.request_id.is_none() && details.code.starts_with("HTTP ")
+        }
+        _ => false,
+    }
+}
+
 /// A bucket that answers only when no owner is expected belongs to somebody else. Being denied both ways says nothing:
 /// there are rights to objects without any to their bucket.
 async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failure> {
     let access = contact.client().access().clone();
     let Some(owner) = access.expected_owner.clone() else { return Ok(()) };
     let anybodys = contact.on_terms(Access { expected_owner: None, ..access });
-    if anybodys.region().await.is_err() && anybodys.list("", None, None).await.is_err() {
+    if anybodys.head_bucket().await.is_err() && anybodys.list("", None, None).await.is_err() {
         return Ok(());
     }
     let message = format!("the bucket does not belong to the account {owner} (`expected_owner`)");

@@ -13,6 +13,7 @@
 pub mod capabilities;
 mod environment;
 mod network;
+mod no_proxy;
 mod resolve;
 mod server;
 
@@ -24,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use self::capabilities::Overrides;
 pub use self::environment::{Environment, Profile};
 pub use self::network::{Network, ProxyError, ProxySetting, ProxyUrl};
+pub use self::no_proxy::NoProxy;
+pub(crate) use self::resolve::public_url;
 pub use self::resolve::{CredentialSource, Mistake, Origin, ResolvedEndpoint, Setting};
 pub use self::server::Server;
 pub(crate) use self::server::url_mistake;

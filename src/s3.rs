@@ -487,6 +487,15 @@ pub struct ListedObject {
     pub archive: ArchiveState,
 }
 
+/// The answer to HEAD of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketHead {
+    /// The Region that the bucket is in, if the server tells.
+    pub region: Option<String>,
+    /// True if the answer has a header that only S3 servers send. Some of them send none.
+    pub speaks_s3: bool,
+}
+
 /// One page of a paged answer.
 #[derive(Clone, Debug)]
 pub struct Page<T, M = String> {

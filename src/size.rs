@@ -123,6 +123,15 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     u64::try_from(bytes).ok()
 }
 
+impl ByteSize {
+    /// Returns the size as a text that reads back as the same size, for what somebody typed.
+    #[must_use]
+    pub fn exact(self) -> String {
+        let shown = self.to_string();
+        if shown.parse() == Ok(self) { shown } else { format!("{}B", self.0) }
+    }
+}
+
 impl fmt::Display for ByteSize {
     /// Exact in the largest unit that divides the size, else rounded to two decimals for people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -267,6 +276,10 @@ mod tests {
             }
         }
         assert_eq!(ByteSize(1536 * MIB).to_string(), "1.50GiB");
+        assert_eq!(
+            (ByteSize(1536 * MIB).exact(), ByteSize(10_000_000).exact()),
+            ("1.50GiB".into(), "10000000B".into())
+        );
         assert_eq!(ByteRate(GIB).to_string(), "1GiB/s");
         assert_eq!("40GiB/s".parse(), Ok(ByteRate(40 * GIB)));
     }

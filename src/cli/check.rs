@@ -1,5 +1,6 @@
 //! `check`: would this job start, and is what it relies on true?
 
+mod journal;
 mod look;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use look::{Finding, Findings, Status, look};
 
+use super::journal::of_environment;
 use super::place::Place;
 use super::{CliError, Exit, JobFile, Output, presence, say, say_json, say_line};
 use crate::bucket::Bucket;
@@ -29,13 +31,14 @@ Examples:
   s3haul check nightly.yaml --probe                 what the servers really do, and what to state in the manifest
 
 Says who signs the requests at each endpoint. Lists one key of each source and of each destination that is compared with,
-and sends HEAD for the first object with the credentials that sign the copies.
+and sends HEAD for the first object with the credentials that sign the copies. Reads the journal, if there is one.
 
 A probe writes some 20 small objects and one of 11 MiB below a scratch prefix of each destination bucket, and removes
 them. It needs s3:DeleteObject there; a job never does.
 
 Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
-job relies on, or something of the probe is left, 3 a bucket can not be used, listed, or read.")]
+job relies on, or something of the probe is left, 3 a bucket or a local source can not be used, listed, or read, or the
+journal can not be used.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
@@ -50,6 +53,9 @@ pub(super) struct CheckJob {
 impl CheckJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job.load()?;
+        if let Some(place) = of_environment()? {
+            job.journal = place;
+        }
         let place = Place::of(&self.job, &mut job).await?;
         let mut connections = place.connect(&job, &CancellationToken::new());
         introduce(&job, &mut connections, output).await?;
@@ -69,6 +75,9 @@ impl CheckJob {
                 _ => exit,
             };
             tell(&sides, old_versions.as_ref(), &findings, output)?;
+        }
+        if journal::check(&job, &mut connections, output).await?.is_forbidden() {
+            exit = Exit::Refused;
         }
         if !self.probe {
             return Ok(exit);
@@ -145,11 +154,7 @@ fn tell(
         say_json(&line)?;
         return Ok(());
     }
-    let word = match findings.status() {
-        Status::Failed => "FAIL",
-        Status::Warning => "warning",
-        Status::Ok | Status::NotChecked => "ok",
-    };
+    let word = findings.status().word();
     say_line(&format!("{word}  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
     if let Some(note) = old_versions {
         say_line(&format!("    in place: {note}"))?;

@@ -48,7 +48,8 @@ pub(super) struct Copy {
     #[arg(value_name = "DST")]
     destination: String,
 
-    /// Treat SRC as a prefix although it does not end in a slash.
+    /// Read everything below SRC although it does not end in a slash: s3://b/log means s3://b/log/, as for aws s3. Keys
+    /// that begin with log are 's3://b/log*', and below such prefixes 's3://b/log*/**'.
     #[arg(short, long)]
     recursive: bool,
     /// What is copied: missing keys, changed objects too, or always everything.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
-use super::{CliError, EndpointFlags, idle, load};
+use super::{CliError, EndpointFlags, idle, load, tidy};
 use crate::connections::Connections;
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
@@ -133,6 +133,12 @@ pub(super) async fn open(
         }
         Err(error) => return Err(unusable(error)),
     };
+    if job.journal == JournalPlace::Usual {
+        tidy::ignore_in_git();
+        if tidy::is_one_off(&job.name) {
+            tidy::remove_old_copies(&job.name).await;
+        }
+    }
     let decision = journal::decide(opened.state(), &fingerprint, intent)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {

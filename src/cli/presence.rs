@@ -1,7 +1,10 @@
-//! Objects that a job names one by one, looked for before the first write.
+//! Objects that a job names one by one, and its sources on this machine, looked for before the first write.
 //!
 //! The commonest mistake of all is a prefix without its slash: `s3://lake/events` names one object, and there is none. A HEAD
 //! per named object finds that out, and one list tells a mistyped prefix from a mistyped key.
+
+use std::path::Path;
+use std::{fs, io};
 
 use super::CliError;
 use crate::bucket::Bucket;
@@ -12,10 +15,21 @@ use crate::manifest::may_read;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_count;
 
-/// Looks for each object that a transfer names by itself. One that an earlier transfer may write, or of which an old
+/// Looks for each file or directory that is a source, and for each object that a transfer names by itself. One that an earlier transfer may write, or of which an old
 /// version is wanted, need not be there now.
 pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<(), CliError> {
     for (number, transfer) in job.transfers.iter().enumerate() {
+        if let Source::Files { path, .. } = &transfer.from
+            && let Err(error) = readable(path.as_path())
+        {
+            let path = path.as_path().display();
+            let what = if error.kind() == io::ErrorKind::NotFound {
+                format!("there is no file or directory {path}; check the path")
+            } else {
+                format!("{path} cannot be read: {error}; check the path and its permissions")
+            };
+            return Err(CliError::Absent(format!("{}{what}", prefix_of(transfer))));
+        }
         let Source::Object { location, version: None, .. } = &transfer.from else { continue };
         let is_written_first =
             || job.transfers[..number].iter().any(|earlier| may_read(job, transfer, earlier));
@@ -27,6 +41,19 @@ pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<
         }
     }
     Ok(())
+}
+
+/// Finds out whether a source on this machine is there and may be read.
+fn readable(path: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        fs::read_dir(path).map(drop)
+    } else if metadata.is_file() {
+        fs::File::open(path).map(drop)
+    } else {
+        // A pipe would block here; the run refuses it in its own words.
+        Ok(())
+    }
 }
 
 async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<(), CliError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, JournalFlags, Session};
@@ -114,7 +115,8 @@ pub(super) async fn run(
             connections.of_transfer(transfer).await?;
         }
         presence::require(job, &mut connections).await?;
-        journal::open(job, &mut connections, origin, intent, tell).await
+        let origin = origin.clone().with_sources(job, |endpoint| connections.credential_source(endpoint));
+        journal::open(job, &mut connections, &origin, intent, tell).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
     let Session { journal, resumed, report } = interruptible(contact).await?;
@@ -166,9 +168,12 @@ fn exit_of(outcome: &Outcome) -> Exit {
 async fn stop_on_signal(stop: CancellationToken, console: Arc<Console>) {
     let Ok(mut signals) = Signals::of_the_end() else { return };
     for round in 0.. {
-        signals.recv().await;
+        let signal = signals.recv().await;
         if round > 0 {
             std::process::exit(super::Exit::Interrupted as i32);
+        }
+        if signal == SignalKind::interrupt() && io::stdin().is_terminal() {
+            console.skip_echo();
         }
         let seconds = execute::DRAIN.as_secs();
         console.tell(&format!(

@@ -56,7 +56,7 @@ fn survives(name: &str, number: i32) -> bool {
 
 /// Listens to some signals.
 #[derive(Debug)]
-pub(super) struct Signals(Vec<Signal>);
+pub(super) struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
     /// Listens to those with which users and schedulers end a command.
@@ -69,20 +69,22 @@ impl Signals {
         note_ignored();
         let ignored = IGNORED.get().map_or(&[][..], Vec::as_slice);
         let listened = kinds.iter().filter(|kind| !ignored.contains(&kind.as_raw_value()));
-        listened.map(|kind| signal(*kind)).collect::<io::Result<_>>().map(Self)
+        listened.map(|kind| Ok((*kind, signal(*kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Waits for the next of them; for ever if all are ignored.
-    pub(super) async fn recv(&mut self) {
+    /// Waits for the next of them and returns it; for ever if all are ignored.
+    pub(super) async fn recv(&mut self) -> SignalKind {
         poll_fn(|context| {
-            let mut ready = false;
+            let mut ready = None;
             // Each is polled, so that each wakes this task.
-            for signal in &mut self.0 {
-                ready |= matches!(signal.poll_recv(context), Poll::Ready(Some(())));
+            for (kind, signal) in &mut self.0 {
+                if matches!(signal.poll_recv(context), Poll::Ready(Some(()))) {
+                    ready = ready.or(Some(*kind));
+                }
             }
-            if ready { Poll::Ready(()) } else { Poll::Pending }
+            ready.map_or(Poll::Pending, Poll::Ready)
         })
-        .await;
+        .await
     }
 }
 

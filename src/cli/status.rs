@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::journal::{Named, places};
 use super::{CliError, EndpointFlags, Exit, Output, say, say_json};
-use crate::journal::event::FailedObject;
+use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
 use crate::journal::{Glance, Life, Location, Writer, look};
@@ -20,6 +20,8 @@ use crate::pace::learned::Learned;
 use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_duration};
 
+/// Transfers that are shown with their sources and destinations.
+const SHOWN_COPIES: usize = 5;
 /// Lanes that are shown with what was accepted on them.
 const SHOWN_LANES: usize = 5;
 
@@ -99,6 +101,8 @@ struct View<'a> {
     resumed: u32,
     transfers: u64,
     ended_transfers: u64,
+    /// From where and to where the first transfers copy.
+    copies: Vec<[&'a str; 2]>,
     #[serde(flatten)]
     totals: &'a Totals,
     pending_objects: u64,
@@ -137,6 +141,12 @@ impl<'a> From<&'a OpenUpload> for UploadView<'a> {
     }
 }
 
+/// Returns from where and to where the first transfers of a run copy: the name of a one-off copy says nothing.
+fn copies(run: &RunInfo) -> Vec<[&str; 2]> {
+    let sides = run.transfers.iter().filter_map(|transfer| run.fingerprint.sides(transfer));
+    sides.take(SHOWN_COPIES).map(|(from, to)| [from, to]).collect()
+}
+
 impl<'a> View<'a> {
     fn of(journal: String, glance: &'a Glance, now: Timestamp) -> Self {
         let state = &glance.state;
@@ -152,6 +162,7 @@ impl<'a> View<'a> {
             resumed: state.resumed,
             transfers: run.map_or(0, |run| run.transfers.len() as u64),
             ended_transfers: state.ended_transfers.len() as u64,
+            copies: run.map(copies).unwrap_or_default(),
             totals: &state.totals,
             pending_objects: state.pending_objects() as u64,
             open_uploads: state.uploads.values().map(UploadView::from).collect(),
@@ -181,6 +192,9 @@ impl<'a> View<'a> {
             printable(self.job.unwrap_or("no run yet")),
             printable(&self.journal)
         );
+        for [from, to] in &self.copies {
+            let _ = writeln!(text, "  {} -> {}", printable(from), printable(to));
+        }
         if let (Some(began), Some(last)) = (self.began, self.last) {
             let _ = write!(text, "  began {} ago, last event {} ago", self.ago(began), self.ago(last));
             let _ = match self.resumed {
@@ -243,7 +257,7 @@ impl<'a> View<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::event::{Ended, Event, PlannedObject, RunInfo, SourceVersion, UploadPlace};
+    use crate::journal::event::{Ended, Event, PlannedObject, SourceVersion, UploadPlace};
     use crate::journal::fingerprint::Fingerprint;
     use crate::journal::state::RunState;
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::Setting;
+use super::{NoProxy, Origin, Setting};
 
 /// Why a text does not name a proxy. No variant shows the text: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,10 +55,28 @@ pub struct Network {
     pub http: Option<Setting<ProxyUrl>>,
     /// The proxy for `https://` URLs.
     pub https: Option<Setting<ProxyUrl>>,
-    /// Hosts that are reached without a proxy, in the syntax of `NO_PROXY`.
-    pub no_proxy: String,
+    /// Hosts that are reached without a proxy.
+    pub no_proxy: NoProxy,
     /// A file of PEM certificates; connections trust these and no others.
     pub ca_bundle: Option<Setting<PathBuf>>,
+    /// True if no connection uses TLS, neither to the endpoint nor to a credential service.
+    pub is_plain: bool,
+}
+
+impl Network {
+    /// The file of trusted certificates, unless it comes from the environment and nothing needs it.
+    #[must_use]
+    pub fn needed_ca_bundle(&self) -> Option<&Setting<PathBuf>> {
+        self.ca_bundle.as_ref().filter(|bundle| !self.is_plain || bundle.origin == Origin::Stated)
+    }
+
+    /// The proxy for requests to this URL, if they go through one.
+    #[must_use]
+    pub fn proxy_for(&self, url: &str) -> Option<&Setting<ProxyUrl>> {
+        let is_plain = url.starts_with("http://");
+        let proxy = if is_plain { &self.http } else { &self.https };
+        proxy.as_ref().filter(|_| !self.no_proxy.covers_url(url))
+    }
 }
 
 impl ProxyUrl {
@@ -123,26 +141,6 @@ impl FromStr for ProxySetting {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.trim().eq_ignore_ascii_case("none") { Ok(Self::None) } else { text.parse().map(Self::Url) }
     }
-}
-
-/// Hosts of credential services, which are on the machine itself. No AWS tool sends them to a proxy.
-const METADATA: [&str; 5] =
-    ["169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23"];
-
-/// Reads a list as `NO_PROXY` has it, and adds the hosts that are never reached through a proxy.
-///
-/// Go and curl differ in what they accept; `*.example.com` and `host:port` are understood as well.
-pub(super) fn no_proxy(list: &str) -> String {
-    let entry = |entry: &str| {
-        let entry = entry.trim();
-        let entry = entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry);
-        match entry.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') && port.parse::<u16>().is_ok() => host.to_owned(),
-            _ => entry.to_owned(),
-        }
-    };
-    let given = list.split(',').map(entry).filter(|entry| !entry.is_empty());
-    given.chain(METADATA.map(str::to_owned)).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

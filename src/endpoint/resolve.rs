@@ -17,7 +17,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::environment::{Environment, Profile};
-use super::network::{Network, ProxyError, ProxySetting, ProxyUrl, no_proxy};
+use super::network::{Network, ProxyError, ProxySetting, ProxyUrl};
+use super::no_proxy::NoProxy;
 use super::server::{Server, url_mistake};
 use super::{AssumeRole, Endpoint, Provider};
 
@@ -149,13 +150,14 @@ impl Endpoint {
         };
         let use_fips = layers.flag("use_fips_endpoint", "AWS_USE_FIPS_ENDPOINT");
         let use_dual_stack = layers.flag("use_dualstack_endpoint", "AWS_USE_DUALSTACK_ENDPOINT");
-        let network = layers.network(&self);
         let credentials = layers.credentials();
         let sts_url = layers.service_url("sts", &["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"]);
+        let place = url.as_ref().map_or_else(|| public_url(&region.value), |url| url.value.clone());
+        let asks_elsewhere = self.assume_role.is_some() || layers.asks_credential_services(&credentials);
+        let network = layers.network(&self, &place, asks_elsewhere);
         if let (Some(fips), Some(url)) = (&use_fips, &url)
             && fips.value
-            && server.is_amazon()
-            && !url.value.contains("fips")
+            && !(server.is_amazon() && url.value.contains("fips"))
         {
             layers.mistakes.push(Mistake {
                 field: None,
@@ -393,39 +395,68 @@ impl<'e> Layers<'e> {
         Some(Setting { value: without_slash(&url.value), origin: url.origin })
     }
 
-    fn network(&mut self, endpoint: &Endpoint) -> Network {
-        let stated = endpoint.ca_bundle.as_ref().map(|path| path.as_path().to_owned());
-        let path = |text: &str| Ok(PathBuf::from(text));
-        let variables = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"];
-        let ca_bundle = self.pick(stated, &|profile| profile.get("ca_bundle"), &variables, &path);
-        let (http, https, hosts) = match &endpoint.proxy {
-            Some(ProxySetting::None) => (None, None, ""),
+    /// True if credentials come from a service that is asked over TLS, wherever the endpoint is.
+    fn asks_credential_services(&self, credentials: &[CredentialSource]) -> bool {
+        const WAYS: [&str; 4] = ["role_arn", "sso_session", "sso_start_url", "login_session"];
+        let asks = |source: &CredentialSource| match source {
+            CredentialSource::WebIdentity => true,
+            CredentialSource::Container => {
+                let url = self.environment.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+                url.is_some_and(|url| url.starts_with("https://"))
+            }
+            CredentialSource::Profile(name) => {
+                let profile = self.environment.profile(name);
+                profile.is_some_and(|profile| WAYS.iter().any(|way| profile.get(way).is_some()))
+            }
+            CredentialSource::Environment | CredentialSource::InstanceMetadata => false,
+        };
+        credentials.iter().any(asks)
+    }
+
+    /// Decides how to reach the endpoint at the URL `place`, and credential services over TLS if
+    /// `asks_elsewhere`. A setting of the environment that none of these connections uses is no
+    /// mistake, whatever it says.
+    fn network(&mut self, endpoint: &Endpoint, place: &str, asks_elsewhere: bool) -> Network {
+        let is_plain = place.starts_with("http://");
+        let (http, https, no_proxy) = match &endpoint.proxy {
+            Some(ProxySetting::None) => (None, None, NoProxy::of("")),
             Some(ProxySetting::Url(url)) => {
                 let url = Setting::stated(url.clone());
-                (Some(url.clone()), Some(url), "")
+                (Some(url.clone()), Some(url), NoProxy::of(""))
             }
             None => {
+                let hosts = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.environment.variable(name));
+                let no_proxy = NoProxy::of(hosts.unwrap_or_default());
+                let uses_proxy = !no_proxy.covers_url(place);
                 // A web server hands the header `Proxy` of its clients to CGI programs as HTTP_PROXY.
                 let is_cgi = self.environment.variable("REQUEST_METHOD").is_some();
                 let names: &[_] = if is_cgi { &["http_proxy"] } else { &["http_proxy", "HTTP_PROXY"] };
                 let all = ["all_proxy", "ALL_PROXY"];
-                let http = self.proxy(&[names, &all].concat());
-                let https = self.proxy(&[["https_proxy", "HTTPS_PROXY"], all].concat());
-                let hosts = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.environment.variable(name));
-                let hosts = hosts.unwrap_or_default();
-                // The HTTP client matches `*` with names only, not with addresses.
-                let everything = hosts.split(',').any(|host| host.trim() == "*");
-                if everything { (None, None, "") } else { (http, https, hosts) }
+                let http = self.proxy(&[names, &all].concat(), is_plain && uses_proxy);
+                let is_used = (!is_plain && uses_proxy) || asks_elsewhere;
+                let https = self.proxy(&[["https_proxy", "HTTPS_PROXY"], all].concat(), is_used);
+                (http, https, no_proxy)
             }
         };
-        Network { http, https, no_proxy: no_proxy(hosts), ca_bundle }
+        let stated = endpoint.ca_bundle.as_ref().map(|path| path.as_path().to_owned());
+        let path = |text: &str| Ok(PathBuf::from(text));
+        let variables = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"];
+        let ca_bundle = self.pick(stated, &|profile| profile.get("ca_bundle"), &variables, &path);
+        let proxy_has_tls = http.as_ref().is_some_and(|proxy| proxy.value.as_str().starts_with("https://"));
+        let is_plain = is_plain && !asks_elsewhere && !proxy_has_tls;
+        Network { http, https, no_proxy, ca_bundle, is_plain }
     }
 
     /// Proxies stand in variables only; the shared configuration has none.
-    fn proxy(&mut self, variables: &[&'static str]) -> Option<Setting<ProxyUrl>> {
-        self.pick(None, &|_| None, variables, &|text| {
+    fn proxy(&mut self, variables: &[&'static str], is_used: bool) -> Option<Setting<ProxyUrl>> {
+        let before = self.mistakes.len();
+        let proxy = self.pick(None, &|_| None, variables, &|text| {
             text.parse().map_err(|error: ProxyError| error.to_string())
-        })
+        });
+        if !is_used {
+            self.mistakes.truncate(before);
+        }
+        proxy
     }
 
     fn credentials(&mut self) -> Vec<CredentialSource> {
@@ -479,6 +510,12 @@ impl<'e> Layers<'e> {
         }
         sources
     }
+}
+
+/// The public endpoint of Amazon S3, as the SDK resolves it.
+pub(crate) fn public_url(region: &str) -> String {
+    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    format!("https://s3.{region}.{domain}")
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands beside readers that can fail")]

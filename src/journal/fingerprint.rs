@@ -19,6 +19,7 @@ use crate::manifest::job::{
 };
 use crate::manifest::keys::KeyMap;
 use crate::manifest::moment::{Age, Ages};
+use crate::size::ByteSize;
 
 /// The name under which the names of all transfers stand.
 const TRANSFERS: &str = "transfers";
@@ -29,6 +30,13 @@ const TRANSFERS: &str = "transfers";
 pub struct Fingerprint(BTreeMap<String, String>);
 
 impl Fingerprint {
+    /// Returns from where and to where a transfer of the job copies, if that is on record.
+    #[must_use]
+    pub fn sides(&self, transfer: &str) -> Option<(&str, &str)> {
+        let side = |side: &str| self.0.get(&format!("{transfer}.{side}")).map(String::as_str);
+        side("from").zip(side("to"))
+    }
+
     /// The job's.
     #[must_use]
     pub fn of(job: &Job) -> Self {
@@ -148,10 +156,10 @@ impl Fingerprint {
             of("parts.size"),
             match size {
                 PartSize::Auto => "auto".to_owned(),
-                PartSize::Exactly(size) => size.to_string(),
+                PartSize::Exactly(size) => size.exact(),
             },
         );
-        self.set(of("parts.threshold"), threshold.to_string());
+        self.set(of("parts.threshold"), threshold.exact());
         for attribute in Attribute::ALL {
             let policy = format!("{:?}", preserve.of(attribute)).to_lowercase();
             self.set(of(&format!("preserve.{}", attribute.name())), policy);
@@ -185,8 +193,8 @@ impl Fingerprint {
         for (field, value) in [
             ("include", list(include)),
             ("exclude", list(exclude)),
-            ("larger_than", text(larger_than.as_ref())),
-            ("smaller_than", text(smaller_than.as_ref())),
+            ("larger_than", larger_than.map(ByteSize::exact).unwrap_or_default()),
+            ("smaller_than", smaller_than.map(ByteSize::exact).unwrap_or_default()),
             ("modified_after", time(ages.modified_after, *modified_after)),
             ("modified_before", time(ages.modified_before, *modified_before)),
             ("storage_class", list(storage_classes)),
@@ -254,7 +262,7 @@ mod tests {
     use super::*;
     use crate::endpoint::{Environment, ResolvedEndpoint};
     use crate::manifest::job::{DEFAULT_ENDPOINT, Endpoint, Limits, Policy, ReportPaths, When};
-    use crate::size::{ByteSize, MIB};
+    use crate::size::MIB;
 
     fn job() -> Job {
         let endpoint = DEFAULT_ENDPOINT.to_owned();
@@ -290,6 +298,11 @@ mod tests {
         assert_eq!(
             change(|transfer| transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB))),
             "`events.parts.size` was auto and is 8MiB"
+        );
+        // Rounded, it would be the same as 10000000B.
+        assert_eq!(
+            change(|transfer| transfer.select.larger_than = Some(ByteSize(10_000_001))),
+            "`events.from.larger_than` is 10000001B and was not set"
         );
         assert_eq!(
             change(|transfer| transfer.preserve.tags = Policy::Skip),

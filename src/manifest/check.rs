@@ -218,8 +218,9 @@ impl<'j> Rules<'j> {
         if let (Some(from), Some(to), true) = (from, to, sure) {
             self.one_server(path, from, to);
         }
-        let aws =
-            |endpoint: Option<&ResolvedEndpoint>| sure && endpoint.is_some_and(ResolvedEndpoint::is_aws);
+        // A proxy or gateway in front of Amazon S3 has another host, so the provider counts as well.
+        let is_aws = |endpoint: &ResolvedEndpoint| endpoint.is_aws() || endpoint.provider == Provider::Aws;
+        let aws = |endpoint: Option<&ResolvedEndpoint>| sure && endpoint.is_some_and(is_aws);
         let places = transfer.from.s3().map(|(_, location)| ("from", from, location));
         for (side, endpoint, location) in places.into_iter().chain([("to", to, &transfer.to.location)]) {
             let mistake = endpoint.filter(|_| sure).and_then(|at| tenant::mistake(&location.bucket, at));
@@ -366,7 +367,8 @@ impl<'j> Rules<'j> {
         if let (Some(least), Some(most)) = (select.larger_than, select.smaller_than)
             && most.0 <= least.0.saturating_add(1)
         {
-            let message = format!("no object is larger than {least} and smaller than {most}");
+            let message =
+                format!("no object is larger than {} and smaller than {}", least.exact(), most.exact());
             self.refuse(&format!("{path}.smaller_than"), message, "make the one smaller or the other larger");
         }
         let Ages { modified_after, modified_before, .. } = transfer.ages;
@@ -461,7 +463,8 @@ impl<'j> Rules<'j> {
     fn parts(&mut self, path: &str, transfer: &Transfer) {
         let mut range = |field: &str, what: &str, size: ByteSize| {
             if !(MIN_PART..=MAX_PART).contains(&size) {
-                let message = format!("{what} of {size} is not possible: S3 takes {MIN_PART} to {MAX_PART}");
+                let message =
+                    format!("{what} of {} is not possible: S3 takes {MIN_PART} to {MAX_PART}", size.exact());
                 let meant = size.clamp(MIN_PART, MAX_PART);
                 self.refuse(&format!("{path}.{field}"), message, format!("write {meant}"));
             }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::endpoint::ResolvedEndpoint;
+use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 use crate::execute::Outcome;
 use crate::journal::host;
 use crate::manifest::job::Job;
@@ -85,9 +85,20 @@ impl Origin {
             run: format!("{:016x}", fastrand::u64(..)),
             job: job.name.clone(),
             manifest_sha256: hex(&Sha256::digest(hashed)),
-            identity: job.endpoints.iter().map(|(name, at)| (name.clone(), identity(at))).collect(),
+            identity: job.endpoints.iter().map(|(name, at)| (name.clone(), identity(at, None))).collect(),
             sandbox: self.sandbox,
         }
+    }
+
+    /// Names the sources that gave the credentials, where that is known, instead of all that may.
+    #[must_use]
+    pub fn with_sources(mut self, job: &Job, source: impl Fn(&str) -> Option<CredentialSource>) -> Self {
+        for (name, endpoint) in &job.endpoints {
+            if let Some(source) = source(name) {
+                self.identity.insert(name.clone(), identity(endpoint, Some(&source)));
+            }
+        }
+        self
     }
 
     /// Returns true for the report of a run with `--sandbox`. Older headers say so in their command only.
@@ -116,15 +127,17 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1, https://…`.
-fn identity(endpoint: &ResolvedEndpoint) -> String {
-    let mut credentials: Vec<_> = endpoint.credentials.iter().map(ToString::to_string).collect();
-    if credentials.is_empty() {
-        credentials.push("fixed credentials".to_owned());
-    }
+/// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1, https://…`. Before a
+/// source has given credentials, all that may are named.
+fn identity(endpoint: &ResolvedEndpoint, source: Option<&CredentialSource>) -> String {
+    let possible = || {
+        let possible: Vec<_> = endpoint.credentials.iter().map(ToString::to_string).collect();
+        if possible.is_empty() { "fixed credentials".to_owned() } else { possible.join(" or ") }
+    };
+    let credentials = source.map_or_else(possible, ToString::to_string);
     let role = endpoint.assume_role.as_ref().map(|role| format!(", {}", role.arn)).unwrap_or_default();
     let place = endpoint.url().map_or_else(|| endpoint.server.to_string(), str::to_owned);
-    format!("{}{role}, {}, {place}", credentials.join(" or "), endpoint.region.value)
+    format!("{credentials}{role}, {}, {place}", endpoint.region.value)
 }
 
 /// The footer of a report.

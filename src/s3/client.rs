@@ -24,7 +24,7 @@ use super::providers::{Foundation, Used};
 use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
-use crate::endpoint::{Endpoint, Network, Provider, ResolvedEndpoint};
+use crate::endpoint::{CredentialSource, Endpoint, Network, Provider, ResolvedEndpoint, public_url};
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
@@ -273,14 +273,16 @@ impl Client {
         self.shared.endpoint.url().filter(|_| !self.shared.endpoint.is_aws())
     }
 
-    /// Returns the proxy that requests to this endpoint go through, and where it was named. Hosts in
-    /// `NO_PROXY` do not.
+    /// Returns the proxy that requests to this endpoint go through, and where it was named.
     #[must_use]
     pub fn proxy(&self) -> Option<String> {
-        let Network { http, https, .. } = &self.shared.endpoint.network;
-        let is_plain = self.shared.endpoint.url().is_some_and(|url| url.starts_with("http://"));
-        let proxy = if is_plain { http } else { https };
-        proxy.as_ref().map(|proxy| format!("{} ({})", proxy.value, proxy.origin))
+        let proxy = self.shared.endpoint.network.proxy_for(&self.place())?;
+        Some(format!("{} ({})", proxy.value, proxy.origin))
+    }
+
+    /// The URL of the endpoint.
+    fn place(&self) -> String {
+        self.shared.endpoint.url().map_or_else(|| public_url(&self.shared.region), str::to_owned)
     }
 
     /// Returns who this client is and where: identity, Region, and URL. Asks the Security Token
@@ -288,10 +290,15 @@ impl Client {
     /// characters and where the key comes from.
     pub async fn who_and_where(&self) -> String {
         let endpoint = &self.shared.endpoint;
-        let url = endpoint.url().map_or_else(|| public_url(&self.shared.region), str::to_owned);
-        let place = format!("{}, {url}", self.shared.region);
+        let place = format!("{}, {}", self.shared.region, self.place());
         let proxy = self.proxy().map(|proxy| format!(", proxy {proxy}")).unwrap_or_default();
         format!("{}: {}, {place}{proxy}", endpoint.name, self.who().await)
+    }
+
+    /// Returns the source that gave the credentials, once one has.
+    #[must_use]
+    pub fn credential_source(&self) -> Option<CredentialSource> {
+        self.shared.source.get().cloned()
     }
 
     async fn who(&self) -> String {
@@ -354,10 +361,4 @@ impl Client {
     pub fn same_server(&self, other: &Self) -> bool {
         self.shared.endpoint.is_same_server(&other.shared.endpoint)
     }
-}
-
-/// The public endpoint of Amazon S3, as the SDK resolves it.
-fn public_url(region: &str) -> String {
-    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    format!("https://s3.{region}.{domain}")
 }

@@ -44,6 +44,8 @@ impl Error for NoIdentity {}
 /// The settings that decide where credentials come from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Origin {
+    /// The endpoint's name.
+    endpoint: String,
     /// The endpoint's `profile`.
     profile: Option<String>,
     /// The role of the endpoint's `assume_role`.
@@ -53,7 +55,7 @@ pub(super) struct Origin {
 impl From<&ResolvedEndpoint> for Origin {
     fn from(endpoint: &ResolvedEndpoint) -> Self {
         let role = endpoint.assume_role.as_ref().map(|role| role.arn.clone());
-        Self { profile: endpoint.stated.profile.clone(), role }
+        Self { endpoint: endpoint.name.clone(), profile: endpoint.stated.profile.clone(), role }
     }
 }
 
@@ -145,8 +147,25 @@ impl fmt::Display for Provider {
     }
 }
 
-/// Explains why a provider gave no credentials. `worked_before` says that it did earlier in this process.
+/// Explains why a provider gave no credentials, and what to do where waiting does not help. `worked_before` says that it
+/// did earlier in this process.
 pub(super) fn explain(
+    error: &(dyn Error + 'static),
+    origin: &Origin,
+    machine: &Machine<'_>,
+    worked_before: bool,
+) -> NoIdentity {
+    let mut told = sort(error, origin, machine, worked_before);
+    if !told.may_pass {
+        let field = format!("endpoints.{}", origin.endpoint);
+        let remedy =
+            format!("; check AWS_PROFILE, AWS_ACCESS_KEY_ID, and `{field}.profile` or `{field}.assume_role`");
+        told.message.push_str(&remedy);
+    }
+    told
+}
+
+fn sort(
     error: &(dyn Error + 'static),
     origin: &Origin,
     machine: &Machine<'_>,
@@ -372,7 +391,7 @@ mod tests {
 
     #[test]
     fn profiles_are_named() {
-        let origin = Origin { profile: Some("prod".to_owned()), role: None };
+        let origin = Origin { profile: Some("prod".to_owned()), ..Origin::default() };
         let machine = Machine { env: &|_| None, is_instance: false };
         let inner = CredentialsError::provider_error("Error retrieving credentials: exited with 1");
         let error = CredentialsError::provider_error(inner);

@@ -224,7 +224,7 @@ impl FailureKind {
                 "another writer is at work; run the job again when it is done".into()
             }
             Self::Denied => "grant the permission, or exclude the object".into(),
-            Self::Credentials | Self::NoCredentials => {
+            Self::Credentials => {
                 "check AWS_PROFILE, AWS_ACCESS_KEY_ID and the endpoint's `profile` or `assume_role`".into()
             }
             Self::CredentialsUnavailable => {
@@ -249,8 +249,8 @@ impl FailureKind {
                 "let both sides be read (`prove: read`), or be content with less (`verify: best`)".into()
             }
             Self::NotKept => "write `try` or `replace` for it under `preserve`".into(),
-            // The message has it: each setting has a remedy of its own.
-            Self::Configuration => String::new(),
+            // The message has it, with the name of the setting.
+            Self::Configuration | Self::NoCredentials => String::new(),
             Self::Local => "check the path and its permissions".into(),
             Self::Stopped => "run the same command again".into(),
             Self::Bug => "please report it".into(),

@@ -29,7 +29,7 @@ use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use super::bounds::{self, Asked};
-use crate::endpoint::{Network, ProxyUrl, Setting};
+use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ pub(super) enum NetworkError {
 struct Settings {
     http: Option<ProxyUrl>,
     https: Option<ProxyUrl>,
-    no_proxy: String,
+    no_proxy: NoProxy,
     /// The trusted certificates in PEM format; `None` for those of the machine.
     trusted: Option<Vec<Vec<u8>>>,
 }
@@ -62,20 +62,24 @@ struct Settings {
 /// # Errors
 /// [`NetworkError`] if the certificates cannot be read.
 pub(super) fn http_client(network: &Network) -> Result<SharedHttpClient, NetworkError> {
-    static CLIENTS: OnceLock<Mutex<HashMap<Settings, SharedHttpClient>>> = OnceLock::new();
     let url = |setting: &Option<Setting<ProxyUrl>>| setting.as_ref().map(|setting| setting.value.clone());
     let settings = Settings {
         http: url(&network.http),
         https: url(&network.https),
         no_proxy: network.no_proxy.clone(),
-        trusted: network.ca_bundle.as_ref().map(certificates).transpose()?,
+        trusted: network.needed_ca_bundle().map(certificates).transpose()?,
     };
+    Ok(client_of(settings))
+}
+
+fn client_of(settings: Settings) -> SharedHttpClient {
+    static CLIENTS: OnceLock<Mutex<HashMap<Settings, SharedHttpClient>>> = OnceLock::new();
     let mut clients = CLIENTS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let client = clients.entry(settings.clone()).or_insert_with(|| {
-        let pools = Pools { settings, plain: OnceLock::new(), secure: OnceLock::new() };
-        SharedHttpClient::new(SharedPools(Arc::new(pools)))
+        let (plain, secure, direct) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        SharedHttpClient::new(SharedPools(Arc::new(Pools { settings, plain, secure, direct })))
     });
-    Ok(client.clone())
+    client.clone()
 }
 
 /// Reads the certificates of a bundle that TLS can use, each in PEM format. The SDK panics on others.
@@ -100,12 +104,9 @@ fn pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
 }
 
 /// A pool of connections, all through this proxy if there is one.
-fn pool(proxy: Option<&ProxyUrl>, no_proxy: &str, trusted: TrustStore) -> SharedHttpClient {
-    let proxy = proxy.and_then(|url| {
-        // The URL was checked when it was read.
-        let config = ProxyConfig::all(url.as_str()).ok()?;
-        Some(config.no_proxy(no_proxy))
-    });
+fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> SharedHttpClient {
+    // The URL was checked when it was read.
+    let proxy = proxy.and_then(|url| ProxyConfig::all(url.as_str()).ok());
     let context = TlsContext::builder().with_trust_store(trusted).build().ok();
     Builder::new().build_with_connector_fn(move |settings, components| {
         let mut builder = HttpPool::builder().pool_idle_timeout(POOL_IDLE);
@@ -123,28 +124,42 @@ fn pool(proxy: Option<&ProxyUrl>, no_proxy: &str, trusted: TrustStore) -> Shared
     })
 }
 
-/// A pool for plain connections, and one for those over TLS, each made with its first request.
+/// A pool for plain connections, one for those over TLS, and a client for hosts that are reached
+/// without the proxies, each made with its first request.
 struct Pools {
     settings: Settings,
     plain: OnceLock<SharedHttpClient>,
     secure: OnceLock<SharedHttpClient>,
+    direct: OnceLock<SharedHttpClient>,
 }
 
 impl Pools {
+    /// Returns the client for hosts in `NO_PROXY`. The SDK's own list knows no ports.
+    fn direct(&self) -> &SharedHttpClient {
+        self.direct.get_or_init(|| {
+            let Settings { trusted, .. } = self.settings.clone();
+            client_of(Settings { http: None, https: None, no_proxy: NoProxy::default(), trusted })
+        })
+    }
+
+    /// True if a request to this URL would go through a proxy, but for `NO_PROXY`.
+    fn is_exempt(&self, url: &str) -> bool {
+        let Settings { http, https, no_proxy, .. } = &self.settings;
+        let proxy = if url.starts_with("http://") { http } else { https };
+        proxy.is_some() && no_proxy.covers_url(url)
+    }
+
     fn plain(&self) -> &SharedHttpClient {
         self.plain.get_or_init(|| {
-            let Settings { http, no_proxy, .. } = &self.settings;
+            let Settings { http, .. } = &self.settings;
             let proxy_has_tls = http.as_ref().is_some_and(|url| url.as_str().starts_with("https://"));
             let trusted = if proxy_has_tls { self.trusted() } else { TrustStore::empty() };
-            pool(http.as_ref(), no_proxy, trusted)
+            pool(http.as_ref(), trusted)
         })
     }
 
     fn secure(&self) -> &SharedHttpClient {
-        self.secure.get_or_init(|| {
-            let Settings { https, no_proxy, .. } = &self.settings;
-            pool(https.as_ref(), no_proxy, self.trusted())
-        })
+        self.secure.get_or_init(|| pool(self.settings.https.as_ref(), self.trusted()))
     }
 
     fn trusted(&self) -> TrustStore {
@@ -173,6 +188,7 @@ impl HttpClient for SharedPools {
             components: components.clone(),
             plain: OnceLock::new(),
             secure: OnceLock::new(),
+            direct: OnceLock::new(),
         })
     }
 }
@@ -185,12 +201,15 @@ struct Connector {
     components: RuntimeComponents,
     plain: OnceLock<SharedHttpConnector>,
     secure: OnceLock<SharedHttpConnector>,
+    direct: OnceLock<SharedHttpConnector>,
 }
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let connect = |client: &SharedHttpClient| client.http_connector(&self.settings, &self.components);
-        let connector = if request.uri().starts_with("http://") {
+        let connector = if self.pools.0.is_exempt(request.uri()) {
+            self.direct.get_or_init(|| connect(self.pools.0.direct()))
+        } else if request.uri().starts_with("http://") {
             self.plain.get_or_init(|| connect(self.pools.0.plain()))
         } else {
             self.secure.get_or_init(|| connect(self.pools.0.secure()))

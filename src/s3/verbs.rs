@@ -25,9 +25,9 @@ use super::ids::{self, Name, required_size, written_version};
 use super::octets;
 use super::paging::follows_unless_last;
 use super::{
-    Attributes, Begun, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, FailureKind,
-    Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker, WriteCondition,
-    Written,
+    Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure,
+    FailureKind, Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker,
+    WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
@@ -91,11 +91,12 @@ fn expires(attributes: &Attributes) -> Header {
 }
 
 impl Client {
-    /// The region that the bucket is in, where the server tells.
-    pub async fn head_bucket(&self, bucket: &BucketName) -> Result<Option<String>, Failure> {
+    /// Returns what the server tells about the bucket.
+    pub async fn head_bucket(&self, bucket: &BucketName) -> Result<BucketHead, Failure> {
         let answer = self.sdk.head_bucket().bucket(bucket.as_str()).send().await;
         let output = answer.map_err(|error| failure(Operation::HeadBucket, bucket, None, &error))?;
-        Ok(output.bucket_region)
+        let speaks_s3 = output.bucket_region.is_some() || output.request_id().is_some();
+        Ok(BucketHead { region: output.bucket_region, speaks_s3 })
     }
 
     /// Everything that HEAD tells. The checksum is asked for everywhere: a server that has none ignores the question.

@@ -211,3 +211,52 @@ async fn a_verbose_run_logs_the_identity_once_per_endpoint() {
     }
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
 }
+
+/// A job in a directory of its own, in which it keeps its journal unless it names another place.
+async fn check_in(dir: &TempDir, world: &World, command: &str, journal: &str) -> (i32, String, String) {
+    let transfer = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/}}"]);
+    fs::write(dir.path().join("job.yaml"), format!("name: lake\n{transfer}{journal}")).unwrap();
+    let mut program = at(world);
+    program.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
+    run(program, &[command, "job.yaml"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_is_looked_at_and_not_written() {
+    let (world, dir) = (world().await, TempDir::new().unwrap());
+    let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
+    assert!(exit == 0 && stdout.contains("\nok  journal: .s3haul/lake\n"), "{exit} {stdout}{stderr}");
+    assert!(!dir.path().join(".s3haul").exists(), "it only looks");
+    let prefix = "journal: s3://destination/journal/\n";
+    let (exit, stdout, stderr) = check_in(&dir, &world, "check", prefix).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    let said =
+        "\nok  journal: s3://destination/journal/\n    not checked: writing to s3://destination/journal/\n";
+    assert!(stdout.contains(said), "{stdout}");
+    assert_nothing_written(&world);
+    let (exit, stdout, _) = check_in(&dir, &world, "check", "journal: none\n").await;
+    assert!(exit == 0 && !stdout.contains("journal:"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
+    let (world, dir) = (world().await, TempDir::new().unwrap());
+    fs::write(dir.path().join("file"), "no directory").unwrap();
+    deny_list(&world, "forbidden/");
+    for (journal, said) in [
+        ("journal: file/x\n", "file is not a directory"),
+        ("journal: s3://destination/forbidden/\n", "AccessDenied"),
+        ("journal: s3://missing/journal/\n", "missing"),
+    ] {
+        let (exit, stdout, stderr) = check_in(&dir, &world, "check", journal).await;
+        assert_eq!(exit, 3, "{journal}: {stdout}{stderr}");
+        assert!(format!("{stdout}{stderr}").contains(said), "{journal}: {stdout}{stderr}");
+        let (exit, _, stderr) = check_in(&dir, &world, "run", journal).await;
+        assert_eq!(exit, 3, "{journal}: {stderr}");
+    }
+    // Nobody named the usual place, so a run does without.
+    fs::write(dir.path().join(".s3haul"), "no directory").unwrap();
+    let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
+    assert!(exit == 0 && stdout.contains("\nwarning  journal: .s3haul/lake\n"), "{stdout}{stderr}");
+    assert!(stdout.contains("    the run keeps no journal: .s3haul is not a directory\n"), "{stdout}");
+}

@@ -257,6 +257,82 @@ async fn a_provider_that_refuses_ends_a_command_at_once() {
     assert!(stderr.contains("HTTP 403"), "{stderr}");
 }
 
+/// The manifest's field as well as the variables: what a user of `run` can set.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_credentials_hears_where_a_profile_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let transfers = "transfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/}}]\n";
+    std::fs::write(&job, format!("version: 1\n{transfers}")).unwrap();
+    for (words, said) in [
+        (
+            vec!["run", job.to_str().unwrap()],
+            "AWS_PROFILE, AWS_ACCESS_KEY_ID, and `endpoints.default.profile`",
+        ),
+        (COPY.to_vec(), "AWS_PROFILE, AWS_ACCESS_KEY_ID, and --profile"),
+    ] {
+        let mut program = command();
+        program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").env("S3HAUL_JOURNAL", "none");
+        let (exit, _, stderr) = run(program, &words).await;
+        assert_eq!(exit, 3, "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
+/// A web server, or the page of a captive portal.
+#[rstest]
+#[case::every_path("200 OK")]
+#[case::not_found("404 Not Found")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_is_no_s3_server(#[case] status: &str) {
+    let page = answer(status, "<!DOCTYPE html><html><body>Please log in<br></body></html>");
+    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(page)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let transfers = "transfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/}}]\n";
+    std::fs::write(&job, format!("version: 1\n{transfers}")).unwrap();
+    let job = job.to_str().unwrap();
+    for words in [COPY.to_vec(), vec!["run", job], vec!["check", job], vec!["plan", job], vec!["verify", job]]
+    {
+        let mut program = command();
+        program
+            .env("AWS_ENDPOINT_URL_S3", odd.url())
+            .env("AWS_ACCESS_KEY_ID", "a")
+            .env("AWS_SECRET_ACCESS_KEY", "b")
+            .current_dir(dir.path());
+        let (exit, _, stderr) = run(program, &words).await;
+        assert_eq!(exit, 3, "{words:?}: {stderr}");
+        let said = format!("{} is not an S3 server", odd.url());
+        assert!(stderr.contains(&said) && stderr.contains("url"), "{words:?}: {stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_source_that_is_missing_is_found_before_the_first_write() {
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    for missing in ["gone", "gone/", "job.yaml/below"] {
+        let transfers = format!(
+            "transfers:\n  - {{name: ok, from: {{s3: s3://source/}}, to: {{s3: s3://destination/ok/}}}}\n  - {{name: files, from: \
+             {{files: {missing}}}, to: {{s3: s3://destination/files/}}}}\n"
+        );
+        std::fs::write(&job, format!("version: 1\n{transfers}")).unwrap();
+        let mut told = Vec::new();
+        for command in ["run", "check", "plan", "verify"] {
+            let mut program = at(&world);
+            program.current_dir(dir.path());
+            let (exit, _, stderr) = run(program, &[command, "job.yaml"]).await;
+            assert_eq!(exit, 3, "{command}: {stderr}");
+            assert!(stderr.contains("files: ") && stderr.contains(missing), "{command}: {stderr}");
+            told.push(stderr);
+        }
+        told.dedup();
+        assert_eq!(told.len(), 1, "all say the same: {told:?}");
+    }
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty(), "nothing was written");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_is_not_tried_again() {
     for (name, code) in
@@ -345,7 +421,7 @@ async fn an_answer_that_makes_no_sense_is_asked_for_a_few_times_only() {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(html)).await;
     let (exit, _, stderr) = run(impatient(&odd.url(), "uploads"), &["list", "s3://source/"]).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains("unreadable answer") && stderr.contains("--endpoint-url"), "{stderr}");
+    assert!(stderr.contains("is not an S3 server") && stderr.contains("--endpoint-url"), "{stderr}");
     assert!(odd.requests() <= 8, "{} requests", odd.requests());
 }
 

@@ -47,6 +47,7 @@ mod mine;
 mod mistyped;
 mod network;
 mod octets;
+mod one_off;
 mod outage;
 mod pace;
 mod paging;

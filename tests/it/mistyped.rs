@@ -139,3 +139,31 @@ async fn an_object_that_the_job_writes_first_need_not_be_there() {
     let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
     assert_eq!((exit, world.sandbox.store().keys("third").len()), (0, 1), "{stderr}");
 }
+
+/// Servers other than Amazon S3 have classes of their own, so only `provider: aws` is sure.
+#[rstest]
+#[case("GLACIERIR", "did you mean GLACIER_IR?")]
+#[case("glacier_ir", "did you mean GLACIER_IR?")]
+#[case("Standard-IA", "did you mean STANDARD_IA?")]
+#[case("COLDEST", "S3 has STANDARD")]
+#[tokio::test]
+async fn a_storage_class_that_amazon_s3_does_not_have(#[case] typed: &str, #[case] said: &str) {
+    let flag = ["copy", "s3://lake/", "s3://copies/", "--provider", "aws", "--storage-class", typed];
+    let (exit, _, stderr) = run(offline(), &flag).await;
+    assert!(exit == 2 && stderr.contains(said) && stderr.contains(typed), "{exit}: {stderr}");
+    let dir = tempfile::tempdir().unwrap();
+    let job = dir.path().join("job.yaml");
+    let manifest = |provider: &str, class: &str| {
+        format!(
+            "version: 1\nendpoints: {{default: {{provider: {provider}, url: \"http://127.0.0.1:9\"}}}}\ntransfers:\n  - {{from: \
+             {{s3: s3://lake/}}, to: {{s3: s3://copies/, storage_class: {class}}}}}\nlimits: {{patience: 1s}}\n"
+        )
+    };
+    fs::write(&job, manifest("aws", typed)).unwrap();
+    let (exit, _, stderr) = run(offline(), &["run", job.to_str().unwrap()]).await;
+    assert!(exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:4:"), "{exit}: {stderr}");
+    let own = typed.to_ascii_uppercase();
+    fs::write(&job, manifest("ceph", &own)).unwrap();
+    let (exit, _, stderr) = run(offline(), &["plan", job.to_str().unwrap()]).await;
+    assert!(exit == 3 && stderr.contains("no credentials"), "the manifest is right: {exit} {stderr}");
+}

@@ -21,20 +21,20 @@ use crate::world::{DESTINATION, SOURCE, World};
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
 /// A sandbox with one object, and a directory with the shared AWS configuration files.
-struct Site {
-    world: World,
+pub(crate) struct Site {
+    pub(crate) world: World,
     directory: TempDir,
 }
 
 /// What a command printed and how it ended.
-struct Ended {
-    exit: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) exit: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Site {
-    async fn new(config: &str, credentials: &str) -> Self {
+    pub(crate) async fn new(config: &str, credentials: &str) -> Self {
         let world = World::new().await;
         world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
         let site = Self { world, directory: tempfile::tempdir().unwrap() };
@@ -43,7 +43,7 @@ impl Site {
         site
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -51,7 +51,7 @@ impl Site {
         self.world.sandbox.url().trim_start_matches("http://").parse().unwrap()
     }
 
-    async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    pub(crate) async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
         let mut command = process();
         command
             .current_dir(self.directory.path())
@@ -68,13 +68,13 @@ impl Site {
         Ended { exit, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    fn copied(&self) -> bool {
+    pub(crate) fn copied(&self) -> bool {
         self.world.sandbox.store().object(DESTINATION, "k").is_some()
     }
 }
 
 /// Variables with the keys of the sandbox.
-fn right_keys() -> [(&'static str, &'static str); 2] {
+pub(crate) fn right_keys() -> [(&'static str, &'static str); 2] {
     [("AWS_ACCESS_KEY_ID", "sandbox"), ("AWS_SECRET_ACCESS_KEY", "sandbox-secret")]
 }
 
@@ -346,6 +346,74 @@ async fn no_proxy_and_none_connect_directly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_no_proxy_exempts_that_port_only() {
+    let site = Site::new("", "").await;
+    let proxy = Proxy::to(site.address()).await;
+    let other = site.address().port() ^ 1;
+    for (list, through) in [
+        (format!("127.0.0.1:{other}"), true),
+        (format!("127.0.0.1:{other},127.0.0.1:{}", site.address().port()), false),
+    ] {
+        let variables = [
+            ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()),
+            ("HTTP_PROXY", &proxy.url()),
+            ("NO_PROXY", &list),
+        ];
+        let before = proxy.plain.load(Ordering::SeqCst);
+        let copy = [&COPY[..], &["--when", "always", "-v"]].concat();
+        let ended = site.run(&copy, &[right_keys().as_slice(), &variables].concat()).await;
+        let asked = proxy.plain.load(Ordering::SeqCst) > before;
+        assert_eq!((ended.exit, asked), (0, through), "{list}: {}", ended.stderr);
+        assert_eq!(ended.stderr.contains("proxy http://"), through, "{list}: {}", ended.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_a_plain_endpoint_never_uses_are_not_refused() {
+    let site = Site::new("", "").await;
+    let unused = [
+        ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:9"),
+        ("AWS_CA_BUNDLE", "/nonexistent.pem"),
+    ];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &unused].concat()).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    let stated = [&COPY[..], &["--ca-bundle", "/nonexistent.pem"]].concat();
+    let ended = site.run(&stated, &[right_keys().as_slice(), &unused].concat()).await;
+    assert_eq!(ended.exit, 3, "stated by a flag: {}", ended.stderr);
+}
+
+/// The keys come first, but the container's credentials and the metadata service may give some too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_names_the_source_of_the_credentials_that_were_used() {
+    let site = Site::new("[default]\n", "").await;
+    let others = [
+        ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()),
+        ("AWS_EC2_METADATA_DISABLED", "false"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/"),
+    ];
+    let copy = [&COPY[..], &["--report", "report.jsonl"]].concat();
+    let ended = site.run(&copy, &[right_keys().as_slice(), &others].concat()).await;
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    let report = fs::read_to_string(site.file("report.jsonl")).unwrap();
+    let header: serde_json::Value = serde_json::from_str(report.lines().next().unwrap()).unwrap();
+    let said = format!("AWS_ACCESS_KEY_ID, us-east-1, {}", site.world.sandbox.url());
+    assert_eq!(header["identity"]["default"], said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fips_and_a_url_are_refused_together() {
+    let site = Site::new("[profile strict]\nuse_fips_endpoint = true\nendpoint_url = SANDBOX\n", "").await;
+    let fips = [("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()), ("AWS_USE_FIPS_ENDPOINT", "true")];
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &fips].concat()).await;
+    assert_eq!(ended.exit, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("AWS_USE_FIPS_ENDPOINT asks for a FIPS endpoint"), "{}", ended.stderr);
+    let ended = site.run(&COPY, &[right_keys().as_slice(), &[("AWS_PROFILE", "strict")]].concat()).await;
+    assert_eq!(ended.exit, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("profile strict asks for a FIPS endpoint"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_manifest_names_a_proxy_and_a_ca_for_one_endpoint() {
     let site = Site::new("", "").await;
     let (at, pem) = tls(site.address()).await;
@@ -370,7 +438,7 @@ async fn the_manifest_names_a_proxy_and_a_ca_for_one_endpoint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_bundle_without_certificates_is_refused_and_named(#[case] bundle: &str, #[case] why: &str) {
     let site = Site::new("[default]\n", "").await;
-    let bundle = [("AWS_CA_BUNDLE", bundle), ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url())];
+    let bundle = [("AWS_CA_BUNDLE", bundle), ("AWS_ENDPOINT_URL_S3", "https://127.0.0.1:9")];
     let ended = site.run(&COPY, &[right_keys().as_slice(), &bundle].concat()).await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
     assert!(ended.stderr.contains(why) && ended.stderr.contains("AWS_CA_BUNDLE"), "{}", ended.stderr);

@@ -70,7 +70,7 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
     assert_eq!(header["manifest_sha256"], sum.split(' ').next().unwrap());
     let identity = header["identity"]["default"].as_str().unwrap();
     assert!(
-        identity.contains("AWS_ACCESS_KEY_ID, us-east-1") && identity.ends_with(&world.sandbox.url()),
+        identity.starts_with("AWS_ACCESS_KEY_ID, us-east-1") && identity.ends_with(&world.sandbox.url()),
         "{identity}"
     );
     let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();

@@ -33,6 +33,17 @@ pub(super) enum Status {
     Failed,
 }
 
+impl Status {
+    /// Returns the word that begins a line.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Failed => "FAIL",
+            Self::Warning => "warning",
+            Self::Ok | Self::NotChecked => "ok",
+        }
+    }
+}
+
 /// A sentence about a transfer.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
@@ -48,11 +59,11 @@ pub(super) struct Finding {
 pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, status: Status, text: impl Into<String>) {
+    pub(super) fn add(&mut self, status: Status, text: impl Into<String>) {
         self.0.push(Finding { status, text: text.into(), is_access: false });
     }
 
-    fn forbidden(&mut self, text: String) {
+    pub(super) fn forbidden(&mut self, text: String) {
         self.0.push(Finding { status: Status::Failed, text, is_access: true });
     }
 
@@ -244,7 +255,8 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings)
     let is_empty = if path.is_dir() {
         fs::read_dir(path).map(|mut entries| entries.next().is_none())
     } else {
-        fs::File::open(path).map(|_| false)
+        // That it can be read is known already, and a pipe would block here.
+        Ok(false)
     };
     match is_empty {
         Ok(true) => {

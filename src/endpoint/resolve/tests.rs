@@ -231,7 +231,7 @@ fn what_cannot_be_used_is_named() {
         of(named(None), &[("AWS_ACCESS_KEY_ID", "K")]),
         ["AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not"]
     );
-    assert_eq!(of(named(None), &[("HTTPS_PROXY", "socks5://u:p@h:1")]), ["SOCKS proxies are not supported"]);
+    assert_eq!(of(named(None), &[("HTTP_PROXY", "socks5://u:p@h:1")]), ["SOCKS proxies are not supported"]);
     assert_eq!(
         of(named(Some("bare")), &[("AWS_REGION", "us east")]),
         ["`us east` is not a Region (AWS_REGION)"]
@@ -241,6 +241,16 @@ fn what_cannot_be_used_is_named() {
     assert!(lab.mistakes[0].message.contains("[services gone]"), "{:?}", lab.mistakes);
     let fips = Endpoint { url: Some("https://s3.eu-west-1.amazonaws.com".to_owned()), ..named(Some("bare")) };
     assert_eq!(of(fips, &[("AWS_USE_FIPS_ENDPOINT", "true")]).len(), 1);
+    let own = |url: &str| Endpoint { url: Some(url.to_owned()), ..named(Some("bare")) };
+    let fips = [("AWS_USE_FIPS_ENDPOINT", "true")];
+    for url in ["https://rgw.corp", "https://fips.corp", "http://127.0.0.1:9000"] {
+        let said = of(own(url), &fips);
+        assert!(
+            said.len() == 1 && said[0].contains("AWS_USE_FIPS_ENDPOINT") && said[0].contains(url),
+            "{said:?}"
+        );
+    }
+    assert!(of(own("https://s3-fips.us-east-1.amazonaws.com"), &fips).is_empty());
 }
 
 #[test]
@@ -261,16 +271,39 @@ fn proxies_come_from_the_variables_of_both_cases() {
     };
     let (http, https, no) = of(&[("https_proxy", "http://low:1"), ("HTTPS_PROXY", "http://up:1")]);
     assert_eq!((&*http, &*https), ("", "http://low:1"));
-    assert!(no.contains("169.254.169.254"), "{no}");
+    assert!(no.covers("169.254.169.254", 80));
     let (http, https, no) = of(&[("ALL_PROXY", "p:1"), ("HTTP_PROXY", "q:2"), ("NO_PROXY", "*.corp, h:80")]);
     assert_eq!((&*http, &*https), ("http://q:2", "http://p:1"));
-    assert!(no.starts_with(".corp,h,"), "{no}");
+    assert!(no.covers("x.corp", 443) && no.covers("h", 80) && !no.covers("h", 81));
     let (http, _, _) = of(&[("HTTP_PROXY", "q:2"), ("REQUEST_METHOD", "GET")]);
     assert_eq!(http, "");
     assert_eq!(of(&[("HTTPS_PROXY", ""), ("https_proxy", "")]).1, "");
-    assert_eq!(of(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", "a, *")]).0, "");
+    assert!(of(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", "a, *")]).2.covers("127.0.0.1", 80));
     let unused = [("ALL_PROXY", "socks5://h:1"), ("HTTP_PROXY", "p:1"), ("HTTPS_PROXY", "p:1")];
     assert_eq!(of(&unused).1, "http://p:1");
+}
+
+#[test]
+fn settings_of_the_environment_that_nothing_uses_are_no_mistakes() {
+    let of = |url: Option<&str>, variables: &[(&'static str, &'static str)]| {
+        let endpoint = Endpoint { url: url.map(str::to_owned), ..named(None) };
+        let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), "", ""));
+        (resolved.mistakes.len(), resolved.network.needed_ca_bundle().is_some())
+    };
+    let (plain, secure) = (Some("http://rgw.corp:9000"), Some("https://rgw.corp"));
+    let socks = ("HTTPS_PROXY", "socks5://h:1");
+    let bundle = ("AWS_CA_BUNDLE", "/nonexistent.pem");
+    assert_eq!(of(plain, &[socks, bundle]), (0, false));
+    assert_eq!(of(secure, &[socks, bundle]), (1, true));
+    assert_eq!(of(secure, &[("HTTP_PROXY", "socks5://h:1")]).0, 0);
+    assert_eq!(of(plain, &[("HTTP_PROXY", "socks5://h:1")]).0, 1);
+    assert_eq!(of(secure, &[socks, ("NO_PROXY", "rgw.corp")]).0, 0);
+    assert_eq!(of(secure, &[socks, ("NO_PROXY", "rgw.corp:9000")]).0, 1);
+    assert_eq!(of(None, &[socks]).0, 1);
+    assert_eq!(of(None, &[socks, ("NO_PROXY", "amazonaws.com")]).0, 0);
+    assert!(of(plain, &[bundle, ("HTTP_PROXY", "https://p:1")]).1, "TLS to the proxy");
+    let role = [("AWS_WEB_IDENTITY_TOKEN_FILE", "t"), ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x")];
+    assert_eq!(of(plain, &[&role[..], &[socks, bundle]].concat()), (1, true), "the Security Token Service");
 }
 
 #[test]

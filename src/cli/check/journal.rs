@@ -1,0 +1,85 @@
+//! Looks at the journal that a run of the job would keep, and changes nothing there.
+
+use std::fs;
+use std::path::Path;
+
+use super::super::journal;
+use super::super::{CliError, Output, say_json, say_line};
+use super::look::{Findings, Status};
+use crate::connections::Connections;
+use crate::journal::fingerprint::Fingerprint;
+use crate::journal::{Intent, JournalError, Life, Location, decide, look};
+use crate::manifest::job::{Job, JournalPlace};
+
+/// Reads the journal, and prints whether a run could keep it there.
+pub(super) async fn check(
+    job: &Job,
+    connections: &mut Connections,
+    output: Output,
+) -> Result<Findings, CliError> {
+    let mut findings = Findings::default();
+    let Some(location) = journal::location(job, connections).await? else { return Ok(findings) };
+    let place = match &location {
+        Location::Directory(path) => path.display().to_string(),
+        Location::Bucket(bucket, prefix) => format!("s3://{}/{prefix}", bucket.name()),
+    };
+    match look(location.clone()).await {
+        Ok(Some(glance)) => {
+            if let Some(writer) = glance.writer.filter(|_| glance.life == Life::Running) {
+                findings.add(Status::Warning, format!("it is in use by {writer}"));
+            }
+            if let Err(error) = decide(&glance.state, &Fingerprint::of(job), Intent::Resume) {
+                findings.forbidden(error.to_string());
+            } else if glance.state.is_unfinished() {
+                findings.add(Status::Ok, "holds an unfinished run, which the next run resumes");
+            }
+        }
+        Ok(None) => {}
+        Err(JournalError::Store { failure, .. }) if failure.is_passing() => return Err(failure.into()),
+        Err(error) => findings.forbidden(error.to_string()),
+    }
+    match &location {
+        Location::Directory(path) => match obstacle(path) {
+            // Nobody named it, so the run does without.
+            Some(obstacle) if job.journal == JournalPlace::Usual => {
+                findings.add(Status::Warning, format!("the run keeps no journal: {obstacle}"));
+            }
+            Some(obstacle) => findings.forbidden(obstacle),
+            None => {}
+        },
+        Location::Bucket(bucket, _) if !bucket.capabilities().if_none_match.put => {
+            let (place, endpoint) = (place.clone(), bucket.client().endpoint().to_owned());
+            findings.forbidden(JournalError::Unconditional { place, endpoint }.to_string());
+        }
+        Location::Bucket(..) => findings.add(Status::NotChecked, format!("not checked: writing to {place}")),
+    }
+    tell(&place, &findings, output)?;
+    Ok(findings)
+}
+
+/// Returns what keeps a directory from being made or written to, as far as that shows without trying.
+fn obstacle(path: &Path) -> Option<String> {
+    let mut parents =
+        path.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let (there, metadata) = parents.find_map(|path| Some((path, fs::metadata(path).ok()?)))?;
+    let there = there.display();
+    if !metadata.is_dir() {
+        return Some(format!("{there} is not a directory"));
+    }
+    metadata.permissions().readonly().then(|| format!("{there} cannot be written to"))
+}
+
+fn tell(place: &str, findings: &Findings, output: Output) -> Result<(), CliError> {
+    if output.json {
+        let line = serde_json::json!({
+            "journal": place, "status": findings.status(), "findings": findings.0,
+        });
+        say_json(&line)?;
+        return Ok(());
+    }
+    say_line(&format!("{}  journal: {place}", findings.status().word()))?;
+    for finding in &findings.0 {
+        say_line(&format!("    {}", finding.text))?;
+    }
+    Ok(())
+}
