@@ -248,7 +248,20 @@ impl Copy<'_> {
             Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
             // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
             Some(Refused::Taken(skip)) if draft.attempts > 1 => self.adopt(head, skip, draft).await,
+            // Nothing there: it was deleted, or the server refused because of the source and told HEAD another tale.
+            Some(Refused::Taken(_)) if self.is_absent().await? => Err(Trouble::SourceChanged),
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
+        }
+    }
+
+    /// Returns true if nothing stands at the key.
+    async fn is_absent(&self) -> Result<bool, Trouble> {
+        match self.work.sides.destination.head(&self.step.key, None).await {
+            Ok(_) => Ok(false),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(true),
+            // Whoever may not look has been told that it is there.
+            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(false),
+            Err(failure) => Err(failure.into()),
         }
     }
 

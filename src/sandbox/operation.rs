@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 macro_rules! operations {
     ($($name:ident),+ $(,)?) => {
         /// An S3 operation, by its name in the API. `Other` is any that the sandbox does not know.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[expect(missing_docs, reason = "the names are those of the S3 API")]
         pub enum Operation { $($name),+ }
 
@@ -72,6 +72,12 @@ operations!(
 );
 
 impl Operation {
+    /// Returns which operation a request is, by its method, its URI, and its headers.
+    #[must_use]
+    pub fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
+        Call::classify(method, uri, headers).operation
+    }
+
     /// Whether it counts against the write rate of a prefix (PUT, COPY, POST, DELETE) rather than the read rate.
     #[must_use]
     pub const fn is_write(self) -> bool {

@@ -123,6 +123,8 @@ pub struct Quirks {
     /// its `ETag` does not follow from theirs. Neither `Content-MD5` nor a signature that covers their SHA-256 is checked.
     /// For benchmarks of uploads.
     pub virtual_uploads: AtomicBool,
+    /// Signatures are not checked, so that a proxy may change what was signed.
+    pub unchecked_signatures: AtomicBool,
     /// A part that is stored after the abort of its upload brings the upload back, with that part, as S3 warns.
     pub late_parts_survive_aborts: AtomicBool,
 }

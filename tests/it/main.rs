@@ -29,6 +29,7 @@ mod guarantees;
 mod habits;
 mod hints;
 mod honest;
+mod hostile;
 mod idle;
 mod in_place;
 mod journal;

@@ -126,6 +126,15 @@ impl World {
 
     /// A session of a run whose journal is in `directory`: it goes on with what is there, or begins a run.
     pub(crate) async fn session(&self, directory: &Path, job: &Job, intent: Intent) -> Run {
+        self.try_session(directory, job, intent).await.unwrap()
+    }
+
+    pub(crate) async fn try_session(
+        &self,
+        directory: &Path,
+        job: &Job,
+        intent: Intent,
+    ) -> Result<Run, Failure> {
         // A session that was killed lets go of its journal a moment later.
         let mut patience = 1000;
         let opened = loop {
@@ -160,14 +169,13 @@ impl World {
         let mut connections = self.connections(job, &halt, &job.limits);
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let outcome = execute::run(job, &mut connections, monitor, &journal, &resumed, &self.stop, &halt)
-            .await
-            .unwrap();
+        let outcome =
+            execute::run(job, &mut connections, monitor, &journal, &resumed, &self.stop, &halt).await?;
         let last =
             if outcome.stopped { journal::event::Event::RunStopped } else { journal::event::Event::RunEnded };
         journal.close(last).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
-        Run { outcome, receipts }
+        Ok(Run { outcome, receipts })
     }
 
     pub(crate) async fn run(&self, transfer: Transfer) -> Run {

@@ -1,0 +1,58 @@
+//! What the program does not withstand: by choice, or not yet.
+
+use s3haul::sandbox::Operation;
+
+use super::ways::Way;
+
+/// What a run trusts each server with, since nothing that it could ask besides would tell.
+pub(super) const TRUSTED: &[(Operation, Way)] = &[
+    // A list of the destination that is another bucket's: what it shows is equal is left.
+    (Operation::ListObjectsV2, Way::Repeated),
+    (Operation::ListObjectVersions, Way::Repeated),
+    // A small object that was written is not looked at if the answer proves its bytes.
+    (Operation::PutObject, Way::WithoutEffect),
+    (Operation::CopyObject, Way::WithoutEffect),
+    // An annotation is any text, and has no checksum.
+    (Operation::GetObjectAnnotation, Way::HalfDocument),
+    (Operation::GetObjectAnnotation, Way::Html),
+    (Operation::GetObjectAnnotation, Way::AnObject),
+    (Operation::GetObjectAnnotation, Way::OtherDocument),
+];
+
+/// What is to be mended. The list must only shrink.
+pub(super) const KNOWN: &[(Operation, Way)] = &[
+    (Operation::ListObjectsV2, Way::UntoldPages),
+    (Operation::ListObjectsV2, Way::EndlessPages),
+    (Operation::ListObjectVersions, Way::UntoldPages),
+    (Operation::ListObjectVersions, Way::EndlessPages),
+    (Operation::CopyObject, Way::IgnoredHeaders),
+    (Operation::GetObjectTagging, Way::EmptyBody),
+    (Operation::CreateMultipartUpload, Way::EffectWithoutAnswer),
+    (Operation::CreateMultipartUpload, Way::EmptyBody),
+    (Operation::CreateMultipartUpload, Way::HalfBody),
+    (Operation::CreateMultipartUpload, Way::HalfDocument),
+    (Operation::CreateMultipartUpload, Way::Slow),
+    (Operation::CreateMultipartUpload, Way::Html),
+    (Operation::CreateMultipartUpload, Way::AnObject),
+    (Operation::CreateMultipartUpload, Way::OtherDocument),
+    (Operation::CreateMultipartUpload, Way::OtherRoot),
+    (Operation::CreateMultipartUpload, Way::LongIds),
+    (Operation::CreateMultipartUpload, Way::IgnoredHeaders),
+    (Operation::AbortMultipartUpload, Way::WithoutEffect),
+];
+
+/// The same for answers without end.
+pub(super) const LARGE: &[(Operation, Way)] = &[
+    (Operation::ListObjectsV2, Way::Huge),
+    (Operation::ListObjectsV2, Way::HugeHeader),
+    (Operation::HeadObject, Way::HugeHeader),
+    (Operation::CopyObject, Way::Huge),
+    (Operation::CopyObject, Way::HugeHeader),
+    (Operation::GetObjectTagging, Way::Huge),
+    (Operation::GetObjectTagging, Way::HugeHeader),
+    (Operation::CreateMultipartUpload, Way::Huge),
+    (Operation::CreateMultipartUpload, Way::HugeHeader),
+    (Operation::UploadPartCopy, Way::Huge),
+    (Operation::UploadPartCopy, Way::HugeHeader),
+    (Operation::CompleteMultipartUpload, Way::Huge),
+];

@@ -1,0 +1,94 @@
+//! Answers without end, before the program in a process of its own, whose memory is watched.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use s3haul::sandbox::{Content, Operation, SandboxOptions};
+
+use super::known::LARGE;
+use super::scenario::spec;
+use super::server::Hostile;
+use super::ways::Way;
+use crate::cli::process;
+use crate::world::{SOURCE, World};
+
+/// What the program may take at its height, in KiB.
+const MEMORY: u64 = 300 * 1024;
+/// How long the program may take; `patience` plus half a minute, and what a slow machine adds.
+const TIME: Duration = Duration::from_mins(1);
+
+/// Programs at work together. Most of them wait.
+const AT_ONCE: usize = 6;
+
+/// A tag, so that they are asked for, and a size of several parts.
+async fn world() -> World {
+    let world = World::new().await;
+    let store = world.sandbox.store();
+    store.quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);
+    for (key, size) in [("small", 1000), ("large", 300 << 20)] {
+        store.put_object(SOURCE, key, Content::pattern(1, size), &spec());
+    }
+    world
+}
+
+/// Runs a copy with a strike. Returns what does not hold, and what was asked for.
+async fn run(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Operation>) {
+    let world = world().await;
+    let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
+    hostile.arm(strike);
+    let options = SandboxOptions::default();
+    let mut program = process();
+    program
+        .env("AWS_ENDPOINT_URL_S3", &hostile.url)
+        .env("AWS_ACCESS_KEY_ID", options.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
+        .env("S3HAUL_JOURNAL", "none")
+        .args(["copy", "s3://source/", "s3://destination/", "--patience", "2s"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = program.spawn().unwrap();
+    let (status, began) = (format!("/proc/{}/status", child.id()), Instant::now());
+    let mut height = 0;
+    let exit = loop {
+        if let Some(exit) = child.try_wait().unwrap() {
+            break exit.code();
+        }
+        let told = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let size = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        height = height.max(size.unwrap_or(0));
+        if began.elapsed() > TIME || height > MEMORY {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let asked = hostile.seen.lock().unwrap().operations.clone();
+    let verdict = match exit {
+        _ if height > MEMORY => Err(format!("it takes more than {} MiB", height / 1024)),
+        None => Err("it does not end".to_owned()),
+        Some(0 | 1 | 3 | 4) => Ok(()),
+        Some(other) => Err(format!("it exits with {other}")),
+    };
+    (verdict, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_ended() {
+    let (well, asked) = run(None).await;
+    assert_eq!(well, Ok(()));
+    let operations: BTreeSet<Operation> = asked.into_iter().collect();
+    let cases = operations.into_iter().flat_map(|operation| {
+        let ways = Way::ALL.into_iter().filter(move |way| way.is_large() && way.applies(operation));
+        ways.map(move |way| (operation, way))
+    });
+    let runs = cases.map(async |(operation, way)| (operation, way, run(Some((operation, way))).await.0));
+    let mut failed: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
+    failed.retain(|(_, _, verdict)| verdict.is_err());
+    failed.sort();
+    let found: Vec<(Operation, Way)> = failed.iter().map(|(operation, way, _)| (*operation, *way)).collect();
+    assert_eq!(found, LARGE, "what is known has to be listed in `known.rs`, and only that: {failed:?}");
+}

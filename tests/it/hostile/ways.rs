@@ -1,0 +1,316 @@
+//! The ways of answering wrongly.
+
+use std::fmt::Write as _;
+
+use s3haul::sandbox::{Content, Operation, Store};
+
+use super::scenario::spec;
+use super::server::{Answer, Request};
+use crate::world::SOURCE;
+
+macro_rules! ways {
+    ($($(#[$doc:meta])+ $name:ident),+ $(,)?) => {
+        /// A way of answering wrongly.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Way { $($(#[$doc])+ $name),+ }
+
+        impl Way {
+            pub(super) const ALL: [Self; [$(Self::$name),+].len()] = [$(Self::$name),+];
+        }
+    };
+}
+
+ways!(
+    /// Nothing is done, and the connection closes.
+    NoAnswer,
+    /// Nothing is done, and nothing is said.
+    Silent,
+    /// The connection closes without an answer to what was done.
+    EffectWithoutAnswer,
+    /// Success is told of what was not done.
+    WithoutEffect,
+    /// The head without a body.
+    EmptyBody,
+    /// Half of the body that was announced.
+    HalfBody,
+    /// Half of the document, announced as if it were whole.
+    HalfDocument,
+    /// Byte by byte.
+    Slow,
+    /// More than any bound.
+    Huge,
+    /// A header of that size.
+    HugeHeader,
+    /// A page for people.
+    Html,
+    /// An object in place of the document.
+    AnObject,
+    /// The document of another operation.
+    OtherDocument,
+    /// The right document under another root.
+    OtherRoot,
+    /// The first answer, again and again.
+    Repeated,
+    /// The size and the `ETag` of something else.
+    WrongObject,
+    /// No header that tells anything.
+    NoHeaders,
+    /// A version `null`.
+    NullVersion,
+    /// Ids and `ETag`s far beyond S3's.
+    LongIds,
+    /// Headers of the request that give attributes have no effect.
+    IgnoredHeaders,
+    /// Nor have ranges.
+    IgnoredRange,
+    /// Nor have conditions, and the source has changed.
+    IgnoredCondition,
+    /// Nor has the sub-resource that is asked for.
+    IgnoredQuery,
+    /// Pages of one entry, and none says that there are more, but for its token.
+    UntoldPages,
+    /// Each page says that there are more, and is the first one.
+    EndlessPages,
+);
+
+const GIVEN: [&str; 10] = [
+    "x-amz-meta-",
+    "x-amz-tagging",
+    "x-amz-metadata-directive",
+    "x-amz-storage-class",
+    "x-amz-object-lock-",
+    "x-amz-acl",
+    "x-amz-grant-",
+    "content-type",
+    "cache-control",
+    "x-amz-annotation",
+];
+
+const LISTS: [Operation; 5] = [
+    Operation::ListObjects,
+    Operation::ListObjectsV2,
+    Operation::ListObjectVersions,
+    Operation::ListMultipartUploads,
+    Operation::ListParts,
+];
+
+impl Way {
+    /// True when this way is different from a right answer of this operation.
+    pub(super) fn applies(self, to: Operation) -> bool {
+        let bodiless = matches!(
+            to,
+            Operation::HeadObject
+                | Operation::HeadBucket
+                | Operation::PutObject
+                | Operation::UploadPart
+                | Operation::AbortMultipartUpload
+                | Operation::DeleteObject
+        );
+        match self {
+            Self::EmptyBody | Self::HalfBody | Self::HalfDocument | Self::Slow | Self::OtherRoot => {
+                !bodiless && (self != Self::OtherRoot || to != Operation::GetObject)
+            }
+            Self::Html | Self::AnObject | Self::OtherDocument => {
+                !bodiless || matches!(to, Operation::PutObject | Operation::UploadPart)
+            }
+            Self::Huge => !matches!(to, Operation::HeadObject | Operation::HeadBucket | Operation::GetObject),
+            Self::WithoutEffect => to.is_write(),
+            Self::IgnoredHeaders => {
+                matches!(to, Operation::CopyObject | Operation::CreateMultipartUpload | Operation::PutObject)
+            }
+            Self::IgnoredRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
+            Self::IgnoredCondition => matches!(to, Operation::CopyObject | Operation::UploadPartCopy),
+            Self::IgnoredQuery => matches!(
+                to,
+                Operation::GetObjectTagging
+                    | Operation::GetObjectAttributes
+                    | Operation::GetObjectAcl
+                    | Operation::GetObjectRetention
+                    | Operation::GetObjectLegalHold
+                    | Operation::ListObjectAnnotations
+                    | Operation::GetObjectAnnotation
+                    | Operation::ListParts
+                    | Operation::GetBucketVersioning
+                    | Operation::GetObjectLockConfiguration
+            ),
+            Self::UntoldPages | Self::EndlessPages => LISTS.contains(&to),
+            _ => true,
+        }
+    }
+
+    /// True when the answer may fill memory, so that the program needs a process of its own.
+    pub(super) const fn is_large(self) -> bool {
+        matches!(self, Self::Huge | Self::HugeHeader)
+    }
+
+    pub(super) fn change_request(self, operation: Operation, request: &mut Request, store: &Store) {
+        let starts = |name: &str, with: &[&str]| with.iter().any(|start| name.starts_with(start));
+        match self {
+            Self::IgnoredHeaders => request.headers.retain(|(name, _)| !starts(name, &GIVEN)),
+            Self::IgnoredRange => {
+                request
+                    .headers
+                    .retain(|(name, _)| !["range", "x-amz-copy-source-range"].contains(&name.as_str()));
+            }
+            Self::IgnoredCondition => {
+                let conditions = ["if-match", "if-none-match", "x-amz-copy-source-if-"];
+                request.headers.retain(|(name, _)| !starts(name, &conditions));
+                // As many bytes as before, so that the size does not tell.
+                if let Some(object) = store.object(SOURCE, request.key()) {
+                    let other = Content::pattern(99, object.size);
+                    if object.content != other {
+                        store.put_object(SOURCE, request.key(), other, &spec());
+                    }
+                }
+            }
+            Self::IgnoredQuery => request.query.retain(|(name, _)| name == "list-type"),
+            Self::UntoldPages => {
+                let name = match operation {
+                    Operation::ListParts => "max-parts",
+                    Operation::ListMultipartUploads => "max-uploads",
+                    _ => "max-keys",
+                };
+                request.set_query(name, "1");
+            }
+            Self::EndlessPages => request.query.retain(|(name, _)| {
+                !name.contains("marker") && !["continuation-token", "start-after"].contains(&name.as_str())
+            }),
+            _ => {}
+        }
+    }
+
+    pub(super) fn change_answer(self, operation: Operation, mut answer: Answer, number: usize) -> Answer {
+        let text = || String::from_utf8_lossy(&answer.body).into_owned();
+        let document = |body: &str| Answer {
+            status: 200,
+            headers: vec![("content-type".to_owned(), "application/xml".to_owned())],
+            body: body.as_bytes().to_vec(),
+            ..Answer::default()
+        };
+        match self {
+            Self::EmptyBody => answer.body.clear(),
+            Self::HalfBody => {
+                let half = answer.body.len() / 2;
+                answer.missing = answer.body.len() - half;
+                answer.body.truncate(half);
+            }
+            Self::HalfDocument => answer.body.truncate(answer.body.len() / 2),
+            Self::Html => {
+                answer = document("<!DOCTYPE html><html><body><h1>Welcome</h1><br></body></html>");
+                "text/html".clone_into(&mut answer.headers[0].1);
+            }
+            Self::AnObject => {
+                answer = document(&"0123456789".repeat(100));
+                "application/octet-stream".clone_into(&mut answer.headers[0].1);
+                answer.headers.push(("etag".to_owned(), "\"0123456789abcdef0123456789abcdef\"".to_owned()));
+            }
+            Self::OtherDocument if operation == Operation::GetBucketVersioning => {
+                answer = document("<ListPartsResult><Bucket>b</Bucket></ListPartsResult>");
+            }
+            Self::OtherDocument => {
+                answer =
+                    document("<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>");
+            }
+            Self::OtherRoot => {
+                let text = text();
+                let root =
+                    text.trim_end().rsplit("</").next().unwrap_or_default().trim_end_matches('>').to_owned();
+                if !root.is_empty() {
+                    let (open, close) = (format!("<{root}"), format!("</{root}>"));
+                    answer.body = text
+                        .replacen(&open, "<AnotherRoot", 1)
+                        .replace(&close, "</AnotherRoot>")
+                        .into_bytes();
+                }
+            }
+            Self::WrongObject => {
+                let wrong = "ffffffffffffffffffffffffffffffff";
+                for (name, value) in &mut answer.headers {
+                    match name.as_str() {
+                        "etag" => *value = format!("\"{wrong}\""),
+                        "content-length" => "7".clone_into(value),
+                        _ => {}
+                    }
+                }
+                let text = replaced(&replaced(&text(), "ETag", wrong), "Size", "7");
+                if operation != Operation::GetObject {
+                    answer.body = text.into_bytes();
+                }
+            }
+            Self::NoHeaders => {
+                answer.headers.clear();
+                answer.untold = true;
+            }
+            Self::NullVersion => {
+                answer.headers.retain(|(name, _)| name != "x-amz-version-id");
+                answer.headers.push(("x-amz-version-id".to_owned(), "null".to_owned()));
+            }
+            Self::LongIds => {
+                answer.headers.retain(|(name, _)| name != "x-amz-version-id");
+                answer.headers.push(("x-amz-version-id".to_owned(), "v".repeat(5000)));
+                let mut text = text();
+                for name in ["UploadId", "ETag", "VersionId", "NextContinuationToken"] {
+                    text = replaced(&text, name, &"i".repeat(5000));
+                }
+                if operation != Operation::GetObject {
+                    answer.body = text.into_bytes();
+                }
+            }
+            Self::UntoldPages => {
+                answer.body = text().replace("<IsTruncated>true</IsTruncated>", "").into_bytes();
+            }
+            Self::EndlessPages => {
+                let more = format!(
+                    "<IsTruncated>true</IsTruncated><NextContinuationToken>t{number}</NextContinuationToken>\
+                     <NextMarker>m{number}</NextMarker><NextKeyMarker>m{number}</NextKeyMarker>\
+                     <NextUploadIdMarker>u{number}</NextUploadIdMarker>\
+                     <NextVersionIdMarker>v{number}</NextVersionIdMarker>\
+                     <NextPartNumberMarker>{number}</NextPartNumberMarker>"
+                );
+                let text = text();
+                let plain = text.replace("<IsTruncated>false</IsTruncated>", "");
+                if let Some((before, root)) = plain.rsplit_once("</") {
+                    answer.body = format!("{before}{more}</{root}").into_bytes();
+                }
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// The document with another text in each element of this name.
+fn replaced(document: &str, name: &str, by: &str) -> String {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let mut pieces = document.split(&open);
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let rest = piece.split_once(&close).map_or("", |(_, rest)| rest);
+        let _ = write!(text, "{open}{by}{close}{rest}");
+    }
+    text
+}
+
+/// An answer that tells of success where nothing was done.
+pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
+    let source = store.object(SOURCE, request.key()).map(|object| object.etag);
+    let etag = source.unwrap_or_else(|| s3haul::checksum::md5_etag(&request.body));
+    let xml = |root: &str, inside: &str| format!("<?xml version=\"1.0\"?>\n<{root}>{inside}</{root}>");
+    let date = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>";
+    let body = match operation {
+        Operation::CopyObject => xml("CopyObjectResult", &format!("{date}<ETag>\"{etag}\"</ETag>")),
+        Operation::UploadPartCopy => xml("CopyPartResult", &format!("{date}<ETag>\"{etag}\"</ETag>")),
+        Operation::CreateMultipartUpload => xml(
+            "InitiateMultipartUploadResult",
+            &format!("<Bucket>destination</Bucket><Key>{}</Key><UploadId>made-up</UploadId>", request.key()),
+        ),
+        Operation::CompleteMultipartUpload => xml(
+            "CompleteMultipartUploadResult",
+            &format!("<Bucket>destination</Bucket><Key>{}</Key><ETag>\"{etag}-3\"</ETag>", request.key()),
+        ),
+        _ => String::new(),
+    };
+    let status = if request.method == "DELETE" { 204 } else { 200 };
+    let headers = vec![("etag".to_owned(), format!("\"{etag}\""))];
+    Answer { status, headers, body: body.into_bytes(), ..Answer::default() }
+}
