@@ -544,16 +544,19 @@ impl Bucket {
         .map(|answer| answer.value)
     }
 
-    /// Ends an upload; one that is gone already is no failure.
-    pub async fn abort_upload(&self, key: &ObjectKey, upload_id: &str) -> Result<(), Failure> {
+    /// Ends an upload. Returns false if the server says that it had no such upload, unless an earlier attempt may have
+    /// ended it.
+    pub async fn abort_upload(&self, key: &ObjectKey, upload_id: &str) -> Result<bool, Failure> {
         let answer = self
             .call(Operation::AbortMultipartUpload, Some(key), 0, Repeat::Always, || {
                 self.client.abort_upload(&self.name, key, upload_id)
             })
             .await;
         match answer {
-            Ok(_) => Ok(()),
-            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(()),
+            Ok(_) => Ok(true),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
+                Ok(failure.details().attempts > 1)
+            }
             Err(failure) => Err(failure),
         }
     }

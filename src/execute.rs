@@ -52,7 +52,7 @@ use crate::journal::Journal;
 use crate::journal::state::RunState;
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
-use crate::multipart::MultipartUpload;
+use crate::multipart::{Aborted, MultipartUpload, Stray};
 use crate::pace::RetryPolicy;
 use crate::pace::slots::Want;
 use crate::pace::{Slot, Slots};
@@ -132,30 +132,33 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Ends an upload that will not be completed; true when the server has it no more. A failure to do so is on record,
-    /// because its parts cost money.
+    /// Waits until the run stops, and for as long as an abort may take then: nobody is in a hurry before.
+    async fn hurry(&self) {
+        self.stop.cancelled().await;
+        sleep(ABORT).await;
+    }
+
+    /// Ends an upload that will not be completed; true when it needs no record any more. One that stays open, or that is not
+    /// known to be gone, is on the receipt, because its parts cost money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
         // Whoever goes on with the journal has this upload too.
         if self.journal.keeps() && self.journal.broken().is_cancelled() {
             return false;
         }
-        let upload = upload.outliving_the_run();
-        // Nobody is in a hurry until the run stops; from then on, seconds count.
-        let hurry = async {
-            self.stop.cancelled().await;
-            sleep(ABORT).await;
-        };
-        let why = tokio::select! {
-            outcome = upload.cancel() => match outcome {
-                Ok(()) => return true,
-                Err(failure) => failure.to_string(),
+        let (upload, bucket) = (upload.outliving_the_run(), &self.sides.destination);
+        let id = Some(upload.id());
+        let (stray, is_over) = tokio::select! {
+            outcome = upload.abort() => match outcome {
+                Ok(Aborted::Gone | Aborted::NotThere) => return true,
+                Ok(Aborted::Unverified(failure)) => (Stray::failed(id, &failure), true),
+                Err(failure) => {
+                    (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
+                }
             },
-            () = hurry => format!("no answer within {} s", ABORT.as_secs()),
+            () = self.hurry() => (Stray::unanswered(id, ABORT), false),
         };
-        let left = format!("the upload {} is still open: {why}", upload.id());
-        tracing::warn!(key = %upload.key(), "{left}");
-        draft.notes.push(left);
-        false
+        draft.notes.push(stray.told(bucket, upload.key()));
+        is_over
     }
 
     /// A place for requests that are not parts. A stop gives no places, but what is begun may end.

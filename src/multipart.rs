@@ -53,7 +53,9 @@
 //! # fn main() {}
 //! ```
 
-use std::collections::BTreeSet;
+mod abort;
+
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -61,10 +63,13 @@ use std::time::Duration;
 use futures::future::ready;
 use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub use self::abort::Stray;
+pub(crate) use self::abort::{Aborted, abort_unknown, command, was_begun_between};
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
@@ -79,14 +84,10 @@ type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 
 /// The longest pause between two looks at a Complete of unknown outcome.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How often an abort is repeated while parts that were in flight keep turning up.
-const ABORT_ROUNDS: u32 = 8;
 /// How often a Complete of unknown outcome is sent at least, before all parts are given up.
 const COMPLETE_ROUNDS: u32 = 4;
 /// Clocks of server and client may differ by this much when an object's age is judged.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
-/// By this much when it is judged whether an upload is one that we began: small, for it may be another writer's.
-const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
 
 /// What it takes to call an object the result of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub struct MultipartUpload {
     declared: Arc<OnceLock<Declared>>,
     kms: bool,
     initiated: Option<Timestamp>,
+    /// What earlier attempts to create it may have left open.
+    strays: Vec<Stray>,
 }
 
 impl MultipartUpload {
@@ -120,50 +123,24 @@ impl MultipartUpload {
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
-        let initiated = Some(Timestamp::now());
+        let before = Timestamp::now();
+        let initiated = Some(before);
         let answer = bucket.create_upload(key, attributes).await?;
         let (bucket, key, begun) = (bucket.clone(), key.clone(), answer.value);
         let declared = Arc::new(OnceLock::from(attributes.checksum));
-        let upload = Self { bucket, key, id: begun.id, declared, kms: begun.kms, initiated };
+        let mut upload =
+            Self { bucket, key, id: begun.id, declared, kms: begun.kms, initiated, strays: Vec::new() };
         if answer.maybe_twice {
-            upload.abort_twins().await;
+            upload.abort_twins(before).await;
         }
         Ok(upload)
     }
 
-    /// Aborts what earlier attempts to begin this upload left behind: Create knows no idempotency, so an attempt whose
-    /// answer was lost may have begun an upload whose id nobody has. A twin has this key, no parts, and was begun
-    /// shortly before; whoever else uploads to the key at this very moment has parts or a later time.
-    ///
-    /// A twin that can not be removed holds no bytes, so failing to do so is not a failure of the upload.
-    async fn abort_twins(&self) {
-        let listed: Result<Vec<_>, _> = uploads_to(&self.bucket, &self.key).try_collect().await;
-        let Ok(listed) = listed else { return };
-        let Some(ours) = listed.iter().find(|open| open.upload_id == self.id).and_then(|open| open.initiated)
-        else {
-            return;
-        };
-        let since = self.initiated.map_or(Duration::ZERO, |began| {
-            Timestamp::now().duration_since(began).try_into().unwrap_or_default()
-        });
-        let is_twin = |open: &&OpenUpload| {
-            let age = open.initiated.map(|initiated| ours.duration_since(initiated));
-            open.upload_id != self.id
-                && age.is_some_and(|age| {
-                    !age.is_negative() && age.unsigned_abs() <= since + Duration::from_secs(2)
-                })
-        };
-        for open in listed.iter().filter(is_twin) {
-            let twin = Self { id: open.upload_id.clone(), ..self.clone() };
-            let is_empty = self
-                .bucket
-                .list_parts(&self.key, &twin.id, None)
-                .await
-                .is_ok_and(|page| page.items.is_empty());
-            if is_empty && let Err(failure) = twin.cancel().await {
-                tracing::warn!(%failure, "an upload of ours may be left open");
-            }
-        }
+    /// The same upload after an attempt since `began` that another one of the caller's may have taken effect: aborts what
+    /// that left behind.
+    pub(crate) async fn without_twins(mut self, began: Timestamp) -> Self {
+        self.abort_twins(began).await;
+        self
     }
 
     /// Takes up an upload that was begun elsewhere, by its id. What checksum it declared is learned from the list of its
@@ -171,7 +148,7 @@ impl MultipartUpload {
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
         let (bucket, key, id) = (bucket.clone(), key.clone(), id.into());
-        Self { bucket, key, id, declared: Arc::default(), kms: false, initiated: None }
+        Self { bucket, key, id, declared: Arc::default(), kms: false, initiated: None, strays: Vec::new() }
     }
 
     /// What is known of an upload's beginning from elsewhere: when it was about to be begun, and whether a KMS or customer
@@ -408,15 +385,6 @@ impl MultipartUpload {
         Ok(is_other)
     }
 
-    /// True when the server knows the upload no more.
-    async fn is_gone(&self) -> Result<bool, Failure> {
-        match self.page(None).await {
-            Ok(_) => Ok(false),
-            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(true),
-            Err(failure) => Err(failure),
-        }
-    }
-
     /// What stands at the key now, if it can only be the result of this upload.
     async fn published(
         &self,
@@ -445,62 +413,6 @@ impl MultipartUpload {
         let ours = head.size == spec.size && is_ours_by_age && is_ours_by_content;
         Ok(ours.then_some(head.written()))
     }
-
-    /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so it is repeated until
-    /// the server shows none; let requests in flight end before this is called.
-    ///
-    /// # Errors
-    /// What S3 says; [`FailureKind::Transient`] when parts keep turning up.
-    pub async fn cancel(&self) -> Result<(), Failure> {
-        for round in 0..ABORT_ROUNDS {
-            self.bucket.abort_upload(&self.key, &self.id).await?;
-            match self.bucket.list_parts(&self.key, &self.id, None).await {
-                Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => return Ok(()),
-                Err(failure) => return Err(failure),
-                // Some servers answer with an empty list for an upload that is gone.
-                Ok(page) if page.items.is_empty() => return Ok(()),
-                Ok(_) => sleep(Duration::from_millis(50) * 2_u32.pow(round)).await,
-            }
-        }
-        let message = format!("parts of upload {} keep turning up after the abort", self.id);
-        let place = self.bucket.place(&self.key);
-        Err(Failure::new(FailureKind::Transient, Operation::AbortMultipartUpload, place, message))
-    }
-}
-
-/// Whether the server may have begun an upload between two moments of our clock.
-pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
-    let early = initiated.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < from);
-    let late = until.checked_add(CREATE_TOLERANCE).is_ok_and(|latest| latest < initiated);
-    !early && !late
-}
-
-/// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments: uploads without parts that are
-/// not `known` to be somebody's. One without parts costs nothing, so a clock that is far off only leaves it there.
-///
-/// # Errors
-/// What S3 says to the list, or to an abort.
-pub(crate) async fn abort_unknown(
-    bucket: &Bucket,
-    key: &ObjectKey,
-    (from, until): (Timestamp, Timestamp),
-    known: &BTreeSet<String>,
-) -> Result<(), Failure> {
-    let listed: Vec<_> = uploads_to(bucket, key).try_collect().await?;
-    let is_within = |initiated| was_begun_between(initiated, from, until);
-    for open in listed {
-        if known.contains(&open.upload_id) || !open.initiated.is_some_and(is_within) {
-            continue;
-        }
-        let stray = MultipartUpload::open(bucket, key, open.upload_id);
-        match stray.page(None).await {
-            Ok(page) if page.items.is_empty() => stray.cancel().await?,
-            Ok(_) => {}
-            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {}
-            Err(failure) => return Err(failure),
-        }
-    }
-    Ok(())
 }
 
 /// The open uploads to exactly this key.
@@ -508,14 +420,18 @@ pub(crate) fn uploads_to<'a>(
     bucket: &'a Bucket,
     key: &'a ObjectKey,
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
-    let key = key.as_str();
-    // Prefixes of a directory bucket end in a slash.
-    let folder = key.rfind('/').map_or("", |slash| &key[..=slash]);
     let in_order = bucket.capabilities().ordered_lists;
-    let listed = uploads(bucket, if bucket.capabilities().directory { folder } else { key });
+    // A server that claims to encode the keys and does not lists this one as it is, and it is decoded all the same.
+    let bare = bucket.capabilities().encoded_uploads.then(|| {
+        let spaced = key.as_str().replace('+', " ");
+        percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned).unwrap_or_default()
+    });
+    let is_it = move |open: &OpenUpload| open.key == key.as_str() || bare.as_ref() == Some(&open.key);
+    let (starts, is_its) = (is_it.clone(), is_it);
+    let listed = uploads(bucket, abort::prefix_of(bucket, key));
     // Of all keys that begin with this one, it is the first.
-    let listed = listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key)));
-    listed.try_filter(move |open| ready(open.key == key))
+    let listed = listed.try_take_while(move |open| ready(Ok(!in_order || starts(open))));
+    listed.try_filter(move |open| ready(is_its(open)))
 }
 
 /// The open uploads of a bucket whose keys begin with `prefix`, by key and age, over all pages.

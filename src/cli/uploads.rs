@@ -1,12 +1,14 @@
 //! `uploads`: the multipart uploads that a bucket has open. Their parts are billed until someone completes or aborts them, and
 //! no listing of objects shows them.
 
+mod abort;
+
 use std::future::ready;
 use std::io;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 
 use super::mine::{Mine, MineFlags};
@@ -107,15 +109,11 @@ impl Uploads {
                 if dry_run {
                     return say_line(&format!("would abort {location} {id}"));
                 }
-                // Aborting what is not there succeeds everywhere; a mistyped id must not.
-                let there = bucket.list_parts(&location.key, &id, None).await;
-                there.map_err(|failure| not_open(failure, &location, &id))?;
-                MultipartUpload::open(&bucket, &location.key, id).cancel().await?;
-                say_line(&format!("aborted {location}"))
+                abort::one(&bucket, &location, &id).await
             }
             Action::Abort { upload_id: None, older_than, mine, dry_run, .. } => {
                 let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
-                abort_all(&bucket, &location, &choice, dry_run).await
+                abort::all(&bucket, &location, &choice, dry_run).await
             }
             Action::Complete { upload_id, .. } => complete(&bucket, &location, &upload_id, output).await,
         }
@@ -127,7 +125,11 @@ fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
     if *failure.kind() != FailureKind::NoSuchUpload {
         return failure.into();
     }
-    let (code, bucket) = (&failure.details().code, &location.bucket);
+    absent(location, id, &failure.details().code)
+}
+
+fn absent(location: &S3Uri, id: &str, code: &str) -> CliError {
+    let bucket = &location.bucket;
     CliError::Absent(format!(
         "{location} has no open upload {id} ({code}): it was completed or aborted, or the id is mistyped; \
          `s3haul uploads list s3://{bucket}/` lists those that are open"
@@ -272,47 +274,6 @@ async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Outpu
     }
     note(&format!("{}, {}", display_counted(count, "part"), ByteSize(bytes)));
     Ok(Exit::Done)
-}
-
-async fn abort_all(
-    bucket: &Bucket,
-    location: &S3Uri,
-    choice: &Choice,
-    dry_run: bool,
-) -> Result<Exit, CliError> {
-    let mut wasted = Wasted::default();
-    let mut exit = Exit::Done;
-    // All are known before the first is aborted: markers of a list do not survive what they point to.
-    let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
-    let ended = futures::stream::iter(uploads).map(|found| {
-        let (bucket, forbidden) = (bucket.clone(), choice.forbids(&found));
-        async move {
-            let outcome = match forbidden {
-                Some(why) => Err(format!("s3://{}/{}: {why}", bucket.name(), found.upload.key)),
-                None if dry_run => Ok(()),
-                None => abort(&bucket, &found.upload).await,
-            };
-            (found, outcome)
-        }
-    });
-    let mut ended = std::pin::pin!(ended.buffered(ASKED_AT_ONCE));
-    while let Some((found, outcome)) = ended.next().await {
-        let Err(error) = outcome else {
-            wasted.add(&found, bucket);
-            say_line(&format!("{} {}", if dry_run { "would abort" } else { "aborted" }, found.line(bucket)))?;
-            continue;
-        };
-        note(&format!("failed: {error}"));
-        exit = Exit::Failures;
-    }
-    wasted.say("upload", if dry_run { " to abort" } else { " aborted" });
-    Ok(exit)
-}
-
-async fn abort(bucket: &Bucket, upload: &OpenUpload) -> Result<(), String> {
-    let key = upload.key.parse().map_err(|error| format!("{}: {error}", upload.key))?;
-    let upload = MultipartUpload::open(bucket, &key, &upload.upload_id);
-    upload.cancel().await.map_err(|failure| failure.to_string())
 }
 
 async fn complete(

@@ -10,7 +10,8 @@
 //! Complete was sent.
 //!
 //! Uploads of objects that nobody will copy any more (a fresh run, a failed abort) are cancelled at the start of a run, and
-//! those that no object took up at its end. What can not be cancelled stays on record, and the next run tries again.
+//! those that no object took up at its end. What can not be cancelled stays on record, and the next run tries again. What the
+//! server lets be aborted and cannot show to be gone is reported once, with its id and a command, and is on record no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -35,7 +36,7 @@ use crate::journal::state::RunState;
 use crate::journal::uploads::{BegunUpload, OpenUpload};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Job, Policy, Transfer};
-use crate::multipart::MultipartUpload;
+use crate::multipart::{MultipartUpload, Stray};
 use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
 use crate::plan::loss::{Loss, Lost};
@@ -113,6 +114,11 @@ impl Inherited {
         self.known.contains(id)
     }
 
+    /// The ids of all uploads that sessions of the journal have begun.
+    pub(super) fn known(&self) -> &BTreeSet<String> {
+        &self.known
+    }
+
     fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<Left> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.extract_if(.., |_, open| pick(open)).map(Left::of).collect()
@@ -150,34 +156,58 @@ impl Inherited {
             let transfer = job.transfers.iter().find(is_there);
             let access = transfer.map(|transfer| transfer.destination_access.clone()).unwrap_or_default();
             let reached = connections.bucket_on_terms(&place.endpoint, &place.bucket, &access).await;
-            let outcome = match reached {
-                Ok(bucket) => self.cancel(&left, journal, &bucket).await,
-                Err(failure) => Err(failure),
+            let bucket = match reached {
+                Ok(bucket) => bucket,
+                Err(failure) => {
+                    tracing::warn!(%place, %failure, "an upload of an earlier session is still open; the next run tries again");
+                    continue;
+                }
             };
-            match outcome {
-                Ok(()) => tracing::info!(%place, "cancelled an upload that an earlier session left open"),
-                Err(failure) => tracing::warn!(
-                    %place, %failure, "an upload that an earlier session left open can not be cancelled; the next run tries again"
-                ),
+            let notes = self.cancel(&left, journal, &bucket).await;
+            if notes.is_empty() {
+                tracing::info!(%place, "cancelled an upload that an earlier session left open");
+            }
+            for note in notes {
+                tracing::warn!(%place, "{note}");
             }
         }
     }
 
-    async fn cancel(&self, left: &Left, journal: &Journal, bucket: &Bucket) -> Result<(), Failure> {
+    /// Ends an upload; returns sentences about what may be left open.
+    async fn cancel(&self, left: &Left, journal: &Journal, bucket: &Bucket) -> Vec<String> {
+        let (key, id) = (&left.open.place.key, left.open.begun.as_ref().map(|begun| begun.id.as_str()));
+        match self.try_cancel(left, journal, bucket).await {
+            // On record no more: this is the one time that it is told.
+            Ok(strays) => strays.iter().map(|stray| stray.told(bucket, key)).collect(),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
+                let id = id.unwrap_or("of unknown id");
+                vec![format!(
+                    "the upload {id} of an earlier session is still open: {}",
+                    failure.details().message
+                )]
+            }
+            Err(failure) => {
+                let stray = Stray::failed(id, &failure);
+                vec![format!("{}; the next run tries again", stray.told(bucket, key))]
+            }
+        }
+    }
+
+    async fn try_cancel(
+        &self,
+        left: &Left,
+        journal: &Journal,
+        bucket: &Bucket,
+    ) -> Result<Vec<Stray>, Failure> {
         let (key, id) = (&left.open.place.key, left.open.begun.as_ref().map(|begun| begun.id.as_str()));
         // Another server has no such upload, which says nothing about the one that it was begun at.
         if let Some(server) = left.open.server.as_ref().filter(|server| *server != bucket.server()) {
             let is_here = match id {
-                Some(id) => match bucket.list_parts(key, id, None).await {
-                    Ok(_) => true,
-                    Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => false,
-                    Err(failure) => return Err(failure),
-                },
+                Some(id) => !MultipartUpload::open(bucket, key, id).is_gone().await?,
                 None => false,
             };
             if !is_here {
-                let message =
-                    format!("it was begun at {server}: cancel it there with `s3haul uploads abort`");
+                let message = format!("it was begun at {server}: abort it there with `s3haul uploads abort`");
                 let operation = Operation::AbortMultipartUpload;
                 return Err(Failure::new(FailureKind::NoSuchUpload, operation, bucket.place(key), message));
             }
@@ -216,21 +246,24 @@ pub(super) enum Published {
 }
 
 impl Begun {
-    /// Begins an upload: on record before the request, its id and terms before its first part.
+    /// Begins an upload: on record before the request, its id and terms before its first part. `notes` gets what may be
+    /// left open of attempts whose answer was lost.
     pub(super) async fn begin(
         work: &Work,
         step: &Step,
         layout: PartLayout,
         initiate: impl Future<Output = Result<(MultipartUpload, Terms), Failure>>,
+        notes: &mut Vec<String>,
     ) -> Result<Self, Trouble> {
         let tracked = Tracked::intend(work, step).await?;
         let (upload, terms) = match initiate.await {
             Ok(initiated) => initiated,
             Err(failure) => {
-                tracked.not_begun(work, &step.key, &failure).await;
+                notes.extend(tracked.not_begun(work, &step.key, &failure).await);
                 return Err(work.explained_acl(failure).into());
             }
         };
+        notes.extend(upload.strays().iter().map(|stray| stray.told(&work.sides.destination, &step.key)));
         tracked.begun(work, &upload, terms, lengths(&layout)).await?;
         Ok(Self { upload, tracked, layout, kept: Vec::new(), claimed: false })
     }
@@ -338,8 +371,8 @@ pub(super) async fn find(
             Some(begun) if begun.losses.iter().any(|loss| is_demanded(work, loss, draft)) => None,
             Some(begun) => match judge(work, &candidate, begun, wish, draft).await {
                 Ok(found) => found,
-                // Nobody may know what it holds; to begin anew is always right.
-                Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Denied => {
+                // Nobody may know what it holds, or the server cannot tell; to begin anew is always right.
+                Err(Trouble::Failed(failure)) if !failure.kind().may_pass_later() && !failure.ends_run() => {
                     tracing::warn!(key = %wish.key, %failure, "an open upload can not be gone on with: beginning anew");
                     None
                 }
@@ -380,12 +413,7 @@ pub(super) async fn cancel_all(work: &Work, left: &mut Vec<Left>, draft: &mut Dr
 }
 
 async fn cancel(work: &Work, left: &Left, draft: &mut Draft) {
-    if let Err(failure) = work.inherited.cancel(left, &work.journal, &work.sides.destination).await {
-        let id = left.open.begun.as_ref().map_or("of unknown id", |begun| begun.id.as_str());
-        let note = format!("the upload {id} of an earlier session is still open: {failure}");
-        tracing::warn!(key = %left.open.place.key, "{note}");
-        draft.notes.push(note);
-    }
+    draft.notes.extend(work.inherited.cancel(left, &work.journal, &work.sides.destination).await);
 }
 
 /// Whether an upload can be gone on with, or became the object. `None`: it is of no use.

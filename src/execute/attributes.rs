@@ -406,7 +406,7 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Begins a multipart upload.
+    /// Begins a multipart upload. What an attempt that got no answer may have begun is aborted when a later one succeeds.
     pub(super) async fn initiate(
         &mut self,
         source: &Bucket,
@@ -414,13 +414,24 @@ impl<'w> Wanted<'w> {
         key: &ObjectKey,
         draft: &mut Draft,
     ) -> Result<MultipartUpload, Failure> {
+        let began = Timestamp::now();
+        let mut unseen = 0;
         loop {
             match MultipartUpload::initiate(&self.work.sides.destination, key, &self.sent).await {
                 Ok(upload) => {
                     self.accepted(draft);
-                    return Ok(upload);
+                    return Ok(if unseen > 0 { upload.without_twins(began).await } else { upload });
                 }
-                Err(failure) => Box::pin(self.give_way(source, pin, failure, draft)).await?,
+                Err(failure) => {
+                    if failure.may_have_taken_effect() {
+                        unseen = unseen.max(failure.details().attempts);
+                    }
+                    let given_up = Box::pin(self.give_way(source, pin, failure, draft)).await;
+                    given_up.map_err(|failure| {
+                        let attempts = failure.details().attempts.max(unseen);
+                        failure.after(attempts)
+                    })?;
+                }
             }
         }
     }

@@ -65,7 +65,7 @@ pub(super) async fn find(
                 upload.id()
             ));
             let found = ready(Ok((upload, wish.terms.claimed())));
-            let begun = Begun::begin(work, step, layout, found).await?;
+            let begun = Begun::begin(work, step, layout, found, &mut Vec::new()).await?;
             Some(Begun { kept, claimed: true, ..begun })
         }
         (None, _) => None,

@@ -338,8 +338,10 @@ impl Copy<'_> {
             drop(place);
             Ok((upload, terms.begun_with(draft)))
         };
-        let begun = Begun::begin(work, step, layout, initiate).await?;
-        self.carry(head, pin, begun, wanted.attributes(), draft).await
+        let mut notes = Vec::new();
+        let begun = Begun::begin(work, step, layout, initiate, &mut notes).await;
+        draft.notes.append(&mut notes);
+        self.carry(head, pin, begun?, wanted.attributes(), draft).await
     }
 
     /// Why an upload of unknown beginnings could not be told from one of other bytes, or with another ACL.

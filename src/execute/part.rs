@@ -24,7 +24,7 @@ use super::monitor::Event;
 use super::tracked::Tracked;
 
 /// How far an upload came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Progress {
     tracked: Tracked,
     /// Parts that S3 has confirmed.

@@ -1,14 +1,16 @@
 //! What the journal is told of an upload, and what becomes of one that is not finished.
 //!
 //! An upload that nobody remembers costs money until somebody finds it. So it is on record before it is begun, its id before
-//! its first part, and its end only when the server has it no more. Where no journal is kept, all of this is nothing and an
-//! upload that a stop left unfinished is aborted; where one is kept, or the next session claims what is open, that goes on
-//! with it.
+//! its first part, and its end only when the server has it no more. Where no journal is kept, an upload that a stop left
+//! unfinished is aborted; where one is kept, or the next session claims what is open, that goes on with it. A Create whose
+//! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown to be gone is reported
+//! once, with its id and a command.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::receipt::Ending;
 use super::{ABORT, Draft, Trouble, Work};
@@ -18,13 +20,13 @@ use crate::journal::event::{Event, PartLengths, SourceVersion, UploadPlace};
 use crate::journal::fingerprint::digest;
 use crate::journal::uploads::BegunUpload;
 use crate::location::ObjectKey;
-use crate::multipart::{self, MultipartUpload};
+use crate::multipart::{self, Aborted, MultipartUpload, Stray};
 use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, PartDone};
 
-/// An upload's number in the journal; none where no journal is kept.
-#[derive(Clone, Copy, Debug, Default)]
+/// An upload's number in the journal, none where no journal is kept, and the time before it was begun.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Tracked {
     upload: Option<u64>,
     intended: Timestamp,
@@ -81,9 +83,16 @@ impl Tracked {
         Self { upload: Some(upload), intended }
     }
 
+    /// An upload that is about to be begun and that no journal has.
+    pub(super) fn off_record() -> Self {
+        Self { upload: None, intended: Timestamp::now() }
+    }
+
     /// Puts on record that an upload is about to be begun.
     pub(super) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
-        let Some(object) = step.object.filter(|_| work.journal.keeps()) else { return Ok(Self::default()) };
+        let Some(object) = step.object.filter(|_| work.journal.keeps()) else {
+            return Ok(Self::off_record());
+        };
         let tracked = Self::known(work.journal.next_id(), Timestamp::now());
         let place = work.upload_place(&step.key);
         let server = Some(work.sides.destination.server().to_owned());
@@ -106,26 +115,43 @@ impl Tracked {
         let outcome = self.commit(work, began).await;
         if outcome.is_err()
             && !claimed
-            && !matches!(timeout(ABORT, upload.outliving_the_run().cancel()).await, Ok(Ok(())))
+            && !matches!(
+                timeout(ABORT, upload.outliving_the_run().abort()).await,
+                Ok(Ok(Aborted::Gone | Aborted::NotThere))
+            )
         {
-            tracing::warn!(key = %upload.key(), id = upload.id(), "an upload of ours may be left open");
+            let (bucket, key) = (&work.sides.destination, upload.key());
+            let command = multipart::command(bucket, "abort", key, Some(upload.id()));
+            tracing::warn!(%key, id = upload.id(), "the upload may be left open; abort it with `{command}`");
         }
         outcome
     }
 
-    /// The upload could not be begun, as far as one knows.
-    pub(super) async fn not_begun(self, work: &Work, key: &ObjectKey, failure: &Failure) {
-        if self.upload.is_none() || *failure.kind() == FailureKind::Stopped {
-            return;
+    /// Sees to an upload that could not be begun, as far as one knows: the request may have taken effect all the same.
+    /// Returns sentences about what may be left open.
+    pub(super) async fn not_begun(self, work: &Work, key: &ObjectKey, failure: &Failure) -> Vec<String> {
+        let is_stopped = *failure.kind() == FailureKind::Stopped;
+        // The next session looks for it.
+        if is_stopped && self.upload.is_some() {
+            return Vec::new();
         }
-        if failure.kind().outcome_unknown() || failure.details().attempts > 1 {
-            let window = (self.intended, Timestamp::now());
-            let bucket = &work.sides.destination;
-            if multipart::abort_unknown(bucket, key, window, &BTreeSet::new()).await.is_err() {
-                return;
-            }
+        let was_sent = is_stopped && failure.details().attempts > 0;
+        if !was_sent && !failure.may_have_taken_effect() {
+            self.ended(&work.journal).await;
+            return Vec::new();
         }
-        self.ended(&work.journal).await;
+        // The object is late already, so the search for what is left of it has little patience; nor does it end with the run.
+        let bucket = work.sides.destination.for_probes().halted_by(CancellationToken::new());
+        let window = (self.intended, Timestamp::now());
+        let search = multipart::abort_unknown(&bucket, key, window, work.inherited.known());
+        let strays = tokio::select! {
+            found = search => found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)]),
+            () = work.hurry() => vec![Stray::unanswered(None, ABORT)],
+        };
+        if !strays.iter().any(|stray| stray.may_pass) {
+            self.ended(&work.journal).await;
+        }
+        strays.iter().map(|stray| stray.told(&bucket, key)).collect()
     }
 
     /// S3 holds a part.
@@ -183,7 +209,8 @@ impl Tracked {
         true
     }
 
-    /// Ends an upload that an earlier session left: by its id, or by searching for it where none is known.
+    /// Ends an upload that an earlier session left: by its id, or by searching for it where none is known. Returns those
+    /// that may be left open; they are to be reported now, for they are on record no more.
     ///
     /// # Errors
     /// What S3 says; the upload stays on record then.
@@ -194,13 +221,30 @@ impl Tracked {
         key: &ObjectKey,
         id: Option<&str>,
         (until, known): (Timestamp, &BTreeSet<String>),
-    ) -> Result<(), Failure> {
-        match id {
-            Some(id) => MultipartUpload::open(bucket, key, id).cancel().await?,
-            None => multipart::abort_unknown(bucket, key, (self.intended, until), known).await?,
-        }
+    ) -> Result<Vec<Stray>, Failure> {
+        let strays = match id {
+            Some(id) => match MultipartUpload::open(bucket, key, id).abort().await {
+                Ok(Aborted::Gone | Aborted::NotThere) => Vec::new(),
+                Ok(Aborted::Unverified(failure)) => vec![Stray::failed(Some(id), &failure)],
+                // No later run can do more.
+                Err(failure) if *failure.kind() == FailureKind::Unsupported => {
+                    vec![Stray::failed(Some(id), &failure)]
+                }
+                Err(failure) => return Err(failure),
+            },
+            None => match multipart::abort_unknown(bucket, key, (self.intended, until), known).await {
+                Ok(strays) => strays,
+                Err(failure) => {
+                    let stray = Stray::failed(None, &failure);
+                    if stray.may_pass {
+                        return Err(failure);
+                    }
+                    vec![stray]
+                }
+            },
+        };
         self.ended(journal).await;
-        Ok(())
+        Ok(strays)
     }
 
     async fn commit(self, work: &Work, event: impl FnOnce(u64) -> Event) -> Result<(), Trouble> {

@@ -309,21 +309,30 @@ impl Upload {
             return Ok(Self::of(work, attributes, begun));
         }
         let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));
-        let begun = Begun::begin(work, step, layout, async { Ok((initiate.await?, terms)) }).await?;
+        let initiate = async { Ok((initiate.await?, terms)) };
+        let begun = Begun::begin(work, step, layout, initiate, &mut draft.notes).await?;
         Ok(Self::of(work, attributes, begun))
     }
 
     /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
-    async fn of_stream(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<Self, Trouble> {
+    async fn of_stream(
+        work: &Work,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        draft: &mut Draft,
+    ) -> Result<Self, Trouble> {
         demand(work, key, attributes)?;
-        let upload = MultipartUpload::initiate(&work.sides.destination, key, attributes).await;
-        let upload = upload.map_err(|failure| work.explained_acl(failure))?;
+        let (bucket, tracked) = (&work.sides.destination, Tracked::off_record());
+        let upload = match MultipartUpload::initiate(bucket, key, attributes).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                draft.notes.extend(tracked.not_begun(work, key, &failure).await);
+                return Err(work.explained_acl(failure).into());
+            }
+        };
+        draft.notes.extend(upload.strays().iter().map(|stray| stray.told(bucket, key)));
         let layout = PartLayout::uniform(0, UPLOAD_PART, 0);
-        Ok(Self::of(
-            work,
-            attributes,
-            Begun { upload, tracked: Tracked::default(), layout, kept: Vec::new(), claimed: false },
-        ))
+        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new(), claimed: false }))
     }
 
     fn of(work: &Work, attributes: &Attributes, begun: Begun) -> Self {
@@ -524,8 +533,8 @@ async fn stream(
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
         return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
     }
-    let upload = Upload::of_stream(work, &step.key, attributes).await?;
-    let mut progress = Progress::default();
+    let upload = Upload::of_stream(work, &step.key, attributes, draft).await?;
+    let mut progress = Progress::of(upload.begun.tracked, Vec::new());
     let outcome = async {
         let mut running = Running::default();
         let (mut body, mut permit, mut number) = (first, first_permit, 1);

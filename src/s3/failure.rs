@@ -336,6 +336,12 @@ impl Failure {
         is_about_us || self.0.kind.concerns_all()
     }
 
+    /// Returns true if the write, or an earlier attempt of it, may have happened although no good answer came back.
+    #[must_use]
+    pub fn may_have_taken_effect(&self) -> bool {
+        self.0.kind.outcome_unknown() || self.0.attempts > 1
+    }
+
     /// The same failure after `attempts` tries.
     #[must_use]
     pub fn after(mut self, attempts: u32) -> Self {

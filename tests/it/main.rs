@@ -65,6 +65,7 @@ mod select;
 mod sessions;
 mod signals;
 mod stop;
+mod strays;
 mod tenant;
 mod times;
 mod transfers;

@@ -1,0 +1,149 @@
+//! `uploads abort`: ends open uploads, and says "aborted" only of those that the server has no more.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, not_open};
+use crate::bucket::Bucket;
+use crate::cli::{CliError, Exit, note, say_line};
+use crate::location::S3Uri;
+use crate::multipart::{self, Aborted, MultipartUpload};
+use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload};
+
+/// Aborts one upload. Aborting what is not there succeeds everywhere; a mistyped id must not.
+pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<Exit, CliError> {
+    let upload = MultipartUpload::open(bucket, &location.key, id);
+    let is_there = match bucket.list_parts(&location.key, id, None).await {
+        Ok(page) if !page.items.is_empty() => true,
+        Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
+            return Err(not_open(failure, location, id));
+        }
+        Err(failure) if failure.kind().may_pass_later() || failure.ends_run() => return Err(failure.into()),
+        // The server cannot list parts, or answers so for every id; its list of uploads may tell.
+        Ok(_) | Err(_) => upload.is_listed().await.unwrap_or(true),
+    };
+    if !is_there {
+        return Err(absent(location, id, "not listed"));
+    }
+    match upload.abort().await? {
+        Aborted::Gone => say_line(&format!("aborted {location}")),
+        Aborted::NotThere => Err(absent(location, id, "NoSuchUpload")),
+        Aborted::Unverified(failure) => {
+            note(&format!("failed: {location} {id}: {}", unverified(&failure)));
+            Ok(Exit::Failures)
+        }
+    }
+}
+
+fn unverified(failure: &Failure) -> String {
+    format!(
+        "the server accepted the abort and does not show whether the upload is gone: {failure}; look at the bucket's open \
+         uploads with the server's own tools"
+    )
+}
+
+/// Aborts all uploads below a location that are chosen.
+pub(super) async fn all(
+    bucket: &Bucket,
+    location: &S3Uri,
+    choice: &Choice,
+    dry_run: bool,
+) -> Result<Exit, CliError> {
+    // All are known before the first is aborted: markers of a list do not survive what they point to.
+    let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
+    let ended = futures::stream::iter(uploads).map(|found| {
+        let forbidden = choice.forbids(&found);
+        async move {
+            let outcome = match forbidden {
+                Some(why) => Err(why),
+                None if dry_run => Ok(Aborted::Gone),
+                None => abort(bucket, &found.upload.key, &found.upload.upload_id).await,
+            };
+            (found, outcome)
+        }
+    });
+    let mut ended = std::pin::pin!(ended.buffered(ASKED_AT_ONCE));
+    let mut results = Results { bucket, dry_run, wasted: Wasted::default(), exit: Exit::Done };
+    let mut missing = Vec::new();
+    while let Some((found, outcome)) = ended.next().await {
+        match outcome {
+            Ok(Aborted::NotThere) => missing.push(found),
+            outcome => results.take(&found, outcome)?,
+        }
+    }
+    if !missing.is_empty() {
+        let listed = listed_as_they_are(bucket, location).await;
+        for found in missing {
+            let outcome = not_there(bucket, &found.upload, listed.as_ref()).await;
+            results.take(&found, outcome)?;
+        }
+    }
+    results.wasted.say("upload", if dry_run { " to abort" } else { " aborted" });
+    Ok(results.exit)
+}
+
+async fn abort(bucket: &Bucket, key: &str, id: &str) -> Result<Aborted, String> {
+    let key = key.parse().map_err(|error| format!("{error}"))?;
+    let upload = MultipartUpload::open(bucket, &key, id);
+    upload.abort().await.map_err(|failure| failure.to_string())
+}
+
+/// Returns the keys of the open uploads by id, without asking for an encoding, which some servers claim and do not do.
+async fn listed_as_they_are(bucket: &Bucket, location: &S3Uri) -> Result<BTreeMap<String, String>, Failure> {
+    let plain = Capabilities { encoded_uploads: false, ..bucket.capabilities().clone() };
+    let plain = bucket.assuming(plain);
+    let listed = multipart::uploads(&plain, location.key.as_str());
+    listed.map_ok(|open| (open.upload_id, open.key)).try_collect().await
+}
+
+/// Sees to an upload that was listed a moment ago and that the server did not find.
+async fn not_there(
+    bucket: &Bucket,
+    upload: &OpenUpload,
+    listed: Result<&BTreeMap<String, String>, &Failure>,
+) -> Result<Aborted, String> {
+    let OpenUpload { key, upload_id: id, .. } = upload;
+    let why = match listed.map(|listed| listed.get(id)) {
+        Ok(Some(other)) if other != key => match abort(bucket, other, id).await? {
+            Aborted::NotThere => format!("the server lists it as `{other}` and does not find it there either"),
+            end => return Ok(end),
+        },
+        Ok(Some(_)) => {
+            "the server lists it under this key and does not find it there: it is still open; abort it with the server's own \
+             tools"
+                .to_owned()
+        }
+        Ok(None) => "it is no longer open: another client completed or aborted it".to_owned(),
+        Err(failure) => format!("it may still be open: {failure}"),
+    };
+    Err(format!("not aborted (NoSuchUpload): {why}"))
+}
+
+/// What has been said so far.
+struct Results<'b> {
+    bucket: &'b Bucket,
+    dry_run: bool,
+    wasted: Wasted,
+    exit: Exit,
+}
+
+impl Results<'_> {
+    fn take(&mut self, found: &Found, outcome: Result<Aborted, String>) -> Result<(), CliError> {
+        let why = match outcome {
+            Ok(Aborted::Gone | Aborted::NotThere) => {
+                self.wasted.add(found, self.bucket);
+                let word = if self.dry_run { "would abort" } else { "aborted" };
+                say_line(&format!("{word} {}", found.line(self.bucket)))?;
+                return Ok(());
+            }
+            Ok(Aborted::Unverified(failure)) => unverified(&failure),
+            Err(why) => why,
+        };
+        let OpenUpload { key, upload_id, .. } = &found.upload;
+        let bucket = self.bucket.name();
+        note(&format!("failed: s3://{bucket}/{key} {upload_id}: {why}"));
+        self.exit = Exit::Failures;
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Ending uploads, and proving that they ended.
+//!
+//! A 204 to `AbortMultipartUpload` proves little: parts in flight may land after it, and some servers answer without effect.
+//! `ListParts` proves the end where the server has that request; `ListMultipartUploads` does where it has not. Where the
+//! server answers neither, nothing is known, and the caller reports that once with everything that a user needs to look.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::stream::TryStreamExt;
+use jiff::Timestamp;
+use tokio::time::sleep;
+
+use super::{MultipartUpload, uploads, uploads_to};
+use crate::bucket::Bucket;
+use crate::location::{ObjectKey, S3Uri};
+use crate::s3::{Failure, FailureKind, OpenUpload, Operation};
+
+/// How often an abort is repeated while parts that were in flight keep turning up.
+const ABORT_ROUNDS: u32 = 8;
+/// Clocks of server and client may differ by this much when it is judged whether an upload is one that this run created:
+/// small, for it may be another writer's.
+const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
+/// A server refuses requests that are signed by a clock that differs by more than this.
+const MAX_SKEW: Duration = Duration::from_mins(15);
+
+/// The end of an upload whose abort the server did not refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Aborted {
+    /// The server has the upload no more.
+    Gone,
+    /// The server had no such upload under this key.
+    NotThere,
+    /// The server accepted the abort and does not show whether the upload is gone.
+    Unverified(Failure),
+}
+
+/// An upload that may be left open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Its id; `None` if the server never told it.
+    pub id: Option<String>,
+    /// The reason why it is not known to be gone.
+    pub why: String,
+    /// Set if another attempt may end it.
+    pub(crate) may_pass: bool,
+}
+
+impl Stray {
+    fn new(id: &str, why: impl Into<String>) -> Self {
+        Self { id: Some(id.to_owned()), why: why.into(), may_pass: false }
+    }
+
+    pub(crate) fn failed(id: Option<&str>, failure: &Failure) -> Self {
+        let (id, why) = (id.map(str::to_owned), failure.to_string());
+        Self { id, why, may_pass: may_pass(failure) }
+    }
+
+    pub(crate) fn unanswered(id: Option<&str>, within: Duration) -> Self {
+        let why = format!("no answer within {} s", within.as_secs());
+        Self { id: id.map(str::to_owned), why, may_pass: true }
+    }
+
+    /// Returns a sentence for the user: the upload, the reason, and the command that shows or ends it.
+    #[must_use]
+    pub fn told(&self, bucket: &Bucket, key: &ObjectKey) -> String {
+        let Self { id, why, .. } = self;
+        match id {
+            Some(id) => format!(
+                "the upload {id} may be left open: {why}; abort it with `{}`",
+                command(bucket, "abort", key, Some(id))
+            ),
+            None => format!(
+                "an upload of unknown id may be left open: {why}; `{}` lists it if it exists",
+                command(bucket, "list", key, None)
+            ),
+        }
+    }
+}
+
+/// True for a failure that says nothing about what the server can do: the same request may succeed later.
+fn may_pass(failure: &Failure) -> bool {
+    failure.kind().may_pass_later() || failure.ends_run() || *failure.kind() == FailureKind::Stopped
+}
+
+/// Returns the command that lists or aborts the uploads at a key.
+pub(crate) fn command(bucket: &Bucket, verb: &str, key: &ObjectKey, id: Option<&str>) -> String {
+    let location = S3Uri { bucket: bucket.name().clone(), key: key.clone() };
+    let mut words = vec!["s3haul uploads".to_owned(), verb.to_owned(), quoted(&location.to_string())];
+    if let Some(url) = bucket.client().url() {
+        words.extend(["--endpoint-url".to_owned(), quoted(url)]);
+    }
+    if let Some(id) = id {
+        // An id that looks like a flag.
+        words.extend(id.starts_with('-').then(|| "--".to_owned()));
+        words.push(quoted(id));
+    }
+    words.join(" ")
+}
+
+/// Quotes a word for a shell if it needs that.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+impl MultipartUpload {
+    /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so it is repeated until
+    /// the server shows none; let requests in flight end before this is called.
+    ///
+    /// # Errors
+    /// What S3 says, also when nothing shows whether the upload is gone; [`FailureKind::Transient`] when parts keep turning
+    /// up.
+    pub async fn cancel(&self) -> Result<(), Failure> {
+        match self.abort().await? {
+            Aborted::Gone | Aborted::NotThere => Ok(()),
+            Aborted::Unverified(failure) => Err(failure),
+        }
+    }
+
+    /// The same, with the proof apart from the abort: an `Err` leaves the upload open.
+    pub(crate) async fn abort(&self) -> Result<Aborted, Failure> {
+        let mut end = Aborted::Gone;
+        for round in 0..ABORT_ROUNDS {
+            let had_it = self.bucket.abort_upload(&self.key, &self.id).await?;
+            if round == 0 && !had_it {
+                end = Aborted::NotThere;
+            }
+            let held = self.bucket.list_parts(&self.key, &self.id, None).await;
+            let unread = match held {
+                Ok(page) if page.items.is_empty() => None,
+                Ok(_) => {
+                    sleep(Duration::from_millis(50) * 2_u32.pow(round)).await;
+                    continue;
+                }
+                Err(failure) if failure.details().code == "NoSuchUpload" => return Ok(end),
+                Err(failure) if *failure.kind() == FailureKind::Stopped => return Err(failure),
+                Err(failure) => Some(failure),
+            };
+            let (failure, unread) = match (self.is_listed().await, unread) {
+                (Ok(true), _) => {
+                    return Err(self.still_there("the server accepts the abort and still lists the upload"));
+                }
+                // Some servers answer with an empty list for an upload that is gone.
+                (Ok(false), _) | (Err(_), None) => return Ok(end),
+                (Err(failure), Some(unread)) => (failure, unread),
+            };
+            if *failure.kind() == FailureKind::Stopped {
+                return Err(failure);
+            }
+            // Others answer with another 404.
+            let is_named = *unread.kind() == FailureKind::NoSuchUpload;
+            return Ok(if is_named { end } else { Aborted::Unverified(unread) });
+        }
+        Err(self.still_there("parts keep turning up after the abort"))
+    }
+
+    fn still_there(&self, why: &str) -> Failure {
+        let (place, message) = (self.bucket.place(&self.key), format!("{why} (upload {})", self.id));
+        Failure::new(FailureKind::Transient, Operation::AbortMultipartUpload, place, message)
+    }
+
+    /// Asks the list of the bucket's uploads for this one.
+    pub(crate) async fn is_listed(&self) -> Result<bool, Failure> {
+        let mut listed = std::pin::pin!(uploads(&self.bucket, prefix_of(&self.bucket, &self.key)));
+        while let Some(open) = listed.try_next().await? {
+            if open.upload_id == self.id {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns true when the server no longer has the upload. Where `ListParts` cannot be read, the list of all uploads
+    /// tells.
+    pub(crate) async fn is_gone(&self) -> Result<bool, Failure> {
+        match self.page(None).await {
+            Ok(_) => Ok(false),
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(true),
+            Err(failure) if may_pass(&failure) => Err(failure),
+            Err(failure) => self.is_listed().await.map(|listed| !listed).map_err(|_| failure),
+        }
+    }
+
+    /// Aborts what earlier attempts to create this upload left behind: Create knows no idempotency, so an attempt whose
+    /// answer was lost may have created an upload whose id nobody has. A twin has this key, no parts, and was created
+    /// shortly before; whoever else uploads to the key at this very moment has parts or a later time.
+    ///
+    /// A twin that cannot be ended holds no bytes, so it does not fail the upload; [`MultipartUpload::strays`] has it.
+    pub(super) async fn abort_twins(&mut self, began: Timestamp) {
+        let now = Timestamp::now();
+        let listed: Vec<_> = match uploads_to(&self.bucket, &self.key).try_collect().await {
+            Ok(listed) => listed,
+            Err(failure) => {
+                self.strays.push(Stray::failed(None, &failure));
+                return;
+            }
+        };
+        // The server's own clock tells best.
+        let ours = listed.iter().find(|open| open.upload_id == self.id).and_then(|open| open.initiated);
+        let since: Duration = now.duration_since(began).try_into().unwrap_or_default();
+        let is_twin = |open: &OpenUpload| match (ours, open.initiated) {
+            (Some(ours), Some(initiated)) => {
+                let age = ours.duration_since(initiated);
+                Some(!age.is_negative() && age.unsigned_abs() <= since + Duration::from_secs(2))
+            }
+            _ => began_between(open, (began, now)),
+        };
+        let candidates = listed.iter().filter(|open| open.upload_id != self.id);
+        let candidates = candidates.map(|open| (open, is_twin(open)));
+        let strays = end_empty(&self.bucket, &self.key, candidates).await;
+        self.strays.extend(strays);
+    }
+
+    /// Uploads that earlier attempts to create this one may have left open.
+    #[must_use]
+    pub fn strays(&self) -> &[Stray] {
+        &self.strays
+    }
+}
+
+/// Returns true if the server may have begun an upload between two moments of our clock.
+pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
+    is_within(initiated, (from, until), CREATE_TOLERANCE)
+}
+
+fn is_within(initiated: Timestamp, (from, until): (Timestamp, Timestamp), tolerance: Duration) -> bool {
+    let early = initiated.checked_add(tolerance).is_ok_and(|latest| latest < from);
+    let late = until.checked_add(tolerance).is_ok_and(|latest| latest < initiated);
+    !early && !late
+}
+
+/// Judges by its time whether an upload was created between two moments of our clock; `None` if that does not tell.
+fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bool> {
+    let initiated = open.initiated?;
+    if is_within(initiated, window, CREATE_TOLERANCE) {
+        return Some(true);
+    }
+    (!is_within(initiated, window, MAX_SKEW)).then_some(false)
+}
+
+/// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments: uploads without parts that
+/// are not `known` to be somebody's. Returns those that may be left open.
+///
+/// # Errors
+/// What S3 says to the list.
+pub(crate) async fn abort_unknown(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    window: (Timestamp, Timestamp),
+    known: &BTreeSet<String>,
+) -> Result<Vec<Stray>, Failure> {
+    let listed: Vec<_> = uploads_to(bucket, key).try_collect().await?;
+    let candidates = listed.iter().filter(|open| !known.contains(&open.upload_id));
+    let candidates = candidates.map(|open| (open, began_between(open, window)));
+    Ok(end_empty(bucket, key, candidates).await)
+}
+
+/// Aborts those that are surely ours and hold no part; returns those about which that is not certain, and those that stay.
+async fn end_empty(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    candidates: impl Iterator<Item = (&OpenUpload, Option<bool>)>,
+) -> Vec<Stray> {
+    let mut strays = Vec::new();
+    for (open, ours) in candidates.filter(|(_, ours)| *ours != Some(false)) {
+        let id = open.upload_id.as_str();
+        let upload = MultipartUpload::open(bucket, key, id);
+        match upload.page(None).await {
+            // Somebody is at work on it.
+            Ok(page) if !page.items.is_empty() => {}
+            Ok(_) if ours.is_none() => {
+                strays.push(Stray::new(id, "its time does not show whether this run created it"));
+            }
+            Ok(_) => match upload.abort().await {
+                Ok(Aborted::Gone | Aborted::NotThere) => {}
+                Ok(Aborted::Unverified(failure)) => strays.push(Stray::new(id, failure.to_string())),
+                Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
+            },
+            Err(failure) if failure.details().code == "NoSuchUpload" => {}
+            // It may be another writer's, with parts.
+            Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
+        }
+    }
+    strays
+}
+
+/// Returns a prefix that finds the uploads to `key`. Prefixes of a directory bucket end in a slash.
+pub(super) fn prefix_of<'k>(bucket: &Bucket, key: &'k ObjectKey) -> &'k str {
+    let key = key.as_str();
+    let folder = key.rfind('/').map_or("", |slash| &key[..=slash]);
+    if bucket.capabilities().directory { folder } else { key }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_for_a_shell_only_if_it_needs_that() {
+        for (word, expected) in [
+            ("s3://b/a/k.bin", "s3://b/a/k.bin"),
+            ("s3://b/a b", "'s3://b/a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$(rm -rf ~)", "'$(rm -rf ~)'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn an_upload_is_ours_by_its_time_or_not_or_nobody_can_tell() {
+        let now = Timestamp::now();
+        let open = |initiated| OpenUpload {
+            key: String::new(),
+            upload_id: String::new(),
+            initiated,
+            storage_class: None,
+        };
+        let window = (now - Duration::from_secs(5), now);
+        for (initiated, expected) in [
+            (Some(now), Some(true)),
+            (Some(now + Duration::from_secs(9)), Some(true)),
+            (Some(now + Duration::from_mins(5)), None),
+            (Some(now - Duration::from_mins(5)), None),
+            (Some(now - Duration::from_hours(1)), Some(false)),
+            (None, None),
+        ] {
+            assert_eq!(began_between(&open(initiated), window), expected, "{initiated:?}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! No upload is left open in silence, whatever the server does not answer: with and without a journal, by runs and by
+//! `uploads abort`. What the server cannot prove is reported once, with an id or a key and a command.
+
+mod liar;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rstest::rstest;
+use s3haul::journal::Intent;
+use s3haul::manifest::job::{Job, PartSize, Transfer};
+use s3haul::multipart::MultipartUpload;
+use s3haul::s3::Attributes;
+use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::size::{ByteSize, MIB};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use liar::{Asked, Lie, liar};
+
+use crate::cli::{at, run};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate};
+
+const PARTS: u64 = 20;
+
+fn in_parts() -> Transfer {
+    let mut transfer = copy_all();
+    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
+    transfer.parts.threshold = ByteSize(5 * MIB);
+    transfer
+}
+
+async fn world() -> World {
+    let latency = LatencyModel { copy: Duration::from_millis(5), ..LatencyModel::default() };
+    let mut world = World::modelled(Model { latency, ..Model::default() }).await;
+    (world.ceiling, world.retry.attempts) = (4, 2);
+    let content = Content::pattern(1, PARTS * 5 * MIB);
+    world.sandbox.store().put_object(SOURCE, "large", content, &ObjectSpec::default());
+    world
+}
+
+/// A job whose server answers so.
+async fn job(world: &World, lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static) -> Job {
+    let url = liar(world, lie).await;
+    let mut job = world.job(in_parts());
+    restate(&mut job, |endpoint| endpoint.url = Some(url));
+    job
+}
+
+/// A run with a journal in this directory, or without one.
+async fn session(world: &World, job: &Job, journal: Option<&TempDir>) -> Run {
+    match journal {
+        Some(directory) => world.session(directory.path(), job, Intent::Resume).await,
+        None => world.try_run_job(job).await.unwrap(),
+    }
+}
+
+fn notes(run: &Run) -> Vec<&str> {
+    run.receipts.iter().flat_map(|receipt| &receipt.notes).map(String::as_str).collect()
+}
+
+fn open(world: &World) -> usize {
+    world.sandbox.store().open_uploads(DESTINATION).len()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_create_that_is_answered_with_nonsense_leaves_nothing(#[values(false, true)] journal: bool) {
+    let world = world().await;
+    let directory = journal.then(|| TempDir::new().unwrap());
+    let job = job(&world, |asked| if asked.creates_upload() { Lie::unreadable() } else { Lie::Truth }).await;
+    let run = session(&world, &job, directory.as_ref()).await;
+    assert_eq!(run.error(), "unreadable-answer");
+    assert!(world.calls(Operation::CreateMultipartUpload) > 1);
+    assert_eq!(world.calls(Operation::AbortMultipartUpload), world.calls(Operation::CreateMultipartUpload));
+    assert_eq!((open(&world), notes(&run)), (0, vec![]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_cannot_be_searched_for_is_told_once_with_its_key(
+    #[values(false, true)] journal: bool,
+    #[values("refused", "denied", "nonsense")] how: &'static str,
+) {
+    let world = world().await;
+    let directory = journal.then(|| TempDir::new().unwrap());
+    let mended = Arc::new(AtomicBool::new(false));
+    let is_mended = Arc::clone(&mended);
+    let job = job(&world, move |asked| match how {
+        _ if asked.creates_upload() && !is_mended.load(Ordering::Relaxed) => Lie::unreadable(),
+        "refused" if asked.lists_uploads() => Lie::error(501, "NotImplemented"),
+        "denied" if asked.lists_uploads() => Lie::error(403, "AccessDenied"),
+        "nonsense" if asked.lists_uploads() => Lie::unreadable(),
+        _ => Lie::Truth,
+    })
+    .await;
+    let run = session(&world, &job, directory.as_ref()).await;
+    assert_eq!(run.error(), "unreadable-answer");
+    let told = notes(&run);
+    assert!(told.len() == 1 && told[0].contains("an upload of unknown id may be left open"), "{told:?}");
+    let command = "`s3haul uploads list s3://destination/large --endpoint-url http://127.0.0.1:";
+    assert!(told[0].contains(command), "{told:?}");
+    mended.store(true, Ordering::Relaxed);
+    let run = session(&world, &job, directory.as_ref()).await;
+    assert_eq!((run.outcome.done_objects, notes(&run)), (1, vec![]), "{:?}", run.receipts);
+}
+
+#[tokio::test]
+async fn a_twin_that_cannot_be_searched_for_is_told() {
+    let world = world().await;
+    world.sandbox.faults().add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::ListMultipartUploads).then(Effect::Error(403, "AccessDenied")));
+    let run = world.run(in_parts()).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    assert!(notes(&run).len() == 1 && notes(&run)[0].contains("of unknown id"), "{:?}", notes(&run));
+}
+
+#[tokio::test]
+async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
+    let world = world().await;
+    let spec = ObjectSpec::default().tag("a", "b");
+    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, PARTS * 5 * MIB), &spec);
+    let faults = world.sandbox.faults();
+    faults.add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    faults.add(Fault::on(Operation::CreateMultipartUpload).nth(2).then(Effect::Error(403, "AccessDenied")));
+    let run = world.run(in_parts()).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
+}
+
+/// A run without a journal that is stopped while the answer to Create is awaited leaves nothing either.
+#[tokio::test(start_paused = true)]
+async fn a_stop_in_the_middle_of_create_leaves_nothing() {
+    let mut world = world().await;
+    world.stop = CancellationToken::new();
+    let stop = world.stop.clone();
+    let create = || Fault::on(Operation::CreateMultipartUpload).nth(1);
+    world.sandbox.faults().add(create().then(Effect::hook(move |_| stop.cancel())));
+    world.sandbox.faults().add(create().then(Effect::StallAfter(None)));
+    world.retry.silence = Duration::from_hours(1);
+    let run = world.run(in_parts()).await;
+    assert!(run.outcome.stopped, "{:?}", run.outcome);
+    assert_eq!((open(&world), notes(&run)), (0, vec![]));
+    assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
+}
+
+/// Stops a run when some parts are there.
+async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
+    world.stop = CancellationToken::new();
+    let stop = world.stop.clone();
+    let tenth = Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel()));
+    world.sandbox.faults().add(tenth);
+    let run = world.session(directory.path(), job, Intent::Resume).await;
+    assert!(run.outcome.stopped && open(world) == 1, "{:?}", run.outcome);
+    world.stop = CancellationToken::new();
+    world.sandbox.faults().clear();
+    world.sandbox.calls().clear();
+}
+
+#[rstest]
+#[tokio::test]
+async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by_the_list_of_uploads(
+    #[values("missing", "not found", "nonsense", "denied")] how: &'static str,
+) {
+    let mut world = world().await;
+    let directory = TempDir::new().unwrap();
+    let job = job(&world, move |asked| match how {
+        _ if !asked.lists_parts() => Lie::Truth,
+        "missing" => Lie::error(501, "NotImplemented"),
+        "not found" => Lie::error(404, "NoSuchKey"),
+        "nonsense" => Lie::unreadable(),
+        _ => Lie::error(403, "AccessDenied"),
+    })
+    .await;
+    interrupted(&mut world, &job, &directory).await;
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
+    assert_eq!(notes(&run), Vec::<&str>::new());
+    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS, "nobody knows what was there");
+    assert_eq!(world.calls(Operation::ListMultipartUploads), 1);
+    // And then it is over.
+    world.sandbox.calls().clear();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.failed_objects, world.calls(Operation::AbortMultipartUpload)), (0, 0));
+}
+
+#[tokio::test]
+async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
+    let mut world = world().await;
+    let directory = TempDir::new().unwrap();
+    let job = job(&world, |asked| match asked {
+        _ if asked.lists_parts() || asked.lists_uploads() => Lie::error(501, "NotImplemented"),
+        _ => Lie::Truth,
+    })
+    .await;
+    interrupted(&mut world, &job, &directory).await;
+    let id = world.sandbox.store().open_uploads(DESTINATION)[0].upload_id.clone();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
+    let told = notes(&run);
+    assert!(told.len() == 1 && told[0].contains(&format!("the upload {id} may be left open")), "{told:?}");
+    assert!(told[0].contains("abort it with `s3haul uploads abort s3://destination/large --endpoint-url"));
+    world.sandbox.calls().clear();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.failed_objects, notes(&run)), (0, vec![]));
+    assert_eq!(world.calls(Operation::AbortMultipartUpload), 0, "it is on record no more");
+}
+
+#[tokio::test]
+async fn an_abort_without_effect_is_not_believed() {
+    let mut world = world().await;
+    let directory = TempDir::new().unwrap();
+    let job = job(&world, |asked| match asked {
+        _ if asked.lists_parts() => Lie::error(501, "NotImplemented"),
+        _ if asked.aborts() => Lie::Instead(204, String::new()),
+        _ => Lie::Truth,
+    })
+    .await;
+    interrupted(&mut world, &job, &directory).await;
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    let told = notes(&run);
+    assert!(told.len() == 1 && told[0].contains("still lists the upload"), "{told:?}");
+}
+
+async fn begin(world: &World, key: &str) -> String {
+    let bucket = world.bucket(DESTINATION).await;
+    let (key, attributes) = (key.parse().unwrap(), Attributes::default());
+    MultipartUpload::initiate(&bucket, &key, &attributes).await.unwrap().id().to_owned()
+}
+
+/// Runs `uploads abort` against a server that answers so.
+async fn abort(
+    world: &World,
+    arguments: &[&str],
+    lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static,
+) -> (i32, String, String) {
+    let url = liar(world, lie).await;
+    let all = [&["uploads", "abort"][..], arguments, &["--provider", "aws", "--endpoint-url", &url]].concat();
+    run(at(world), &all).await
+}
+
+fn decode_keys(list: &str) -> String {
+    list.replace("%2520", "%20").replace("%25", "%")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
+    let world = World::new().await;
+    begin(&world, "odd%20name").await;
+    let unencoded = |asked: &Asked| match asked {
+        _ if asked.lists_uploads() && asked.has("encoding-type") => Lie::Rewrite(decode_keys),
+        _ => Lie::Truth,
+    };
+    let (exit, stdout, stderr) =
+        abort(&world, &["s3://destination/odd", "--older-than", "0s"], unencoded).await;
+    assert!(exit == 0 && stdout.starts_with("aborted"), "{exit} {stdout} {stderr}");
+    assert_eq!(open(&world), 0);
+    // A run finds what it began under such a key too.
+    let mut world = world;
+    world.retry.attempts = 1;
+    let bucket = {
+        let url = liar(&world, unencoded).await;
+        let mut job = world.job(copy_all());
+        restate(&mut job, |endpoint| endpoint.url = Some(url));
+        let limits = s3haul::manifest::job::Limits::default();
+        let mut connections = world.connections(&job, &CancellationToken::new(), &limits);
+        connections.bucket(crate::world::DEFAULT, &DESTINATION.parse().unwrap()).await.unwrap()
+    };
+    world.sandbox.faults().add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    let bucket = bucket.for_probes();
+    let key = "odd%20name".parse().unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await.unwrap();
+    assert_eq!((open(&world), upload.strays().len()), (1, 0), "its twin is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_listed_and_not_found_is_not_aborted() {
+    let world = World::new().await;
+    let id = begin(&world, "k").await;
+    let (exit, stdout, stderr) = abort(&world, &["s3://destination/", "--older-than", "0s"], |asked| {
+        if asked.aborts() { Lie::error(404, "NoSuchUpload") } else { Lie::Truth }
+    })
+    .await;
+    assert!(exit == 1 && !stdout.contains("aborted"), "{exit} {stdout} {stderr}");
+    // Its parts can be listed, so the abort is repeated in vain or the list of uploads tells.
+    assert!(stderr.contains(&id) && stderr.contains("failed: s3://destination/k"), "{stderr}");
+    assert_eq!(open(&world), 1);
+    let (exit, stdout, stderr) = abort(&world, &["s3://destination/", "--older-than", "0s"], |asked| {
+        let is_about_it = asked.aborts() || asked.lists_parts();
+        if is_about_it { Lie::error(404, "NoSuchUpload") } else { Lie::Truth }
+    })
+    .await;
+    assert!(exit == 1 && stdout.is_empty(), "{exit} {stdout} {stderr}");
+    assert!(stderr.contains("not aborted (NoSuchUpload): the server lists it under this key"), "{stderr}");
+    assert!(stderr.contains("0 uploads aborted"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_upload_is_aborted_where_parts_cannot_be_listed() {
+    let world = World::new().await;
+    let id = begin(&world, "k").await;
+    let no_parts = |asked: &Asked| match asked {
+        _ if asked.lists_parts() => Lie::error(501, "NotImplemented"),
+        _ => Lie::Truth,
+    };
+    let (exit, _, stderr) = abort(&world, &["s3://destination/k", "mistyped"], no_parts).await;
+    assert!(exit != 0 && stderr.contains("has no open upload mistyped"), "{exit} {stderr}");
+    let (exit, stdout, stderr) = abort(&world, &["s3://destination/k", &id], no_parts).await;
+    assert!(exit == 0 && stdout.contains("aborted s3://destination/k"), "{exit} {stdout} {stderr}");
+    assert_eq!(open(&world), 0);
+    let id = begin(&world, "k").await;
+    let (exit, stdout, stderr) = abort(&world, &["s3://destination/k", &id], |asked| match asked {
+        _ if asked.lists_parts() || asked.lists_uploads() => Lie::error(501, "NotImplemented"),
+        _ => Lie::Truth,
+    })
+    .await;
+    assert!(exit == 1 && stdout.is_empty(), "{exit} {stdout}");
+    assert!(stderr.contains(&id) && stderr.contains("does not show whether the upload is gone"), "{stderr}");
+}
