@@ -103,10 +103,14 @@ async fn serve(
         return;
     }
     count.fetch_add(1, Ordering::SeqCst);
+    // The answer is about the object that was asked for.
+    let etag =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("if-match: ").map(str::to_owned));
     let (head, piece, pause) = match play {
         Play::Endless(head, piece) => (head, piece, Duration::ZERO),
         Play::Half(head) => (head, String::new(), Duration::from_hours(1)),
     };
+    let head = head.replace("IF-MATCH", &etag.unwrap_or_default());
     let _ = stream.write_all(head.as_bytes()).await;
     loop {
         sleep(pause).await;
@@ -170,8 +174,8 @@ const PARTS: &[&str] = &["uploads", "parts", "s3://destination/k", "UPLOAD"];
 #[case::create("POST", &["?uploads"], endless(OK, "<a>"), IN_PARTS)]
 #[case::part("PUT", &["partNumber"], endless(OK, " "), IN_PARTS)]
 #[case::complete("POST", &["uploadId"], endless(OK, " "), IN_PARTS)]
-#[case::range("GET", &["x-id=GetObject"], endless("HTTP/1.1 206 Partial Content\r\n\r\n", "bytes"), READ)]
-#[case::whole("GET", &["x-id=GetObject"], endless("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "b"), READ)]
+#[case::range("GET", &["x-id=GetObject"], endless("HTTP/1.1 206 Partial Content\r\nETag: IF-MATCH\r\n\r\n", "bytes"), READ)]
+#[case::whole("GET", &["x-id=GetObject"], endless("HTTP/1.1 200 OK\r\nETag: IF-MATCH\r\nContent-Length: 99999999999\r\n\r\n", "b"), READ)]
 #[case::versions("GET", &["?versions"], endless(&format!("{OK}<ListVersionsResult>"), "<Version/>"), VERSIONS)]
 #[case::header("HEAD", &["/small/"], endless("HTTP/1.1 200 OK\r\nx-amz-meta-a: ", "a"), COPY)]
 #[case::fields("HEAD", &["/small/"], endless("HTTP/1.1 200 OK\r\n", "x-amz-meta-a: a\r\n"), COPY)]
