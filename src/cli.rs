@@ -44,7 +44,7 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use self::out::{note, note_lines, say, say_json, say_line};
+use self::out::{note, note_lines, row_up, say, say_json, say_line};
 use self::parse::Refusal;
 use self::signals::Signals;
 use crate::endpoint::{

@@ -31,6 +31,12 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
+/// Moves the cursor of the terminal that is standard error up by one row.
+pub(crate) fn row_up() {
+    let mut stderr = io::stderr().lock();
+    let _ = stderr.write_all(b"\x1b[1A").and_then(|()| stderr.flush());
+}
+
 /// Writes a message of several lines to standard error. It may have colours if `is_safe`, which
 /// promises that everything else in it is escaped.
 pub(crate) fn note_lines(text: &str, is_safe: bool) {

@@ -4,14 +4,13 @@
 //! (a log, a CronJob): one line every half minute. Bytes advance with each part, so that a single 5 TiB object moves too.
 
 use std::collections::HashMap;
-use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::{Output, note, say_json};
+use super::{Output, note, row_up, say_json};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt};
 use crate::journal::state::RunState;
@@ -28,8 +27,6 @@ const USUAL_COLUMNS: usize = 80;
 const DONE_WIDTH: usize = 22;
 /// A key is not shortened below so many characters; the terminal cuts off what does not fit.
 const SHORTEST_KEY: usize = 12;
-/// Moves the cursor up by one row.
-const ROW_UP: &[u8] = b"\x1b[1A";
 /// Failures that are shown one by one; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
 /// Between lines where there is no terminal.
@@ -176,8 +173,7 @@ impl Console {
     /// that the terminal echoes `^C` in a new row, and clearing them would miss the first one.
     pub(super) fn skip_echo(&self) {
         if self.bars.is_some() {
-            let mut stderr = io::stderr().lock();
-            let _ = stderr.write_all(ROW_UP).and_then(|()| stderr.flush());
+            row_up();
         }
     }
 

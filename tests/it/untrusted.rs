@@ -131,7 +131,7 @@ async fn open_uploads_are_listed_with_their_keys_escaped() {
     );
     let server = Liar::new(move |request| {
         let is_list = request.contains("uploads");
-        answer("200 OK", "", if is_list { &list } else { "" })
+        answer("200 OK", "x-amz-request-id: 1\r\n", if is_list { &list } else { "" })
     })
     .await;
     for more in [&[][..], &["--json"]] {
