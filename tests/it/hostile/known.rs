@@ -21,10 +21,6 @@ pub(super) const TRUSTED: &[(Operation, Way)] = &[
 
 /// What is to be mended. The list must only shrink.
 pub(super) const KNOWN: &[(Operation, Way)] = &[
-    (Operation::ListObjectsV2, Way::UntoldPages),
-    (Operation::ListObjectsV2, Way::EndlessPages),
-    (Operation::ListObjectVersions, Way::UntoldPages),
-    (Operation::ListObjectVersions, Way::EndlessPages),
     (Operation::CopyObject, Way::IgnoredHeaders),
     (Operation::GetObjectTagging, Way::EmptyBody),
     (Operation::CreateMultipartUpload, Way::EffectWithoutAnswer),
@@ -35,24 +31,10 @@ pub(super) const KNOWN: &[(Operation, Way)] = &[
     (Operation::CreateMultipartUpload, Way::Html),
     (Operation::CreateMultipartUpload, Way::AnObject),
     (Operation::CreateMultipartUpload, Way::OtherDocument),
-    (Operation::CreateMultipartUpload, Way::OtherRoot),
     (Operation::CreateMultipartUpload, Way::LongIds),
     (Operation::CreateMultipartUpload, Way::IgnoredHeaders),
     (Operation::AbortMultipartUpload, Way::WithoutEffect),
 ];
 
 /// The same for answers without end.
-pub(super) const LARGE: &[(Operation, Way)] = &[
-    (Operation::ListObjectsV2, Way::Huge),
-    (Operation::ListObjectsV2, Way::HugeHeader),
-    (Operation::HeadObject, Way::HugeHeader),
-    (Operation::CopyObject, Way::Huge),
-    (Operation::CopyObject, Way::HugeHeader),
-    (Operation::GetObjectTagging, Way::Huge),
-    (Operation::GetObjectTagging, Way::HugeHeader),
-    (Operation::CreateMultipartUpload, Way::Huge),
-    (Operation::CreateMultipartUpload, Way::HugeHeader),
-    (Operation::UploadPartCopy, Way::Huge),
-    (Operation::UploadPartCopy, Way::HugeHeader),
-    (Operation::CompleteMultipartUpload, Way::Huge),
-];
+pub(super) const LARGE: &[(Operation, Way)] = &[];
