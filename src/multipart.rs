@@ -55,7 +55,6 @@
 
 mod abort;
 
-use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -63,7 +62,6 @@ use std::time::Duration;
 use futures::future::ready;
 use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
-use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -421,17 +419,10 @@ pub(crate) fn uploads_to<'a>(
     key: &'a ObjectKey,
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
     let in_order = bucket.capabilities().ordered_lists;
-    // A server that claims to encode the keys and does not lists this one as it is, and it is decoded all the same.
-    let bare = bucket.capabilities().encoded_uploads.then(|| {
-        let spaced = key.as_str().replace('+', " ");
-        percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned).unwrap_or_default()
-    });
-    let is_it = move |open: &OpenUpload| open.key == key.as_str() || bare.as_ref() == Some(&open.key);
-    let (starts, is_its) = (is_it.clone(), is_it);
     let listed = uploads(bucket, abort::prefix_of(bucket, key));
     // Of all keys that begin with this one, it is the first.
-    let listed = listed.try_take_while(move |open| ready(Ok(!in_order || starts(open))));
-    listed.try_filter(move |open| ready(is_its(open)))
+    let listed = listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
+    listed.try_filter(move |open| ready(open.key == key.as_str()))
 }
 
 /// The open uploads of a bucket whose keys begin with `prefix`, by key and age, over all pages.
