@@ -72,6 +72,9 @@ impl Retry {
             return Err(CliError::Usage(message));
         }
         let mut job = job_of(&origin)?;
+        for change in origin.changes(&job) {
+            let _ = writeln!(io::stderr().lock(), "note: {change}");
+        }
         narrow(&mut job, &failed)?;
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         journal::leave_out_own_files(&mut job);

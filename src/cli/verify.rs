@@ -29,6 +29,7 @@ use crate::manifest::job::{
 use crate::pace::gate::by_itself;
 use crate::planner::Sides;
 use crate::report::read::{FailedObject, read};
+use crate::s3::Failure;
 use crate::size::{display_count, display_duration};
 use crate::verify::{self, Counts, Deep, Finding, Place, Verdict};
 
@@ -298,6 +299,9 @@ impl Verify {
         lines.next().transpose()?;
         // The command is read again for its endpoints.
         let job = job_of(&report.origin)?;
+        for change in report.origin.changes(&job) {
+            let _ = writeln!(io::stderr().lock(), "note: {change}");
+        }
         let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
         let mut counts = Counts { looked_for_extra: false, ..Counts::default() };
         let mut running = futures::stream::FuturesUnordered::new();
@@ -322,7 +326,10 @@ impl Verify {
             if matches!(receipt.status.as_str(), "failed" | "stopped") {
                 continue;
             }
-            match places(&mut connections, transfer, receipt).await? {
+            match places(&mut connections, transfer, receipt).await.map_err(|what| match what {
+                Unfit::Line(what) => usage(format!("line {number} {what}")),
+                Unfit::Bucket(failure) => failure.into(),
+            })? {
                 Some((source, destination)) => {
                     running.push(by_itself(verify::objects(source, destination, deep)));
                 }
@@ -369,26 +376,48 @@ struct Line {
     destination_version: Option<String>,
 }
 
+/// Why a receipt cannot be compared.
+enum Unfit {
+    /// What is wrong with the line.
+    Line(String),
+    /// A bucket cannot be used.
+    Bucket(Failure),
+}
+
 /// The two objects of a receipt; `None` for files and for what the run neither copied nor found equal.
 async fn places(
     connections: &mut Connections,
     transfer: &Transfer,
     line: Line,
-) -> Result<Option<(Place, Place)>, CliError> {
+) -> Result<Option<(Place, Place)>, Unfit> {
     // What was left alone because the key was taken need not be equal.
     let is_equal =
         matches!((line.status.as_str(), line.reason.as_deref()), ("done", _) | ("skipped", Some("equal")));
     if !is_equal || transfer.from.s3().is_none() {
         return Ok(None);
     }
-    let location = |text: &str| text.parse::<S3Uri>().map_err(|error| CliError::Usage(error.to_string()));
+    let location = |text: &str| {
+        let parsed = text.parse::<S3Uri>();
+        parsed.map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
+    };
     let (source, destination) = (location(&line.source)?, location(&line.destination)?);
     // A delete marker has nothing to compare, and of a version that was there before nobody knows which one it is.
     let is_history = transfer.versions == Versions::All;
     if line.proof.as_deref() == Some("delete-marker") || (is_history && line.destination_version.is_none()) {
         return Ok(None);
     }
-    let (Some(from), to) = connections.of_transfer(transfer).await? else { return Ok(None) };
+    let (Some(from), to) = connections.of_transfer(transfer).await.map_err(Unfit::Bucket)? else {
+        return Ok(None);
+    };
+    for (bucket, uri) in [(&from, &source), (&to, &destination)] {
+        if *bucket.name() != uri.bucket {
+            let (name, now) = (&transfer.name, bucket.name());
+            return Err(Unfit::Line(format!(
+                "names {uri}, and transfer `{name}` of the job now names the bucket {now}: the job was changed after the \
+                 run. Restore the job, or compare the two places: s3haul verify SRC DST"
+            )));
+        }
+    }
     let source = Place { bucket: from, key: source.key, version: line.source_version };
     let destination = Place { bucket: to, key: destination.key, version: line.destination_version };
     Ok(Some((source, destination)))

@@ -174,6 +174,7 @@ impl<'a> Conductor<'a> {
         self.clear_suspects();
         for running in self.transfers.values_mut() {
             running.record.flush_all();
+            running.record.leave_unlisted();
         }
         self.write().await;
     }

@@ -3,7 +3,7 @@
 //! It decides, event by event, what the next session must know, and the conductor hands the events over before it begins
 //! anything new: an object is on record before its first request. Keys that need no work are gathered, by the range in
 //! which they were planned. An object that a
-//! stop left undone stays pending, and has no receipt as long as the run can go on.
+//! stop left undone stays pending. If the run can go on, its receipt stands in the report until then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -42,6 +42,8 @@ pub(super) struct Record {
     missing: BTreeSet<u32>,
     /// What is told of those if the transfer ends without another session.
     unlisted: Vec<Event>,
+    /// Receipts of what is left to the next session.
+    left: Vec<ReceiptLine>,
     plans_once: bool,
 }
 
@@ -93,6 +95,7 @@ impl Record {
                 .collect(),
             missing: BTreeSet::new(),
             unlisted: Vec::new(),
+            left: Vec::new(),
             plans_once: work.sides.plans_once(),
         }
     }
@@ -192,10 +195,10 @@ impl Record {
     /// or finds its key again, which was not passed by.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, goes_on: bool) {
         let goes_on = goes_on || matches!(receipt.ending, Ending::Stopped);
-        if goes_on && self.journal.keeps() {
-            return;
-        }
         let line = self.line(receipt);
+        if goes_on && self.journal.keeps() {
+            return self.left.extend(line);
+        }
         let Some(ended) = ended(receipt) else {
             // Where nothing is kept, the receipt is all that there will ever be.
             return self.gather(|passed| passed.receipts.extend(line));
@@ -233,13 +236,29 @@ impl Record {
         if is_done {
             self.events.append(&mut self.unlisted);
             self.events.push(Event::TransferEnded { transfer: self.transfer });
+        } else {
+            self.leave_unlisted();
         }
+    }
+
+    /// Reports lists that ended early as far as they are left to the next session.
+    pub(super) fn leave_unlisted(&mut self) {
+        let receipts = self.unlisted.drain(..).filter_map(|event| match event {
+            Event::ObjectEnded { receipt, .. } => receipt,
+            _ => None,
+        });
+        self.left.extend(receipts);
     }
 
     /// Hands over what happened. That a journal is broken is seen to by its watcher.
     pub(super) async fn write(&mut self) {
         for event in self.events.drain(..) {
             if self.journal.append(event).await.is_err() {
+                return;
+            }
+        }
+        for receipt in self.left.drain(..) {
+            if self.journal.leave(receipt).await.is_err() {
                 return;
             }
         }

@@ -9,8 +9,9 @@
 //! again with the directory, and only then are the segments removed that it stands for: at every moment of a crash either the
 //! old files are complete or the new one is.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -54,7 +55,7 @@ impl Directory {
     /// Takes the lock, reads what is there, repairs a torn end and begins a segment.
     pub(super) fn open(path: &Path, writer: Writer) -> Result<(Self, Replay), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
-        fs::create_dir_all(path).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed)?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_names(parent).map_err(failed)?;
         }
@@ -80,6 +81,7 @@ impl Directory {
             fs::remove_file(path.join(name)).map_err(failed)?;
         }
         let (file, segment_bytes) = begin(path, segment, replay.next, &writer).map_err(failed)?;
+        make_private(path, &file);
         let directory = Self {
             path: path.to_owned(),
             writer,
@@ -294,7 +296,8 @@ impl Found {
 
 /// Begins a segment with its header, durably.
 fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().append(true).create_new(true).open(path.join(segment_name(number)))?;
+    let name = path.join(segment_name(number));
+    let mut file = OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(name)?;
     let header = Header::new(number, next, writer, Timestamp::now()).line();
     file.write_all(&header)?;
     file.sync_all()?;
@@ -306,7 +309,8 @@ fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(Fi
 fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     let name = path.join(snapshot_name(number));
     let beside = path.join(format!("snapshot-{number:010}{HALF}"));
-    let mut file = File::create(&beside)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(beside, name)?;
@@ -325,10 +329,30 @@ fn remove(path: &Path, (from, until): (u64, u64)) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes the permissions of others from the files of a journal that an older version wrote, as far as they belong to who
+/// wrote `own`. A file system without permissions has none to take.
+fn make_private(path: &Path, own: &File) {
+    let (Ok(own), Ok(entries)) = (own.metadata(), fs::read_dir(path)) else { return };
+    for entry in entries.flatten() {
+        let is_of_journal =
+            entry.file_name().to_str().is_some_and(|name| name == LOCK || Name::parse(name).is_some());
+        let is_open = entry.metadata().is_ok_and(|metadata| {
+            metadata.is_file() && metadata.uid() == own.uid() && metadata.mode() & 0o077 != 0
+        });
+        if is_of_journal && is_open {
+            let _ = fs::set_permissions(entry.path(), Permissions::from_mode(FILE_MODE));
+        }
+    }
+}
+
 /// Makes the names of the files in a directory durable.
 fn sync_names(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+/// The permissions of new files and directories: a journal names objects, buckets, and versions.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
 
 const LOCK: &str = "lock";
 /// The first bytes of a lock that has been taken.
@@ -365,6 +389,7 @@ fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(FILE_MODE)
         .open(&name)
         .map_err(|error| failed(&error))?;
     match file.try_lock() {
@@ -416,7 +441,6 @@ impl Holder {
 
 /// Whether any process of this machine has a lock on a file, by the kernel's own table.
 fn is_locked(name: &Path) -> Option<bool> {
-    use std::os::unix::fs::MetadataExt as _;
     let inode = format!(":{}", fs::metadata(name).ok()?.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let is_ours = |line: &str| {

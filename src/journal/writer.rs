@@ -75,6 +75,8 @@ struct Shared {
 enum Message {
     /// What happened, and whom to tell when that is durable.
     Event(Event, Option<oneshot::Sender<()>>),
+    /// A receipt of what is left to the next session.
+    Left(ReceiptLine),
     /// The last event.
     Close(Event, oneshot::Sender<Closed>),
 }
@@ -127,6 +129,15 @@ impl Journal {
             Ok(()) => Ok(()),
             Err(_) => Err(self.failed().await),
         }
+    }
+
+    /// Reports what this session leaves to the next one, which has it from the events. The receipt stands behind all others
+    /// in the report, and the next session cuts it off.
+    ///
+    /// # Errors
+    /// The journal can not be written any more.
+    pub async fn leave(&self, receipt: ReceiptLine) -> Result<(), JournalError> {
+        self.send(Message::Left(receipt)).await
     }
 
     /// Ends the session with a last event, [`Event::RunStopped`] or [`Event::RunEnded`].
@@ -187,6 +198,8 @@ pub(super) struct WriterTask<S> {
     /// When something was written that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
+    /// Receipts of what is left to the next session.
+    left: Vec<ReceiptLine>,
     /// Until when a report that could not be written is let be, and the snapshots with it.
     report_rests: Option<Instant>,
 }
@@ -203,7 +216,8 @@ impl<S: Store> WriterTask<S> {
         });
         let journal = Journal { queue: sender, shared: Arc::clone(&shared) };
         let last_write = Instant::now();
-        (Self { store, start, queue, shared, unsynced: None, last_write, report_rests: None }, journal)
+        let (unsynced, left, report_rests) = (None, Vec::new(), None);
+        (Self { store, start, queue, shared, unsynced, last_write, left, report_rests }, journal)
     }
 
     /// Brings the report to where the journal is.
@@ -246,6 +260,7 @@ impl<S: Store> WriterTask<S> {
                         self.record(&mut lines, &event);
                         waiting.extend(done);
                     }
+                    Message::Left(receipt) => self.left.push(receipt),
                     Message::Close(event, done) => close = close.or(Some((event, done))),
                 }
             }
@@ -292,7 +307,7 @@ impl<S: Store> WriterTask<S> {
                 () = sleep_until(since + SYNC_AFTER) => self.sync().await?,
             }
         };
-        let is_urgent = |message: &Message| !matches!(message, Message::Event(_, None));
+        let is_urgent = |message: &Message| !matches!(message, Message::Event(_, None) | Message::Left(_));
         let (patient, hurry) = self.store.gather();
         let mut urgent = is_urgent(&first);
         let mut batch = vec![first];
@@ -357,14 +372,27 @@ impl<S: Store> WriterTask<S> {
     }
 
     async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
-        let report = self.settle().await?.map(drop);
+        let mut report = self.settle().await?.map(drop);
         // With receipts missing the run is not over, whatever its objects came to.
         let last = if report.is_err() && S::KEEPS { Event::RunStopped } else { last };
         let (mut lines, first) = (Vec::new(), self.start.next);
         self.record(&mut lines, &last);
         self.store.write(first, lines).await?;
         self.store.sync().await?;
+        if report.is_ok() {
+            report = self.report_left().await;
+        }
         Ok(Closed { state: self.start.state.clone(), report })
+    }
+
+    /// Adds the receipts of what is left to the next session.
+    async fn report_left(&mut self) -> Result<(), String> {
+        let left = std::mem::take(&mut self.left);
+        if let Some(ledger) = self.start.ledger.as_mut().filter(|_| !left.is_empty()) {
+            left.iter().for_each(|receipt| ledger.add(receipt.as_str()));
+            self.sync_ledger().await?;
+        }
+        Ok(())
     }
 
     /// Makes the report durable with all receipts so far, from the journal if it has to be, and returns its length.

@@ -113,6 +113,17 @@ impl Origin {
         self.run.is_empty() || self.run == other.run
     }
 
+    /// Names the endpoints of a job, read again, at which its requests now go to another server or are signed by others.
+    #[must_use]
+    pub fn changes(&self, job: &Job) -> Vec<String> {
+        let now = job.endpoints.iter().map(|(name, at)| (name, identity(at)));
+        let changed = now.filter_map(|(name, now)| {
+            let then = self.identity.get(name).filter(|then| **then != now)?;
+            Some(format!("endpoint `{name}` is {now}, and was {then} when the report was written"))
+        });
+        changed.collect()
+    }
+
     /// Returns the command as it is typed.
     #[must_use]
     pub fn command_line(&self) -> String {

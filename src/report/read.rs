@@ -4,8 +4,10 @@
 //! line about the same object replaces an earlier one, because a run that was gone on with reports it again. But an object that
 //! failed and was then left as it is stays failed: what was wrong with it, no comparison by lists sees.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::hash::BuildHasher as _;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -74,6 +76,43 @@ pub enum ReadError {
         line: usize,
         /// What is wrong.
         error: String,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
+    /// A line stands there twice.
+    #[error(
+        "the report {}: line {line} repeats line {of}; the file was changed. Run `{command}` again in {}, which writes the \
+         report anew", path.display(), directory.display()
+    )]
+    Repeated {
+        /// Where.
+        path: PathBuf,
+        /// 1 for the first.
+        line: usize,
+        /// The line that it is equal to.
+        of: usize,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
+    /// It has another number of receipts than its footer says.
+    #[error(
+        "the report {} has {receipts} receipts in lines 2 to {}, and its footer in line {line} counts {counted}: lines were \
+         {}. Run `{command}` again in {}, which writes the report anew", path.display(), line - 1,
+        if *receipts as u64 > *counted { "added" } else { "removed" }, directory.display()
+    )]
+    Miscounted {
+        /// Where.
+        path: PathBuf,
+        /// The footer.
+        line: usize,
+        /// Receipts in the file.
+        receipts: usize,
+        /// Receipts that the run wrote.
+        counted: u64,
         /// The command that wrote it.
         command: String,
         /// Where that was given.
@@ -149,7 +188,47 @@ struct Line {
     transfer: String,
     source: String,
     source_version: Option<String>,
-    status: String,
+    #[serde(rename = "destination")]
+    _destination: String,
+    status: Status,
+}
+
+/// How an object ended. A line with another word is not a receipt.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Status {
+    Done,
+    Skipped,
+    Restoring,
+    Failed,
+    Stopped,
+}
+
+/// Lines that are remembered to find one that stands there twice. In a longer report, only the footer's count tells.
+const REMEMBERED: usize = 1 << 20;
+
+/// The hashes of the lines that were read, up to [`REMEMBERED`].
+#[derive(Default)]
+struct Lines {
+    numbers: HashMap<u64, usize>,
+    hasher: RandomState,
+}
+
+impl Lines {
+    /// Remembers a line, and returns the number of an equal one.
+    fn repeated(&mut self, line: &str, number: usize) -> Option<usize> {
+        let hash = self.hasher.hash_one(line);
+        if self.numbers.len() >= REMEMBERED {
+            return self.numbers.get(&hash).copied();
+        }
+        match self.numbers.entry(hash) {
+            Entry::Occupied(entry) => Some(*entry.get()),
+            Entry::Vacant(entry) => {
+                entry.insert(number);
+                None
+            }
+        }
+    }
 }
 
 /// What became of an object that is not done.
@@ -183,7 +262,8 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         let (command, directory) = (command.clone(), directory.clone());
         ReadError::Torn { path: path_of(), line, error, command, directory }
     };
-    let (mut undone, mut end, mut last) = (BTreeMap::new(), None, 1);
+    let mut undone = BTreeMap::new();
+    let (mut end, mut last, mut seen) = (None, 1, Lines::default());
     for (number, line) in (2..).zip(lines) {
         let line = match line {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -196,6 +276,9 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         }
         if is_gap(&line) {
             return Err(ReadError::Gap { path: path_of(), line: number, command, directory });
+        }
+        if let Some(of) = seen.repeated(&line, number) {
+            return Err(ReadError::Repeated { path: path_of(), line: number, of, command, directory });
         }
         last = number;
         let line = match serde_json::from_str::<Line>(&line) {
@@ -211,18 +294,26 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         let object =
             FailedObject { transfer: line.transfer, source: line.source, version: line.source_version };
         let before = undone.get(&object).copied();
-        match (line.status.as_str(), before) {
-            ("failed", _) => _ = undone.insert(object, Undone::Failed),
-            ("done", _) => _ = undone.remove(&object),
+        match (line.status, before) {
+            (Status::Failed, _) => _ = undone.insert(object, Undone::Failed),
+            (Status::Done, _) => _ = undone.remove(&object),
             // What failed before has not succeeded since.
             (_, Some(Undone::Failed)) => {}
-            ("stopped", _) => _ = undone.insert(object, Undone::Stopped),
-            ("restoring", _) => _ = undone.insert(object, Undone::Restoring),
-            _ => _ = undone.remove(&object),
+            (Status::Stopped, _) => _ = undone.insert(object, Undone::Stopped),
+            (Status::Restoring, _) => _ = undone.insert(object, Undone::Restoring),
+            (Status::Skipped, _) => _ = undone.remove(&object),
         }
     }
     if end.is_none() && origin.report > 1 {
         return Err(ReadError::Unfinished { path: path_of(), line: last, command, directory });
+    }
+    // The header and the footer are not receipts.
+    let receipts = last.saturating_sub(2);
+    if let Some(counted) = end.as_ref().and_then(|footer| footer.lines)
+        && counted != receipts as u64
+    {
+        let path = path_of();
+        return Err(ReadError::Miscounted { path, line: last, receipts, counted, command, directory });
     }
     let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone

@@ -66,6 +66,7 @@ mod sessions;
 mod signals;
 mod stop;
 mod strays;
+mod targets;
 mod tenant;
 mod times;
 mod transfers;

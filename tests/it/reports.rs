@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -14,7 +14,7 @@ use crate::cli::{COPY_ALL, at, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 /// The lines of a report, which must be JSON.
-fn lines_of(report: &Path) -> Vec<Value> {
+pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
     let text = fs::read_to_string(report).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -28,13 +28,13 @@ pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     lines
 }
 
-fn put(world: &World, keys: &[&str]) {
+pub(crate) fn put(world: &World, keys: &[&str]) {
     for key in keys {
         world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
     }
 }
 
-fn deny(world: &World, key: &str) {
+pub(crate) fn deny(world: &World, key: &str) {
     let fault = Fault::on(Operation::CopyObject).key(key).then(Effect::Error(403, "AccessDenied"));
     world.sandbox.faults().add(fault);
 }
@@ -42,7 +42,7 @@ fn deny(world: &World, key: &str) {
 const ALL: [&str; 4] = ["copy", "s3://source/", "s3://destination/", "--report"];
 
 /// Runs a command in a directory, with a journal as its users have it.
-async fn run_in(world: &World, directory: &Path, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run_in(world: &World, directory: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = at(world);
     command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
     run(command, arguments).await
@@ -166,7 +166,9 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     // Nothing failed and the run has not ended: that is not "nothing to do".
     let text = fs::read_to_string(&report).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    fs::write(&report, format!("{}\n{}\n", lines[0], lines[lines.len() - 1])).unwrap();
+    let mut last: Value = serde_json::from_str(lines[lines.len() - 1]).unwrap();
+    last["footer"]["lines"] = 0.into();
+    fs::write(&report, format!("{}\n{last}\n", lines[0])).unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["retry", path]).await;
     assert!((exit, stdout.as_str()) == (2, "") && stderr.contains("its run is not over"), "{exit} {stderr}");
 }
@@ -227,103 +229,141 @@ async fn a_resumed_run_has_one_header_and_one_footer() {
     assert!(exit == 0 && stdout.contains("nothing to do"), "{exit} {stdout}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_does_not_upload_its_own_report_and_journal() {
-    let world = World::new().await;
-    let dir = TempDir::new().unwrap();
-    fs::create_dir(dir.path().join("reports")).unwrap();
-    fs::write(dir.path().join("reports/other.jsonl"), "1").unwrap();
-    fs::write(dir.path().join("data"), "1").unwrap();
-    for journal in ["none", "kept"] {
-        let copy = ["copy", ".", "s3://destination/", "--report", "reports/r.jsonl", "--journal", journal];
-        let (exit, _, stderr) = run_in(&world, dir.path(), &copy).await;
-        assert_eq!(exit, 0, "{stderr}");
-        assert_eq!(world.sandbox.store().keys(DESTINATION), ["data", "reports/other.jsonl"]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_no_report_is_never_replaced_by_one() {
-    let world = World::new().await;
-    put(&world, &["a"]);
-    deny(&world, "a");
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
-    fs::write(dir.path().join("named.yaml"), format!("{COPY_ALL}report: {{json: data.csv}}\n")).unwrap();
-    let (exit, ..) = run_in(&world, dir.path(), &["run", "job.yaml", "--report", "r.jsonl"]).await;
+/// Runs a copy of `a`, `b`, and `c`, of which `b` fails, and returns the lines of its report.
+async fn report_of_three(world: &World, report: &Path) -> Vec<String> {
+    put(world, &["a", "b", "c"]);
+    deny(world, "b");
+    let (exit, ..) = run(at(world), &[&ALL[..], &[report.to_str().unwrap()]].concat()).await;
     assert_eq!(exit, 1);
-    fs::write(dir.path().join("data.csv"), "one,two\n1,2\n").unwrap();
-    fs::create_dir(dir.path().join("kept")).unwrap();
-    fs::write(dir.path().join("kept/lock"), "my own\n").unwrap();
-    fs::write(dir.path().join("kept/notes.log.half"), "my own\n").unwrap();
-    world.sandbox.calls().clear();
-    let copy = ["copy", "s3://source/", "s3://destination/"];
-    for command in [
-        &[&copy[..], &["--report", "data.csv"]].concat()[..],
-        &[&copy[..], &["--report", "data.csv", "--journal", "none"]].concat(),
-        &[&copy[..], &["--report", "data.csv", "--journal", "s3://destination/journal/"]].concat(),
-        &["run", "job.yaml", "--report", "data.csv"],
-        &["run", "job.yaml", "--report", "data.csv", "--fresh"],
-        &["run", "job.yaml", "--report", "data.csv", "--sandbox"],
-        &["run", "named.yaml"],
-        &["retry", "r.jsonl", "--report", "data.csv"],
-        &["plan", "job.yaml", "--out", "data.csv"],
-    ] {
-        let (exit, _, stderr) = run_in(&world, dir.path(), command).await;
-        assert_eq!(exit, 3, "{command:?}: {stderr}");
-        let remedy = if command[0] == "plan" { "path in --out" } else { "path in `report.json` (--report)" };
-        for said in ["data.csv holds something else", "its first line is not", remedy, "or remove the file"] {
-            assert!(stderr.contains(said), "{command:?}: {stderr}");
-        }
-        assert_eq!(fs::read_to_string(dir.path().join("data.csv")).unwrap(), "one,two\n1,2\n", "{command:?}");
-    }
-    // A report is none of the other kind either, and a retry does not replace what it retries.
-    let report = fs::read_to_string(dir.path().join("r.jsonl")).unwrap();
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "r.jsonl"]).await;
-    assert!(exit == 3 && stderr.contains("r.jsonl holds something else than a plan"), "{exit} {stderr}");
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["retry", "r.jsonl", "--report", "./r.jsonl"]).await;
-    assert!(exit == 2 && stderr.contains("whose other receipts would be lost"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("r.jsonl")).unwrap(), report);
-    // Nor does a journal take over a file that is called like one of its own.
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "kept"]).await;
-    assert!(exit == 3 && stderr.contains("is not the lock of a journal"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("kept/lock")).unwrap(), "my own\n");
-    fs::remove_file(dir.path().join("kept/lock")).unwrap();
-    assert_eq!(world.calls(Operation::CopyObject), 0);
-    let (exit, ..) = run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "kept"]).await;
-    assert_eq!(
-        (exit, fs::read_to_string(dir.path().join("kept/notes.log.half")).unwrap()),
-        (1, "my own\n".into())
-    );
-    // A plan replaces a plan.
-    for _ in 0..2 {
-        let (exit, ..) = run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "plan.jsonl"]).await;
-        assert_eq!((exit, lines_of(&dir.path().join("plan.jsonl")).len()), (0, 1));
-    }
+    fs::read_to_string(report).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
+async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
     let world = World::new().await;
-    put(&world, &["a"]);
     let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
-    let on_sandbox = ["run", "job.yaml", "--sandbox", "--report", "tried.jsonl"];
-    let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
-    assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(lines_of(&dir.path().join("tried.jsonl"))[0]["sandbox"], true);
-    for command in [&["retry", "tried.jsonl"][..], &["verify", "--report", "tried.jsonl"]] {
-        let (exit, stdout, stderr) = run_in(&world, dir.path(), command).await;
-        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout}");
-        assert!(stderr.contains("tried.jsonl comes from a run with --sandbox"), "{stderr}");
+    let path = dir.path().join("report.jsonl");
+    let lines = report_of_three(&world, &path).await;
+    assert_eq!(lines_of(&path).last().unwrap()["footer"]["lines"], 3);
+    let failed = lines.iter().find(|line| line.contains("\"failed\"")).unwrap();
+    let done: Vec<_> = lines.iter().filter(|line| line.contains("\"done\"")).collect();
+    let (head, foot) = (&lines[0], &lines[4]);
+    let moved = done[0].replace("s3://source/", "s3://source/moved/");
+    let unknown = done[0].replace("\"done\"", "\"finished\"");
+    world.sandbox.calls().clear();
+    for (what, receipts, said) in [
+        (
+            "removed",
+            vec![done[0], done[1]],
+            "has 2 receipts in lines 2 to 3, and its footer in line 4 counts 3",
+        ),
+        ("all removed", vec![], "has 0 receipts"),
+        ("repeated", vec![done[0], failed, done[1], failed], "line 5 repeats line 3"),
+        ("one for another", vec![done[0], failed, failed], "line 4 repeats line 3"),
+        ("added", vec![done[0], failed, done[1], &moved], "footer in line 6 counts 3: lines were added"),
+        ("another word", vec![&unknown, failed, done[1]], "line 2 is no receipt: unknown variant `finished`"),
+        ("two headers", vec![done[0], head, failed, done[1]], "line 3 is no receipt"),
+        ("empty line", vec![done[0], done[1], &String::new(), failed], "line 4 is no receipt"),
+    ] {
+        let text = [&[head], receipts.as_slice(), &[foot]].concat();
+        let text: String = text.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&path, text).unwrap();
+        let path = path.to_str().unwrap();
+        for command in [&["retry", path][..], &["verify", "--report", path]] {
+            let (exit, stdout, stderr) = run(at(&world), command).await;
+            assert!((exit, stdout.as_str()) == (2, ""), "{what}: {command:?}: {exit} {stdout} {stderr}");
+            for said in [said, "report.jsonl", "Run `s3haul copy s3://source/ s3://destination/ "] {
+                assert!(stderr.contains(said), "{what}: {stderr}");
+            }
+        }
     }
-    // Another sandbox, and then a real run, may take its place; no sandbox takes that of a real run.
-    assert_eq!(run_in(&world, dir.path(), &on_sandbox).await.0, 0);
-    let real = ["run", "job.yaml", "--report", "tried.jsonl"];
-    assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
-    let report = fs::read_to_string(dir.path().join("tried.jsonl")).unwrap();
-    let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
-    assert!(exit == 3 && stderr.contains("holds the report of a run on real buckets"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("tried.jsonl")).unwrap(), report);
-    assert!(lines_of(&dir.path().join("tried.jsonl"))[0].get("sandbox").is_none());
+    let later = head.replace("\"report\":2", "\"report\":3");
+    fs::write(&path, format!("{later}\n{foot}\n")).unwrap();
+    let (exit, _, stderr) = run(at(&world), &["retry", path.to_str().unwrap()]).await;
+    assert!(exit == 2 && stderr.contains("has format 3"), "{exit} {stderr}");
+    assert_eq!(world.sandbox.calls().total(), 0);
+    // Without a count, as older versions wrote it, a report is still read.
+    let old =
+        [head, done[0], failed, done[1], &foot.replace(",\"lines\":3", "")].map(|line| format!("{line}\n"));
+    fs::write(&path, old.concat()).unwrap();
+    world.sandbox.faults().clear();
+    let (exit, _, stderr) = run(at(&world), &["retry", path.to_str().unwrap()]).await;
+    assert_eq!(exit, 0, "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_compares_what_the_lines_name_and_nothing_else() {
+    let world = World::new().await;
+    let dir = TempDir::new().unwrap();
+    put(&world, &["a", "b"]);
+    world.sandbox.store().create_bucket("other", BucketOptions::default());
+    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
+    let command = ["run", "job.yaml", "--report", "report.jsonl"];
+    assert_eq!(run_in(&world, dir.path(), &command).await.0, 0);
+    let verify = ["verify", "--report", "report.jsonl"];
+    // Everything is equal in another bucket, which the run has not written.
+    let elsewhere = COPY_ALL.replace("s3://destination/", "s3://other/");
+    fs::write(dir.path().join("job.yaml"), elsewhere).unwrap();
+    assert_eq!(run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "none"]).await.0, 0);
+    world.sandbox.store().put_object(DESTINATION, "a", Content::pattern(2, 100), &ObjectSpec::default());
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &verify).await;
+    assert!((exit, stdout.as_str()) == (2, ""), "{exit} {stdout} {stderr}");
+    for said in ["line 2 names s3://destination/", "the bucket other", "Restore the job, or compare"] {
+        assert!(stderr.contains(said), "{stderr}");
+    }
+    // Another prefix of the job is no matter: the lines name the objects.
+    fs::write(dir.path().join("job.yaml"), COPY_ALL.replace("s3://source/}", "s3://source/none/}")).unwrap();
+    let (exit, stdout, _) = run_in(&world, dir.path(), &verify).await;
+    assert!(exit == 1 && stdout.contains("1 equal") && stdout.contains("1 different"), "{exit} {stdout}");
+    // Whoever signs now is told where that is not who ran the job.
+    let mut other = at(&world);
+    other.current_dir(dir.path()).env("AWS_REGION", "eu-west-1");
+    let (exit, _, stderr) = run(other, &verify).await;
+    assert!(exit == 1 && stderr.contains("note: endpoint `default` is "), "{exit} {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
+    let world = World::new().await;
+    let keys: Vec<_> = (0..400).map(|index| format!("k{index:03}")).collect();
+    put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    let denied = Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied"));
+    world.sandbox.faults().add(denied);
+    let dir = TempDir::new().unwrap();
+    for (name, more) in
+        [("breaker", &[][..]), ("limit", &["--max-failures", "30"]), ("first", &["--max-failures", "0"])]
+    {
+        for journal in ["none", name] {
+            let path = dir.path().join(format!("{name}-{}.jsonl", journal == "none"));
+            let path = path.to_str().unwrap();
+            let command = [&ALL[..], &[path, "--journal", journal], more].concat();
+            let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
+            assert!(exit == 1 && stdout.contains("gave up"), "{exit} {stdout}");
+            let footer = lines_of(Path::new(path)).pop().unwrap()["footer"].clone();
+            let receipts = receipts_in(Path::new(path));
+            let of = |status: &str| {
+                let mut sources: Vec<_> = receipts.iter().filter(|line| line["status"] == status).collect();
+                sources.dedup_by_key(|line| line["source"].as_str().unwrap().to_owned());
+                sources.len()
+            };
+            assert_eq!(footer["failed_objects"], of("failed"), "{command:?} {footer}");
+            assert_eq!(footer["stopped_objects"], of("stopped"), "{command:?} {footer}");
+            assert_eq!((&footer["lines"], &footer["complete"]), (&receipts.len().into(), &false.into()));
+            assert!(of("failed") > 0, "{footer}");
+            let told = stderr.lines().filter(|line| line.starts_with("failed: ")).count();
+            assert!(
+                told == of("failed") || (told == 20 && stderr.contains("the report has them all")),
+                "{stderr}"
+            );
+        }
+    }
+    // The next session of the run replaces those lines by what became of the objects.
+    world.sandbox.faults().clear();
+    let path = dir.path().join("breaker-false.jsonl");
+    let command = [&ALL[..], &[path.to_str().unwrap(), "--journal", "breaker"]].concat();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+    assert!(exit == 0 && stderr.contains("going on with the run"), "{exit} {stderr}");
+    let receipts = receipts_in(&path);
+    assert_eq!((receipts.len(), receipts.iter().filter(|line| line["status"] == "done").count()), (400, 400));
+    assert_eq!(lines_of(&path).pop().unwrap()["footer"]["lines"], 400);
 }
