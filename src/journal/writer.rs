@@ -389,7 +389,9 @@ impl<S: Store> WriterTask<S> {
     async fn report_left(&mut self) -> Result<(), String> {
         let left = std::mem::take(&mut self.left);
         if let Some(ledger) = self.start.ledger.as_mut().filter(|_| !left.is_empty()) {
-            left.iter().for_each(|receipt| ledger.add(receipt.as_str()));
+            for receipt in &left {
+                ledger.add(receipt.as_str());
+            }
             self.sync_ledger().await?;
         }
         Ok(())
