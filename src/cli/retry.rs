@@ -73,7 +73,7 @@ impl Retry {
         }
         let mut job = job_of(&origin)?;
         for change in origin.changes(&job) {
-            let _ = writeln!(io::stderr().lock(), "note: {change}");
+            note(&format!("note: {change}"));
         }
         narrow(&mut job, &failed)?;
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));

@@ -300,7 +300,7 @@ impl Verify {
         // The command is read again for its endpoints.
         let job = job_of(&report.origin)?;
         for change in report.origin.changes(&job) {
-            let _ = writeln!(io::stderr().lock(), "note: {change}");
+            note(&format!("note: {change}"));
         }
         let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
         let mut counts = Counts { looked_for_extra: false, ..Counts::default() };
