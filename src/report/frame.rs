@@ -113,12 +113,12 @@ impl Origin {
         self.run.is_empty() || self.run == other.run
     }
 
-    /// Names the endpoints of a job, read again, at which its requests now go to another server or are signed by others.
+    /// Names the endpoints of a job, read again, that now have another server or Region.
     #[must_use]
     pub fn changes(&self, job: &Job) -> Vec<String> {
-        let now = job.endpoints.iter().map(|(name, at)| (name, identity(at)));
+        let now = job.endpoints.iter().map(|(name, at)| (name, place(at)));
         let changed = now.filter_map(|(name, now)| {
-            let then = self.identity.get(name).filter(|then| **then != now)?;
+            let then = self.identity.get(name).filter(|then| !then.ends_with(&format!(", {now}")))?;
             Some(format!("endpoint `{name}` is {now}, and was {then} when the report was written"))
         });
         changed.collect()
@@ -147,8 +147,13 @@ fn identity(endpoint: &ResolvedEndpoint, source: Option<&CredentialSource>) -> S
     };
     let credentials = source.map_or_else(possible, ToString::to_string);
     let role = endpoint.assume_role.as_ref().map(|role| format!(", {}", role.arn)).unwrap_or_default();
+    format!("{credentials}{role}, {}", place(endpoint))
+}
+
+/// Names the Region and the URL of an endpoint.
+fn place(endpoint: &ResolvedEndpoint) -> String {
     let place = endpoint.url().map_or_else(|| endpoint.server.to_string(), str::to_owned);
-    format!("{credentials}{role}, {}, {place}", endpoint.region.value)
+    format!("{}, {place}", endpoint.region.value)
 }
 
 /// The footer of a report.

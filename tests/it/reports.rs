@@ -315,7 +315,7 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
     fs::write(dir.path().join("job.yaml"), COPY_ALL.replace("s3://source/}", "s3://source/none/}")).unwrap();
     let (exit, stdout, _) = run_in(&world, dir.path(), &verify).await;
     assert!(exit == 1 && stdout.contains("1 equal") && stdout.contains("1 different"), "{exit} {stdout}");
-    // Whoever signs now is told where that is not who ran the job.
+    // Another Region than that of the run is named.
     let mut other = at(&world);
     other.current_dir(dir.path()).env("AWS_REGION", "eu-west-1");
     let (exit, _, stderr) = run(other, &verify).await;
