@@ -266,7 +266,7 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
         ("empty line", vec![done[0], done[1], &String::new(), failed], "line 4 is no receipt"),
     ] {
         let text = [&[head], receipts.as_slice(), &[foot]].concat();
-        let text: String = text.iter().map(|line| format!("{line}\n")).collect();
+        let text = text.iter().fold(String::new(), |text, line| text + line + "\n");
         fs::write(&path, text).unwrap();
         let path = path.to_str().unwrap();
         for command in [&["retry", path][..], &["verify", "--report", path]] {
