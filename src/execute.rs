@@ -27,10 +27,13 @@ mod object;
 mod outcome;
 mod part;
 pub(crate) mod prove;
+mod published;
 pub(crate) mod read;
 pub mod receipt;
 mod record;
+mod refusals;
 mod sent;
+mod stream;
 mod tracked;
 mod upload;
 mod vouch;
@@ -60,13 +63,14 @@ use crate::plan::decide::Route;
 use crate::planner::{Sides, Step};
 use crate::s3::{Class, Failure, FailureKind, Operation};
 use adopt::Inherited;
-use attributes::{Refusals, Wanted};
+use attributes::Wanted;
 use breaker::{Means, Noting};
 use buffers::Buffers;
 use conductor::Conductor;
 use monitor::Monitor;
 pub use outcome::{GaveUp, Outcome};
 use receipt::{Draft, Ending, Receipt, seconds};
+use refusals::Refusals;
 
 /// How long requests under way may go on after a stop.
 pub const DRAIN: Duration = Duration::from_secs(20);
@@ -194,7 +198,7 @@ impl Work {
             }
             (Some(source), _) => object::copy(self, source, &step, &mut draft).await,
             (None, Source::Files { path, .. }) => Box::pin(upload::file(self, path, &step, &mut draft)).await,
-            (None, _) => Box::pin(upload::stdin(self, &step, &mut draft)).await,
+            (None, _) => Box::pin(stream::stdin(self, &step, &mut draft)).await,
         };
         let outcome = match outcome {
             // What no header carries follows an upload too.

@@ -4,12 +4,14 @@
 //! route by size, [`detour`] goes round what a server does not do safely, [`condition`] says what the write demands of
 //! its key, [`archive`] says how what can not be read is restored, [`history`] finds which versions of a key are
 //! missing, [`in_place`] which objects need a change, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new object shall be besides its bytes,
-//! [`concede`] what to do without when a server refuses some of it and [`loss`] how that is told, [`replay`] how a
+//! [`concede`] what to do without when a server refuses some of it, [`asked`] where a published object differs from what was
+//! asked for, and [`loss`] how that is told, [`replay`] how a
 //! multipart `ETag` stays what it is, [`cause`] counts failures by their cause, [`empty`] names selections
 //! that match nothing, [`claim`] which open uploads of unknown beginnings are of use, [`totals`] adds
 //! up what a run would send before anything is sent, and [`cost`] what that costs.
 
 pub mod archive;
+pub mod asked;
 pub mod attributes;
 pub mod cause;
 pub mod claim;

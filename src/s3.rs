@@ -28,6 +28,7 @@ mod octets;
 pub mod paging;
 mod pool;
 mod providers;
+mod question;
 mod read;
 mod roots;
 mod signature;

@@ -29,6 +29,7 @@ mod listing;
 mod model;
 mod multipart;
 mod object;
+mod odd;
 mod operation;
 mod pattern;
 mod payload;

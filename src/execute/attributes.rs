@@ -5,24 +5,22 @@
 //! again without it ([`concede`]). What no header can carry, annotations and long tags, follows once the object is
 //! there and before its receipt is written.
 //!
-//! A permission that a bucket denied once is not asked for again: the run remembers it ([`Refusals`]) and does without,
+//! A permission that a bucket denied once is not asked for again: the run remembers it ([`Refusals`](super::refusals::Refusals)) and does without,
 //! and each object's receipt still tells.
-
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::OnceCell;
 
 use super::receipt::Ending;
+use super::refusals::{Shown, is_no_answer};
 use super::{Draft, Trouble, Work};
 use crate::bucket::{Answer, Bucket};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::multipart::MultipartUpload;
+use crate::plan::asked::Asked;
 use crate::plan::attributes::{self, Reads, merged_tags, set_tags, take_late_tags, weaker_encryption};
-use crate::plan::concede::{self, concerns_whole_bucket, optional, refused, suspects, without};
+use crate::plan::concede::{self, optional, refused, suspects, without};
 use crate::plan::decide::Route;
 use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
@@ -34,40 +32,6 @@ use crate::s3::{
 /// Annotations of one object that are held in memory from their reading to their writing, in bytes: the largest one,
 /// so that at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
-
-/// What buckets refused in this run.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    losses: Mutex<BTreeMap<(String, Attribute, Lost), Loss>>,
-    /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), Asked>>,
-}
-
-/// What is asked once, and waited for by all who want to know.
-type Asked = Arc<OnceCell<Shown>>;
-
-impl Refusals {
-    fn place(bucket: &Bucket) -> String {
-        format!("{}/{}", bucket.client().endpoint(), bucket.name())
-    }
-
-    fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
-        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        losses.get(&(Self::place(bucket), attribute, lost)).cloned()
-    }
-
-    fn remember(&self, bucket: &Bucket, loss: &Loss) {
-        if concerns_whole_bucket(loss.attribute) {
-            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-            losses.insert((Self::place(bucket), loss.attribute, loss.lost), loss.clone());
-        }
-    }
-
-    fn shown(&self, bucket: &Bucket, operation: Operation) -> Asked {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(shown.entry((Self::place(bucket), operation)).or_default())
-    }
-}
 
 /// A required attribute that the copy can not have.
 fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
@@ -96,27 +60,41 @@ impl Source<'_> {
         format!("s3:GetObject{version}{what}")
     }
 
-    /// What was read; `None` when it may not be read and is only tried, which is then a loss.
-    fn or_loss<T>(
+    /// Returns what was read, or `None` where it cannot be read and is only tried: that is a loss then. A server that does not
+    /// know the question is not asked again.
+    async fn or_loss<T>(
         &self,
         attribute: Attribute,
         permission: &str,
         answer: Result<T, Failure>,
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
-        match answer {
-            Ok(value) => Ok(Some(value)),
-            Err(failure)
-                if matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported)
-                    && self.transfer().preserve.of(attribute) == Policy::Try =>
-            {
-                let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
-                self.work.refusals.remember(self.bucket, &loss);
-                draft.losses.push(loss);
-                Ok(None)
+        let failure = match answer {
+            Ok(value) => {
+                self.work.refusals.answered(self.bucket, attribute);
+                return Ok(Some(value));
             }
-            Err(failure) => Err(failure),
+            Err(failure) if self.transfer().preserve.of(attribute) != Policy::Try => return Err(failure),
+            Err(failure) => failure,
+        };
+        // A server that knows no such object to a question may do so for want of the question, or of the object.
+        let failure = if *failure.kind() == FailureKind::NotFound {
+            Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
+            failure.as_kind(FailureKind::NotUnderstood)
+        } else {
+            failure
+        };
+        if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) {
+            return Err(failure);
         }
+        let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
+        // One bad answer among good ones is about that object.
+        let is_about_all = matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported);
+        if is_about_all || !self.work.refusals.has_answered(self.bucket, attribute) {
+            self.work.refusals.remember(self.bucket, &loss);
+        }
+        draft.losses.push(loss);
+        Ok(None)
     }
 
     /// True when the attribute was found unreadable before and is only tried: a loss without a request.
@@ -137,7 +115,9 @@ impl Source<'_> {
         }
         let answer = self.bucket.tags(&self.pin.key, self.version()).await;
         let permission = self.permission("Tagging");
-        let Some(kept) = self.or_loss(Attribute::Tags, &permission, answer, draft)? else { return Ok(()) };
+        let Some(kept) = self.or_loss(Attribute::Tags, &permission, answer, draft).await? else {
+            return Ok(());
+        };
         match merged_tags(kept, self.transfer()) {
             Ok(tags) => attributes.tags = Tags::Exactly(tags),
             Err(loss) if self.transfer().preserve.tags == Policy::Try => draft.losses.push(loss),
@@ -152,7 +132,10 @@ impl Source<'_> {
         }
         let answer = match self.bucket.acl(&self.pin.key, self.version()).await {
             // An object that is changed in place keeps its ACL, if there is such a thing here.
-            Err(failure) if *failure.kind() == FailureKind::Unsupported && self.work.sides.is_in_place() => {
+            Err(failure)
+                if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
+                    && self.work.sides.is_in_place() =>
+            {
                 return Ok(());
             }
             Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
@@ -163,7 +146,7 @@ impl Source<'_> {
             answer => answer,
         };
         let permission = self.permission("Acl");
-        if let Some(grants) = self.or_loss(Attribute::Acl, &permission, answer, draft)? {
+        if let Some(grants) = self.or_loss(Attribute::Acl, &permission, answer, draft).await? {
             attributes.grants = grants;
         }
         Ok(())
@@ -186,7 +169,7 @@ impl Source<'_> {
                 Ok(page)
             });
             let permission = "s3:ListObjectAnnotations";
-            let Some(page) = self.or_loss(Attribute::Annotations, permission, answer, draft)? else {
+            let Some(page) = self.or_loss(Attribute::Annotations, permission, answer, draft).await? else {
                 return Ok(Vec::new());
             };
             for entry in page.items {
@@ -195,7 +178,7 @@ impl Source<'_> {
                 let text = if fits {
                     let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry.name).await;
                     let permission = "s3:GetObjectAnnotation";
-                    let text = self.or_loss(Attribute::Annotations, permission, answer, draft)?;
+                    let text = self.or_loss(Attribute::Annotations, permission, answer, draft).await?;
                     let Some(text) = text else { return Ok(Vec::new()) };
                     held += text.len();
                     Some(text)
@@ -248,7 +231,12 @@ impl Source<'_> {
             Ok(_) => Some(Shown::All),
             Err(failure) => match failure.kind() {
                 FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
-                FailureKind::Denied => Some(Shown::Nothing),
+                FailureKind::Denied => {
+                    Some(Shown::Nothing(format!("s3:{operation} missing on {}", self.bucket.name())))
+                }
+                FailureKind::NotUnderstood | FailureKind::Unreadable => {
+                    Some(Shown::Nothing(concede::without_answer(failure, self.bucket.name())))
+                }
                 _ => None,
             },
         };
@@ -268,9 +256,8 @@ impl Source<'_> {
             let answer = get.await;
             of(&answer).map_or_else(|| answer.map(|_| Shown::All), Ok)
         };
-        if cell.get_or_try_init(|| ask).await? == &Shown::Nothing {
-            let reason = format!("s3:{operation} missing on {}", self.bucket.name());
-            draft.losses.push(Loss::new(Attribute::Lock, Lost::NotReadable, reason));
+        if let Shown::Nothing(reason) = cell.get_or_try_init(|| ask).await? {
+            draft.losses.push(Loss::new(Attribute::Lock, Lost::NotReadable, reason.clone()));
         }
         Ok(None)
     }
@@ -278,17 +265,6 @@ impl Source<'_> {
     fn not_kept(&self, loss: &Loss, operation: Operation) -> Failure {
         not_kept(loss, operation, self.bucket.place(&self.pin.key))
     }
-}
-
-/// What HEAD shows of the locks in a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
-    /// All: what it does not show is not there.
-    All,
-    /// Nothing, for want of a permission.
-    Nothing,
-    /// The bucket has no Object Lock.
-    NoLocks,
 }
 
 /// What one object shall have, and how far that came.
@@ -380,6 +356,15 @@ impl<'w> Wanted<'w> {
         &self.sent
     }
 
+    /// Returns what the object is compared with once it can be looked at. `head` is the source's.
+    pub(super) fn asked(&self, head: &Head) -> Asked<'_> {
+        Asked {
+            attributes: &self.sent,
+            source_tags: head.tag_count,
+            customer_key: self.work.sides.destination.client().customer_key().is_some(),
+        }
+    }
+
     /// Copies the object in one request.
     pub(super) async fn copy_object(
         &mut self,
@@ -460,7 +445,10 @@ impl<'w> Wanted<'w> {
                 {
                     let source = Source { work: self.work, bucket, pin };
                     let answer = bucket.tags(&pin.key, source.version()).await;
-                    match source.or_loss(Attribute::Tags, &source.permission("Tagging"), answer, draft)? {
+                    match source
+                        .or_loss(Attribute::Tags, &source.permission("Tagging"), answer, draft)
+                        .await?
+                    {
                         None => {
                             self.full.tags = Tags::Exactly(set_tags(transfer));
                             self.sent = self.full.clone();
@@ -527,7 +515,12 @@ impl<'w> Wanted<'w> {
     ) -> Result<(), Trouble> {
         let destination = &self.work.sides.destination;
         if !self.late_tags.is_empty() {
-            let outcome = destination.put_tags(key, version, &self.late_tags).await;
+            let outcome = self.work.put_late_tags(key, (etag, version), &self.late_tags).await;
+            if let Err(failure) = &outcome
+                && *failure.kind() == FailureKind::NotEqual
+            {
+                return Err(failure.clone().into());
+            }
             // Tags that the job sets are its wish, not the source's.
             let transfer = &self.work.sides.transfer;
             let kept = transfer.set.tags.is_empty() && source.is_some();

@@ -39,7 +39,7 @@ impl Copy<'_> {
         if draft.attempts == 0 {
             return Ok(Some(Ending::Skipped { reason: Skip::AsSet }));
         }
-        Box::pin(self.adopt(before, Skip::AsSet, draft)).await.map(Some)
+        Box::pin(self.adopt(before, None, Skip::AsSet, draft)).await.map(Some)
     }
 
     /// Looks whether the object that was found at the key is the changed one. The old one is equal to it in all that an

@@ -9,6 +9,7 @@ use super::condition::Refused;
 use super::monitor::Event;
 use super::object::Copy;
 use super::prove::{Expected, Made};
+use super::published::Publication;
 use super::receipt::Ending;
 use super::{Draft, Trouble};
 use crate::checksum::looks_like_md5;
@@ -71,7 +72,7 @@ impl Copy<'_> {
                 };
                 let head = source.head(&entry.key, entry.version.as_deref()).await?;
                 return if head.etag == etag {
-                    self.adopt(&head, skip, draft).await.map(Some)
+                    self.adopt(&head, Some(wanted.asked(&head)), skip, draft).await.map(Some)
                 } else {
                     Ok(None)
                 };
@@ -90,7 +91,9 @@ impl Copy<'_> {
             head
         };
         let expected = Expected::of(&looked_at, source.capabilities());
-        let proof = self.prove(expected, &looked_at, &pin, &written, &Made::default(), draft).await?;
+        let asked = Some(wanted.asked(&looked_at));
+        let published = Publication { written: &written, made: &Made::default(), parts: 0, asked };
+        let proof = self.prove(expected, &looked_at, &pin, published, draft).await?;
         work.monitor.observe(&Event::BytesCopied { id: None, bytes: entry.size });
         let ending = Ending::Done { proof, etag: written.etag, destination_version: written.version };
         wanted.finish(Some((source, &pin)), &step.key, &ending, draft).await?;

@@ -13,11 +13,23 @@ use crate::s3::{Failure, FailureKind, Operation, Written};
 impl Work {
     /// The failure of an object whose published copy differs from its source by `what`.
     pub(super) async fn unequal(&self, key: &ObjectKey, written: &Written, what: &str) -> Failure {
-        let fate = match self.sides.transfer.proof.on_mismatch {
+        let fate = self.fate(key, written).await;
+        self.not_equal(key, &format!("{what}; {fate}"))
+    }
+
+    /// Returns the failure of an object whose published copy lacks an attribute that the job requires.
+    pub(super) async fn unkept(&self, key: &ObjectKey, written: &Written, what: &str) -> Failure {
+        let fate = self.fate(key, written).await;
+        let place = self.sides.destination.place(key);
+        Failure::new(FailureKind::NotKept, Operation::HeadObject, place, format!("{what}; {fate}"))
+    }
+
+    /// Does with a bad copy what the job says, and returns that in words.
+    async fn fate(&self, key: &ObjectKey, written: &Written) -> String {
+        match self.sides.transfer.proof.on_mismatch {
             OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`)".to_owned(),
             OnMismatch::Remove => self.take_back(key, written).await,
-        };
-        self.not_equal(key, &format!("{what}; {fate}"))
+        }
     }
 
     /// The failure of an object that would not be equal; nothing was published.

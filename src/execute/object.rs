@@ -15,23 +15,25 @@ use super::claim;
 use super::condition::{Refused, moved};
 use super::monitor::Event;
 use super::part::{self, Progress};
-use super::prove::{Expected, Forecast, Made, Verdict, by_answer, by_look, forecast, proves};
+use super::prove::{Expected, Forecast, Made, Verdict, by_look, forecast, proves};
+use super::published::Publication;
 use super::receipt::{Ending, Proof};
 use super::tracked::Terms;
 use super::{Draft, Trouble, Work, layout, read};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
-use crate::manifest::job::{Prove, Verify, Versions};
+use crate::manifest::job::{Prove, Versions};
 use crate::pace::Slot;
 use crate::pace::slots::Want;
+use crate::plan::asked::Asked;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
     ArchiveState, Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure,
-    FailureKind, Head, Operation, SourcePin, WriteCondition, Written,
+    FailureKind, Head, Operation, SourcePin, WriteCondition,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -210,7 +212,7 @@ impl Copy<'_> {
             }
             Err(failure) => {
                 draft.attempts += failure.details().attempts;
-                return self.refused(head, pin, &condition, failure, draft).await;
+                return self.refused((head, wanted.asked(head)), pin, &condition, failure, draft).await;
             }
         };
         self.seen = Seen::Object(written.etag.clone());
@@ -221,7 +223,9 @@ impl Copy<'_> {
         drop(place);
         compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
-        let proof = self.prove(expected, head, pin, &written, &Made::default(), draft).await?;
+        let asked = Some(wanted.asked(head));
+        let published = Publication { written: &written, made: &Made::default(), parts: 0, asked };
+        let proof = self.prove(expected, head, pin, published, draft).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
@@ -229,7 +233,7 @@ impl Copy<'_> {
     /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about the destination.
     async fn refused(
         &mut self,
-        head: &Head,
+        (head, asked): (&Head, Asked<'_>),
         pin: &SourcePin,
         condition: &WriteCondition,
         failure: Failure,
@@ -247,7 +251,9 @@ impl Copy<'_> {
             // The object is its own source, which is as it was: the condition was about something that is over.
             Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
             // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
-            Some(Refused::Taken(skip)) if draft.attempts > 1 => self.adopt(head, skip, draft).await,
+            Some(Refused::Taken(skip)) if draft.attempts > 1 => {
+                self.adopt(head, Some(asked), skip, draft).await
+            }
             // Nothing there: it was deleted, or the server refused because of the source and told HEAD another tale.
             Some(Refused::Taken(_)) if self.is_absent().await? => Err(Trouble::SourceChanged),
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
@@ -274,6 +280,7 @@ impl Copy<'_> {
     pub(super) async fn adopt(
         &self,
         head: &Head,
+        asked: Option<Asked<'_>>,
         otherwise: Skip,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
@@ -283,8 +290,11 @@ impl Copy<'_> {
         match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
             Verdict::Proven(proof) if proof != Proof::Size => {
                 let proof = self.work.enough(&self.step.key, proof)?;
-                let written = found.written();
+                let written = found.clone().written();
                 compare_encryption(self.work, head, &written, draft);
+                if let Some(asked) = asked {
+                    Box::pin(self.work.compare(&self.step.key, &written, asked, &found, draft)).await?;
+                }
                 Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
@@ -320,18 +330,18 @@ impl Copy<'_> {
             Some(Found::Published(..)) if draft.in_place => {}
             Some(Found::Open(begun)) => {
                 drop(place);
-                return self.carry(head, pin, *begun, wanted.attributes(), draft).await;
+                return self.carry(head, pin, *begun, wanted.asked(head), draft).await;
             }
             Some(Found::Published(found, etag)) => {
                 drop(place);
-                return self.found(head, pin, *found, etag, draft).await;
+                return self.found(head, pin, (*found, etag), wanted.asked(head), draft).await;
             }
             None => {}
         }
         let doubt = self.doubt(head, wanted.attributes());
         if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             drop(place);
-            return self.carry(head, pin, begun, wanted.attributes(), draft).await;
+            return self.carry(head, pin, begun, wanted.asked(head), draft).await;
         }
         let initiate = async {
             let upload = wanted.initiate(source, pin, &step.key, draft).await?;
@@ -341,7 +351,7 @@ impl Copy<'_> {
         let mut notes = Vec::new();
         let begun = Begun::begin(work, step, layout, initiate, &mut notes).await;
         draft.notes.append(&mut notes);
-        self.carry(head, pin, begun?, wanted.attributes(), draft).await
+        self.carry(head, pin, begun?, wanted.asked(head), draft).await
     }
 
     /// Why an upload of unknown beginnings could not be told from one of other bytes, or with another ACL.
@@ -362,15 +372,15 @@ impl Copy<'_> {
         head: &Head,
         pin: &SourcePin,
         begun: Begun,
-        attributes: &Attributes,
+        asked: Asked<'_>,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let work = self.work;
         draft.parts = begun.layout.count;
         let mut progress = Progress::of(begun.tracked, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
-        let outcome = self.parts_to_object(head, pin, &begun, (id, &mut progress), draft).await;
-        let outcome = begun.vouched(work, attributes, outcome, &mut self.seen, draft).await;
+        let outcome = self.parts_to_object(head, pin, (&begun, asked), (id, &mut progress), draft).await;
+        let outcome = begun.vouched(work, asked.attributes, outcome, &mut self.seen, draft).await;
         begun.settle(work, id, outcome, &progress, draft).await
     }
 
@@ -379,14 +389,17 @@ impl Copy<'_> {
         &mut self,
         head: &Head,
         pin: &SourcePin,
-        found: Head,
-        etag: Option<String>,
+        (found, etag): (Head, Option<String>),
+        asked: Asked<'_>,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
-        let written = found.written();
+        let written = found.clone().written();
         compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
-        let proof = self.prove(expected, head, pin, &written, &Made::recorded(etag), draft).await?;
+        let made = Made::recorded(etag);
+        let published = Publication { written: &written, made: &made, parts: 0, asked: None };
+        let proof = self.prove(expected, head, pin, published, draft).await?;
+        self.work.compare(&self.step.key, &written, asked, &found, draft).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
@@ -395,7 +408,7 @@ impl Copy<'_> {
         &mut self,
         head: &Head,
         pin: &SourcePin,
-        begun: &Begun,
+        (begun, asked): (&Begun, Asked<'_>),
         (id, progress): (u64, &mut Progress),
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
@@ -473,7 +486,11 @@ impl Copy<'_> {
         self.seen = Seen::Object(written.etag.clone());
         drop(place);
         compare_encryption(work, head, &written, draft);
-        let proof = self.prove(expected, head, pin, &written, &made, draft).await?;
+        let made = if upload.is_kms() { made.without_etag() } else { made };
+        // An upload that was found open is compared by its own rules, and copied anew if it was begun otherwise.
+        let asked = Some(asked).filter(|_| !begun.claimed);
+        let published = Publication { written: &written, made: &made, parts: layout.count, asked };
+        let proof = Box::pin(self.prove(expected, head, pin, published, draft)).await?;
         tracing::debug!(key = %step.key, %proof, "published");
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
     }
@@ -498,116 +515,5 @@ impl Copy<'_> {
             expected.read = true;
         }
         Ok(())
-    }
-
-    /// What the published object rests on. An object that is not equal, or less proven than the job demands, fails.
-    pub(super) async fn prove(
-        &self,
-        mut expected: Expected,
-        head: &Head,
-        pin: &SourcePin,
-        written: &Written,
-        made: &Made,
-        draft: &mut Draft,
-    ) -> Result<Proof, Trouble> {
-        let Self { work, step, .. } = self;
-        let destination = &work.sides.destination;
-        let policy = work.sides.transfer.proof;
-        let content_etags = destination.capabilities().content_etags;
-        let mut verdict = by_answer(&expected, written, made, content_etags);
-        let mut checksum = written.checksum.clone();
-        // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
-        let size_is_seen = made.checksum.is_some() && destination.capabilities().checksums;
-        if verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen) {
-            let found = destination.head(&step.key, written.version.as_deref()).await?;
-            verdict = by_look(&expected, &found, made, content_etags);
-            checksum = found.checksum;
-        }
-        let weak = |verdict: &Verdict| match verdict {
-            Verdict::Proven(proof) => !proof.is_checksum(),
-            Verdict::Unknown => true,
-            Verdict::Contradicted(_) => false,
-        };
-        if policy.prove == Prove::Read && weak(&verdict) {
-            match self.compare_by_reading(&mut expected, head, pin, written, checksum).await {
-                Ok(compared) => verdict = compared,
-                // The copy is there and holds what was proven so far.
-                Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
-                    draft.notes.push("proof: the run was stopped before the bytes were read".to_owned());
-                }
-                Err(trouble) => return Err(trouble),
-            }
-        }
-        let proof = match verdict {
-            Verdict::Proven(proof) => proof,
-            Verdict::Contradicted(what) => {
-                return Err(Box::pin(self.differs(head, pin, &what, Some(written))).await);
-            }
-            Verdict::Unknown => Proof::Size,
-        };
-        Ok(work.enough(&step.key, proof)?)
-    }
-
-    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored` is none.
-    async fn compare_by_reading(
-        &self,
-        expected: &mut Expected,
-        head: &Head,
-        pin: &SourcePin,
-        written: &Written,
-        stored: Option<crate::s3::Checksum>,
-    ) -> Result<Verdict, Trouble> {
-        let Self { work, source, step, .. } = self;
-        let is_usable =
-            |sum: &crate::s3::Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
-        let known = expected.checksum.clone().filter(is_usable);
-        let stored = stored.filter(is_usable);
-        let algorithm =
-            stored.as_ref().or(known.as_ref()).map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
-        if known.is_none_or(|known| known.algorithm != algorithm) {
-            expected.checksum = Some(read::sum(source, pin, head.size, algorithm).await.map_err(moved)?);
-        }
-        expected.read = true;
-        let stored = if let Some(stored) = stored {
-            stored
-        } else {
-            let destination = &work.sides.destination;
-            let sum = read::sum_written(destination, &step.key, written, head.size, algorithm);
-            sum.await.map_err(moved)?
-        };
-        Ok(super::prove::by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
-    }
-
-    /// What an unequal copy means: the source changed under a server that ignores conditions, or something is wrong.
-    async fn differs(
-        &self,
-        head: &Head,
-        pin: &SourcePin,
-        what: &str,
-        published: Option<&Written>,
-    ) -> Trouble {
-        let (work, key) = (self.work, &self.step.key);
-        // An object that was changed in place is no more what it was.
-        let replaced = published.is_some() && work.sides.is_in_place();
-        let unchanged = if replaced { Ok(true) } else { self.is_unchanged(head, pin).await };
-        match unchanged {
-            Ok(false) => Trouble::SourceChanged,
-            Ok(true) => match published {
-                Some(written) => work.unequal(key, written, what).await.into(),
-                None => work.not_equal(key, what).into(),
-            },
-            Err(trouble) => trouble,
-        }
-    }
-
-    /// Looks at the source again.
-    async fn is_unchanged(&self, head: &Head, pin: &SourcePin) -> Result<bool, Trouble> {
-        match self.source.head(&pin.key, self.step.entry.version.as_deref()).await {
-            Ok(now) => Ok(now.etag == head.etag
-                && now.size == head.size
-                && now.version == head.version
-                && now.modified == head.modified),
-            Err(failure) => Err(failure.into()),
-        }
     }
 }

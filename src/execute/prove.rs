@@ -72,6 +72,11 @@ impl Made {
         self.etag.as_deref()
     }
 
+    /// The same where a key makes `ETag`s of its own, which say nothing then.
+    pub(super) fn without_etag(self) -> Self {
+        Self { etag: None, ..self }
+    }
+
     fn is(&self, etag: &str) -> bool {
         self.etag.as_deref() == Some(etag)
     }
@@ -145,6 +150,17 @@ pub(crate) enum Verdict {
     Contradicted(String),
     /// Nothing that counts; the destination must be looked at.
     Unknown,
+}
+
+impl Verdict {
+    /// Combines two verdicts: a contradiction always decides, then the stronger proof.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Proven(one), Self::Proven(another)) => Self::Proven(one.min(another)),
+            (Self::Contradicted(what), _) | (_, Self::Contradicted(what)) => Self::Contradicted(what),
+            (Self::Unknown, other) | (other, Self::Unknown) => other,
+        }
+    }
 }
 
 /// Judges by the answer of the write alone. Nothing was `made` of parts by single requests.

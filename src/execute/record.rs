@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::mpsc;
 
 use super::receipt::{Ending, Proof, Receipt};
-use super::{Work, adopt, upload};
+use super::{Work, adopt, stream};
 use crate::journal::Journal;
 use crate::journal::event::{Ended, Event, FailedObject, InPlace, Passed, ReceiptLine};
 use crate::journal::state::RunState;
@@ -330,7 +330,7 @@ pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
         return sides.plan_from(resume(work, transfer));
     }
     let (sender, news) = mpsc::channel(2);
-    let step = upload::stdin_step(sides);
+    let step = stream::stdin_step(sides);
     // The channel has room for both.
     let _ = sender.try_send(News::Planned(transfer, vec![step], None));
     let _ = sender.try_send(News::Ended(transfer));

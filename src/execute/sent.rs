@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 
+use super::published::found_otherwise;
 use super::receipt::Proof;
-use super::{Trouble, Work, read};
+use super::{Draft, Trouble, Work, read};
 use crate::checksum;
 use crate::location::ObjectKey;
 use crate::manifest::job::{Prove, Verify};
-use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Written};
+use crate::plan::asked::Asked;
+use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Head, Operation, Written};
 
 /// What is summed for comparison with what is read back.
 pub(super) const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
@@ -50,24 +52,65 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
     Err(format!("{} of what was sent is {}, S3 stored {}", sent.algorithm, sent.value, stored.value))
 }
 
-/// Looks whether so many bytes arrived. `size_is_seen` tells that the server itself has seen to it, so that a job that asks
-/// for no more need not.
+/// Looks at an object whose write answered with no proof, and returns the proof that its size is. Also compares what it
+/// has with the attributes that were sent. A job that asks for the size only does not look.
 pub(super) async fn by_size(
     work: &Work,
     key: &ObjectKey,
     written: &Written,
     size: u64,
-    size_is_seen: bool,
+    attributes: &Attributes,
+    draft: &mut Draft,
 ) -> Result<Proof, Trouble> {
-    if size_is_seen && work.sides.transfer.proof.verify == Verify::Size {
-        return Ok(Proof::Size);
+    if work.sides.transfer.proof.verify != Verify::Size {
+        Box::pin(found(work, key, written, (size, 0, true), attributes, draft)).await?;
     }
-    let found = work.sides.destination.head(key, written.version.as_deref()).await?;
-    if found.size == size {
-        return Ok(Proof::Size);
+    Ok(Proof::Size)
+}
+
+/// Looks at an object that was sent, and compares its size, parts, version, and attributes with what was sent. `None`: the
+/// caller may not look, and need not.
+pub(super) async fn found(
+    work: &Work,
+    key: &ObjectKey,
+    written: &Written,
+    (size, parts, must_look): (u64, u32, bool),
+    attributes: &Attributes,
+    draft: &mut Draft,
+) -> Result<Option<Head>, Trouble> {
+    let destination = &work.sides.destination;
+    let Some(found) = work.look(key, written, must_look, draft).await? else { return Ok(None) };
+    let content_etags = destination.capabilities().content_etags;
+    if let Some(what) = found_otherwise(written, &found, (size, parts), content_etags) {
+        return Err(work.unequal(key, written, &what).await.into());
     }
-    let what = format!("{} bytes arrived of {size}", found.size);
-    Err(work.unequal(key, written, &what).await.into())
+    let asked = asked(work, attributes);
+    if work.compare(key, written, asked, &found, draft).await? && parts == 0 {
+        work.refusals.keeps(destination, Operation::PutObject, asked);
+    }
+    Ok(Some(found))
+}
+
+/// Looks at an object of one request whose answer proves its bytes, if the bucket has not shown yet that it keeps what it
+/// was asked to keep.
+pub(super) async fn confirm(
+    work: &Work,
+    key: &ObjectKey,
+    written: &Written,
+    size: u64,
+    attributes: &Attributes,
+    draft: &mut Draft,
+) -> Result<(), Trouble> {
+    let (asked, destination) = (asked(work, attributes), &work.sides.destination);
+    if work.refusals.is_unproven(destination, Operation::PutObject, asked) {
+        Box::pin(found(work, key, written, (size, 0, false), attributes, draft)).await?;
+    }
+    Ok(())
+}
+
+fn asked<'a>(work: &Work, attributes: &'a Attributes) -> Asked<'a> {
+    let customer_key = work.sides.destination.client().customer_key().is_some();
+    Asked { attributes, source_tags: None, customer_key }
 }
 
 /// A job that demands a checksum is told before anything is sent that there will be none.

@@ -1,4 +1,4 @@
-//! Sending files of this machine, and its standard input.
+//! Sending files of this machine.
 //!
 //! A file is opened once and read by `pread`, so that its parts go side by side without a shared position and without the
 //! whole file in memory. Each part is summed while it is in memory anyway; the sums combine into the checksum of the whole,
@@ -10,14 +10,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::adopt::{self, Begun, Found, Left, Published, Wish};
 use super::attributes::Wanted;
@@ -25,24 +22,24 @@ use super::buffers::Buffers;
 use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
-use super::part::{self, Progress, Running};
+use super::part::{self, Progress};
 use super::receipt::{Ending, Proof};
-use super::sent::{READ_SUM, Sums, by_size, demand, equal, settle, strong_proof};
+use super::sent::{READ_SUM, Sums, by_size, confirm, demand, equal, found, settle, strong_proof};
 use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
 use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
-use crate::listing::{Entry, local};
+use crate::listing::local;
 use crate::location::{LocalPath, ObjectKey};
-use crate::manifest::job::{PartSize, Prove, Verify};
+use crate::manifest::job::{Prove, Verify};
 use crate::multipart::MultipartUpload;
 use crate::pace::{Slot, slots::Want};
 use crate::plan::condition::Seen;
-use crate::plan::decide::{Reason, Route, Skip};
+use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
-use crate::planner::{Planned, Sides, Step};
+use crate::planner::Step;
 use crate::s3::{
     Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone, Written,
 };
@@ -52,12 +49,6 @@ use crate::size::MIB;
 const READ_AT_ONCE: u64 = MIB;
 /// How often a file that keeps changing is begun again.
 const ROUNDS: u32 = 4;
-/// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any size.
-const PARTS_PER_SIZE: u32 = 1000;
-
-/// How much later than the end of a stream the signal may come that caused it.
-const SIGNAL_GRACE: Duration = Duration::from_millis(250);
-
 /// What tells that a file is still the one that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -189,7 +180,7 @@ async fn file_round(
             if still().await? != stamp {
                 return Err(Trouble::SourceChanged);
             }
-            upload.complete(work, &mut progress, seen).await
+            upload.complete(work, &mut progress, seen, attributes, draft).await
         }
         .await;
         let outcome = upload.begun.vouched(work, attributes, outcome, seen, draft).await;
@@ -216,7 +207,7 @@ async fn file_round(
 }
 
 /// Sends a small object in one request and proves it.
-async fn put(
+pub(super) async fn put(
     work: &Work,
     place: Slot,
     key: &ObjectKey,
@@ -262,9 +253,12 @@ async fn put(
         round += 1;
     };
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
-        Some(Ok(proof)) => proof,
+        Some(Ok(proof)) => {
+            confirm(work, key, &written, size, attributes, draft).await?;
+            proof
+        }
         Some(Err(message)) => return Err(work.unequal(key, &written, &message).await.into()),
-        None => by_size(work, key, &written, size, true).await?,
+        None => by_size(work, key, &written, size, attributes, draft).await?,
     };
     drop(place);
     let proof = settle(work, key, proof, local, &written, size).await?;
@@ -278,9 +272,9 @@ fn done(proof: Proof, written: Written) -> Ending {
 
 /// A multipart upload of local bytes.
 #[derive(Clone, Debug)]
-struct Upload {
-    begun: Arc<Begun>,
-    id: u64,
+pub(super) struct Upload {
+    pub(super) begun: Arc<Begun>,
+    pub(super) id: u64,
     /// Declared to the server, which checks each part against it.
     algorithm: Option<ChecksumAlgorithm>,
     /// The destination will be read where the server knows no checksums, and compared with a sum of ours.
@@ -315,7 +309,7 @@ impl Upload {
     }
 
     /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
-    async fn of_stream(
+    pub(super) async fn of_stream(
         work: &Work,
         key: &ObjectKey,
         attributes: &Attributes,
@@ -355,7 +349,7 @@ impl Upload {
     }
 
     /// Sums and sends one part.
-    async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
+    pub(super) async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
         let (sums, sum_of) = (self.sums(), body.clone());
         let sums = spawn_blocking(move || sums.of(&sum_of)).await.map_err(|error| {
             Failure::new(
@@ -386,11 +380,13 @@ impl Upload {
         Ok(answer)
     }
 
-    async fn complete(
+    pub(super) async fn complete(
         &self,
         work: &Work,
         progress: &mut Progress,
         seen: &mut Seen,
+        attributes: &Attributes,
+        draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         let place = work.place().await;
         let condition = work.condition(seen, ConditionalWrite::Complete);
@@ -421,19 +417,24 @@ impl Upload {
             Published::Taken(skip) => return Ok(Ending::Skipped { reason: skip }),
         };
         let all_md5 = summed_with.is_none() && parts.iter().all(|part| part.checksum.is_some());
-        let size_will_do = work.sides.transfer.proof.verify == Verify::Size;
-        let proof = match (&whole, &written.checksum) {
+        let made_of_md5s = all_md5 && predicted.as_ref() == Some(&written.etag);
+        let comparable =
+            |stored: &Checksum| whole.as_ref().is_some_and(|sent| sent.algorithm == stored.algorithm);
+        let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
+        let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
+        let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let must_look = !is_answered && !size_will_do;
+        // One that was found open is compared by its own rules, and sent anew if it was begun otherwise.
+        let unasked = Attributes::default();
+        let asked = if self.begun.claimed { &unasked } else { attributes };
+        let look = found(work, key, &written, (size, parts, must_look), asked, draft);
+        let found = Box::pin(look).await?;
+        // KMS uploads answer without a checksum; the object shows it.
+        let stored = written.checksum.clone().or_else(|| found.and_then(|found| found.checksum));
+        let proof = match (&whole, &stored) {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
-            // KMS uploads answer without it; the object shows it.
-            (Some(sent), None) if !size_will_do => {
-                let found = work.sides.destination.head(key, written.version.as_deref()).await?;
-                match found.checksum {
-                    Some(stored) if sent.algorithm == stored.algorithm => equal(sent, &stored),
-                    _ => Ok(by_size(work, key, &written, size, false).await?),
-                }
-            }
-            _ if all_md5 && predicted.as_ref() == Some(&written.etag) => Ok(Proof::PartEtags),
-            _ => Ok(by_size(work, key, &written, size, whole.is_some()).await?),
+            _ if made_of_md5s => Ok(Proof::PartEtags),
+            _ => Ok(Proof::Size),
         };
         let proof = match proof {
             Ok(proof) => proof,
@@ -446,7 +447,7 @@ impl Upload {
 }
 
 /// Memory for `bytes`, at most all that there is.
-async fn reserve(memory: Arc<tokio::sync::Semaphore>, bytes: u64) -> Option<OwnedSemaphorePermit> {
+pub(super) async fn reserve(memory: Arc<tokio::sync::Semaphore>, bytes: u64) -> Option<OwnedSemaphorePermit> {
     let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX).clamp(1, UPLOAD_MEMORY_MIB);
     memory.acquire_many_owned(mib).await.ok()
 }
@@ -474,129 +475,4 @@ async fn blocking<T: Send + 'static>(
         }
         Err(error) => Err(Failure::new(FailureKind::Bug, Operation::ReadFile, place(), error.to_string())),
     }
-}
-
-/// The one step of a transfer from standard input.
-pub(super) fn stdin_step(sides: &Sides) -> Planned {
-    let key = sides.transfer.to.location.key.clone();
-    let entry = Entry {
-        key: key.clone(),
-        relative_at: 0,
-        size: 0,
-        etag: None,
-        version: None,
-        modified: None,
-        storage_class: None,
-        archive: crate::s3::ArchiveState::Readable,
-    };
-    let layout = PartLayout::uniform(0, UPLOAD_PART, 1);
-    let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step {
-        entry,
-        key,
-        reason: Reason::Always,
-        route,
-        seen: Seen::Unknown,
-        object: None,
-        turn: None,
-    }))
-}
-
-/// Sends standard input to its end.
-pub(super) async fn stdin(work: &Work, step: &Step, draft: &mut Draft) -> Result<Ending, Trouble> {
-    stream(work, step, draft, tokio::io::stdin()).await
-}
-
-/// Sends a stream of unknown length: its first part decides whether it is one request or many.
-async fn stream(
-    work: &Work,
-    step: &Step,
-    draft: &mut Draft,
-    mut reader: impl AsyncRead + Unpin,
-) -> Result<Ending, Trouble> {
-    let capabilities = work.sides.destination.capabilities();
-    let wanted = Wanted::of_upload(work, &step.key);
-    let attributes = wanted.attributes();
-    let part_size = |number: u32| {
-        let limits = capabilities.parts;
-        let bytes = match work.sides.transfer.parts.size {
-            PartSize::Exactly(size) => size.0,
-            PartSize::Auto if limits.equal_parts => 4 * UPLOAD_PART,
-            PartSize::Auto => UPLOAD_PART << ((number - 1) / PARTS_PER_SIZE).min(20),
-        };
-        bytes.clamp(limits.min_part, limits.max_part)
-    };
-    let first_permit = reserve(Arc::clone(&work.memory), part_size(1)).await;
-    let first = read_part(work, &mut reader, part_size(1)).await?;
-    if (first.len() as u64) < part_size(1) {
-        let place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
-        (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
-        return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
-    }
-    let upload = Upload::of_stream(work, &step.key, attributes, draft).await?;
-    let mut progress = Progress::of(upload.begun.tracked, Vec::new());
-    let outcome = async {
-        let mut running = Running::default();
-        let (mut body, mut permit, mut number) = (first, first_permit, 1);
-        while !body.is_empty() && running.trouble.is_none() {
-            running.collect(work, upload.id, &mut progress).await;
-            if number > capabilities.parts.max_parts {
-                let message = format!("the stream is longer than {} parts", capabilities.parts.max_parts);
-                let place = work.sides.destination.place(&step.key);
-                running
-                    .fail(Failure::new(FailureKind::Invalid, Operation::UploadPart, place, message).into());
-                break;
-            }
-            let Ok(slot) = work.slots().request(Want::Bulk(u64::MAX)).await else {
-                running.fail(Trouble::Stopped);
-                break;
-            };
-            let (sending, held) = (upload.clone(), permit.take());
-            running.spawn(slot, async move {
-                let answer = sending.send(number, body).await;
-                drop(held);
-                answer
-            });
-            number += 1;
-            permit = reserve(Arc::clone(&work.memory), part_size(number)).await;
-            body = match read_part(work, &mut reader, part_size(number)).await {
-                Ok(body) => body,
-                Err(trouble) => {
-                    running.fail(trouble);
-                    Bytes::new()
-                }
-            };
-        }
-        part::drain(&mut running, work, upload.id, &mut progress).await;
-        running.finish()?;
-        upload.complete(work, &mut progress, &mut step.seen.clone()).await
-    }
-    .await;
-    draft.size = progress.bytes;
-    draft.parts = u32::try_from(progress.done.len()).unwrap_or(u32::MAX);
-    upload.begun.settle(work, upload.id, outcome, &progress, draft).await
-}
-
-/// Reads until the part is full or the stream ends.
-///
-/// A Ctrl-C reaches the producer too, whose end then looks like the end of its data; what came until then is no whole and
-/// must not be published. So an end is believed only when no stop comes with it.
-async fn read_part(
-    work: &Work,
-    reader: &mut (impl AsyncRead + Unpin),
-    length: u64,
-) -> Result<Bytes, Trouble> {
-    let mut body = Vec::new();
-    let mut part = reader.take(length);
-    let read = tokio::select! {
-        read = part.read_to_end(&mut body) => read,
-        () = work.stop.cancelled() => return Err(Trouble::Stopped),
-    };
-    read.map_err(|error| {
-        Failure::new(FailureKind::Local, Operation::ReadFile, "standard input", error.to_string())
-    })?;
-    if (body.len() as u64) < length && timeout(SIGNAL_GRACE, work.stop.cancelled()).await.is_ok() {
-        return Err(Trouble::Stopped);
-    }
-    Ok(body.into())
 }

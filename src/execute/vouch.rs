@@ -3,6 +3,7 @@
 //! S3 shows the attributes of an upload only once it is published. So they are compared then, by the session that published
 //! it or by the next one.
 
+use super::refusals::is_no_answer;
 use super::{Draft, Work};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
@@ -45,7 +46,7 @@ async fn unlike(
     let tags = if bucket.capabilities().tags && (has_tags || wants_tags) {
         match bucket.tags(key, version).await {
             Ok(tags) => tags,
-            Err(failure) if matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported) => {
+            Err(failure) if *failure.kind() == FailureKind::Denied || is_no_answer(&failure) => {
                 return Ok(Some(Attribute::Tags));
             }
             Err(failure) => return Err(failure),

@@ -85,6 +85,7 @@ pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> 
             format!("ACLs are disabled on {bucket}")
         }
         (Attribute::Lock, FailureKind::Invalid) => format!("{bucket} has no Object Lock"),
+        (_, FailureKind::NotUnderstood) => format!("{bucket} does not know {}", details.operation),
         _ => format!("{bucket} refuses it ({})", details.code),
     };
     Loss::new(attribute, Lost::NotSet, reason)
@@ -95,9 +96,21 @@ pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> 
 pub fn unreadable(attribute: Attribute, permission: &str, failure: &Failure, bucket: &BucketName) -> Loss {
     let reason = match failure.kind() {
         FailureKind::Denied => format!("{permission} missing on {bucket}"),
-        _ => format!("{bucket} refuses it ({})", failure.details().code),
+        _ => without_answer(failure, bucket),
     };
     Loss::new(attribute, Lost::NotReadable, reason)
+}
+
+/// Returns why `bucket` gave no answer to a question about an attribute, in words that are the same for all its objects.
+#[must_use]
+pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
+    let details = failure.details();
+    match details.kind {
+        FailureKind::NotUnderstood | FailureKind::Unreadable => {
+            format!("{bucket} does not know {}", details.operation)
+        }
+        _ => format!("{bucket} refuses it ({})", details.code),
+    }
 }
 
 /// True for losses that happen to every object of a bucket alike, and not to those of one class or size.

@@ -138,13 +138,14 @@ impl Totals {
         self.bytes += size;
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
-        // The source again where the server may ignore conditions, and the destination where its answers prove nothing.
+        // The source again where the server may ignore conditions; the destination where its answers prove nothing, and always
+        // if it was made of parts.
         let is_pinned = match route {
             Route::MultipartCopy(_) => capabilities.part_conditions,
             _ => capabilities.copy_conditions,
         };
-        let more_heads =
-            u64::from(!is_pinned) + u64::from(!capabilities.checksums && !capabilities.content_etags);
+        let proves_nothing = !capabilities.checksums && !capabilities.content_etags;
+        let more_heads = u64::from(!is_pinned) + u64::from(proves_nothing || parts > 0);
         let read = |totals: &mut Self| {
             reads.operations().for_each(|operation| totals.request(operation, 1));
             if more_heads > 0 {
@@ -174,6 +175,7 @@ impl Totals {
                 self.request(Operation::CreateMultipartUpload, 1);
                 self.request(Operation::UploadPart, parts);
                 self.request(Operation::CompleteMultipartUpload, 1);
+                self.request(Operation::HeadObject, 1);
             }
         }
     }

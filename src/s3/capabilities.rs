@@ -334,6 +334,12 @@ impl Capabilities {
         Self::profile(endpoint.provider).with(&endpoint.stated.capabilities)
     }
 
+    /// True for Amazon S3, which refuses what it cannot do. Other servers may ignore it and answer with success.
+    #[must_use]
+    pub const fn refuses_what_it_lacks(&self) -> bool {
+        self.archive_lists || self.directory
+    }
+
     /// The same in one bucket. Directory buckets are told by their names, and only on AWS: elsewhere the name means
     /// nothing.
     #[must_use]

@@ -1,10 +1,14 @@
 //! Requests about one attribute of an object: those that HEAD does not tell, or that no header can carry.
 
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types as sdk;
 
+use super::bounds::TooLong;
+use super::causes::find;
 use super::convert::{quoted, retention};
 use super::ids::{Name, required_size};
+use super::question::{too_long, unanswered};
 use super::verbs::{failure, fault, is_empty_success, place};
 use super::{
     AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission, Retention,
@@ -21,11 +25,16 @@ impl Client {
         version: Option<&str>,
     ) -> Result<Vec<Tag>, Failure> {
         let request = self.sdk.get_object_tagging().bucket(bucket.as_str()).key(key.as_str());
-        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
+        let request = request.set_version_id(version.map(str::to_owned));
+        let answer = request.send().await;
         let output = match answer {
             Ok(output) => output,
             Err(error) if !self.capabilities().tag_sets && is_empty_success(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(failure(Operation::GetObjectTagging, bucket, Some(key), &error)),
+            // Some servers have no other words for an object without tags.
+            Err(error) if error.code().is_some_and(|code| code.starts_with("NoSuchTagSet")) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(unanswered(Operation::GetObjectTagging, bucket, key, &error)),
         };
         Ok(output.tag_set.into_iter().map(|tag| Tag { key: tag.key, value: tag.value }).collect())
     }
@@ -60,8 +69,9 @@ impl Client {
         version: Option<&str>,
     ) -> Result<Vec<Grant>, Failure> {
         let request = self.sdk.get_object_acl().bucket(bucket.as_str()).key(key.as_str());
-        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
-        let output = answer.map_err(|error| failure(Operation::GetObjectAcl, bucket, Some(key), &error))?;
+        let request = request.set_version_id(version.map(str::to_owned));
+        let answer = request.send().await;
+        let output = answer.map_err(|error| unanswered(Operation::GetObjectAcl, bucket, key, &error))?;
         let owner = output.owner.and_then(|owner| owner.id).map(|id| format!("id=\"{id}\""));
         let grants: Option<Vec<Grant>> = output.grants.unwrap_or_default().into_iter().map(grant).collect();
         let mut grants = grants.ok_or_else(|| {
@@ -88,8 +98,9 @@ impl Client {
         version: Option<&str>,
     ) -> Result<Option<Retention>, Failure> {
         let request = self.sdk.get_object_retention().bucket(bucket.as_str()).key(key.as_str());
-        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
-        match answer.map_err(|error| failure(Operation::GetObjectRetention, bucket, Some(key), &error)) {
+        let request = request.set_version_id(version.map(str::to_owned));
+        let answer = request.send().await;
+        match answer.map_err(|error| unanswered(Operation::GetObjectRetention, bucket, key, &error)) {
             Ok(output) => Ok(output.retention.and_then(|found| {
                 retention(
                     found.mode.as_ref().map(sdk::ObjectLockRetentionMode::as_str),
@@ -111,8 +122,9 @@ impl Client {
         version: Option<&str>,
     ) -> Result<Option<bool>, Failure> {
         let request = self.sdk.get_object_legal_hold().bucket(bucket.as_str()).key(key.as_str());
-        let answer = request.set_version_id(version.map(str::to_owned)).send().await;
-        match answer.map_err(|error| failure(Operation::GetObjectLegalHold, bucket, Some(key), &error)) {
+        let request = request.set_version_id(version.map(str::to_owned));
+        let answer = request.send().await;
+        match answer.map_err(|error| unanswered(Operation::GetObjectLegalHold, bucket, key, &error)) {
             Ok(output) => {
                 let status = output.legal_hold.and_then(|hold| hold.status);
                 Ok(status.map(|status| status == sdk::ObjectLockLegalHoldStatus::On))
@@ -133,7 +145,7 @@ impl Client {
         let request = self.sdk.list_object_annotations().bucket(bucket.as_str()).key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.set_continuation_token(token.map(str::to_owned)).send().await;
-        let output = answer.map_err(|error| failure(operation, bucket, Some(key), &error))?;
+        let output = answer.map_err(|error| unanswered(operation, bucket, key, &error))?;
         let faulty = |message| fault(operation, bucket, Some(key), message);
         let next = Name::Token.optional(output.next_continuation_token).map_err(faulty)?;
         let items = output.annotations.unwrap_or_default().into_iter().map(|entry| {
@@ -153,13 +165,17 @@ impl Client {
     ) -> Result<bytes::Bytes, Failure> {
         let operation = Operation::GetObjectAnnotation;
         let request = self.sdk.get_object_annotation().bucket(bucket.as_str()).key(key.as_str());
-        let answer = request.set_version_id(version.map(str::to_owned)).annotation_name(name).send().await;
-        let output = answer.map_err(|error| failure(operation, bucket, Some(key), &error))?;
-        let text = output.annotation_payload.collect().await.map_err(|error| {
-            let place = place(bucket, Some(key));
-            Failure::new(FailureKind::Unreadable, operation, place, format!("annotation {name}: {error}"))
-        })?;
-        Ok(text.into_bytes())
+        let request = request.set_version_id(version.map(str::to_owned)).annotation_name(name);
+        let answer = request.send().await;
+        let output = answer.map_err(|error| unanswered(operation, bucket, key, &error))?;
+        match output.annotation_payload.collect().await {
+            Ok(text) => Ok(text.into_bytes()),
+            Err(error) if find::<TooLong>(&error).is_some() => Err(too_long(operation, bucket, key)),
+            Err(error) => {
+                let message = format!("annotation {name}: {error}");
+                Err(Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message))
+            }
+        }
     }
 
     /// Adds an annotation to one version, if that still has this `ETag`.

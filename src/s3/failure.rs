@@ -64,6 +64,9 @@ pub enum FailureKind {
     Archived,
     /// The server does not know the request or one of its headers (501, 405).
     Unsupported,
+    /// The server answers a question about an object with something else, such as the object itself: it does not know
+    /// the question.
+    NotUnderstood,
     /// The server refuses the request as wrong.
     Invalid,
     /// The bytes that arrived are not those that were sent.
@@ -182,6 +185,7 @@ impl FailureKind {
             Self::NoSuchUpload => "no-such-upload",
             Self::Archived => "archived",
             Self::Unsupported => "unsupported",
+            Self::NotUnderstood => "not-understood",
             Self::Invalid => "invalid",
             Self::Corrupted => "corrupted",
             Self::SourceChanged => "source-changed",
@@ -238,6 +242,9 @@ impl FailureKind {
             Self::NoSuchUpload => "the upload was finished or aborted elsewhere; run the job again".into(),
             Self::Archived => "write `archived: restore` or `archived: skip`, or restore it first".into(),
             Self::Unsupported => "set the endpoint's `provider`, so that the request is not needed".into(),
+            Self::NotUnderstood => {
+                "write `skip` for the attribute under `preserve`, or set the endpoint's `provider`".into()
+            }
             Self::Invalid => "see the server's message".into(),
             Self::Corrupted => "run the job again; if it stays, the network or disk is faulty".into(),
             Self::NotEqual => "copy it again with `s3haul retry REPORT` or `when: always`".into(),

@@ -85,6 +85,13 @@ pub enum Effect {
     /// The operation takes effect with other bytes than it should: one byte of what is stored is wrong, and everything that
     /// the server computes from it (`ETag`, checksums) is that of the wrong bytes. For writes that carry or copy bytes.
     Corrupt,
+    /// The operation as if the request had none of these headers and query parameters: what a server does that does not know
+    /// them. The signature is not verified.
+    Ignore(&'static [&'static str]),
+    /// `CompleteMultipartUpload` publishes the object without its last part. The signature is not verified.
+    DropPart,
+    /// This answer instead of the operation: a status, a content type, and a body.
+    Answer(u16, &'static str, &'static str),
     /// A closure runs when the call arrives, then the operation: to change the store behind the client's back.
     Hook(Arc<dyn Fn(&Store) + Send + Sync>),
 }
@@ -110,6 +117,9 @@ impl fmt::Debug for Effect {
             Self::Trickle(pause) => write!(f, "Trickle({pause:?})"),
             Self::Delay(time) => write!(f, "Delay({time:?})"),
             Self::Corrupt => f.write_str("Corrupt"),
+            Self::Ignore(names) => write!(f, "Ignore({names:?})"),
+            Self::DropPart => f.write_str("DropPart"),
+            Self::Answer(status, kind, _) => write!(f, "Answer({status}, {kind})"),
             Self::Hook(_) => f.write_str("Hook"),
         }
     }

@@ -22,6 +22,7 @@ use super::annotations;
 use super::faults::{Effect, Faults};
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
+use super::odd;
 use super::operation::{Call, Operation};
 use super::protocol::{
     CopiedBytes, Corrupted, Interleaved, Lines, ODD_EXPIRES, Service, SuccessStatus, TENANT_SOURCE,
@@ -145,6 +146,16 @@ impl Front {
                 drain(request.into_body()).await;
                 outcome.code = Some((*code).to_owned());
                 return Ok(error_in_200(code, *blanks, id));
+            }
+            Some(Effect::Answer(status, kind, body)) => {
+                drain(request.into_body()).await;
+                return Ok(odd::answer(*status, kind, body));
+            }
+            Some(Effect::Ignore(names)) => {
+                return Ok(odd::served(&self.unsigned, odd::without(request, names)).await);
+            }
+            Some(Effect::DropPart) => {
+                return Ok(odd::served(&self.unsigned, odd::without_last_part(request).await).await);
             }
             Some(Effect::ResetBefore) => return Err(Reset),
             Some(Effect::StallBefore(time)) => stall(*time).await,

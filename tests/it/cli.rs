@@ -153,7 +153,7 @@ async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("2 objects, 1.00GiB, 16 parts"), "{stdout}");
-    let planned = "requests  22 (HeadObject 2, GetObjectTagging 1, CopyObject 1, CreateMultipartUpload 1, UploadPartCopy 16, CompleteMultipartUpload 1)";
+    let planned = "requests  23 (HeadObject 3, GetObjectTagging 1, CopyObject 1, CreateMultipartUpload 1, UploadPartCopy 16, CompleteMultipartUpload 1)";
     assert!(stdout.contains(planned), "{stdout}");
     for write in [Operation::CopyObject, Operation::CreateMultipartUpload, Operation::PutObject] {
         assert_eq!(world.calls(write), 0, "a plan wrote");
@@ -162,7 +162,7 @@ async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     let (exit, ..) = run(at(&world), &["run", path]).await;
     assert_eq!(
         (exit, world.calls(Operation::UploadPartCopy), world.calls(Operation::HeadObject)),
-        (0, 16, 2)
+        (0, 16, 3)
     );
 }
 

@@ -10,6 +10,7 @@ mod acl;
 mod adopt;
 mod answers;
 mod archived;
+mod asked;
 mod attributes;
 mod boundaries;
 mod bounds;

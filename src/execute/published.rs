@@ -1,0 +1,265 @@
+//! Looks at what was published: is it equal to its source, and does it have what it was asked to have?
+//!
+//! An object that was published from parts is always looked at, with one HEAD beside its N parts: no answer of a single part
+//! shows that the server copied the range that was asked for, or that it published all parts. An object of one request is
+//! looked at where the answer proves nothing, and where the bucket has not shown yet that it keeps what it is asked to keep.
+//! Whatever is looked at is compared with the request (see
+//! [`crate::plan::asked`]), because servers other than Amazon S3 may ignore what they do not support.
+
+use super::object::Copy;
+use super::prove::{Expected, Made, Verdict, by_answer, by_checksum, by_look};
+use super::receipt::Proof;
+use super::{Draft, Trouble, Work, condition, read};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Attribute, Policy, Prove, Verify};
+use crate::plan::asked::{Asked, Difference};
+use crate::plan::loss::{Loss, Lost};
+use crate::s3::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written,
+};
+
+/// What was written, and what to compare it with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Publication<'a> {
+    pub(super) written: &'a Written,
+    pub(super) made: &'a Made,
+    /// The parts that it was published from; 0 for an object that one request wrote.
+    pub(super) parts: u32,
+    /// What it was asked to have; `None` where that is compared elsewhere.
+    pub(super) asked: Option<Asked<'a>>,
+}
+
+impl Copy<'_> {
+    /// Returns the proof that the published object rests on. An object that is not equal, lacks what is required, or is less
+    /// proven than the job demands fails.
+    pub(super) async fn prove(
+        &self,
+        mut expected: Expected,
+        head: &Head,
+        pin: &SourcePin,
+        published: Publication<'_>,
+        draft: &mut Draft,
+    ) -> Result<Proof, Trouble> {
+        let Self { work, step, .. } = self;
+        let Publication { written, made, parts, asked } = published;
+        let destination = &work.sides.destination;
+        let policy = work.sides.transfer.proof;
+        let content_etags = destination.capabilities().content_etags;
+        let mut verdict = by_answer(&expected, written, made, content_etags);
+        let mut checksum = written.checksum.clone();
+        // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
+        let size_is_seen = made.checksum.is_some() && destination.capabilities().checksums;
+        let must_look = verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
+        let is_over = matches!(verdict, Verdict::Contradicted(_));
+        let is_unproven =
+            asked.is_some_and(|asked| work.refusals.is_unproven(destination, Operation::CopyObject, asked));
+        if (must_look || parts > 0 || is_unproven) && !is_over {
+            let found = work.look(&step.key, written, must_look, draft).await?;
+            if let Some(found) = found {
+                let looked = found_otherwise(written, &found, (expected.size, parts), content_etags)
+                    .map_or_else(|| by_look(&expected, &found, made, content_etags), Verdict::Contradicted);
+                let is_equal = !matches!(looked, Verdict::Contradicted(_));
+                verdict = verdict.and(looked);
+                if let Some(asked) = asked.filter(|_| is_equal) {
+                    let kept = Box::pin(work.compare(&step.key, written, asked, &found, draft)).await?;
+                    if kept && parts == 0 {
+                        work.refusals.keeps(destination, Operation::CopyObject, asked);
+                    }
+                }
+                checksum = checksum.or(found.checksum);
+            }
+        }
+        let weak = |verdict: &Verdict| match verdict {
+            Verdict::Proven(proof) => !proof.is_checksum(),
+            Verdict::Unknown => true,
+            Verdict::Contradicted(_) => false,
+        };
+        if policy.prove == Prove::Read && weak(&verdict) {
+            match self.compare_by_reading(&mut expected, head, pin, written, checksum).await {
+                Ok(compared) => verdict = compared,
+                // The copy is there and holds what was proven so far.
+                Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
+                    draft.notes.push("proof: the run was stopped before the bytes were read".to_owned());
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        let proof = match verdict {
+            Verdict::Proven(proof) => proof,
+            Verdict::Contradicted(what) => {
+                return Err(Box::pin(self.differs(head, pin, &what, Some(written))).await);
+            }
+            Verdict::Unknown => Proof::Size,
+        };
+        Ok(work.enough(&step.key, proof)?)
+    }
+
+    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored` is none.
+    async fn compare_by_reading(
+        &self,
+        expected: &mut Expected,
+        head: &Head,
+        pin: &SourcePin,
+        written: &Written,
+        stored: Option<Checksum>,
+    ) -> Result<Verdict, Trouble> {
+        let Self { work, source, step, .. } = self;
+        let is_usable = |sum: &Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
+        let known = expected.checksum.clone().filter(is_usable);
+        let stored = stored.filter(is_usable);
+        let algorithm =
+            stored.as_ref().or(known.as_ref()).map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
+        if known.is_none_or(|known| known.algorithm != algorithm) {
+            expected.checksum =
+                Some(read::sum(source, pin, head.size, algorithm).await.map_err(condition::moved)?);
+        }
+        expected.read = true;
+        let stored = if let Some(stored) = stored {
+            stored
+        } else {
+            let destination = &work.sides.destination;
+            let sum = read::sum_written(destination, &step.key, written, head.size, algorithm);
+            sum.await.map_err(condition::moved)?
+        };
+        Ok(by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
+    }
+
+    /// What an unequal copy means: the source changed under a server that ignores conditions, or something is wrong.
+    pub(super) async fn differs(
+        &self,
+        head: &Head,
+        pin: &SourcePin,
+        what: &str,
+        published: Option<&Written>,
+    ) -> Trouble {
+        let (work, key) = (self.work, &self.step.key);
+        // An object that was changed in place is no more what it was.
+        let replaced = published.is_some() && work.sides.is_in_place();
+        let unchanged = if replaced { Ok(true) } else { self.is_unchanged(head, pin).await };
+        match unchanged {
+            Ok(false) => Trouble::SourceChanged,
+            Ok(true) => match published {
+                Some(written) => work.unequal(key, written, what).await.into(),
+                None => work.not_equal(key, what).into(),
+            },
+            Err(trouble) => trouble,
+        }
+    }
+
+    /// Looks at the source again.
+    pub(super) async fn is_unchanged(&self, head: &Head, pin: &SourcePin) -> Result<bool, Trouble> {
+        match self.source.head(&pin.key, self.step.entry.version.as_deref()).await {
+            Ok(now) => Ok(now.etag == head.etag
+                && now.size == head.size
+                && now.version == head.version
+                && now.modified == head.modified),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+}
+
+impl Work {
+    /// Looks at the object that was just written. A look that only confirms what the answers prove is done without where the
+    /// caller may not look.
+    pub(super) async fn look(
+        &self,
+        key: &ObjectKey,
+        written: &Written,
+        must_look: bool,
+        draft: &mut Draft,
+    ) -> Result<Option<Head>, Trouble> {
+        let destination = &self.sides.destination;
+        match destination.head(key, written.version.as_deref()).await {
+            Ok(found) => Ok(Some(found)),
+            Err(failure) if *failure.kind() == FailureKind::Denied && !must_look => {
+                let name = destination.name();
+                draft
+                    .notes
+                    .push(format!("not looked at after it was published: s3:GetObject missing on {name}"));
+                Ok(None)
+            }
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                let what = "the server answered that the object is published, and there is none";
+                Err(self.not_equal(key, what).into())
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Compares what the object at `key` shows with what was asked for, and returns true if it has all of it. By the policy of
+    /// the attribute, a difference is a loss or fails the object.
+    ///
+    /// # Errors
+    /// What the job requires and the object does not have.
+    pub(super) async fn compare(
+        &self,
+        key: &ObjectKey,
+        written: &Written,
+        asked: Asked<'_>,
+        found: &Head,
+        draft: &mut Draft,
+    ) -> Result<bool, Trouble> {
+        let destination = &self.sides.destination;
+        let name = destination.name();
+        let mut differences = asked.differences(found);
+        // Amazon S3 refuses what it cannot do, and shows less to those who may see less.
+        if !destination.capabilities().refuses_what_it_lacks() {
+            for (attribute, by) in asked.hidden(found) {
+                let version = written.version.as_deref();
+                if self.refusals.is_ignored(destination, by, (key, version)).await? {
+                    differences.push((attribute, format!("none of it in the answer to {by}")));
+                }
+            }
+        }
+        let has_all = differences.is_empty();
+        // What is known to be lost already is told once.
+        differences.retain(|(attribute, _)| {
+            !draft.losses.iter().any(|loss| loss.attribute == *attribute && loss.lost != Lost::NotReadable)
+        });
+        let required = differences.iter().find(|(attribute, _)| self.is_required(*attribute, asked));
+        if let Some((attribute, how)) = required {
+            let what = format!("{name} ignored the {attribute} that were asked for: it shows {how}");
+            return Err(self.unkept(key, written, &what).await.into());
+        }
+        draft.losses.extend(differences.into_iter().map(|(attribute, how): Difference| {
+            Loss::new(attribute, Lost::NotSet, format!("{name} ignored it: it shows {how}"))
+        }));
+        Ok(has_all)
+    }
+
+    /// True for what fails an object that lacks it. An upload has no source whose attributes a policy could be about.
+    fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
+        let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
+        let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;
+        is_keyed || (by_policy && self.sides.source.is_some())
+    }
+}
+
+/// Returns why the object that was found cannot be the one that was published, of so many bytes in so many parts.
+pub(super) fn found_otherwise(
+    written: &Written,
+    found: &Head,
+    (size, parts): (u64, u32),
+    content_etags: bool,
+) -> Option<String> {
+    if found.size != size {
+        return Some(format!("{} bytes arrived of {size}", found.size));
+    }
+    let named = |version: &Option<String>| version.clone().filter(|version| version != "null");
+    if let Some((asked, shown)) = named(&written.version).zip(named(&found.version))
+        && asked != shown
+    {
+        return Some(format!("the server shows version {shown} where {asked} was asked for"));
+    }
+    if !content_etags || found.etag.is_empty() {
+        return None;
+    }
+    if found.etag != written.etag {
+        return Some(format!(
+            "the ETag of the object is {}, and the answer to its write said {}; another writer may have replaced it",
+            found.etag, written.etag
+        ));
+    }
+    let count = found.etag.rsplit_once('-').and_then(|(_, count)| count.parse::<u32>().ok())?;
+    (parts > 0 && count != parts).then(|| format!("its ETag says {count} parts, {parts} were published"))
+}
