@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::contact::Contact;
@@ -27,6 +27,7 @@ use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::slots::{self, Want};
 use crate::pace::{Lanes, Pacer, RetryPolicy};
+use crate::s3::progress::within;
 use crate::s3::{
     Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class, Client,
     CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation,
@@ -48,6 +49,8 @@ pub struct Bucket {
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
     versioned: Arc<OnceCell<bool>>,
+    /// How long the caller has waited for the outcome already.
+    waited: Duration,
 }
 
 /// Whether a request may be sent again when its outcome is not known.
@@ -101,6 +104,7 @@ impl Bucket {
             halt,
             hidden,
             versioned: Arc::default(),
+            waited: Duration::ZERO,
         }
     }
 
@@ -189,12 +193,6 @@ impl Bucket {
         }
     }
 
-    /// How long an outcome that nobody knows is worth looking for.
-    #[must_use]
-    pub fn persistence(&self) -> Duration {
-        self.retry.persistence
-    }
-
     /// Where it is: the endpoint's URL, if it has one of its own.
     #[must_use]
     pub fn server(&self) -> &str {
@@ -260,31 +258,42 @@ impl Bucket {
         let full_limit = self.retry.time_limit(operation, bytes);
         // Patience is for the server: time at the user's own limits does not use it up, nor does an outage, which has its
         // own clock for all requests together.
-        let (mut first_failure, mut held) = (None, Duration::ZERO);
+        let (mut since, mut held) = (None::<Instant>, Duration::ZERO);
         let (mut attempts, mut maybe_twice, mut renewed) = (0, false, false);
+        let mut is_late = !self.waited.is_zero();
         loop {
             let admitted = tokio::select! {
                 admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience) => admitted,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
             let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
-            if first_failure.is_some() {
+            if since.is_some() {
                 held += admitted.pass.held + admitted.limited;
             }
             attempts += 1;
             admitted.pass.attempt = attempts;
-            let limit = self.contact.as_ref().map_or(full_limit, |contact| contact.time_limit(full_limit));
+            let limit = match &self.contact {
+                Some(contact) => contact.time_limit(full_limit),
+                None => {
+                    // A server that answers is given time to; one that does not has no more than the patience.
+                    let spent = if is_late { self.spent(since, held) } else { Duration::ZERO };
+                    let left = self.retry.patience.saturating_sub(spent.max(admitted.pass.down_for));
+                    self.retry.silence_limit(operation, full_limit, left)
+                }
+            };
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
-                answer = timeout(limit, attempt()) => answer,
+                answer = within(limit, full_limit.max(limit), attempt()) => answer,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
-            let outcome = answer.unwrap_or_else(|_| Err(self.late(limit, operation, key)));
             let took = sent.elapsed();
+            let silent_for = answer.as_ref().err().copied();
+            is_late = silent_for.is_some();
+            let outcome = answer.unwrap_or_else(|_| Err(self.late(limit, operation, key)));
             match outcome.as_ref().err() {
                 // A server that is not up yet says nothing about the pace that it can bear later.
                 Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => drop(admitted),
-                failure => self.pacer.learn(admitted, failure, bytes, took, limit),
+                failure => self.pacer.learn(admitted, operation, failure, bytes, took, limit),
             }
             let failure = match outcome {
                 Ok(value) => {
@@ -307,10 +316,14 @@ impl Bucket {
                 self.pacer.retried();
                 continue;
             }
-            let since = *first_failure.get_or_insert_with(Instant::now);
+            // An attempt that got no answer was waiting too.
+            since.get_or_insert_with(|| {
+                let now = Instant::now();
+                now.checked_sub(silent_for.unwrap_or_default()).unwrap_or(now)
+            });
             let waited = match &self.contact {
                 Some(contact) => contact.elapsed(),
-                None => since.elapsed().saturating_sub(held),
+                None => self.spent(since, held),
             };
             // Attempts that take long would otherwise outlast the patience: each may take some seconds.
             let is_over = self.contact.as_ref().is_some_and(|contact| contact.left().is_zero());
@@ -321,7 +334,7 @@ impl Bucket {
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
                 None if failure.kind().speaks_of_an_outage()
                     && operation != Operation::HeadBucket
-                    && (lanes.is_out() || Box::pin(self.is_silent(&failure)).await) =>
+                    && (lanes.is_out() || Box::pin(self.is_silent(&failure, waited)).await) =>
                 {
                     Duration::ZERO
                 }
@@ -329,7 +342,7 @@ impl Bucket {
                 None if failure.kind().speaks_of_an_outage() && self.halt.is_cancelled() => {
                     return Err(self.stopped(operation, key).after(attempts));
                 }
-                None => return Err(failure),
+                None => return Err(self.unanswered(failure, waited)),
             };
             tracing::debug!(%failure, ?wait, "will be sent again");
             if let Some(contact) = &self.contact {

@@ -74,6 +74,8 @@ use refusals::Refusals;
 
 /// How long requests under way may go on after a stop.
 pub const DRAIN: Duration = Duration::from_secs(20);
+/// The same where the server has not answered for as long as the run's patience lasts.
+const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
 /// How long an upload may take to abort, then.
 const ABORT: Duration = Duration::from_secs(8);
 /// Memory for parts of local files, in MiB.
@@ -266,13 +268,13 @@ pub async fn run(
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);
     learned::recall(&pacer, resumed);
-    let slots = pacer.slots().clone();
+    let (slots, in_vain) = (pacer.slots().clone(), CancellationToken::new());
     let closer = tokio::spawn({
-        let (stop, halt) = (stop.clone(), halt.clone());
+        let (stop, halt, in_vain) = (stop.clone(), halt.clone(), in_vain.clone());
         async move {
             stop.cancelled().await;
             slots.close();
-            sleep(DRAIN).await;
+            sleep(if in_vain.is_cancelled() { DRAIN_IN_VAIN } else { DRAIN }).await;
             halt.cancel();
         }
     });
@@ -321,7 +323,7 @@ pub async fn run(
         };
         works.push_back((number, Arc::new(work)));
     }
-    let means = Means { slots: pacer.slots().clone(), monitor, stop: stop.clone(), copied };
+    let means = Means { slots: pacer.slots().clone(), monitor, stop: stop.clone(), in_vain, copied };
     Conductor::new(job, works, means, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
     tokio::select! {

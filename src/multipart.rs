@@ -310,7 +310,10 @@ impl MultipartUpload {
         let began = Instant::now();
         let (mut round, mut is_renamed) = (1, false);
         loop {
-            let failure = match self.bucket.complete_upload(&self.key, &self.id, &parts, &spec).await {
+            // What was waited for in vain is not waited for once more.
+            let waited = if round > 1 { began.elapsed() } else { Duration::ZERO };
+            let bucket = self.bucket.after_waiting(waited);
+            let failure = match bucket.complete_upload(&self.key, &self.id, &parts, &spec).await {
                 Ok(written) => return Ok(written),
                 Err(failure) => failure.after(round),
             };
@@ -338,13 +341,14 @@ impl MultipartUpload {
                 return Err(failure);
             }
             tracing::debug!(%failure, "the outcome of Complete is not known: looking");
-            if gone || self.is_gone().await? {
-                return self.published(&parts, &spec, Evidence::Any).await?.ok_or(failure);
+            let looking = Self { bucket: self.bucket.after_waiting(began.elapsed()), ..self.clone() };
+            if gone || looking.is_gone().await? {
+                return looking.published(&parts, &spec, Evidence::Any).await?.ok_or(failure);
             }
             // One attempt may take minutes; giving up throws all parts away.
             let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
-            if is_over || !failure.kind().is_retryable() {
-                return Err(failure);
+            if is_over || began.elapsed() >= self.bucket.patience() || !failure.kind().is_retryable() {
+                return Err(self.bucket.unanswered(failure, began.elapsed()));
             }
             sleep((Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE)).await;
             round += 1;

@@ -9,6 +9,7 @@
 //! that does not answer is asked by one request at a time until it is back ([`outage::Outage`]). What was learned
 //! goes into the journal ([`learned::Learned`]).
 
+mod answers;
 pub mod gate;
 mod lane;
 pub mod learned;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::manifest::job::Limits;
-use crate::s3::{Class, Failure, FailureKind};
+use crate::s3::{Class, Failure, FailureKind, Operation};
 use gate::Gate;
 pub use lane::Lanes;
 use lane::Passed;
@@ -227,6 +228,7 @@ impl Pacer {
     pub fn learn(
         &self,
         admitted: Admitted<'_>,
+        operation: Operation,
         failure: Option<&Failure>,
         bytes: u64,
         took: Duration,
@@ -236,7 +238,9 @@ impl Pacer {
         let now = self.started.elapsed();
         match failure {
             Some(failure) if failure.kind().speaks_of_an_outage() => {
-                pass.failed(now, &failure.details().message);
+                let since =
+                    if *failure.kind() == FailureKind::TimedOut { now.saturating_sub(took) } else { now };
+                pass.failed(now, since, &failure.details().message);
             }
             // Nothing was sent.
             Some(failure)
@@ -247,7 +251,10 @@ impl Pacer {
             {
                 drop(pass);
             }
-            _ => pass.answered(),
+            _ => {
+                lanes.answers.note(operation, now);
+                pass.answered(now);
+            }
         }
         let failure = failure.map(Failure::kind);
         let throttled = failure == Some(&FailureKind::Throttled);
@@ -277,9 +284,10 @@ impl Pacer {
         self.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
     }
 
-    /// Takes note that the endpoint of `lanes` answers nobody, for `reason`, though few requests have found out.
-    pub fn is_silent(&self, lanes: &Lanes, reason: &str) {
-        lanes.outage.begin(self.started.elapsed(), reason);
+    /// Takes note that the endpoint of `lanes` has answered nobody for some time, though few requests have found out.
+    pub fn is_silent(&self, lanes: &Lanes, waited: Duration, reason: &str) {
+        let now = self.started.elapsed();
+        lanes.outage.begin(now, now.saturating_sub(waited), reason);
     }
 
     /// Takes note of a retry.

@@ -27,6 +27,7 @@ mod list;
 mod octets;
 pub mod paging;
 mod pool;
+pub mod progress;
 mod providers;
 mod question;
 mod read;
@@ -96,9 +97,12 @@ pub enum Class {
 }
 
 impl Operation {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::ReadFile as usize + 1;
+
     /// All of them, in the order of their declaration.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::HeadBucket,
         Self::ListObjects,
         Self::HeadObject,

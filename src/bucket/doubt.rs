@@ -10,6 +10,9 @@ use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
+/// How long a request may take that only finds out what is the matter.
+const GLANCE: Duration = Duration::from_secs(10);
+
 impl Bucket {
     /// The failure of a request that was not answered within `limit`: that of the server, unless it never got there because
     /// the provider of the credentials did not answer.
@@ -30,12 +33,12 @@ impl Bucket {
             return failure;
         }
         let operation = Operation::ListObjects;
-        let limit = self.retry.time_limit(operation, 0);
+        let limit = self.retry.time_limit(operation, 0).min(GLANCE);
         let asked = async {
             let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
             let sent = Instant::now();
             let listed = timeout(limit, self.client.list_objects(&self.name, "", None, None)).await.ok()?;
-            self.pacer.learn(admitted, listed.as_ref().err(), 0, sent.elapsed(), limit);
+            self.pacer.learn(admitted, operation, listed.as_ref().err(), 0, sent.elapsed(), limit);
             listed.err().filter(Failure::ends_run)
         };
         let told = tokio::select! {
@@ -48,15 +51,15 @@ impl Bucket {
     /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight
     /// would fail object after object before so many had failed that it counts as an outage, and one object that the
     /// server chokes on is none: what every server answers, be it with a refusal, tells one from the other.
-    pub(super) async fn is_silent(&self, failure: &Failure) -> bool {
+    pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
-            is_silent = self.answers_nobody(failure) => is_silent,
+            is_silent = self.answers_nobody(failure, waited) => is_silent,
             () = self.halt.cancelled() => false,
         }
     }
 
-    async fn answers_nobody(&self, failure: &Failure) -> bool {
-        let limit = self.retry.silence;
+    async fn answers_nobody(&self, failure: &Failure, waited: Duration) -> bool {
+        let limit = self.retry.silence.min(GLANCE);
         let Ok(admitted) = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await else {
             return true;
         };
@@ -65,12 +68,50 @@ impl Bucket {
             let message = format!("no answer within {} s", limit.as_secs());
             Err(Failure::new(FailureKind::TimedOut, Operation::HeadBucket, self.name.to_string(), message))
         });
-        self.pacer.learn(admitted, answer.as_ref().err(), 0, sent.elapsed(), limit);
+        self.pacer.learn(admitted, Operation::HeadBucket, answer.as_ref().err(), 0, sent.elapsed(), limit);
         let is_silent = answer.is_err_and(|refused| refused.kind().speaks_of_an_outage());
         if is_silent {
-            self.pacer.is_silent(&self.reads, &failure.details().message);
+            self.pacer.is_silent(&self.reads, waited, &failure.details().message);
         }
         is_silent
+    }
+
+    /// The same bucket for a request whose outcome was waited for so long already: that counts against the patience.
+    #[must_use]
+    pub fn after_waiting(&self, waited: Duration) -> Self {
+        Self { waited, ..self.clone() }
+    }
+
+    /// How long an answer is waited for in all.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.retry.patience
+    }
+
+    /// How long an outcome that nobody knows is worth looking for.
+    #[must_use]
+    pub fn persistence(&self) -> Duration {
+        self.retry.persistence
+    }
+
+    /// How long an answer has been waited for since the first attempt that failed.
+    pub(super) fn spent(&self, since: Option<Instant>, held: Duration) -> Duration {
+        self.waited + since.map_or(Duration::ZERO, |since| since.elapsed().saturating_sub(held))
+    }
+
+    /// The failure of a request that was given up after waiting so long: one of the whole run if no request of this kind
+    /// was answered meanwhile.
+    pub(crate) fn unanswered(&self, failure: Failure, waited: Duration) -> Failure {
+        let operation = failure.details().operation;
+        let since = self.pacer.elapsed().saturating_sub(waited);
+        let is_single = self.lanes(operation.class()).answered_after(operation, since);
+        if *failure.kind() != FailureKind::TimedOut || is_single || waited.is_zero() {
+            return failure;
+        }
+        let waited = display_duration(waited);
+        failure
+            .as_kind(FailureKind::Silent)
+            .noting(&format!("no {operation} was answered for {waited}, see `patience`"))
     }
 
     pub(super) fn outlasted(

@@ -82,6 +82,8 @@ pub(super) struct Means {
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
+    /// Cancelled when nobody answers what is under way.
+    pub(super) in_vain: CancellationToken,
     /// Cancelled when the first bytes were copied.
     pub(super) copied: CancellationToken,
 }

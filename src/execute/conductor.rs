@@ -78,6 +78,8 @@ pub(super) struct Conductor<'a> {
     pub(super) suspects: Vec<Suspect>,
     /// Set when the breaker ended the session.
     pub(super) is_tripped: bool,
+    /// Cancelled when nobody answers what is under way.
+    in_vain: CancellationToken,
     /// Cancelled when the first bytes were copied.
     copied: CancellationToken,
 }
@@ -123,7 +125,7 @@ impl<'a> Conductor<'a> {
     pub(super) fn new(
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
-        Means { slots, monitor, stop, copied }: Means,
+        Means { slots, monitor, stop, in_vain, copied }: Means,
         outcome: &'a mut Outcome,
     ) -> Self {
         Self {
@@ -145,6 +147,7 @@ impl<'a> Conductor<'a> {
             breaker: Breaker::new(job.limits.max_failures),
             suspects: Vec::new(),
             is_tripped: false,
+            in_vain,
             copied,
         }
     }
@@ -539,6 +542,9 @@ impl<'a> Conductor<'a> {
             && let Some(gave_up) = self.is_hopeless(error)
         {
             tracing::warn!("giving up: {}", gave_up.reason);
+            if gave_up.may_pass_later {
+                self.in_vain.cancel();
+            }
             self.outcome.gave_up = Some(gave_up);
             self.stop.cancel();
         }

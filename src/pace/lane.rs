@@ -13,13 +13,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::sleep;
 
+use super::answers::LastAnswers;
 use super::gate::NAP;
 use super::learned::LearnedLane;
 use super::meter::{Meter, Ticket};
 use super::outage::Outage;
 use super::prefix::{Evidence, Hot};
 use super::rate::RateController;
-use crate::s3::Class;
+use crate::s3::{Class, Operation};
 
 /// Prefixes of a bucket that can have a lane of their own.
 const MOST: usize = 64;
@@ -47,6 +48,7 @@ pub struct Lanes {
     /// Held while the table is changed.
     changing: Mutex<()>,
     pub(super) outage: Arc<Outage>,
+    pub(super) answers: LastAnswers,
 }
 
 #[derive(Clone, Debug)]
@@ -156,13 +158,19 @@ impl Lanes {
     pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
         let root = Lane::new("", RateController::new(documented(class)), now);
         let table = ArcSwap::from_pointee(Table { root, branches: Vec::new() });
-        Self { class, table, changing: Mutex::default(), outage }
+        Self { class, table, changing: Mutex::default(), outage, answers: LastAnswers::default() }
     }
 
     /// True while the endpoint does not answer anyone.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.outage.is_out()
+    }
+
+    /// Returns true if a request of this kind was answered after `since`, a time of the run.
+    #[must_use]
+    pub fn answered_after(&self, operation: Operation, since: Duration) -> bool {
+        self.answers.any_after(operation, since)
     }
 
     fn of(&self, key: &str) -> Arc<Lane> {

@@ -28,6 +28,8 @@ pub struct Health {
     probes: (Duration, Duration),
     budget: f64,
     down: Option<Down>,
+    /// The last answer.
+    last_good: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +55,7 @@ impl Health {
     /// An endpoint that nothing is known about counts as up.
     #[must_use]
     pub const fn new(probes: (Duration, Duration)) -> Self {
-        Self { probes, budget: BUDGET, down: None }
+        Self { probes, budget: BUDGET, down: None, last_good: Duration::ZERO }
     }
 
     /// How long the endpoint is down at `now`; `None` while it is up.
@@ -75,14 +77,15 @@ impl Health {
     }
 
     /// Takes note of an answer of a server that is up. Returns true when that ends an outage.
-    pub fn good(&mut self) -> bool {
+    pub fn good(&mut self, now: Duration) -> bool {
+        self.last_good = now;
         self.budget = (self.budget + REFILL).min(BUDGET);
         self.down.take().is_some()
     }
 
-    /// Takes note of a failure of the server or the network. `chance` is uniform in `0..1`. Returns true when that begins
+    /// Takes note of a failure of the server or the network, which was silent `since` then. `chance` is uniform in `0..1`. Returns true when that begins
     /// an outage.
-    pub fn bad(&mut self, now: Duration, was_probe: bool, chance: f64) -> bool {
+    pub fn bad(&mut self, now: Duration, since: Duration, was_probe: bool, chance: f64) -> bool {
         if let Some(down) = &mut self.down {
             // What was under way when the outage began tells nothing new.
             if was_probe {
@@ -96,18 +99,18 @@ impl Health {
         if self.budget > 0.0 {
             return false;
         }
-        self.silent(now, chance)
+        self.silent(now, since, chance)
     }
 
-    /// Takes note that nobody is answered, whatever the budget says. Returns true when that begins an outage.
-    pub fn silent(&mut self, now: Duration, chance: f64) -> bool {
+    /// Takes note that nobody is answered `since` some time, whatever the budget says. Returns true when that begins an outage.
+    pub fn silent(&mut self, now: Duration, since: Duration, chance: f64) -> bool {
         if self.down.is_some() {
             return false;
         }
         // The first good answer after an outage is not yet a healthy server: it gets half of the trust.
         self.budget = BUDGET / 2.0;
         self.down = Some(Down {
-            since: now,
+            since: since.max(self.last_good).min(now),
             probe_at: now + pause(self.probes, 0, chance),
             probing: false,
             failed_probes: 0,
@@ -144,6 +147,8 @@ pub struct Pass<'a> {
     is_probe: bool,
     /// How long the request waited for the endpoint to come back.
     pub held: Duration,
+    /// How long the endpoint is down already, for a probe.
+    pub down_for: Duration,
     /// Which attempt of the request it is for, 1 for the first.
     pub attempt: u32,
 }
@@ -185,7 +190,8 @@ impl Outage {
                 admission => {
                     let is_probe = admission == Admission::Probe;
                     let held = now.saturating_sub(began);
-                    return Ok(Pass { outage: self, is_probe, held, attempt: 1 });
+                    let down_for = self.health().down_for(now).unwrap_or_default();
+                    return Ok(Pass { outage: self, is_probe, held, down_for, attempt: 1 });
                 }
             };
             if down_for >= patience {
@@ -198,9 +204,10 @@ impl Outage {
         }
     }
 
-    /// Takes note that the endpoint does not even answer what every server answers: it is down, for `reason`.
-    pub fn begin(&self, now: Duration, reason: &str) {
-        if self.health().silent(now, fastrand::f64()) {
+    /// Takes note that the endpoint does not even answer what every server answers: it is down, for `reason`, and has
+    /// been `since` then unless somebody was answered meanwhile.
+    pub fn begin(&self, now: Duration, since: Duration, reason: &str) {
+        if self.health().silent(now, since, fastrand::f64()) {
             reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
             tracing::warn!("the endpoint does not answer: waiting for it ({reason})");
         }
@@ -251,20 +258,20 @@ impl<'a> Pass<'a> {
     }
 
     /// The server answered, be it with a refusal.
-    pub fn answered(mut self) {
+    pub fn answered(mut self, now: Duration) {
         self.is_probe = false;
-        if self.outage.health().good() {
+        if self.outage.health().good(now) {
             self.outage.over.notify_waiters();
         }
     }
 
-    /// The server or the network failed, for `reason`.
-    pub fn failed(mut self, now: Duration, reason: &str) {
+    /// The server or the network failed, for `reason`, and was silent `since` then.
+    pub fn failed(mut self, now: Duration, since: Duration, reason: &str) {
         let was_probe = std::mem::take(&mut self.is_probe);
         if !was_probe && self.attempt > DRAWS {
             return;
         }
-        let begins = self.outage.health().bad(now, was_probe, fastrand::f64());
+        let begins = self.outage.health().bad(now, since, was_probe, fastrand::f64());
         if begins || was_probe {
             reason.clone_into(&mut self.outage.reason.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -297,7 +304,7 @@ mod tests {
 
     fn down_at(now: Duration) -> Health {
         let mut health = Health::new(PROBES);
-        while !health.bad(now, false, 1.0) {}
+        while !health.bad(now, now, false, 1.0) {}
         health
     }
 
@@ -306,10 +313,10 @@ mod tests {
         let mut health = Health::new(PROBES);
         for round in 0..10_000 {
             let now = SECOND * round;
-            assert!(!health.bad(now, false, 0.5), "an outage after {round} rounds");
+            assert!(!health.bad(now, now, false, 0.5), "an outage after {round} rounds");
             for _ in 0..5 {
                 assert_eq!(health.admit(now), Admission::Go);
-                health.good();
+                health.good(now);
             }
         }
     }
@@ -321,13 +328,13 @@ mod tests {
         let later = SECOND * 2;
         assert_eq!(health.admit(later), Admission::Probe);
         assert!(matches!(health.admit(later), Admission::Wait(..)), "the others wait for its answer");
-        health.bad(later, true, 1.0);
+        health.bad(later, later, true, 1.0);
         assert!(matches!(health.admit(later), Admission::Wait(..)), "then there is a pause");
         assert_eq!(health.admit(later + SECOND), Admission::Probe);
         health.probe_lost();
         assert_eq!(health.admit(later + SECOND), Admission::Probe, "a lost probe is replaced");
         assert_eq!(health.down_for(later + SECOND), Some(SECOND * 2));
-        assert!(health.good(), "the outage ends");
+        assert!(health.good(later + SECOND), "the outage ends");
         assert_eq!(health.admit(later + SECOND), Admission::Go);
     }
 
@@ -343,7 +350,7 @@ mod tests {
                 for _ in 0..20 {
                     if health.admit(now) == Admission::Probe {
                         probes += 1;
-                        health.bad(now, true, chance);
+                        health.bad(now, now, true, chance);
                     }
                 }
             }
@@ -357,7 +364,7 @@ mod tests {
         let began = Instant::now();
         let clock = move || began.elapsed();
         for _ in 0..=64 {
-            outage.pass(SECOND, clock).await.unwrap().failed(clock(), "refused");
+            outage.pass(SECOND, clock).await.unwrap().failed(clock(), clock(), "refused");
         }
         let patience = Duration::from_mins(15);
         let crowd: Vec<_> = (0..1000)
@@ -367,9 +374,9 @@ mod tests {
                     loop {
                         let pass = outage.pass(patience, clock).await.unwrap();
                         if began.elapsed() >= Duration::from_mins(1) {
-                            return pass.answered();
+                            return pass.answered(clock());
                         }
-                        pass.failed(clock(), "refused");
+                        pass.failed(clock(), clock(), "refused");
                     }
                 })
             })
@@ -389,11 +396,11 @@ mod tests {
         let began = Instant::now();
         let clock = || began.elapsed();
         for _ in 0..=64 {
-            outage.pass(SECOND, clock).await.unwrap().failed(clock(), "no route");
+            outage.pass(SECOND, clock).await.unwrap().failed(clock(), clock(), "no route");
         }
         let outlasted = loop {
             match outage.pass(Duration::from_mins(2), clock).await {
-                Ok(pass) => pass.failed(clock(), "still no route"),
+                Ok(pass) => pass.failed(clock(), clock(), "still no route"),
                 Err(outlasted) => break outlasted,
             }
         };

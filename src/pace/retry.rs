@@ -1,8 +1,8 @@
 //! When to send a failed request again. Pure: time and chance come in as arguments.
 //!
 //! Backoff has full jitter, because requests that failed together must not come back together. Throttling is not
-//! counted against the attempts: it means "later", and the pacer has slowed the lane down already; only the run's
-//! patience ends it. Everything else that may pass by itself gets a bounded number of attempts, and a server that
+//! counted against the attempts: it means "later", and the pacer has slowed the lane down already. The run's patience
+//! bounds every wait, and ends this one. Everything else that may pass by itself gets a bounded number of attempts, and a server that
 //! can not be reached at all is waited for as long as a throttling one.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct RetryPolicy {
     /// Faults of the server or the network are tried again at least this long, however many attempts that takes: an outage
     /// of half a minute must not cost an object of terabytes.
     pub persistence: Duration,
-    /// How long a request waits in all while the endpoint throttles it or can not be reached.
+    /// How long a request waits in all for an answer, whatever the server does meanwhile.
     pub patience: Duration,
     /// The first pause between the probes of an endpoint that does not answer, and the longest.
     pub probes: (Duration, Duration),
@@ -44,6 +44,8 @@ impl Default for RetryPolicy {
     }
 }
 
+/// One attempt may take this long although less patience is left: a server far away needs some time to answer.
+const LEAST: Duration = Duration::from_secs(5);
 /// Attempts of a request whose answers are whole and cannot be read.
 const UNREADABLE: u32 = 5;
 
@@ -97,18 +99,30 @@ impl RetryPolicy {
         base + Duration::from_secs(bytes / slowest.max(1))
     }
 
+    /// Returns how long an attempt may be silent that could take `full`, when so much patience is `left`. Bytes that
+    /// go up or come down are seen to move; a copy is silent to its end.
+    #[must_use]
+    pub fn silence_limit(&self, operation: Operation, full: Duration, left: Duration) -> Duration {
+        let quiet = match operation {
+            Operation::UploadPart | Operation::PutObject | Operation::GetObject => full.min(self.silence),
+            _ => full,
+        };
+        quiet.min(left.max(LEAST.min(self.patience)))
+    }
+
     /// How long to wait before the next attempt, or `None` to give up.
     ///
     /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is uniform in `0..1`.
     #[must_use]
     pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
-        let goes_on = match kind {
-            FailureKind::Throttled | FailureKind::Unreachable => waited < self.patience,
-            FailureKind::CredentialsUnavailable => waited < self.persistence,
-            // A whole answer that makes no sense will hardly make sense in a minute.
-            FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
-            kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),
-        };
+        let goes_on = waited < self.patience
+            && match kind {
+                FailureKind::Throttled | FailureKind::Unreachable => true,
+                FailureKind::CredentialsUnavailable => waited < self.persistence,
+                // A whole answer that makes no sense will hardly make sense in a minute.
+                FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
+                kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),
+            };
         if !goes_on {
             return None;
         }
@@ -123,6 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::size::ByteSize;
 
     const POLICY: RetryPolicy = RetryPolicy {
         attempts: 5,
@@ -148,14 +163,45 @@ mod tests {
 
     #[test]
     fn faults_are_counted_and_throttling_is_timed() {
-        assert!(POLICY.wait(&FailureKind::Transient, 4, Duration::from_secs(999), 0.5).is_some());
+        assert!(POLICY.wait(&FailureKind::Transient, 4, Duration::from_secs(59), 0.5).is_some());
         assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::from_secs(30), 0.5), None);
         assert!(
             POLICY.wait(&FailureKind::Transient, 50, Duration::from_secs(29), 0.5).is_some(),
             "an outage is outlasted"
         );
+        for kind in [FailureKind::Transient, FailureKind::TimedOut, FailureKind::Throttled] {
+            assert_eq!(POLICY.wait(&kind, 1, POLICY.patience, 0.5), None, "patience bounds every wait");
+        }
+        let limit = |operation, left| {
+            POLICY.silence_limit(operation, Duration::from_mins(10), Duration::from_secs(left)).as_secs()
+        };
+        let copy = Operation::CopyObject;
+        assert_eq!((limit(copy, 900), limit(copy, 20), limit(copy, 0)), (600, 20, 5));
+        assert_eq!((limit(Operation::UploadPart, 900), limit(Operation::UploadPart, 20)), (60, 20));
         assert!(POLICY.wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5).is_some());
         assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_mins(1), 0.5), None);
+    }
+
+    #[test]
+    fn the_documented_times_are_those_of_the_code() {
+        let document =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md")).unwrap();
+        let policy = RetryPolicy::default();
+        let shown = |time: Duration| match time.as_secs() {
+            seconds if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+            seconds => format!("{seconds}s"),
+        };
+        for row in [
+            format!("`--patience`, {} minutes by default", policy.patience.as_secs() / 60),
+            format!("without progress | {} |", shown(policy.silence)),
+            format!("| one attempt of CompleteMultipartUpload | {} |", shown(policy.complete)),
+            format!("in addition | 1s for each {} |", ByteSize(policy.slowest)),
+            format!("in addition | 1s for each {} |", ByteSize(policy.slowest / SHARERS)),
+            format!("the rest of `patience`, but at least {} |", shown(LEAST)),
+            format!("are retried for | {}, and {} attempts |", shown(policy.persistence), policy.attempts),
+        ] {
+            assert!(document.contains(&row), "{row}");
+        }
     }
 
     #[test]

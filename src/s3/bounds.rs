@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
@@ -19,6 +20,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Operation;
+use super::progress::Progress;
 use crate::size::{ByteSize, MIB};
 
 const KIB: u64 = 1 << 10;
@@ -176,7 +178,9 @@ pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResp
         body
     } else {
         let announced = body.size_hint().lower();
-        let limited = Limited { body, bound, is_range, announced, bytes: 0, tags: 0, place: Place::None };
+        let progress = Progress::current().filter(|_| is_range);
+        let place = Place::None;
+        let limited = Limited { body, bound, is_range, announced, bytes: 0, tags: 0, place, progress };
         SdkBody::from_body_1_x(limited)
     };
     Ok(response)
@@ -200,6 +204,7 @@ struct Limited {
     bytes: u64,
     tags: u64,
     place: Place,
+    progress: Option<Arc<Progress>>,
 }
 
 impl Limited {
@@ -245,6 +250,9 @@ impl Body for Limited {
             && let Some(data) = frame.data_ref()
         {
             this.bytes = this.bytes.saturating_add(data.len() as u64);
+            if let Some(progress) = &this.progress {
+                progress.moved(data.len() as u64);
+            }
             if this.bound.tags.is_some() {
                 #[expect(clippy::naive_bytecount, reason = "the compiler vectorizes it")]
                 let tags = data.iter().filter(|byte| **byte == b'<').count() as u64;
@@ -344,7 +352,8 @@ mod tests {
 
     fn limited(bound: Bound, body: &'static [u8], announced: u64) -> ByteStream {
         let (body, place) = (SdkBody::from(body), Place::None);
-        let limited = Limited { body, bound, is_range: false, announced, bytes: 0, tags: 0, place };
+        let limited =
+            Limited { body, bound, is_range: false, announced, bytes: 0, tags: 0, place, progress: None };
         ByteStream::new(SdkBody::from_body_1_x(limited))
     }
 

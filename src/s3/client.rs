@@ -70,6 +70,8 @@ impl From<Endpoint> for Connect {
 
 /// How long the identity may take: it is asked for a message only.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long its credentials may take, which may start a program.
+const PROVIDER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Sends single requests to one endpoint in one region. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -304,9 +306,11 @@ impl Client {
     async fn who(&self) -> String {
         let endpoint = &self.shared.endpoint;
         let Some(provider) = self.shared.sts.credentials_provider() else { return "nobody".to_owned() };
-        let credentials = match provider.provide_credentials().await {
-            Ok(credentials) => credentials,
-            Err(error) => return format!("no credentials ({})", super::causes::plain(&error)),
+        let credentials = match tokio::time::timeout(PROVIDER_PATIENCE, provider.provide_credentials()).await
+        {
+            Ok(Ok(credentials)) => credentials,
+            Ok(Err(error)) => return format!("no credentials ({})", super::causes::plain(&error)),
+            Err(_) => return "no credentials (their provider did not answer)".to_owned(),
         };
         let key = credentials.access_key_id();
         let last = key.char_indices().rev().nth(3).map_or(key, |(at, _)| &key[at..]);

@@ -29,6 +29,7 @@ use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use super::bounds::{self, Asked};
+use super::progress;
 use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
@@ -205,7 +206,7 @@ struct Connector {
 }
 
 impl HttpConnector for Connector {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
         let connect = |client: &SharedHttpClient| client.http_connector(&self.settings, &self.components);
         let connector = if self.pools.0.is_exempt(request.uri()) {
             self.direct.get_or_init(|| connect(self.pools.0.direct()))
@@ -214,6 +215,7 @@ impl HttpConnector for Connector {
         } else {
             self.secure.get_or_init(|| connect(self.pools.0.secure()))
         };
+        progress::watch(&mut request);
         let (asked, answer) = (Asked::of(&request), connector.call(request));
         HttpConnectorFuture::new(async move {
             let limited = bounds::limit(answer.await?, asked);

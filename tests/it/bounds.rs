@@ -164,6 +164,20 @@ const READ: &[&str] =
 const VERSIONS: &[&str] = &["copy", "--versions", "all", "s3://old/", "s3://new/"];
 const PARTS: &[&str] = &["uploads", "parts", "s3://destination/k", "UPLOAD"];
 
+async fn world() -> World {
+    let world = World::new().await;
+    let (store, spec) = (world.sandbox.store(), ObjectSpec::default().without_checksum());
+    for bucket in ["old", "new"] {
+        store.create_bucket(bucket, BucketOptions { versioning: true, ..BucketOptions::default() });
+    }
+    store.put_object("old", "k", Content::pattern(1, 10), &spec);
+    for number in 0..8 {
+        store.put_object(SOURCE, &format!("small/{number}"), Content::pattern(1, 6 * MIB), &spec);
+    }
+    store.put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
+    world
+}
+
 #[rstest]
 #[case::list("GET", &["list-type"], endless(OK, "<Contents><Key>a</Key><Size>1</Size></Contents>"), COPY)]
 #[case::key("GET", &["list-type"], endless(&format!("{OK}<ListBucketResult><Contents><Key>"), "k"), COPY)]
@@ -188,16 +202,7 @@ async fn an_answer_without_end_is_cut_off(
     #[case] play: Play,
     #[case] arguments: &[&str],
 ) {
-    let world = World::new().await;
-    let (store, spec) = (world.sandbox.store(), ObjectSpec::default().without_checksum());
-    for bucket in ["old", "new"] {
-        store.create_bucket(bucket, BucketOptions { versioning: true, ..BucketOptions::default() });
-    }
-    store.put_object("old", "k", Content::pattern(1, 10), &spec);
-    for number in 0..8 {
-        store.put_object(SOURCE, &format!("small/{number}"), Content::pattern(1, 6 * MIB), &spec);
-    }
-    store.put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
+    let world = world().await;
     let front = Front::new(&world, method, words, play).await;
     let ended = run(&world, &front, arguments).await;
     // Once for each of the eight objects, or for each of the parts and ranges.
@@ -209,4 +214,43 @@ async fn an_answer_without_end_is_cut_off(
         "{}",
         ended.stderr
     );
+}
+
+const UPLOAD: &[&str] = &["copy", "Cargo.toml", "s3://destination/k"];
+const LARGE_FILE: &[&str] = &["copy", "LARGE", "s3://destination/k"];
+
+/// Nothing but silence, also after a part of the answer. Whatever the request: the run ends by itself with exit code 4, names
+/// the request, and leaves nothing in doubt for long.
+#[rstest]
+#[case::list("GET", &["list-type"], "ListObjectsV2", COPY)]
+#[case::head("HEAD", &["/small/"], "HeadObject", COPY)]
+#[case::copy("PUT", &["x-amz-copy-source"], "CopyObject", COPY)]
+#[case::create("POST", &["?uploads"], "CreateMultipartUpload", IN_PARTS)]
+#[case::part("PUT", &["partNumber"], "UploadPartCopy", IN_PARTS)]
+#[case::complete("POST", &["uploadId"], "CompleteMultipartUpload", IN_PARTS)]
+#[case::range("GET", &["x-id=GetObject"], "GetObject", READ)]
+#[case::versions("GET", &["?versions"], "ListObjectVersions", VERSIONS)]
+#[case::put("PUT", &["x-id=PutObject"], "PutObject", UPLOAD)]
+#[case::upload("PUT", &["x-id=UploadPart"], "UploadPart", LARGE_FILE)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_ends_the_run(
+    #[case] method: &'static str,
+    #[case] words: &'static [&'static str],
+    #[case] operation: &str,
+    #[case] arguments: &[&str],
+    #[values("", "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n<?xml")] half: &str,
+) {
+    let world = world().await;
+    // The answer to a HEAD request has no body that could be missing.
+    let half = if method == "HEAD" { half.split("\r\n\r\n").next().unwrap() } else { half };
+    let front = Front::new(&world, method, words, Play::Half(half.to_owned())).await;
+    let mut large = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut large, &vec![1; 40 << 20]).unwrap();
+    let large = large.path().to_str().unwrap();
+    let arguments = arguments.iter().map(|word| if *word == "LARGE" { large } else { word });
+    let arguments: Vec<_> = arguments.chain(["--patience", "2s"]).collect();
+    let ended = run(&world, &front, &arguments).await;
+    assert_eq!(ended.exit, 4, "{ended:?}");
+    assert!(ended.stderr.contains(operation), "{}", ended.stderr);
+    assert!(ended.memory < MEMORY_KIB, "{} KiB", ended.memory);
 }

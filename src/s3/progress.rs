@@ -1,0 +1,170 @@
+//! Bounds the time of one attempt, with regard to the bytes of an object that move meanwhile.
+//!
+//! A server that is silent must not be waited for longer than the run's patience. A part that goes
+//! up, or a range that comes down, over a slow line is no silence. The connector (`s3::pool`) notes
+//! each 64 KiB of it; a byte a second is no progress.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use aws_sdk_s3::config::http::HttpRequest;
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, timeout_at};
+
+/// Bytes that count as progress.
+const STEP: u64 = 64 << 10;
+/// A body goes to the socket in pieces of so many bytes.
+const PIECE: usize = 256 << 10;
+
+tokio::task_local! {
+    static PROGRESS: Arc<Progress>;
+}
+
+/// When bytes moved last.
+#[derive(Debug)]
+pub(super) struct Progress {
+    began: Instant,
+    /// Milliseconds from `began` to the last step.
+    last: AtomicU64,
+    /// Bytes since that step.
+    bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Returns that of the attempt under way, if there is one.
+    pub(super) fn current() -> Option<Arc<Self>> {
+        PROGRESS.try_with(Arc::clone).ok()
+    }
+
+    /// Notes bytes that moved.
+    pub(super) fn moved(&self, bytes: u64) {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP {
+            self.bytes.store(0, Ordering::Relaxed);
+            let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.last.store(elapsed, Ordering::Relaxed);
+        }
+    }
+
+    fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+/// Runs an attempt that may take `total`, and `quiet` without bytes of an object that move.
+///
+/// # Errors
+/// How long nothing moved, if the attempt took too long.
+pub fn within<F: Future>(
+    quiet: Duration,
+    total: Duration,
+    attempt: F,
+) -> impl Future<Output = Result<F::Output, Duration>> {
+    let progress =
+        Arc::new(Progress { began: Instant::now(), last: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+    // In a box, because it would be in the future of an object twice.
+    let mut attempt = Box::pin(PROGRESS.scope(Arc::clone(&progress), attempt));
+    async move {
+        let end = progress.began + total;
+        loop {
+            let deadline = end.min(progress.last() + quiet);
+            match timeout_at(deadline, attempt.as_mut()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(_) if deadline >= end || progress.last() + quiet <= deadline => {
+                    return Err(progress.last().elapsed());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Lets the body of a request note its progress, if it is a long one.
+pub(super) fn watch(request: &mut HttpRequest) {
+    let Some(progress) = Progress::current() else { return };
+    let length = request.body().bytes().map_or(0, <[u8]>::len);
+    if length > PIECE {
+        let whole = std::mem::replace(request.body_mut(), SdkBody::taken());
+        let pieces = Pieces { whole, piece: Bytes::new(), left: length as u64, progress };
+        *request.body_mut() = SdkBody::from_body_1_x(pieces);
+    }
+}
+
+/// A body in pieces.
+struct Pieces {
+    /// The body, which gives all its bytes at once.
+    whole: SdkBody,
+    /// What it gave and was not sent yet.
+    piece: Bytes,
+    /// Bytes that were not sent yet.
+    left: u64,
+    progress: Arc<Progress>,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.piece.is_empty() {
+            match ready!(Pin::new(&mut this.whole).poll_frame(cx)).transpose()?.map(Frame::into_data) {
+                Some(Ok(bytes)) => this.piece = bytes,
+                _ => return Poll::Ready(None),
+            }
+        }
+        let piece = this.piece.split_to(PIECE.min(this.piece.len()));
+        this.left = this.left.saturating_sub(piece.len() as u64);
+        this.progress.moved(piece.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// An attempt that moves so many bytes in each of so many seconds, and nothing afterwards.
+    async fn moving(bytes: u64, seconds: u32) {
+        let progress = Progress::current().unwrap();
+        for _ in 0..seconds {
+            sleep(SECOND).await;
+            progress.moved(bytes);
+        }
+        pending().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_ends_when_nothing_moves_or_all_in_all() {
+        for (bytes, seconds, ended_after) in [(0, 0, 3), (STEP, 5, 8), (STEP, 60, 20), (1, 60, 3)] {
+            let began = Instant::now();
+            let ended = within(SECOND * 3, SECOND * 20, moving(bytes, seconds)).await;
+            assert!(ended.is_err());
+            assert_eq!(began.elapsed().as_secs(), ended_after, "{bytes} bytes in each of {seconds} s");
+        }
+        assert_eq!(within(SECOND, SECOND, async { 5 }).await, Ok(5));
+    }
+}
