@@ -211,14 +211,6 @@ impl Bucket {
         request.await
     }
 
-    fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        Failure::new(FailureKind::Stopped, operation, self.place_of(key), "the run was stopped")
-    }
-
-    fn place_of(&self, key: Option<&ObjectKey>) -> String {
-        key.map_or_else(|| self.name.to_string(), |key| self.place(key))
-    }
-
     /// `bucket/key`, for messages.
     #[must_use]
     pub fn place(&self, key: &ObjectKey) -> String {

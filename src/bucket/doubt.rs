@@ -14,6 +14,14 @@ use crate::size::display_duration;
 const GLANCE: Duration = Duration::from_secs(10);
 
 impl Bucket {
+    pub(super) fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
+        Failure::new(FailureKind::Stopped, operation, self.place_of(key), "the run was stopped")
+    }
+
+    pub(super) fn place_of(&self, key: Option<&ObjectKey>) -> String {
+        key.map_or_else(|| self.name.to_string(), |key| self.place(key))
+    }
+
     /// The failure of a request that was not answered within `limit`: that of the server, unless it never got there because
     /// the provider of the credentials did not answer.
     pub(super) fn late(&self, limit: Duration, operation: Operation, key: Option<&ObjectKey>) -> Failure {
