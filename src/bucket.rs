@@ -264,14 +264,13 @@ impl Bucket {
             }
             attempts += 1;
             admitted.pass.attempt = attempts;
-            let limit = match &self.contact {
-                Some(contact) => contact.time_limit(full_limit),
-                None => {
-                    // A server that answers is given time to; one that does not has no more than the patience.
-                    let spent = if is_late { self.spent(since, held) } else { Duration::ZERO };
-                    let left = self.retry.patience.saturating_sub(spent.max(admitted.pass.down_for));
-                    self.retry.silence_limit(operation, full_limit, left)
-                }
+            let limit = if let Some(contact) = &self.contact {
+                contact.time_limit(full_limit)
+            } else {
+                // A server that answers is given time to; one that does not has no more than the patience.
+                let spent = if is_late { self.spent(since, held) } else { Duration::ZERO };
+                let left = self.retry.patience.saturating_sub(spent.max(admitted.pass.down_for));
+                self.retry.silence_limit(operation, full_limit, left)
             };
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {

@@ -154,7 +154,7 @@ mod tests {
             sleep(SECOND).await;
             progress.moved(bytes);
         }
-        pending().await
+        pending::<()>().await;
     }
 
     #[tokio::test(start_paused = true)]
