@@ -279,6 +279,9 @@ struct EndpointFlags {
     /// Put the bucket into the path (true) or into the host name (false) of URLs.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     path_style: Option<bool>,
+    /// Send signed requests over plain HTTP to another machine. Everybody on the way can read them.
+    #[arg(long, global = true)]
+    allow_http: bool,
     /// File of PEM certificates; trust these and no others.
     #[arg(long, global = true, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
@@ -292,10 +295,11 @@ struct EndpointFlags {
 
 impl EndpointFlags {
     /// Returns the flags, and which of them were typed.
-    fn flags(&self) -> [idle::Flag; 7] {
+    fn flags(&self) -> [idle::Flag; 8] {
         [
             ("--endpoint-url", self.endpoint_url.is_some()),
             ("--path-style", self.path_style.is_some()),
+            ("--allow-http", self.allow_http),
             ("--ca-bundle", self.ca_bundle.is_some()),
             ("--proxy", self.proxy.is_some()),
             ("--region", self.region.is_some()),
@@ -311,6 +315,7 @@ impl EndpointFlags {
             region: self.region.clone(),
             profile: self.profile.clone(),
             path_style: self.path_style,
+            allow_http: self.allow_http,
             ca_bundle: self.ca_bundle.clone().map(LocalPath),
             proxy: self.proxy.as_deref().and_then(|text| text.parse().ok()),
             provider: self.provider.unwrap_or_default(),

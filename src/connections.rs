@@ -7,13 +7,16 @@
 mod versioning;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::bucket::contact::Contact;
-use crate::endpoint::{CredentialSource, Endpoint, ResolvedEndpoint};
+use crate::endpoint::{CredentialSource, Endpoint, PLAINTEXT_KEY, ResolvedEndpoint};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Job, KeySource, Transfer};
 use crate::manifest::tenant;
@@ -77,6 +80,7 @@ impl Connections {
                 refuse_multi_region(&bucket)?;
                 let key = customer_key(transfer.customer_keys.source.as_ref())?;
                 let access = &transfer.source_access;
+                self.forbid_plaintext_key(&endpoint, key.as_ref())?;
                 Some(self.bucket_on_terms(&endpoint, &bucket, access).await?.with_customer_key(key))
             }
             None => None,
@@ -92,6 +96,7 @@ impl Connections {
         }
         self.keeps_versions(transfer, source.as_ref(), &destination).await?;
         let key = customer_key(transfer.customer_keys.destination.as_ref())?;
+        self.forbid_plaintext_key(&to.endpoint, key.as_ref())?;
         let destination = destination.reading_from(transfer.source_access.clone()).with_customer_key(key);
         Ok((source, destination))
     }
@@ -171,6 +176,17 @@ impl Connections {
         }
         self.buckets.insert(place, bucket.clone());
         Ok(bucket)
+    }
+
+    /// Keeps a customer key from travelling unencrypted. S3 refuses it too, but only after it has seen it.
+    fn forbid_plaintext_key(&self, endpoint: &str, key: Option<&CustomerKey>) -> Result<(), Failure> {
+        match self.endpoints.get(endpoint) {
+            Some(at) if key.is_some() && at.is_plaintext() => {
+                let message = format!("{PLAINTEXT_KEY}; write an https:// URL");
+                Err(Failure::new(FailureKind::Configuration, Operation::HeadBucket, at.describe(), message))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn reach(
@@ -278,6 +294,23 @@ async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failur
     Err(Failure::new(FailureKind::Denied, denied.details().operation, contact.name().to_string(), message))
 }
 
+/// Bytes that are read of a file with a customer key. A key has 44 in base64, and perhaps a line break.
+const MAX_KEY_FILE: u64 = 256;
+
+/// Reads a file with a customer key, and of a large file no more than is needed to see that it is none.
+fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a FIFO would wait for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_KEY_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_KEY_FILE {
+        return Err(io::Error::other(format!("more than {MAX_KEY_FILE} bytes, which no customer key has")));
+    }
+    Ok(bytes)
+}
+
 /// Reads a customer key. What stands there is never told, only that it is no key.
 fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
     let Some(from) = from else { return Ok(None) };
@@ -289,7 +322,7 @@ fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure
             Some(value) => value.into_encoded_bytes(),
             None => return Err(refuse("the variable is not set".to_owned())),
         },
-        KeySource::File(path) => std::fs::read(path).map_err(|error| refuse(error.to_string()))?,
+        KeySource::File(path) => read_key_file(path.as_path()).map_err(|error| refuse(error.to_string()))?,
     };
     CustomerKey::read(&bytes).map(Some).map_err(|error| refuse(error.to_string()))
 }

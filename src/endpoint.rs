@@ -28,10 +28,13 @@ pub use self::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 pub use self::no_proxy::NoProxy;
 pub(crate) use self::resolve::public_url;
 pub use self::resolve::{CredentialSource, Mistake, Origin, ResolvedEndpoint, Setting};
-pub use self::server::Server;
+pub use self::server::{Server, is_plaintext};
 pub(crate) use self::server::url_mistake;
 use crate::location::LocalPath;
 use crate::size::ByteSize;
+
+/// Why a customer key is not sent to a plain HTTP server on another machine.
+pub const PLAINTEXT_KEY: &str = "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
 
 /// The endpoint of transfers that name none: Amazon S3, unless the environment names another server.
 pub const DEFAULT_ENDPOINT: &str = "default";
@@ -47,6 +50,8 @@ pub struct Endpoint {
     pub region: Option<String>,
     /// Whether the bucket goes into the path (`https://host/bucket/key`) or into the host name.
     pub path_style: Option<bool>,
+    /// Allows signed requests over plain HTTP to other machines.
+    pub allow_http: bool,
     /// A profile of the shared AWS configuration. It beats the environment.
     pub profile: Option<String>,
     /// A role to assume with the credentials of the profile or the environment.
@@ -156,6 +161,7 @@ impl Default for Endpoint {
             url: None,
             region: None,
             path_style: None,
+            allow_http: false,
             profile: None,
             assume_role: None,
             ca_bundle: None,

@@ -77,6 +77,15 @@ impl Network {
         let proxy = if is_plain { &self.http } else { &self.https };
         proxy.as_ref().filter(|_| !self.no_proxy.covers_url(url))
     }
+
+    /// Returns the proxy on another machine that would see requests to a plain HTTP server of this
+    /// machine.
+    #[must_use]
+    pub fn plain_proxy(&self, url: &str) -> Option<&ProxyUrl> {
+        let proxy = &self.proxy_for(url).filter(|_| url.starts_with("http://"))?.value;
+        let authority = proxy.as_str().split_once("://")?.1;
+        super::is_plaintext(&format!("http://{authority}")).then_some(proxy)
+    }
 }
 
 impl ProxyUrl {

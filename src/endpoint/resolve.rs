@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use super::environment::{Environment, Profile};
 use super::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 use super::no_proxy::NoProxy;
-use super::server::{Server, url_mistake};
+use super::server::{Server, is_plaintext, url_mistake};
 use super::{AssumeRole, Endpoint, Provider};
 
 /// The Region that requests are signed for if nobody names one. Amazon S3 answers with the bucket's
@@ -165,6 +165,11 @@ impl Endpoint {
                 remedy: "remove the URL, or turn FIPS off".to_owned(),
             });
         }
+        let uses_sts = self.assume_role.is_some()
+            || server.is_amazon()
+            || credentials.iter().any(CredentialSource::may_assume_a_role);
+        let sts_of_use = sts_url.as_ref().filter(|_| uses_sts);
+        layers.forbid_plaintext(&self, url.as_ref(), sts_of_use, &network);
         let profile = layers.profile().map(|profile| profile.name().to_owned());
         ResolvedEndpoint {
             name: self.name.clone(),
@@ -205,6 +210,12 @@ impl ResolvedEndpoint {
         self.url.as_ref().map(|url| &*url.value)
     }
 
+    /// Returns true if requests leave this machine unencrypted.
+    #[must_use]
+    pub fn is_plaintext(&self) -> bool {
+        self.url().is_some_and(|url| is_plaintext(url) || self.network.plain_proxy(url).is_some())
+    }
+
     /// True if the flags or the manifest name the Region, so that another one is a mistake to report
     /// and not one to correct.
     #[must_use]
@@ -228,6 +239,13 @@ impl From<Endpoint> for ResolvedEndpoint {
     /// Resolves an endpoint as this process sees it.
     fn from(endpoint: Endpoint) -> Self {
         endpoint.resolve(&Environment::load())
+    }
+}
+
+impl CredentialSource {
+    /// Returns true if it may ask the Security Token Service for a role.
+    fn may_assume_a_role(&self) -> bool {
+        matches!(self, Self::Profile(_) | Self::WebIdentity)
     }
 }
 
@@ -393,6 +411,42 @@ impl<'e> Layers<'e> {
             return None;
         }
         Some(Setting { value: without_slash(&url.value), origin: url.origin })
+    }
+
+    /// Refuses URLs that would carry signed requests unencrypted beyond this machine.
+    fn forbid_plaintext(
+        &mut self,
+        endpoint: &Endpoint,
+        url: Option<&Setting<String>>,
+        sts_url: Option<&Setting<String>>,
+        network: &Network,
+    ) {
+        if endpoint.allow_http {
+            return;
+        }
+        // One of them may be the other, and is then refused once.
+        let sts_url = sts_url.filter(|sts| url.is_none_or(|url| url.value != sts.value));
+        for (url, service) in url.map(|url| (url, "")).into_iter().chain(sts_url.map(|url| (url, "STS at "))) {
+            let Setting { value, origin } = url;
+            let proxy = network.plain_proxy(value);
+            if url_mistake(value).is_some() || !(is_plaintext(value) || proxy.is_some()) {
+                continue;
+            }
+            let field = match origin {
+                Origin::Stated => Some("url"),
+                Origin::Profile(_) if self.profile_was_stated => Some("profile"),
+                _ => None,
+            };
+            let from = if *origin == Origin::Stated { String::new() } else { format!(" ({origin})") };
+            let through = proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
+            self.mistakes.push(Mistake {
+                field,
+                message: format!(
+                    "{service}{value}{from} is plain HTTP{through}: credentials and data would be sent unencrypted"
+                ),
+                remedy: "write an https:// URL, or allow it with `allow_http: true` (--allow-http)".to_owned(),
+            });
+        }
     }
 
     /// True if credentials come from a service that is asked over TLS, wherever the endpoint is.

@@ -100,6 +100,29 @@ fn origin(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
+/// Returns true if requests to this URL leave the machine unencrypted: `http`, and not to a loopback
+/// address or `localhost`.
+#[must_use]
+pub fn is_plaintext(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    scheme.eq_ignore_ascii_case("http") && !is_loopback(host(rest))
+}
+
+/// Returns the host of an authority, without user, port, and brackets.
+fn host(authority: &str) -> &str {
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or(authority);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    match host.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Finds what keeps a URL from being scheme, host, and port: a message and a remedy.
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
     // Before anything that shows the URL.
@@ -149,6 +172,31 @@ mod tests {
         assert!(!same((None, "us-east-1"), (Some("https://amazonaws.com.example"), "us-east-1")));
         let own = "http://ec2-1-2-3-4.compute-1.amazonaws.com:9000";
         assert!(!same((None, "us-east-1"), (Some(own), "us-east-1")));
+    }
+
+    #[test]
+    fn only_tls_and_loopback_addresses_are_not_plaintext() {
+        for url in [
+            "https://b.s3.eu-west-1.amazonaws.com",
+            "http://127.0.0.1:9000/b",
+            "http://127.8.9.10",
+            "http://localhost",
+            "http://LOCALHOST:80",
+            "http://[::1]:9000",
+        ] {
+            assert!(!is_plaintext(url), "{url}");
+        }
+        for url in [
+            "http://10.0.0.1:9000",
+            "HTTP://rgw.example",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com/",
+            "http://localhost@rgw.example",
+            "http://0.0.0.0:9000",
+            "http://[2001:db8::1]",
+        ] {
+            assert!(is_plaintext(url), "{url}");
+        }
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Reader<'_> {
             url: section.url.map(without_slash),
             region: section.region,
             path_style: section.path_style,
+            allow_http: section.allow_http.unwrap_or_default(),
             profile: section.profile,
             // Without an ARN the shape of the file was already refused.
             assume_role: assume_role.filter(|role| !role.arn.is_empty()),

@@ -14,7 +14,7 @@ use super::moment::{Age, Ages};
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, compare, tenant};
-use crate::endpoint::url_mistake;
+use crate::endpoint::{PLAINTEXT_KEY, url_mistake};
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
@@ -70,6 +70,7 @@ pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<F
             }
         }
         rules.transfer(&path, transfer);
+        rules.plaintext_keys(&path, transfer);
     }
     overlap::check(job, indices, doubts, &mut rules.findings);
     rules.findings
@@ -92,6 +93,20 @@ impl<'j> Rules<'j> {
         if name.is_empty() || !name.bytes().all(legal) {
             let remedy = "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
             self.refuse(path, format!("`{name}` can't be a name"), remedy);
+        }
+    }
+
+    /// Refuses customer keys at endpoints whose stated URL is plain HTTP, allowed or not.
+    fn plaintext_keys(&mut self, path: &str, transfer: &Transfer) {
+        let keys = &transfer.customer_keys;
+        let source = transfer.from.s3().map(|(endpoint, _)| endpoint).filter(|_| keys.source.is_some());
+        let destination = keys.destination.as_ref().map(|_| transfer.to.endpoint.as_str());
+        for (side, endpoint) in [("from", source), ("to", destination)] {
+            let at = endpoint.and_then(|name| self.job.endpoints.get(name));
+            if at.is_some_and(|at| at.is_plaintext() && at.stated.url.is_some()) {
+                let remedy = "give the endpoint an https:// URL";
+                self.refuse(&format!("{path}.{side}.customer_key"), PLAINTEXT_KEY, remedy);
+            }
         }
     }
 

@@ -69,6 +69,10 @@ pub struct EndpointSection {
     /// Put the bucket into the path instead of the host name. Most servers other than AWS need it.
     #[schemars(extend("examples" = [true]))]
     pub path_style: Option<bool>,
+    /// Send signed requests over plain HTTP to another machine. Everybody on the way can read them. Customer keys
+    /// (SSE-C) are never sent so. Default: false.
+    #[schemars(extend("default" = false))]
+    pub allow_http: Option<bool>,
     /// A profile of the AWS configuration files.
     #[schemars(extend("examples" = ["onprem"]))]
     pub profile: Option<String>,

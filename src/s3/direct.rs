@@ -12,7 +12,6 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,6 +54,7 @@ use super::octets;
 use super::pool::CONNECT_TIMEOUT;
 use super::roots::Root;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
+use crate::endpoint::is_plaintext;
 
 /// How long credentials are taken for good without asking the cache again, which renews them a minute before they end.
 const IDENTITY_HELD: Duration = Duration::from_secs(1);
@@ -184,7 +184,7 @@ impl Way {
         Some(Self {
             endpoint: endpoint.url().to_owned(),
             signer: Signer::new(endpoint.url(), region.to_owned(), "s3".to_owned()),
-            is_private: is_private(endpoint.url()),
+            is_private: !is_plaintext(endpoint.url()),
             behind,
             ahead,
             connector: components.http_client()?.http_connector(&settings, components),
@@ -323,17 +323,6 @@ impl fmt::Debug for Way {
     }
 }
 
-/// True when nobody between here and the server can change what is sent: over TLS, or within this machine.
-fn is_private(endpoint: &str) -> bool {
-    let Some(rest) = endpoint.strip_prefix("http://") else { return endpoint.starts_with("https://") };
-    let host = rest.split('/').next().unwrap_or_default();
-    let host = host.strip_prefix('[').and_then(|v6| v6.split(']').next()).unwrap_or_else(|| {
-        // Without its port.
-        host.split(':').next().unwrap_or_default()
-    });
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// How far this clock is behind the time that a request was signed for, and how far ahead; none when that is little.
 fn skew(signed: &str, components: &RuntimeComponents) -> Option<(Duration, Duration)> {
     let signed = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", signed).ok()?;
@@ -419,30 +408,5 @@ impl Intercept for Learn {
             let _ = self.way.set(way);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_tls_and_this_machine_are_private() {
-        for endpoint in [
-            "https://b.s3.eu-west-1.amazonaws.com",
-            "http://127.0.0.1:9000/b",
-            "http://localhost",
-            "http://[::1]:9000",
-        ] {
-            assert!(is_private(endpoint), "{endpoint}");
-        }
-        for endpoint in [
-            "http://10.0.0.1:9000",
-            "http://localhost.example.com",
-            "http://127.0.0.1.example.com/",
-            "http://[2001:db8::1]",
-        ] {
-            assert!(!is_private(endpoint), "{endpoint}");
-        }
     }
 }

@@ -199,7 +199,7 @@ async fn failures_exit_1_and_are_told_with_code_and_remedy() {
 #[case::half_of_the_keys(3, "AWS_ACCESS_KEY_ID", "", "configuration", "set both, or neither")]
 #[case::no_credentials(3, "AWS_", "", "no credentials", "AWS_PROFILE")]
 #[case::unreachable(4, "AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "no connection", "--endpoint-url")]
-#[case::no_such_host(4, "AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid", "no connection", "DNS")]
+#[case::no_such_host(4, "AWS_ENDPOINT_URL_S3", "https://no-such-host.invalid", "no connection", "DNS")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_fail_every_object_is_refused_once(
     #[case] code: i32,

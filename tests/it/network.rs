@@ -302,7 +302,8 @@ async fn a_plain_endpoint_is_reached_through_the_proxy(#[case] variable: &str) {
     let proxy = Proxy::to(site.address()).await;
     // Only the proxy knows this host.
     let endpoint = [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), (variable, &proxy.url())];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &endpoint].concat()).await;
+    let copy = [&COPY[..], &["--allow-http"]].concat();
+    let ended = site.run(&copy, &[right_keys().as_slice(), &endpoint].concat()).await;
     assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
     assert!(site.copied());
 }
@@ -449,7 +450,7 @@ async fn a_proxy_that_does_not_answer_is_named() {
     let site = Site::new("", "").await;
     let variables =
         [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), ("HTTP_PROXY", "http://u:hunter2@127.0.0.1:9")];
-    let arguments = [&COPY[..], &["--patience", "4s"]].concat();
+    let arguments = [&COPY[..], &["--patience", "4s", "--allow-http"]].concat();
     let ended = site.run(&arguments, &[right_keys().as_slice(), &variables].concat()).await;
     assert_eq!(ended.exit, 4, "{}", ended.stderr);
     assert!(ended.stderr.contains("through the proxy http://127.0.0.1:9 (HTTP_PROXY)"), "{}", ended.stderr);
@@ -500,7 +501,7 @@ async fn container_credentials_are_never_asked_for_through_a_proxy() {
     ]
     .map(|(name, value)| (name, value.to_owned()));
     let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
-    let ended = site.run(&[&COPY[..], &["--patience", "5s"]].concat(), &variables).await;
+    let ended = site.run(&[&COPY[..], &["--patience", "5s", "--allow-http"]].concat(), &variables).await;
     assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
 }
 

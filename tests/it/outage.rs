@@ -223,7 +223,7 @@ async fn a_bucket_waits_out_a_minute_too() {
 async fn a_name_that_nobody_knows_is_told_with_its_reason() {
     let world = World::new().await;
     let mut job = world.job(copy_all());
-    restate(&mut job, |endpoint| endpoint.url = Some("http://nosuch.invalid".to_owned()));
+    restate(&mut job, |endpoint| endpoint.url = Some("https://nosuch.invalid".to_owned()));
     let began = Instant::now();
     let failure = world.try_run_job(&job).await.err().expect("nobody answers there");
     assert_eq!(*failure.kind(), FailureKind::Unreachable, "{failure}");

@@ -46,7 +46,7 @@ fn stated(profile: Option<&str>) -> Endpoint {
 }
 
 fn named(profile: Option<&str>) -> Endpoint {
-    Endpoint { profile: profile.map(str::to_owned), ..Endpoint::default() }
+    Endpoint { profile: profile.map(str::to_owned), allow_http: true, ..Endpoint::default() }
 }
 
 /// Region, URL, CA bundle, addressing, in words.
@@ -314,4 +314,37 @@ fn endpoints_that_differ_by_profile_only_are_two_servers() {
     let other = Endpoint { name: "other".to_owned(), ..named(Some("prod")) }.resolve(&environment);
     assert!(prod.is_same_server(&other));
     assert_eq!(prod.describe(), "`default` (http://prod.example, profile prod)");
+}
+
+#[test]
+fn plain_http_to_other_machines_must_be_allowed() {
+    let refused = |endpoint: Endpoint, variables: &[(&'static str, &'static str)]| {
+        let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), CONFIG, ""));
+        let shown = |mistake: Mistake| format!("{:?} {}", mistake.field, mistake.message);
+        resolved.mistakes.into_iter().map(shown).collect::<Vec<_>>().join("\n")
+    };
+    let at = |url: &str| Endpoint { url: Some(url.to_owned()), allow_http: false, ..named(Some("bare")) };
+    let strict = |profile: &str| Endpoint { allow_http: false, ..named(Some(profile)) };
+    for url in ["https://rgw.example", "http://127.0.0.1:9000", "http://[::1]", "http://localhost:1"] {
+        assert_eq!(refused(at(url), &[]), "", "{url}");
+    }
+    let text = refused(at("http://rgw.example"), &[]);
+    assert!(text.starts_with("Some(\"url\") http://rgw.example is plain HTTP"), "{text}");
+    assert_eq!(refused(Endpoint { allow_http: true, ..at("http://rgw.example") }, &[]), "");
+    let text = refused(strict("prod"), &[]);
+    assert!(text.starts_with("Some(\"profile\") http://prod.example (profile prod)"), "{text}");
+    let text = refused(strict("bare"), &[("AWS_ENDPOINT_URL", "http://env.example")]);
+    assert!(text.starts_with("None http://env.example (AWS_ENDPOINT_URL)"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    // STS matters where it is asked.
+    let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];
+    assert_eq!(refused(at("http://127.0.0.1:1"), &sts), "");
+    let text = refused(strict("bare"), &sts);
+    assert!(text.starts_with("None STS at http://sts.example (AWS_ENDPOINT_URL_STS)"), "{text}");
+    // A proxy elsewhere sees what goes to a server of this machine.
+    let through = [("HTTP_PROXY", "http://u:p@proxy.example:3128")];
+    let text = refused(at("http://127.0.0.1:1"), &through);
+    assert!(text.contains("through the proxy http://proxy.example:3128") && !text.contains("u:p"), "{text}");
+    assert_eq!(refused(at("http://127.0.0.1:1"), &[through[0], ("NO_PROXY", "127.0.0.1")]), "");
+    assert_eq!(refused(at("http://127.0.0.1:1"), &[("HTTP_PROXY", "http://localhost:3128")]), "");
 }

@@ -13,9 +13,9 @@ use super::{job, parse, refused, transfer, with};
 
 /// Endpoints of which two are one server and one is another.
 const SERVERS: &str = "endpoints:
-  a: {url: http://ceph:7480}
-  b: {url: http://CEPH:7480, profile: p}
-  other: {url: http://minio:9000}
+  a: {url: http://ceph:7480, allow_http: true}
+  b: {url: http://CEPH:7480, profile: p, allow_http: true}
+  other: {url: http://minio:9000, allow_http: true}
   china: {region: cn-north-1}
   dublin: {region: eu-west-1}
   vpce: {url: https://bucket.vpce-1.s3.eu-west-1.vpce.amazonaws.com}
@@ -220,7 +220,7 @@ fn good_urls_pass() {
     for url in
         ["http://minio:9000", "https://s3.example.internal/", "\"http://[::1]:9000\"", "http://10.0.0.1"]
     {
-        job(&with(&format!("endpoints:\n  x: {{url: {url}}}\n")));
+        job(&with(&format!("endpoints:\n  x: {{url: {url}, allow_http: true}}\n")));
     }
 }
 

@@ -7,7 +7,7 @@ fn jobs(transfers: &[(&str, &str)]) -> String {
     for (from, to) in transfers {
         text.extend(["  - {from: {", from, "}, to: {", to, "}}\n"]);
     }
-    text + "endpoints:\n  west: {region: us-west-2}\n  onprem: {url: http://ceph}\n"
+    text + "endpoints:\n  west: {region: us-west-2}\n  onprem: {url: http://ceph, allow_http: true}\n"
 }
 
 #[track_caller]
