@@ -28,13 +28,14 @@ pub use self::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 pub use self::no_proxy::NoProxy;
 pub(crate) use self::resolve::public_url;
 pub use self::resolve::{CredentialSource, Mistake, Origin, ResolvedEndpoint, Setting};
-pub use self::server::{Server, is_plaintext};
 pub(crate) use self::server::url_mistake;
+pub use self::server::{Server, is_plaintext};
 use crate::location::LocalPath;
 use crate::size::ByteSize;
 
 /// Why a customer key is not sent to a plain HTTP server on another machine.
-pub const PLAINTEXT_KEY: &str = "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
+pub const PLAINTEXT_KEY: &str =
+    "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
 
 /// The endpoint of transfers that name none: Amazon S3, unless the environment names another server.
 pub const DEFAULT_ENDPOINT: &str = "default";

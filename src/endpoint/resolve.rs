@@ -426,7 +426,8 @@ impl<'e> Layers<'e> {
         }
         // One of them may be the other, and is then refused once.
         let sts_url = sts_url.filter(|sts| url.is_none_or(|url| url.value != sts.value));
-        for (url, service) in url.map(|url| (url, "")).into_iter().chain(sts_url.map(|url| (url, "STS at "))) {
+        for (url, service) in url.map(|url| (url, "")).into_iter().chain(sts_url.map(|url| (url, "STS at ")))
+        {
             let Setting { value, origin } = url;
             let proxy = network.plain_proxy(value);
             if url_mistake(value).is_some() || !(is_plaintext(value) || proxy.is_some()) {
