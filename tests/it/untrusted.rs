@@ -122,7 +122,7 @@ async fn keys_are_escaped_wherever_they_are_shown() {
 async fn open_uploads_are_listed_with_their_keys_escaped() {
     let uploads = keys().map(|key| {
         let key = percent(&key);
-        format!("<Upload><Key>{key}</Key><UploadId>id\u{202e}\u{9b}1m</UploadId></Upload>")
+        format!("<Upload><Key>{key}</Key><UploadId>id</UploadId></Upload>")
     });
     let uploads = uploads.concat();
     let list = format!(
