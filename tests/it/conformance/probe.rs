@@ -6,8 +6,8 @@ use s3haul::s3::Capabilities;
 
 use super::{PART, a_second_later, bytes, on_server};
 
-/// Its releases differ, and the profile is for old ones too.
-const CAN_DO_MORE: [Provider; 1] = [Provider::Seaweedfs];
+/// SeaweedFS's releases differ, and its profile is for old ones too; that of unnamed servers is for any.
+const CAN_DO_MORE: [Provider; 2] = [Provider::Seaweedfs, Provider::Other];
 
 #[tokio::test]
 async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {

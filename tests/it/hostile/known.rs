@@ -23,15 +23,6 @@ pub(super) const TRUSTED: &[(Operation, Way)] = &[
 pub(super) const KNOWN: &[(Operation, Way)] = &[
     (Operation::CopyObject, Way::IgnoredHeaders),
     (Operation::GetObjectTagging, Way::EmptyBody),
-    (Operation::CreateMultipartUpload, Way::EffectWithoutAnswer),
-    (Operation::CreateMultipartUpload, Way::EmptyBody),
-    (Operation::CreateMultipartUpload, Way::HalfBody),
-    (Operation::CreateMultipartUpload, Way::HalfDocument),
-    (Operation::CreateMultipartUpload, Way::Slow),
-    (Operation::CreateMultipartUpload, Way::Html),
-    (Operation::CreateMultipartUpload, Way::AnObject),
-    (Operation::CreateMultipartUpload, Way::OtherDocument),
-    (Operation::CreateMultipartUpload, Way::LongIds),
     (Operation::CreateMultipartUpload, Way::IgnoredHeaders),
     (Operation::AbortMultipartUpload, Way::WithoutEffect),
 ];
