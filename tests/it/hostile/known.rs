@@ -24,7 +24,6 @@ pub(super) const KNOWN: &[(Operation, Way)] = &[
     (Operation::CopyObject, Way::IgnoredHeaders),
     (Operation::GetObjectTagging, Way::EmptyBody),
     (Operation::CreateMultipartUpload, Way::IgnoredHeaders),
-    (Operation::AbortMultipartUpload, Way::WithoutEffect),
 ];
 
 /// The same for answers without end.
