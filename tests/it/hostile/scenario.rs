@@ -218,8 +218,8 @@ impl Scenario {
 
     fn judge(self, world: &World, run: &Run, log: &str, is_well: bool) -> Result<(), String> {
         let notes = run.receipts.iter().flat_map(|receipt| &receipt.notes);
-        let notes: String = notes.map(|note| format!("{note:?}\n")).collect();
-        self.told(world, &format!("{log}{notes}"))?;
+        let told = notes.fold(log.to_owned(), |told, note| format!("{told}\n{note:?}"));
+        self.told(world, &told)?;
         let must_be_there = run.outcome.failed_objects == 0 && run.outcome.is_complete();
         if is_well && self != Self::Abort && !must_be_there {
             return Err(format!("{:?}", run.receipts));
