@@ -68,12 +68,61 @@ fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str
         (".api.aws", of_region),
     ];
     let (suffix, partition) = suffixes.into_iter().find(|(suffix, _)| host.ends_with(suffix))?;
-    // Servers of users on EC2 or behind ELB have such names as well.
-    let labels = host.strip_suffix(suffix)?.split('.');
-    if !labels.into_iter().any(|label| label.starts_with("s3") || label == "vpce") {
+    if !names_s3(host.strip_suffix(suffix)?) {
         return None;
     }
     Some(if host.contains("us-gov-") { "aws-us-gov" } else { partition })
+}
+
+/// Returns true if the labels of an AWS host, without the domain, are those of an S3 endpoint:
+/// `[bucket.]service[.dualstack][.region]` or `[bucket.]vpce-id.service.region.vpce`.
+///
+/// Servers of users on EC2, behind ELB, or behind `PrivateLink` have names in the same domains, with
+/// labels that their owners choose.
+fn names_s3(labels: &str) -> bool {
+    let mut labels: Vec<&str> = labels.split('.').collect();
+    if labels.last() == Some(&"vpce") {
+        labels.pop();
+        if !labels.iter().any(|label| label.starts_with("vpce-") && !label.starts_with("vpce-svc-")) {
+            return false;
+        }
+    }
+    labels.pop_if(|label| is_region(label));
+    labels.pop_if(|label| *label == "dualstack");
+    labels.last().is_some_and(|service| is_s3_service(service))
+}
+
+fn is_s3_service(label: &str) -> bool {
+    const SERVICES: [&str; 14] = [
+        "s3",
+        "s3-fips",
+        "s3-accelerate",
+        "s3-accesspoint",
+        "s3-accesspoint-fips",
+        "s3-control",
+        "s3-control-fips",
+        "s3-external-1",
+        "s3-global",
+        "s3-object-lambda",
+        "s3-object-lambda-fips",
+        "s3-outposts",
+        "s3-outposts-fips",
+        "s3-website",
+    ];
+    // Directory buckets name their zone here, old endpoints and websites the Region.
+    let legacy = ["s3-fips-", "s3-website-", "s3-"].iter().find_map(|prefix| label.strip_prefix(prefix));
+    SERVICES.contains(&label)
+        || label.starts_with("s3express-")
+        || legacy.is_some_and(is_region)
+}
+
+/// Returns true for names like `eu-west-1`, `us-gov-east-1`, and `eusc-de-east-1`.
+fn is_region(label: &str) -> bool {
+    let parts: Vec<&str> = label.split('-').collect();
+    let [area @ .., number] = parts.as_slice() else { return false };
+    let is_word = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_lowercase());
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    is_number && area.len() > 1 && area[0].len() <= 4 && area.iter().all(is_word)
 }
 
 /// The partition of a Region.
@@ -172,6 +221,53 @@ mod tests {
         assert!(!same((None, "us-east-1"), (Some("https://amazonaws.com.example"), "us-east-1")));
         let own = "http://ec2-1-2-3-4.compute-1.amazonaws.com:9000";
         assert!(!same((None, "us-east-1"), (Some(own), "us-east-1")));
+    }
+
+    #[test]
+    fn servers_of_users_in_the_domains_of_aws_are_not_amazon() {
+        let is_amazon = |host: &str| Server::of(Some(&format!("https://{host}")), "us-east-1").is_amazon();
+        for host in [
+            "s3.amazonaws.com",
+            "s3.us-east-1.amazonaws.com",
+            "my.bucket.s3.eu-west-1.amazonaws.com",
+            "s3.dualstack.eu-west-1.amazonaws.com",
+            "s3-fips.dualstack.us-gov-west-1.amazonaws.com",
+            "s3-us-west-2.amazonaws.com",
+            "s3-fips-us-gov-west-1.amazonaws.com",
+            "s3-website.eu-central-1.amazonaws.com",
+            "s3-website-us-east-1.amazonaws.com",
+            "s3-external-1.amazonaws.com",
+            "b.s3-accelerate.dualstack.amazonaws.com",
+            "ap-111122223333.s3-accesspoint.eu-west-1.amazonaws.com",
+            "alias.mrap.accesspoint.s3-global.amazonaws.com",
+            "b--use1-az4--x-s3.s3express-use1-az4.us-east-1.amazonaws.com",
+            "111122223333.s3-control.eu-west-1.amazonaws.com",
+            "s3.cn-north-1.amazonaws.com.cn",
+            "s3.eusc-de-east-1.amazonaws.eu",
+            "s3.us-iso-east-1.c2s.ic.gov",
+            "bucket.vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com",
+            "vpce-1a2b-3c4d-us-east-1a.s3.us-east-1.vpce.amazonaws.com",
+            "accesspoint.vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com",
+        ] {
+            assert!(is_amazon(host), "{host}");
+        }
+        for host in [
+            "s3gw-0123.elb.us-east-1.amazonaws.com",
+            "s3.elb.us-east-1.amazonaws.com",
+            "s3-0123.us-east-1.elb.amazonaws.com",
+            "internal-s3-0123.us-east-1.elb.amazonaws.com",
+            "vpce-1.vpce-svc-2.us-east-1.vpce.amazonaws.com",
+            "s3.vpce-svc-2.us-east-1.vpce.amazonaws.com",
+            "s3.us-east-1.vpce.amazonaws.com",
+            "ec2-1-2-3-4.eu-west-1.compute.amazonaws.com",
+            "s3.execute-api.us-east-1.amazonaws.com",
+            "s3gw.us-east-1.amazonaws.com",
+            "s3tables.us-east-1.amazonaws.com",
+            "us-east-1.amazonaws.com",
+            "amazonaws.com",
+        ] {
+            assert!(!is_amazon(host), "{host}");
+        }
     }
 
     #[test]
