@@ -112,6 +112,10 @@ impl FromStr for ProxyUrl {
             _ => return Err(ProxyError::Scheme),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        // The rest of a password with a slash, which would make the user the host.
+        if rest[authority.len()..].contains('@') {
+            return Err(ProxyError::User);
+        }
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         if !user.chars().all(|c| c.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:".contains(c)) {
             return Err(ProxyError::User);
@@ -173,6 +177,9 @@ mod tests {
             "alice:hun://ter@p",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
+        }
+        for slash in ["http://user:12/34@proxy", "user:12?34@proxy:3128", "https://u:#p@proxy/"] {
+            assert_eq!(read(slash), Err(ProxyError::User), "{slash}");
         }
         assert_eq!("none".parse(), Ok(ProxySetting::None));
     }
