@@ -111,9 +111,7 @@ fn is_s3_service(label: &str) -> bool {
     ];
     // Directory buckets name their zone here, old endpoints and websites the Region.
     let legacy = ["s3-fips-", "s3-website-", "s3-"].iter().find_map(|prefix| label.strip_prefix(prefix));
-    SERVICES.contains(&label)
-        || label.starts_with("s3express-")
-        || legacy.is_some_and(is_region)
+    SERVICES.contains(&label) || label.starts_with("s3express-") || legacy.is_some_and(is_region)
 }
 
 /// Returns true for names like `eu-west-1`, `us-gov-east-1`, and `eusc-de-east-1`.
