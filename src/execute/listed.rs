@@ -92,7 +92,8 @@ impl Copy<'_> {
         };
         let expected = Expected::of(&looked_at, source.capabilities());
         let asked = Some(wanted.asked(&looked_at));
-        let published = Publication { written: &written, made: &Made::default(), parts: 0, asked };
+        let published =
+            Publication { written: &written, made: &Made::default(), parts: 0, asked, slot: None };
         let proof = self.prove(expected, &looked_at, &pin, published, draft).await?;
         work.monitor.observe(&Event::BytesCopied { id: None, bytes: entry.size });
         let ending = Ending::Done { proof, etag: written.etag, destination_version: written.version };

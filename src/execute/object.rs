@@ -220,11 +220,11 @@ impl Copy<'_> {
         if may_be_mixed && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
-        drop(place);
         compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
         let asked = Some(wanted.asked(head));
-        let published = Publication { written: &written, made: &Made::default(), parts: 0, asked };
+        let published =
+            Publication { written: &written, made: &Made::default(), parts: 0, asked, slot: Some(place) };
         let proof = self.prove(expected, head, pin, published, draft).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
@@ -397,7 +397,8 @@ impl Copy<'_> {
         compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
         let made = Made::recorded(etag);
-        let published = Publication { written: &written, made: &made, parts: 0, asked: None };
+        let slot = self.work.place().await;
+        let published = Publication { written: &written, made: &made, parts: 0, asked: None, slot };
         let proof = self.prove(expected, head, pin, published, draft).await?;
         self.work.compare(&self.step.key, &written, asked, &found, draft).await?;
         self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
@@ -484,12 +485,12 @@ impl Copy<'_> {
             Box::pin(self.is_changed()).await?;
         }
         self.seen = Seen::Object(written.etag.clone());
-        drop(place);
         compare_encryption(work, head, &written, draft);
         let made = if upload.is_kms() { made.without_etag() } else { made };
         // An upload that was found open is compared by its own rules, and copied anew if it was begun otherwise.
         let asked = Some(asked).filter(|_| !begun.claimed);
-        let published = Publication { written: &written, made: &made, parts: layout.count, asked };
+        let published =
+            Publication { written: &written, made: &made, parts: layout.count, asked, slot: place };
         let proof = Box::pin(self.prove(expected, head, pin, published, draft)).await?;
         tracing::debug!(key = %step.key, %proof, "published");
         Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })

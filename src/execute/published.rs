@@ -12,6 +12,7 @@ use super::receipt::Proof;
 use super::{Draft, Trouble, Work, condition, read};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
+use crate::pace::Slot;
 use crate::plan::asked::{Asked, Difference};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
@@ -19,7 +20,7 @@ use crate::s3::{
 };
 
 /// What was written, and what to compare it with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Publication<'a> {
     pub(super) written: &'a Written,
     pub(super) made: &'a Made,
@@ -27,6 +28,9 @@ pub(super) struct Publication<'a> {
     pub(super) parts: u32,
     /// What it was asked to have; `None` where that is compared elsewhere.
     pub(super) asked: Option<Asked<'a>>,
+    /// The request slot that the look uses; `None` if the caller holds one. It is released before bytes are read, since reading
+    /// asks for slots of its own.
+    pub(super) slot: Option<Slot>,
 }
 
 impl Copy<'_> {
@@ -41,7 +45,7 @@ impl Copy<'_> {
         draft: &mut Draft,
     ) -> Result<Proof, Trouble> {
         let Self { work, step, .. } = self;
-        let Publication { written, made, parts, asked } = published;
+        let Publication { written, made, parts, asked, slot } = published;
         let destination = &work.sides.destination;
         let policy = work.sides.transfer.proof;
         let content_etags = destination.capabilities().content_etags;
@@ -69,6 +73,7 @@ impl Copy<'_> {
                 checksum = checksum.or(found.checksum);
             }
         }
+        drop(slot);
         let weak = |verdict: &Verdict| match verdict {
             Verdict::Proven(proof) => !proof.is_checksum(),
             Verdict::Unknown => true,

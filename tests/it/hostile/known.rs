@@ -20,11 +20,8 @@ pub(super) const TRUSTED: &[(Operation, Way)] = &[
 ];
 
 /// What is to be mended. The list must only shrink.
-pub(super) const KNOWN: &[(Operation, Way)] = &[
-    (Operation::CopyObject, Way::IgnoredHeaders),
-    (Operation::GetObjectTagging, Way::EmptyBody),
-    (Operation::CreateMultipartUpload, Way::IgnoredHeaders),
-];
+pub(super) const KNOWN: &[(Operation, Way)] =
+    &[(Operation::CopyObject, Way::IgnoredHeaders), (Operation::GetObjectTagging, Way::EmptyBody)];
 
 /// The same for answers without end.
 pub(super) const LARGE: &[(Operation, Way)] = &[];
