@@ -75,6 +75,7 @@ impl Retry {
         for change in origin.changes(&job) {
             note(&format!("note: {change}"));
         }
+        same_places(&job, &failed, &path)?;
         narrow(&mut job, &failed)?;
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         journal::leave_out_own_files(&mut job);
@@ -144,6 +145,49 @@ fn manifest_of(command: &[String]) -> Option<PathBuf> {
         Command::Run(run) => run.manifest().map(Path::to_path_buf),
         _ => None,
     }
+}
+
+/// Refuses a report whose failed lines name another place than the job does now: a retry would write elsewhere.
+fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), CliError> {
+    for object in failed {
+        // A transfer that is gone has a message of its own.
+        let Some(transfer) = job.transfers.iter().find(|transfer| transfer.name == object.transfer) else {
+            continue;
+        };
+        let to = &transfer.to.location;
+        let moved = moved(transfer, &object.source, &object.destination).or_else(|| {
+            let is_below = object.destination.starts_with(&to.to_string());
+            (!is_below).then(|| writes_elsewhere(transfer, &object.destination, &format!("writes to {to}")))
+        });
+        if let Some(what) = moved {
+            return Err(CliError::Usage(format!(
+                "the report {}: line {} {what}. Restore the job, or run the job as it is now",
+                report.display(),
+                object.line
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Says which bucket of a line is not the one that its transfer names now.
+pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
+    let to = &transfer.to.location;
+    // A destination that could not be listed or looked at stands on both sides.
+    let is_destination = source == destination && (source.ends_with('/') || source == to.to_string());
+    let from = transfer.from.s3().filter(|_| !is_destination);
+    [from.map(|(_, from)| (source, from)), Some((destination, to))]
+        .into_iter()
+        .flatten()
+        .find(|(text, now)| !text.starts_with(&format!("s3://{}/", now.bucket)))
+        .map(|(text, now)| writes_elsewhere(transfer, text, &format!("names the bucket {}", now.bucket)))
+}
+
+fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
+    format!(
+        "names {text}, and transfer `{}` of the job now {now}: the job, or a variable that it names, was changed after the run",
+        transfer.name
+    )
 }
 
 /// Leaves of each transfer what failed in it, and of the job those transfers in which something did.

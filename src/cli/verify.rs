@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
-use super::retry::job_of;
+use super::retry::{job_of, moved};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
@@ -322,6 +322,10 @@ impl Verify {
                     receipt.transfer
                 ))
             })?;
+            if let Some(what) = moved(transfer, &receipt.source, &receipt.destination) {
+                let remedy = "Restore the job, or compare the two places: s3haul verify SRC DST";
+                return Err(usage(format!("line {number} {what}. {remedy}")));
+            }
             // Counted once per object, by the last word about it.
             if matches!(receipt.status.as_str(), "failed" | "stopped") {
                 continue;
@@ -409,15 +413,6 @@ async fn places(
     let (Some(from), to) = connections.of_transfer(transfer).await.map_err(Unfit::Bucket)? else {
         return Ok(None);
     };
-    for (bucket, uri) in [(&from, &source), (&to, &destination)] {
-        if *bucket.name() != uri.bucket {
-            let (name, now) = (&transfer.name, bucket.name());
-            return Err(Unfit::Line(format!(
-                "names {uri}, and transfer `{name}` of the job now names the bucket {now}: the job was changed after the \
-                 run. Restore the job, or compare the two places: s3haul verify SRC DST"
-            )));
-        }
-    }
     let source = Place { bucket: from, key: source.key, version: line.source_version };
     let destination = Place { bucket: to, key: destination.key, version: line.destination_version };
     Ok(Some((source, destination)))

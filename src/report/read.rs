@@ -161,6 +161,10 @@ pub struct FailedObject {
     pub source: String,
     /// The version that was to be read.
     pub version: Option<String>,
+    /// `s3://bucket/key`; the transfer's destination when the source could not be listed.
+    pub destination: String,
+    /// The number of the line that says so.
+    pub line: usize,
 }
 
 /// What a report says, as far as running again needs it.
@@ -188,8 +192,7 @@ struct Line {
     transfer: String,
     source: String,
     source_version: Option<String>,
-    #[serde(rename = "destination")]
-    _destination: String,
+    destination: String,
     status: Status,
 }
 
@@ -262,7 +265,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         let (command, directory) = (command.clone(), directory.clone());
         ReadError::Torn { path: path_of(), line, error, command, directory }
     };
-    let mut undone = BTreeMap::new();
+    let mut undone: BTreeMap<_, (Undone, usize, String)> = BTreeMap::new();
     let (mut end, mut last, mut seen) = (None, 1, Lines::default());
     for (number, line) in (2..).zip(lines) {
         let line = match line {
@@ -291,16 +294,16 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
                 None => return Err(torn(number, error.to_string())),
             },
         };
-        let object =
-            FailedObject { transfer: line.transfer, source: line.source, version: line.source_version };
-        let before = undone.get(&object).copied();
+        let object = (line.transfer, line.source, line.source_version);
+        let before = undone.get(&object).map(|(what, ..)| *what);
+        let insert = |object, what| _ = undone.insert(object, (what, number, line.destination));
         match (line.status, before) {
-            (Status::Failed, _) => _ = undone.insert(object, Undone::Failed),
+            (Status::Failed, _) => insert(object, Undone::Failed),
             (Status::Done, _) => _ = undone.remove(&object),
             // What failed before has not succeeded since.
             (_, Some(Undone::Failed)) => {}
-            (Status::Stopped, _) => _ = undone.insert(object, Undone::Stopped),
-            (Status::Restoring, _) => _ = undone.insert(object, Undone::Restoring),
+            (Status::Stopped, _) => insert(object, Undone::Stopped),
+            (Status::Restoring, _) => insert(object, Undone::Restoring),
             (Status::Skipped, _) => _ = undone.remove(&object),
         }
     }
@@ -318,8 +321,14 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone
         .into_iter()
-        .filter(|(_, what)| is_incomplete || *what != Undone::Restoring)
-        .map(|(object, _)| object)
+        .filter(|(_, (what, ..))| is_incomplete || *what != Undone::Restoring)
+        .map(|((transfer, source, version), (_, line, destination))| FailedObject {
+            transfer,
+            source,
+            version,
+            destination,
+            line,
+        })
         .collect();
     Ok(Report { origin, footer: end, failed })
 }

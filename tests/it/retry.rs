@@ -110,6 +110,51 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     assert!(world.sandbox.store().object(DESTINATION, "b").is_some());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
+    let world = World::new().await;
+    put(&world, &["a", "b"]);
+    world.sandbox.faults().add(denied("b"));
+    let dir = tempfile::tempdir().unwrap();
+    let (manifest, report) = (dir.path().join("job.yaml"), dir.path().join("report.jsonl"));
+    let text = "version: 1\ntransfers:\n  - name: nightly\n    from: {s3: \"s3://${FROM}/\"}\n    to: {s3: \"s3://${TO}/\"}\n";
+    fs::write(&manifest, text).unwrap();
+    let (manifest, report) = (manifest.to_str().unwrap(), report.to_str().unwrap());
+    let told = async |from: &str, to: &str, arguments: &[&str]| {
+        let mut command = at(&world);
+        command.env("FROM", from).env("TO", to);
+        run(command, arguments).await
+    };
+    let (exit, _, stderr) = told("source", "destination/rt", &["run", manifest, "--report", report]).await;
+    assert_eq!(exit, 1, "{stderr}");
+    // Only the failed line is left, so that no other line can give the change away.
+    let text = fs::read_to_string(report).unwrap();
+    let kept = text.lines().filter(|line| !line.contains("\"done\"")).map(|line| format!("{line}\n"));
+    fs::write(report, kept.collect::<String>().replace("\"lines\":2", "\"lines\":1")).unwrap();
+    world.sandbox.faults().clear();
+    world.sandbox.calls().clear();
+    let (retry, verify) = (&["retry", report][..], &["verify", "--report", report][..]);
+    for (from, to, command, named, now) in [
+        ("source", "other/rt", retry, "s3://destination/rt/b", "names the bucket other"),
+        ("source", "other/rt", verify, "s3://destination/rt/b", "names the bucket other"),
+        ("other", "destination/rt", retry, "s3://source/b", "names the bucket other"),
+        ("other", "destination/rt", verify, "s3://source/b", "names the bucket other"),
+        ("source", "destination/other", retry, "s3://destination/rt/b", "writes to s3://destination/other/"),
+    ] {
+        let (exit, stdout, stderr) = told(from, to, command).await;
+        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout} {stderr}");
+        for said in [&format!("line 2 names {named}, and transfer `nightly`"), now, "Restore the job, or "] {
+            assert!(stderr.contains(said), "{command:?}: {stderr}");
+        }
+    }
+    assert_eq!(world.sandbox.calls().total(), 0);
+    let (exit, stdout, _) = told("source", "destination/rt", verify).await;
+    assert!(exit == 1 && stdout.contains("1 failed"), "{exit} {stdout}");
+    let (exit, _, stderr) = told("source", "destination/rt", retry).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(world.sandbox.store().object(DESTINATION, "rt/b").is_some());
+}
+
 /// The report that a copy with these arguments leaves, which must fail.
 async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
     let (exit, stdout, stderr) =
