@@ -87,6 +87,10 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
+    /// Set while nothing of an earlier session can be in the file, because this one has begun it.
+    is_new: bool,
+    /// Set for a stream that has to begin with [`GAP`].
+    lacks_receipts: bool,
     error: Option<io::Error>,
     /// Set for a device or a pipe. Its length is what was written to it.
     stream: Option<u64>,
@@ -148,7 +152,17 @@ impl ReportWriter {
             }
             let stream = is_stream.then_some(header.len() as u64);
             let (file, lines) = (BufWriter::new(file), Arc::default());
-            let mut writer = Self { file, header, first, error: None, stream, lines, counted: (0, 0) };
+            let mut writer = Self {
+                file,
+                header,
+                first,
+                is_new: first == 0,
+                lacks_receipts: false,
+                error: None,
+                stream,
+                lines,
+                counted: (0, 0),
+            };
             if first == 0 {
                 // The header is there from the start, so that a run that is killed early leaves a report of itself.
                 writer.first = writer.header.len() as u64;
@@ -171,12 +185,21 @@ impl ReportWriter {
         Ok(ReportEnd { file, path, is_stream: self.stream.is_some(), lines })
     }
 
-    /// Drops what a device or a pipe has not taken yet, or cuts a file.
+    /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a report without receipts.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
+        let mut is_new = std::mem::take(&mut self.is_new);
         if let Some(position) = &mut self.stream {
             // Nothing can be taken back: what the journal adds again stands there twice.
-            *position = length;
-            return Ok(length);
+            let header = self.header.len() as u64;
+            if length == 0 {
+                (self.lacks_receipts, *position) = (false, header);
+                return Ok(0);
+            }
+            // Receipts of an earlier session went to another stream. The mark is written with what follows, because the
+            // journal may find out first that they belong to another run.
+            self.lacks_receipts |= is_new;
+            *position = if is_new { header + GAP.len() as u64 } else { length };
+            return Ok(*position);
         }
         let file = self.file.get_mut();
         let there = file.metadata()?.len();
@@ -185,26 +208,36 @@ impl ReportWriter {
             file.rewind()?;
             file.write_all(&self.header)?;
             self.first = self.header.len() as u64;
+            is_new = true;
         }
-        if length <= self.first {
+        if length == 0 || (length == self.first && !is_new) {
             file.set_len(self.first)?;
             file.seek(SeekFrom::End(0))?;
-            return Ok(0);
+            return Ok(length);
         }
-        if length <= there && ends_line(file, length)? {
+        if !is_new && (self.first..=there).contains(&length) && ends_line(file, length)? {
             // The footer of a session that was stopped is behind that.
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }
         // The file is not what the last session left. The report says so itself, because nobody reads the log later.
         if length < there {
-            file.set_len(length)?;
+            file.set_len(length.max(self.first))?;
         }
         let kept = length_of_receipts(file)?.max(self.first);
         file.set_len(kept)?;
         file.seek(SeekFrom::End(0))?;
         file.write_all(GAP.as_bytes()).inspect_err(|_| _ = self.file.get_ref().set_len(kept))?;
         self.file.stream_position()
+    }
+
+    /// Begins a stream that lacks receipts of an earlier session with [`GAP`].
+    fn mark_gap(&mut self) {
+        if self.lacks_receipts && self.error.is_none() {
+            // Past the buffer, which is empty now: a rewind drops what is in it.
+            self.error = self.file.get_mut().write_all(GAP.as_bytes()).err();
+            self.lacks_receipts = self.error.is_some();
+        }
     }
 
     /// Counts the receipts in a file that ends at `length`, unless that is known.
@@ -285,6 +318,7 @@ impl Ledger for ReportWriter {
     }
 
     fn add(&mut self, receipt: &str) {
+        self.mark_gap();
         if self.error.is_none() {
             let written = self.file.write_all(receipt.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
             self.error = written.err();
@@ -294,6 +328,7 @@ impl Ledger for ReportWriter {
     }
 
     fn sync(&mut self) -> io::Result<u64> {
+        self.mark_gap();
         if let Some(error) = &self.error {
             return Err(io::Error::new(error.kind(), error.to_string()));
         }
@@ -306,7 +341,9 @@ impl Ledger for ReportWriter {
             Err(error) => self.error = Some(io::Error::new(error.kind(), error.to_string())),
             Ok(length) => self.counted = (*length, self.lines.load(Ordering::Relaxed)),
         }
-        synced
+        // The next session may write another header, whose length says nothing about receipts.
+        let header = if self.stream.is_some() { self.header.len() as u64 } else { self.first };
+        synced.map(|length| if length > header { length } else { 0 })
     }
 }
 
@@ -458,111 +495,4 @@ pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn origin() -> Origin {
-        Origin { report: 2, command: vec!["copy".into()], directory: "/".into(), ..Origin::default() }
-    }
-
-    #[test]
-    fn a_journal_goes_on_with_a_report_where_it_is_known_to_be_right() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("report.jsonl");
-        let lines = || {
-            let text = fs::read_to_string(&path).unwrap();
-            text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
-        };
-        let mut first = ReportWriter::create(&path, &origin()).unwrap();
-        assert_eq!(first.rewind(0).unwrap(), 0);
-        first.add("1");
-        let length = first.sync().unwrap();
-        first.add("2, of which the journal knows nothing");
-        drop(first);
-        let mut second = ReportWriter::reopen(&path, &origin()).unwrap();
-        assert_eq!(second.rewind(length).unwrap(), length);
-        second.add("2");
-        assert_eq!(second.sync().unwrap(), length + 2);
-        assert_eq!(lines(), ["1", "2"]);
-        // Rewound before it was synced: what waited in memory does not come back.
-        second.add("3");
-        second.rewind(length).unwrap();
-        second.sync().unwrap();
-        assert_eq!(lines(), ["1"]);
-        // The disk is another one: the report begins anew, and says so by its length.
-        fs::remove_file(&path).unwrap();
-        let mut third = ReportWriter::reopen(&path, &origin()).unwrap();
-        assert!(third.rewind(1000).unwrap() < 1000);
-        third.add("4");
-        third.sync().unwrap();
-        assert_eq!(lines(), [GAP.trim_end(), "4"], "the report says itself that it is not whole");
-        let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
-        assert_eq!(serde_json::from_str::<Origin>(&first).unwrap(), origin());
-    }
-
-    #[test]
-    fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("report.jsonl");
-        let mut first = ReportWriter::create(&path, &origin()).unwrap();
-        first.add("1");
-        let length = first.sync().unwrap();
-        let end = Footer::of(&Outcome::default(), 4);
-        first.end(&path).unwrap().finish(&end).unwrap();
-        let longer = Origin { host: "another machine".into(), ..origin() };
-        let header = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
-        for length in [length, 0, length] {
-            let mut second = ReportWriter::reopen(&path, &longer).unwrap();
-            second.rewind(length).unwrap();
-            if length == 0 {
-                second.add("1");
-            }
-            second.sync().unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n"));
-            second.end(&path).unwrap().finish(&end).unwrap();
-            assert!(fs::read_to_string(&path).unwrap().contains(r#""lines":1}}"#));
-        }
-        // Longer in the journal's memory than on the disk: the footer does not end up in the middle.
-        let mut third = ReportWriter::reopen(&path, &longer).unwrap();
-        third.rewind(10_000).unwrap();
-        third.sync().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n{GAP}"));
-        // The report of another run is not gone on with.
-        let other = Origin { run: "other".into(), ..origin() };
-        let run = Origin { run: "run".into(), ..origin() };
-        ReportWriter::create(&path, &other).unwrap().add("1");
-        ReportWriter::reopen(&path, &run).unwrap().rewind(10_000).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains(r#""run":"run""#) && text.ends_with(GAP) && text.lines().count() == 2,
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_full_disk_is_told_at_the_next_sync_and_passes_with_a_rewind() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("report.jsonl");
-        let mut writer = ReportWriter::create(&path, &origin()).unwrap();
-        let whole = writer.sync().unwrap();
-        // The file behind the writer is exchanged for one that is full, and back.
-        let real = std::mem::replace(&mut writer.file, BufWriter::new(File::create("/dev/full").unwrap()));
-        for number in 0..100_000 {
-            writer.add(&number.to_string());
-        }
-        assert_eq!(writer.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
-        let (_, _unwritten) = std::mem::replace(&mut writer.file, real).into_parts();
-        assert!(writer.sync().is_err(), "receipts are missing until it is rewound");
-        writer.rewind(whole).unwrap();
-        writer.add("0");
-        assert_eq!(writer.sync().unwrap(), whole + 2);
-    }
-
-    #[test]
-    fn a_path_that_can_not_be_written_is_told_at_once() {
-        let error = ReportWriter::create(Path::new("/proc/report.jsonl"), &origin()).unwrap_err();
-        assert!(error.to_string().contains("choose another path"), "{error}");
-    }
-}
+mod tests;
