@@ -87,7 +87,7 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
-    /// Set while nothing of an earlier session can be in the file, because this one has begun it.
+    /// Set until the first rewind or receipt if this session has begun the file, so that nothing of an earlier one is in it.
     is_new: bool,
     /// Set for a stream that has to begin with [`GAP`].
     lacks_receipts: bool,
@@ -318,6 +318,7 @@ impl Ledger for ReportWriter {
     }
 
     fn add(&mut self, receipt: &str) {
+        self.is_new = false;
         self.mark_gap();
         if self.error.is_none() {
             let written = self.file.write_all(receipt.as_bytes()).and_then(|()| self.file.write_all(b"\n"));

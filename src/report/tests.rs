@@ -179,3 +179,19 @@ fn a_path_that_can_not_be_written_is_told_at_once() {
     let error = ReportWriter::create(Path::new("/proc/report.jsonl"), &origin()).unwrap_err();
     assert!(error.to_string().contains("choose another path"), "{error}");
 }
+
+#[test]
+fn a_session_that_rewinds_to_its_own_receipts_lacks_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.jsonl");
+    for path in [&path, Path::new("/dev/null")] {
+        let mut writer = ReportWriter::create(path, &origin()).unwrap();
+        writer.add("1");
+        let length = writer.sync().unwrap();
+        writer.add("2");
+        assert_eq!(writer.rewind(length).unwrap(), length);
+        writer.add("2");
+        assert_eq!(writer.sync().unwrap(), length + 2);
+    }
+    assert!(fs::read_to_string(&path).unwrap().ends_with("}\n1\n2\n"));
+}
