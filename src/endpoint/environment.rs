@@ -85,7 +85,7 @@ impl Environment {
                     contents.push((kind, String::from_utf8_lossy(&bytes).into_owned()));
                     FileState::Read
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => FileState::Missing,
+                Err(error) if is_missing(error.kind()) => FileState::Missing,
                 Err(error) => FileState::Unreadable(error.to_string()),
             };
             environment.files.push(ConfigFile { kind, path, state });
@@ -130,7 +130,10 @@ impl Environment {
         }
         let mut files = EnvConfigFiles::builder();
         for (kind, text) in contents {
-            self.services.extend(services_sections(&text).map(str::to_owned));
+            // The SDK ignores these sections in the other file.
+            if matches!(kind, EnvConfigFileKind::Config) {
+                self.services.extend(services_sections(&text).map(str::to_owned));
+            }
             files = files.with_contents(kind, text);
         }
         // Everything is in memory already, so the future is ready at once.
@@ -308,6 +311,12 @@ impl<'a> Profile<'a> {
     }
 }
 
+/// Returns true if an error of opening a file means that there is none. `HOME=/dev/null` makes the
+/// parent of `~/.aws` no directory.
+fn is_missing(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// True for variables that decide about endpoints.
 fn is_setting(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
@@ -317,7 +326,7 @@ fn is_setting(name: &str) -> bool {
 /// Returns the names in the lines `[services NAME]`.
 fn services_sections(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
-        let rest = line.trim().strip_prefix("[services")?;
+        let rest = line.strip_prefix('[')?.trim_start().strip_prefix("services")?;
         let name = rest.split(']').next()?;
         name.starts_with(char::is_whitespace).then(|| name.trim())
     })
@@ -363,6 +372,26 @@ s3 =
         assert_eq!((default.get("region"), default.has_credentials()), (Some("eu-west-1"), false));
         assert!(environment.profile("nope").is_none());
         assert_eq!((environment.variable("EMPTY"), environment.text("EMPTY")), (None, Some("")));
+    }
+
+    #[test]
+    fn services_sections_are_those_that_the_sdk_reads() {
+        let lab = "[ services lab ]\ns3 =\n  endpoint_url = http://lab.example:9000\n";
+        let user = "[profile p]\nservices = lab\n";
+        let of_config = Environment::of([], &format!("{user}{lab}"), "");
+        assert!(of_config.has_services("lab"));
+        let url = of_config.profile("p").unwrap().service_url("s3").map(str::to_owned);
+        assert_eq!(url.as_deref(), Some("http://lab.example:9000"));
+        let of_credentials = Environment::of([], user, lab);
+        assert!(!of_credentials.has_services("lab"));
+        assert_eq!(of_credentials.profile("p").unwrap().service_url("s3"), None);
+    }
+
+    #[test]
+    fn a_file_below_something_that_is_no_directory_is_missing() {
+        let error = fs::read("/dev/null/.aws/config").unwrap_err();
+        assert!(is_missing(error.kind()), "{error}");
+        assert!(!is_missing(io::ErrorKind::PermissionDenied));
     }
 
     #[test]
