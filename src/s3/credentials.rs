@@ -19,6 +19,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::causes::{causes, find, one_line, plain};
 use super::failure::tls;
+use super::providers::Unsignable;
 use crate::endpoint::ResolvedEndpoint;
 
 /// What the SDK says when the metadata service answers 403. Its type for it is private.
@@ -171,6 +172,9 @@ fn sort(
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
+    if let Some(unsignable) = find::<Unsignable>(error) {
+        return NoIdentity { may_pass: false, message: unsignable.to_string() };
+    }
     let errors: Vec<&CredentialsError> = causes(error).filter_map(<dyn Error>::downcast_ref).collect();
     let Some(last) = errors.last() else {
         // The identity cache's own time limit has no public type, and nothing else fails without one.

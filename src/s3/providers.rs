@@ -4,6 +4,8 @@
 //! a profile was named, and would take an empty variable for a set one. Here the chain holds what
 //! [`ResolvedEndpoint::credentials`] lists and nothing else.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use aws_config::ecs::EcsCredentialsProvider;
@@ -166,6 +168,10 @@ impl Chain {
         for (source, provider) in &self.links {
             match provider.provide_credentials().await {
                 Ok(credentials) => {
+                    if let Some(field) = unsignable(&credentials) {
+                        let error = Unsignable { field, source: source.clone() };
+                        return Err(CredentialsError::invalid_configuration(error));
+                    }
                     // Only the first answer is recorded; a renewal may come from another source.
                     let _ = self.used.set(source.clone());
                     return Ok(credentials);
@@ -181,6 +187,34 @@ impl Chain {
             }
         }
         Err(last)
+    }
+}
+
+/// Credentials that no request can be signed with. The SDK panics on some of them. The value is not shown.
+#[derive(Debug)]
+pub(super) struct Unsignable {
+    field: &'static str,
+    source: CredentialSource,
+}
+
+impl fmt::Display for Unsignable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, source } = self;
+        write!(f, "{source}: the {field} holds characters that no header can hold, such as a line break")
+    }
+}
+
+impl Error for Unsignable {}
+
+/// Returns the field that the headers of a signed request cannot hold.
+fn unsignable(credentials: &Credentials) -> Option<&'static str> {
+    let is_odd = |text: &str| !text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_odd(credentials.access_key_id()) {
+        Some("access key id")
+    } else if credentials.session_token().is_some_and(is_odd) {
+        Some("session token")
+    } else {
+        None
     }
 }
 

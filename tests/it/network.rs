@@ -207,6 +207,19 @@ async fn an_empty_variable_counts_as_unset() {
     assert!(site.copied());
 }
 
+#[rstest]
+#[case::access_key("AWS_ACCESS_KEY_ID", "access key id")]
+#[case::session_token("AWS_SESSION_TOKEN", "session token")]
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_no_header_can_hold_are_refused(#[case] variable: &str, #[case] field: &str) {
+    let site = Site::new("[default]\nendpoint_url = SANDBOX\n", "").await;
+    let odd = (variable, "very\nsecret");
+    let ended = site.run(&COPY, &[&right_keys()[..], &[odd]].concat()).await;
+    assert_eq!(ended.exit, 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("the {field} holds characters")), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
+}
+
 /// A forward proxy: CONNECT for TLS, absolute URLs otherwise. Whatever host is named, it connects to `onward`.
 struct Proxy {
     at: SocketAddr,
