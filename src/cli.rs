@@ -53,6 +53,7 @@ use crate::endpoint::{
 use crate::journal::JournalError;
 use crate::location::{LocalPath, bare, suggestion};
 use crate::manifest::{self, Finding, ManifestError};
+use crate::plan::unlisted::Cause;
 use crate::report::ReportError;
 use crate::s3::Failure;
 use crate::telemetry::{self, LogFormat};
@@ -83,6 +84,15 @@ pub enum Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+impl From<Cause> for Exit {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Refused => Self::Refused,
+            Cause::Passing => Self::Interrupted,
+        }
     }
 }
 

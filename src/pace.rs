@@ -103,7 +103,8 @@ impl Pacer {
     /// A pacer under the job's limits. `ceiling` bounds the requests in flight (see [`slots::default_ceiling`]).
     #[must_use]
     pub fn new(limits: &Limits, ceiling: u32, retry: RetryPolicy) -> Self {
-        let retry = RetryPolicy { patience: limits.patience.unwrap_or(retry.patience), ..retry };
+        let patience = limits.patience.unwrap_or(retry.patience);
+        let retry = RetryPolicy { patience, persistence: retry.persistence.min(patience), ..retry };
         let ceiling = limits.in_flight.map_or(ceiling, |wanted| wanted.min(ceiling)).max(1);
         Self {
             started: Instant::now(),

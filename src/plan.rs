@@ -30,3 +30,4 @@ pub mod remap;
 pub mod replay;
 pub mod totals;
 pub mod unchanged;
+pub mod unlisted;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::bucket::Bucket;
 use crate::execute::receipt::{ErrorRecord, Proof};
 use crate::location::{ObjectKey, S3Uri};
+use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::Sides;
 use crate::s3::Failure;
 use pair::Pair;
@@ -116,6 +117,9 @@ pub struct Counts {
     pub unprovable: u64,
     /// What could not be looked at.
     pub failed: u64,
+    /// Those of them that were lists.
+    #[serde(skip)]
+    pub unlisted: UnlistedCounts,
     /// Objects that the selection leaves out.
     pub excluded: u64,
     /// Equal pairs by what that rests on.
@@ -129,6 +133,12 @@ impl Counts {
     #[must_use]
     pub fn compared(&self) -> u64 {
         self.equal + self.different + self.missing + self.extra + self.unprovable + self.failed
+    }
+
+    /// Returns the number of objects that were found.
+    #[must_use]
+    pub fn found(&self) -> u64 {
+        self.compared() - self.failed + self.excluded
     }
 
     /// Adds a finding.
@@ -154,6 +164,7 @@ impl Counts {
         self.extra += other.extra;
         self.unprovable += other.unprovable;
         self.failed += other.failed;
+        self.unlisted.merge(other.unlisted);
         self.excluded += other.excluded;
         for (proof, count) in &other.proofs {
             *self.proofs.entry(proof.clone()).or_default() += count;
@@ -178,6 +189,7 @@ pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Findin
                     Task::Excluded => Settled::Excluded,
                     Task::Foreign => Settled::Nothing,
                     Task::Known(finding) => Settled::Found(finding),
+                    Task::Unlisted(finding, failure) => Settled::Unlisted(finding, failure),
                     Task::Compare(step, found) => {
                         Settled::Found(Pair::of_step(sides, &step).settle(&found, deep).await)
                     }
@@ -192,6 +204,11 @@ pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Findin
         match settled {
             Settled::Excluded => counts.excluded += 1,
             Settled::Nothing => {}
+            Settled::Unlisted(finding, failure) => {
+                counts.unlisted.observe(&failure);
+                counts.add(&finding.verdict);
+                observe(&finding);
+            }
             Settled::Found(finding) => {
                 counts.add(&finding.verdict);
                 observe(&finding);
@@ -205,6 +222,7 @@ pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Findin
 enum Settled {
     Excluded,
     Nothing,
+    Unlisted(Finding, Failure),
     Found(Finding),
 }
 

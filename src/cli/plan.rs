@@ -23,6 +23,7 @@ use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::empty::EmptySelection;
 use crate::plan::parts::Capacity;
 use crate::plan::totals::{Estimate, Totals};
+use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
@@ -108,6 +109,7 @@ pub(super) async fn show(
     presence::require(job, &mut connections).await?;
     let mut all = Totals::default();
     let mut exit = Exit::Done;
+    let mut unlisted = UnlistedCounts::default();
     for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides::new(transfer, source, destination);
@@ -158,9 +160,13 @@ pub(super) async fn show(
                 // A plan goes on with nothing.
                 Planned::Again(..) => {}
                 Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
-                Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
+                Planned::Failed(_, place, failure) => {
                     totals.impossible_objects += 1;
-                    exit = Exit::Failures;
+                    note(&format!("failed: {place}: {failure}"));
+                }
+                Planned::Unlisted(place, failure) => {
+                    totals.impossible_objects += 1;
+                    unlisted.observe(&failure);
                     note(&format!("failed: {place}: {failure}"));
                 }
             }
@@ -188,16 +194,21 @@ pub(super) async fn show(
     if let Some(mut file) = file {
         file.flush()?;
     }
+    say_end(job, &all, connections.pacer().counts().requests, output)?;
+    Ok(with_failures(exit, &all, unlisted))
+}
+
+/// Prints the totals of all transfers and the number of requests that the plan took.
+fn say_end(job: &Job, all: &Totals, requests: u64, output: Output) -> Result<(), CliError> {
     if output.json {
         say_json(&serde_json::json!({ "totals": all }))?;
-    } else {
-        if job.transfers.len() > 1 {
-            say(&format!("in all\n{}", text(&all, "")))?;
-        }
-        let sent = connections.pacer().counts().requests;
-        say(&format!("nothing was written; {} sent to look", display_counted(sent, "request")))?;
+        return Ok(());
     }
-    Ok(exit)
+    if job.transfers.len() > 1 {
+        say(&format!("in all\n{}", text(all, "")))?;
+    }
+    say(&format!("nothing was written; {} sent to look", display_counted(requests, "request")))?;
+    Ok(())
 }
 
 /// Returns what the requests cost on Amazon S3.
@@ -304,6 +315,16 @@ fn empty(transfer: &Transfer, totals: &Totals, writers: &[&str]) -> Option<Empty
 /// Returns the exit code after such a finding.
 fn with_empty(exit: Exit, empty: Option<&EmptySelection>) -> Exit {
     if empty.is_some_and(|empty| empty.fails) { Exit::Failures } else { exit }
+}
+
+/// Returns the exit code after the failures that were counted.
+fn with_failures(exit: Exit, all: &Totals, unlisted: UnlistedCounts) -> Exit {
+    let found = all.objects + all.delete_markers + all.skipped_objects + all.archived_objects;
+    match unlisted.cause(all.impossible_objects, found + all.excluded_objects) {
+        _ if exit != Exit::Done || all.impossible_objects == 0 => exit,
+        Some(cause) => cause.into(),
+        None => Exit::Failures,
+    }
 }
 
 /// What becomes of a transfer's archived objects.

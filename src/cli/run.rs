@@ -20,6 +20,7 @@ use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
 use crate::manifest::job::Job;
+use crate::plan::unlisted::Cause;
 use crate::report::{Footer, Origin, ReportError, Target, summary};
 
 /// Runs a job manifest.
@@ -154,6 +155,13 @@ pub(super) async fn run(
 /// The exit code of a run.
 fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
+    // A signal alone decides nothing about a run that did not end by itself.
+    let ended_itself = outcome.gave_up.is_some() || !interrupted;
+    match outcome.list_failure() {
+        Some(Cause::Refused) if ended_itself => return Exit::Refused,
+        Some(Cause::Passing) if !outcome.has_empty_failure() => return Exit::Interrupted,
+        _ => {}
+    }
     match (&outcome.gave_up, interrupted, outcome.failed_objects) {
         (Some(gave_up), ..) if !gave_up.may_pass_later => Exit::Failures,
         (Some(_), ..) | (None, true, _) => Exit::Interrupted,

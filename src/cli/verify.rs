@@ -151,6 +151,10 @@ impl Verify {
         }
         let bad = counts.different + counts.missing + counts.failed + u64::from(is_empty && fails_if_empty);
         let doubtful = if self.strict { counts.extra + counts.unprovable + self.blind(&counts) } else { 0 };
+        let is_plain = bad == counts.failed;
+        if let Some(cause) = counts.unlisted.cause(counts.failed, counts.found()).filter(|_| is_plain) {
+            return Ok(cause.into());
+        }
         Ok(if bad + doubtful > 0 { Exit::Failures } else { Exit::Done })
     }
 

@@ -366,6 +366,7 @@ impl<'a> Conductor<'a> {
             }
             Planned::Unlisted(place, failure) => {
                 let receipt = running.failed(place, &failure);
+                self.outcome.unlisted.observe(&failure);
                 self.count(&receipt);
                 self.tell(transfer, |record| record.unlisted(&receipt));
             }

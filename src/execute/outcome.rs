@@ -13,6 +13,7 @@ use crate::plan::decide::{Reason, Skip};
 use crate::plan::empty::EmptySelection;
 use crate::plan::loss::LossCounts;
 use crate::plan::unchanged::Unchanged;
+use crate::plan::unlisted::{Cause, UnlistedCounts};
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -52,6 +53,9 @@ pub struct Outcome {
     /// What they failed for, the most frequent cause first.
     #[serde(rename = "failures", serialize_with = "as_list")]
     pub causes: CauseCounts,
+    /// Those failures of this session that were lists.
+    #[serde(skip)]
+    pub unlisted: UnlistedCounts,
     /// Objects that a stop left undone, as far as they were known.
     pub stopped_objects: u64,
     /// Copied objects of which something could not be kept.
@@ -132,6 +136,13 @@ impl Outcome {
     #[must_use]
     pub fn has_empty_failure(&self) -> bool {
         self.empty.iter().any(|empty| empty.fails)
+    }
+
+    /// Returns the reason of all failures, if they were lists and failed alike.
+    #[must_use]
+    pub fn list_failure(&self) -> Option<Cause> {
+        let found = self.ended_objects() - self.failed_objects + self.stopped_objects;
+        self.unlisted.cause(self.failed_objects, found + self.excluded_objects)
     }
 
     /// Objects that came to an end, good or bad.

@@ -343,6 +343,24 @@ impl Failure {
         is_about_us || self.0.kind.concerns_all()
     }
 
+    /// Returns true for an answer about identity, permission, or the place of the bucket, which waiting does not change.
+    #[must_use]
+    pub fn refuses_access(&self) -> bool {
+        matches!(
+            self.0.kind,
+            FailureKind::Denied
+                | FailureKind::Credentials
+                | FailureKind::NoCredentials
+                | FailureKind::ClockSkew
+                | FailureKind::WrongRegion(_)
+                | FailureKind::NoSuchBucket
+                | FailureKind::Unsupported
+                | FailureKind::Certificate
+                | FailureKind::Tls
+                | FailureKind::Configuration
+        )
+    }
+
     /// Returns true if the write, or an earlier attempt of it, may have happened although no good answer came back.
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {

@@ -32,6 +32,8 @@ pub(super) enum Task {
     Surplus(Box<Entry>, Option<ObjectKey>),
     /// Nothing: the result is known.
     Known(Finding),
+    /// Nothing: a list failed.
+    Unlisted(Finding, Failure),
     /// Nothing: the selection leaves it out.
     Excluded,
     /// Nothing: the destination has it for reasons of its own.
@@ -122,18 +124,22 @@ impl Walk {
                 // A plan of everything skips nothing, and goes on with nothing.
                 Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}
                 Some(Planned::Excluded(_)) => return Some(Task::Excluded),
-                Some(Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure)) => {
-                    self.source_is_whole = false;
-                    return Some(Task::Known(Finding {
-                        source: Some(place),
-                        destination: self.sides.transfer.to.location.to_string(),
-                        size: 0,
-                        verdict: Verdict::failed(&failure),
-                    }));
+                Some(Planned::Failed(_, place, failure)) => {
+                    return Some(Task::Known(self.unplanned(place, &failure)));
+                }
+                Some(Planned::Unlisted(place, failure)) => {
+                    return Some(Task::Unlisted(self.unplanned(place, &failure), failure));
                 }
                 None => return self.rest().await,
             }
         }
+    }
+
+    /// Returns the finding about a part of the source that is not known.
+    fn unplanned(&mut self, place: String, failure: &Failure) -> Finding {
+        self.source_is_whole = false;
+        let destination = self.sides.transfer.to.location.to_string();
+        Finding { source: Some(place), destination, size: 0, verdict: Verdict::failed(failure) }
     }
 
     /// Brings the destination's listing up to the step's key.
@@ -212,7 +218,8 @@ impl Walk {
 /// Reports that the destination could not be listed, or not all of it.
 fn unlisted(place: &str, failure: &Failure) -> Task {
     let verdict = Verdict::failed(failure);
-    Task::Known(Finding { source: None, destination: place.to_owned(), size: 0, verdict })
+    let finding = Finding { source: None, destination: place.to_owned(), size: 0, verdict };
+    Task::Unlisted(finding, failure.clone())
 }
 
 /// What only the destination has; `None` when the source has `source` after all, and the selection leaves it out.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use assert_cmd::Command as Program;
 use rstest::rstest;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, SandboxOptions};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
@@ -478,4 +478,71 @@ source_profile = nobody
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 3, "{stderr}");
     assert!(stderr.contains(told) && stderr.contains(profile), "{stderr}");
+}
+
+/// Every command, with little patience, at a world whose buckets answer and whose lists do not.
+#[rstest]
+#[case::broken(Effect::Error(500, "InternalError"))]
+#[case::away(Effect::Error(503, "ServiceUnavailable"))]
+#[case::throttled(Effect::SlowDown)]
+#[case::silent(Effect::StallBefore(None))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_fails_for_now_ends_a_command_within_its_patience(
+    #[case] effect: Effect,
+    #[values("run", "dry-run", "plan", "check", "verify")] word: &str,
+) {
+    let world = world().await;
+    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).then(effect));
+    let began = Instant::now();
+    let (exit, stderr) = with_job(&world, word).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(began.elapsed() < Duration::from_secs(45), "{:?}: {stderr}", began.elapsed());
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty(), "nothing was written");
+}
+
+/// Runs a command with a job from the source to the destination.
+async fn with_job(world: &World, word: &str) -> (i32, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let job = directory.path().join("job.yaml");
+    std::fs::write(&job, JOB).unwrap();
+    let job = job.to_str().unwrap();
+    let words = if word == "dry-run" { vec!["run", job, "--dry-run"] } else { vec![word, job] };
+    let (exit, _, stderr) = run(at(world), &words).await;
+    (exit, stderr)
+}
+
+/// HEAD may be answered before the server looks at the key, as a redirect is, so that a list is the first to be refused.
+#[rstest]
+#[case(403, "InvalidAccessKeyId")]
+#[case(403, "SignatureDoesNotMatch")]
+#[case(403, "AccessDenied")]
+#[case(403, "RequestTimeTooSkewed")]
+#[case(301, "PermanentRedirect")]
+#[case(501, "NotImplemented")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_refused_ends_a_command_like_a_refused_bucket(
+    #[case] status: u16,
+    #[case] code: &'static str,
+    #[values("run", "dry-run", "plan", "check", "verify")] word: &str,
+) {
+    let world = world().await;
+    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).then(Effect::Error(status, code)));
+    let (exit, stderr) = with_job(&world, word).await;
+    assert_eq!(exit, 3, "{stderr}");
+}
+
+#[rstest]
+#[case::refused(Effect::Error(403, "AccessDenied"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_list_beside_a_copy_is_a_failure(#[case] effect: Effect) {
+    let world = world().await;
+    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).key("denied/").then(effect));
+    let directory = tempfile::tempdir().unwrap();
+    let job = directory.path().join("job.yaml");
+    let transfers = "transfers:\n  - {name: one, from: {s3: s3://source/denied/}, to: {s3: s3://destination/a/}}\n  - {name: \
+                     two, from: {s3: s3://source/k}, to: {s3: s3://destination/b/k}}\n";
+    std::fs::write(&job, format!("version: 1\n{transfers}")).unwrap();
+    let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
+    assert_eq!(exit, 1, "{stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["b/k"]);
 }

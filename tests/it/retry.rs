@@ -159,7 +159,8 @@ async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
 async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
     let (exit, stdout, stderr) =
         run(at(world), &[copy, &["--report", report.to_str().unwrap()]].concat()).await;
-    assert_eq!(exit, 1, "{stdout} {stderr}");
+    // 3 where nothing at all could be listed.
+    assert!(matches!(exit, 1 | 3), "{exit} {stdout} {stderr}");
     fs::read_to_string(report).unwrap()
 }
 

@@ -1,0 +1,81 @@
+//! Lists that failed, counted by the reason.
+//!
+//! A run that could not list anything is like one whose buckets could not be used at all: its exit code says if waiting
+//! may help.
+
+use crate::s3::Failure;
+
+/// Lists that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnlistedCounts {
+    /// Lists that were refused to these credentials, or that this server, Region, or clock makes impossible.
+    pub refused: u64,
+    /// Lists that failed for a reason that may pass.
+    pub passing: u64,
+}
+
+/// The common reason of all failures of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Each failure is a list that was refused.
+    Refused,
+    /// Each failure is a list that may succeed later.
+    Passing,
+}
+
+impl UnlistedCounts {
+    /// Counts a list that failed.
+    pub fn observe(&mut self, failure: &Failure) {
+        self.refused += u64::from(failure.refuses_access());
+        self.passing += u64::from(failure.kind().may_pass_later());
+    }
+
+    /// Adds the counts of another transfer.
+    pub fn merge(&mut self, other: Self) {
+        self.refused += other.refused;
+        self.passing += other.passing;
+    }
+
+    /// Returns the reason of all `failed` failures, if they have one in common. `found` is the number of objects that were
+    /// found: where there are some, access as a whole was not refused.
+    #[must_use]
+    pub const fn cause(self, failed: u64, found: u64) -> Option<Cause> {
+        if failed == 0 {
+            None
+        } else if self.passing == failed {
+            Some(Cause::Passing)
+        } else if self.refused == failed && found == 0 {
+            Some(Cause::Refused)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::{FailureKind, Operation};
+
+    #[test]
+    fn failures_have_a_cause_only_if_it_is_that_of_all() {
+        use FailureKind::{Bug, ClockSkew, Credentials, Denied, Throttled, Transient, WrongRegion};
+        for (kinds, others, found, cause) in [
+            (vec![], 0, 0, None),
+            (vec![Denied, Credentials, ClockSkew, WrongRegion(None)], 0, 0, Some(Cause::Refused)),
+            (vec![Denied], 0, 1, None),
+            (vec![Denied], 1, 0, None),
+            (vec![Transient, Throttled], 0, 5, Some(Cause::Passing)),
+            (vec![Transient], 1, 0, None),
+            (vec![Transient, Denied], 0, 0, None),
+            (vec![Bug], 0, 0, None),
+        ] {
+            let mut counts = UnlistedCounts::default();
+            for kind in &kinds {
+                counts.observe(&Failure::new(kind.clone(), Operation::ListObjects, "b", "m"));
+            }
+            let failed = kinds.len() as u64 + others;
+            assert_eq!(counts.cause(failed, found), cause, "{kinds:?}");
+        }
+    }
+}
