@@ -501,13 +501,13 @@ async fn a_list_that_fails_for_now_ends_a_command_within_its_patience(
 }
 
 /// Runs a command with a job from the source to the destination.
-async fn with_job(world: &World, word: &str) -> (i32, String) {
+async fn with_job(world: &World, command: &str) -> (i32, String) {
     let directory = tempfile::tempdir().unwrap();
     let job = directory.path().join("job.yaml");
     std::fs::write(&job, JOB).unwrap();
     let job = job.to_str().unwrap();
-    let words = if word == "dry-run" { vec!["run", job, "--dry-run"] } else { vec![word, job] };
-    let (exit, _, stderr) = run(at(world), &words).await;
+    let arguments = if command == "dry-run" { vec!["run", job, "--dry-run"] } else { vec![command, job] };
+    let (exit, _, stderr) = run(at(world), &arguments).await;
     (exit, stderr)
 }
 
