@@ -49,7 +49,7 @@ pub struct Bucket {
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
     versioned: Arc<OnceCell<bool>>,
-    /// How long the caller has waited for the outcome already.
+    /// The time that the caller has already waited for the outcome.
     waited: Duration,
 }
 

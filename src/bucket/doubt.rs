@@ -10,7 +10,7 @@ use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
-/// How long a request may take that only finds out what is the matter.
+/// The time limit of a request that only looks for the cause of a failure.
 const GLANCE: Duration = Duration::from_secs(10);
 
 impl Bucket {
@@ -90,19 +90,19 @@ impl Bucket {
         Self { waited, ..self.clone() }
     }
 
-    /// How long an answer is waited for in all.
+    /// Returns the total time to wait for an answer, over all attempts.
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.retry.patience
     }
 
-    /// How long an outcome that nobody knows is worth looking for.
+    /// Returns the time to spend on finding out whether a write took effect.
     #[must_use]
     pub fn persistence(&self) -> Duration {
         self.retry.persistence
     }
 
-    /// How long an answer has been waited for since the first attempt that failed.
+    /// Returns the time spent on waiting since the first failed attempt, and before it by the caller.
     pub(super) fn spent(&self, since: Option<Instant>, held: Duration) -> Duration {
         self.waited + since.map_or(Duration::ZERO, |since| since.elapsed().saturating_sub(held))
     }

@@ -37,8 +37,8 @@ A probe writes some 20 small objects and one of 11 MiB below a scratch prefix of
 them. It needs s3:DeleteObject there; a job never does.
 
 Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
-job relies on, or something of the probe is left, 3 a bucket or a local source can not be used, listed, or read, or the
-journal can not be used.")]
+job relies on, or the probe left something behind, 3 a bucket or a local source cannot be used, listed, or read, or the
+journal cannot be used.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,

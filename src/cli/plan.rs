@@ -119,6 +119,9 @@ pub(super) async fn show(
         let in_order = file.is_some() || output.json;
         let mut planned = if in_order { sides.plan() } else { sides.plan_in_any_order() };
         while let Some(planned) = misses.watch(&sides, planned.recv().await) {
+            if let Planned::Unlisted(_, failure) = &planned {
+                unlisted.observe(failure);
+            }
             match planned {
                 Planned::Step(step) => {
                     let mut is_held_up = false;
@@ -160,13 +163,8 @@ pub(super) async fn show(
                 // A plan goes on with nothing.
                 Planned::Again(..) => {}
                 Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
-                Planned::Failed(_, place, failure) => {
+                Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                     totals.impossible_objects += 1;
-                    note(&format!("failed: {place}: {failure}"));
-                }
-                Planned::Unlisted(place, failure) => {
-                    totals.impossible_objects += 1;
-                    unlisted.observe(&failure);
                     note(&format!("failed: {place}: {failure}"));
                 }
             }

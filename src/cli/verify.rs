@@ -386,7 +386,7 @@ struct Line {
 
 /// Why a receipt cannot be compared.
 enum Unfit {
-    /// What is wrong with the line.
+    /// The line is wrong, for this reason.
     Line(String),
     /// A bucket cannot be used.
     Bucket(Failure),

@@ -9,9 +9,10 @@
 //! Then what stands at the key must be recognised: by the source's checksum, or by the `ETag` that was on record before
 //! Complete was sent.
 //!
-//! Uploads of objects that nobody will copy any more (a fresh run, a failed abort) are cancelled at the start of a run, and
-//! those that no object took up at its end. What can not be cancelled stays on record, and the next run tries again. What the
-//! server lets be aborted and cannot show to be gone is reported once, with its id and a command, and is on record no more.
+//! A run aborts the uploads of objects that nobody will copy any more (a fresh run, a failed abort) at its start, and the
+//! uploads that no object resumed at its end. An upload that cannot be aborted stays in the journal, and the next run tries
+//! again. If the server accepts the abort but cannot show that the upload is gone, the run reports it once, with its id and a
+//! command, and removes it from the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -371,7 +372,7 @@ pub(super) async fn find(
             Some(begun) if begun.losses.iter().any(|loss| is_demanded(work, loss, draft)) => None,
             Some(begun) => match judge(work, &candidate, begun, wish, draft).await {
                 Ok(found) => found,
-                // Nobody may know what it holds, or the server cannot tell; to begin anew is always right.
+                // The parts cannot be listed. Starting over is always right.
                 Err(Trouble::Failed(failure)) if !failure.kind().may_pass_later() && !failure.ends_run() => {
                     tracing::warn!(key = %wish.key, %failure, "an open upload can not be gone on with: beginning anew");
                     None

@@ -487,7 +487,7 @@ impl Copy<'_> {
         self.seen = Seen::Object(written.etag.clone());
         compare_encryption(work, head, &written, draft);
         let made = if upload.is_kms() { made.without_etag() } else { made };
-        // An upload that was found open is compared by its own rules, and copied anew if it was begun otherwise.
+        // `Begun::vouched` compares the attributes of an adopted upload, and copies the object again if they differ.
         let asked = Some(asked).filter(|_| !begun.claimed);
         let published =
             Publication { written: &written, made: &made, parts: layout.count, asked, slot: place };

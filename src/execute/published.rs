@@ -19,14 +19,14 @@ use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written,
 };
 
-/// What was written, and what to compare it with.
+/// A published object, and the facts to compare it with.
 #[derive(Debug)]
 pub(super) struct Publication<'a> {
     pub(super) written: &'a Written,
     pub(super) made: &'a Made,
     /// The parts that it was published from; 0 for an object that one request wrote.
     pub(super) parts: u32,
-    /// What it was asked to have; `None` where that is compared elsewhere.
+    /// The requested attributes; `None` if the caller compares them.
     pub(super) asked: Option<Asked<'a>>,
     /// The request slot that the look uses; `None` if the caller holds one. It is released before bytes are read, since reading
     /// asks for slots of its own.
@@ -129,7 +129,7 @@ impl Copy<'_> {
         Ok(by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
 
-    /// What an unequal copy means: the source changed under a server that ignores conditions, or something is wrong.
+    /// Returns the reason for an unequal copy: the source changed under a server that ignores conditions, or the copy is wrong.
     pub(super) async fn differs(
         &self,
         head: &Head,

@@ -424,7 +424,7 @@ impl Upload {
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
         let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let must_look = !is_answered && !size_will_do;
-        // One that was found open is compared by its own rules, and sent anew if it was begun otherwise.
+        // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again if they differ.
         let unasked = Attributes::default();
         let asked = if self.begun.claimed { &unasked } else { attributes };
         let look = found(work, key, &written, (size, parts, must_look), asked, draft);

@@ -120,7 +120,7 @@ async fn not_there(
     Err(format!("not aborted (NoSuchUpload): {why}"))
 }
 
-/// What has been said so far.
+/// Prints the results, and counts them.
 struct Results<'b> {
     bucket: &'b Bucket,
     dry_run: bool,
