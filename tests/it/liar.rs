@@ -34,6 +34,27 @@ impl Asked {
         })
     }
 
+    /// True if the query has this parameter.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.parameter(name).is_some()
+    }
+
+    pub(crate) fn creates_upload(&self) -> bool {
+        self.method == "POST" && self.has("uploads")
+    }
+
+    pub(crate) fn lists_uploads(&self) -> bool {
+        self.method == "GET" && self.has("uploads")
+    }
+
+    pub(crate) fn lists_parts(&self) -> bool {
+        self.method == "GET" && self.has("uploadId")
+    }
+
+    pub(crate) fn aborts(&self) -> bool {
+        self.method == "DELETE" && self.has("uploadId")
+    }
+
     /// True for a list of objects of this bucket.
     pub(crate) fn lists(&self, bucket: &str) -> bool {
         self.method == "GET" && self.path.trim_matches('/') == bucket && self.parameter("list-type").is_some()
@@ -78,9 +99,13 @@ impl Answer {
     /// The same answer with something else in its body.
     pub(crate) fn replacing(self, from: &str, to: &str) -> Self {
         let body = String::from_utf8_lossy(&self.body).replace(from, to);
+        // The length in an answer without a body is that of the object.
+        if body.is_empty() { self } else { self.with_body(body.into_bytes()) }
+    }
+
+    fn with_body(self, body: Vec<u8>) -> Self {
         let length = format!("content-length: {}", body.len());
-        let changed = Self { body: body.into_bytes(), ..self };
-        if changed.body.is_empty() { changed } else { changed.with(&length) }
+        Self { body, ..self }.with(&length)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -96,10 +121,38 @@ impl Answer {
     }
 }
 
-/// Changes answers.
-pub(crate) trait Lie: Fn(&Asked, Answer) -> Answer + Send + Sync + 'static {}
+/// Changes the sandbox's answer.
+pub(crate) type Change = Box<dyn FnOnce(Answer) -> Answer + Send>;
 
-impl<L: Fn(&Asked, Answer) -> Answer + Send + Sync + 'static> Lie for L {}
+/// The source of an answer.
+pub(crate) enum Lie {
+    /// The sandbox.
+    Truth,
+    /// This status and body. The sandbox does not receive the request.
+    Instead(u16, String),
+    /// The sandbox, changed by this.
+    Changed(Change),
+}
+
+impl Lie {
+    /// An error document instead of an effect.
+    pub(crate) fn error(status: u16, code: &str) -> Self {
+        Self::Instead(status, format!("<Error><Code>{code}</Code><Message>no</Message></Error>"))
+    }
+
+    /// The sandbox's answer with another body.
+    pub(crate) fn rewrite(rewrite: fn(&str) -> String) -> Self {
+        Self::Changed(Box::new(move |answer| {
+            let body = rewrite(&String::from_utf8_lossy(&answer.body));
+            answer.with_body(body.into_bytes())
+        }))
+    }
+
+    /// An answer that no S3 gives.
+    pub(crate) fn unreadable() -> Self {
+        Self::rewrite(|_| "<html><body>hello".to_owned())
+    }
+}
 
 /// The server, and what it was asked.
 pub(crate) struct Liar {
@@ -108,7 +161,21 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
-    pub(crate) async fn before(world: &World, lie: impl Lie) -> Self {
+    /// Starts a server that changes the sandbox's answers.
+    pub(crate) async fn before(
+        world: &World,
+        change: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let change = Arc::new(change);
+        let changed = move |asked: &Asked| {
+            let (change, asked) = (Arc::clone(&change), asked.clone());
+            Lie::Changed(Box::new(move |answer| change(&asked, answer)))
+        };
+        Self::lying(world, changed).await
+    }
+
+    /// Starts a server that decides before the sandbox receives a request.
+    pub(crate) async fn lying(world: &World, lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static) -> Self {
         let to = world.sandbox.url().trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -146,38 +213,64 @@ impl Liar {
 async fn serve(
     mut client: TcpStream,
     to: String,
-    lie: Arc<impl Lie>,
+    lie: Arc<impl Fn(&Asked) -> Lie>,
     log: Arc<Mutex<Vec<Asked>>>,
 ) -> Option<()> {
-    let (head, rest) = read_head(&mut client).await?;
+    let (head, body) = request(&mut client).await?;
     let asked = Asked::of(&head);
     log.lock().unwrap().push(asked.clone());
-    let header = |head: &str, name: &str| {
-        let mut lines = head.lines().map(str::to_owned);
-        lines.find(|line| line.to_ascii_lowercase().starts_with(name))
+    let mut answer = match lie(&asked) {
+        Lie::Truth => forward(&to, &head, &body).await?,
+        Lie::Changed(change) => change(forward(&to, &head, &body).await?),
+        Lie::Instead(status, body) => Answer { head: vec![format!("HTTP/1.1 {status} X")], body: Vec::new() }
+            .with_body(body.into_bytes()),
     };
-    let length =
-        |head: &str| header(head, "content-length:")?.split(':').nth(1)?.trim().parse::<usize>().ok();
-    let mut server = TcpStream::connect(to).await.ok()?;
-    let onward = head.trim_end().to_owned() + "\r\nconnection: close\r\n\r\n";
-    server.write_all(onward.as_bytes()).await.ok()?;
-    server.write_all(&rest).await.ok()?;
-    let mut left = length(&head).unwrap_or(0).saturating_sub(rest.len());
-    while left > 0 {
-        let mut more = Vec::new();
-        match client.read_buf(&mut more).await.ok()? {
-            0 => return None,
-            read => left -= read.min(left),
-        }
-        server.write_all(&more).await.ok()?;
+    if asked.method == "HEAD" {
+        answer.body.clear();
     }
-    let (head, mut body) = read_head(&mut server).await?;
-    server.read_to_end(&mut body).await.ok()?;
-    let answer =
-        Answer { head: head.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect(), body };
-    let answer = lie(&asked, answer);
     client.write_all(&answer.bytes()).await.ok()?;
     client.shutdown().await.ok()
+}
+
+/// Reads a request: its head, and its body.
+async fn request(client: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    let (head, mut body) = read_head(client).await?;
+    if head.to_lowercase().contains("expect: 100-continue") {
+        client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+    }
+    let length = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    while body.len() < length {
+        (client.read_buf(&mut body).await.ok()? > 0).then_some(())?;
+    }
+    Some((head, body))
+}
+
+/// Sends a request to the sandbox on a connection of its own, and returns the answer, whose body is in one piece.
+async fn forward(to: &str, request: &str, body: &[u8]) -> Option<Answer> {
+    let mut server = TcpStream::connect(to).await.ok()?;
+    let kept: Vec<_> =
+        request.trim_end().lines().filter(|line| !is_of(line, &["connection", "expect"])).collect();
+    server.write_all(format!("{}\r\nconnection: close\r\n\r\n", kept.join("\r\n")).as_bytes()).await.ok()?;
+    server.write_all(body).await.ok()?;
+    let (head, mut body) = read_head(&mut server).await?;
+    server.read_to_end(&mut body).await.ok()?;
+    let lines = head.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if header(&head, "transfer-encoding").is_none() || request.starts_with("HEAD ") {
+        return Some(Answer { head: lines, body });
+    }
+    let answer = Answer { head: lines, body: Vec::new() }.without("transfer-encoding");
+    Some(answer.with_body(dechunked(&body)?))
+}
+
+/// True for a header line with one of these names.
+fn is_of(line: &str, names: &[&str]) -> bool {
+    let name = line.split(':').next().unwrap_or_default();
+    names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
+}
+
+fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let line = head.lines().find(|line| is_of(line, &[name]))?;
+    line.split_once(':').map(|(_, value)| value.trim())
 }
 
 /// Reads up to the end of the headers; returns them and what came behind them.
@@ -191,5 +284,19 @@ async fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
         if stream.read_buf(&mut read).await.ok()? == 0 {
             return None;
         }
+    }
+}
+
+/// Joins the chunks of a body.
+pub(crate) fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let at = bytes.windows(2).position(|end| end == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..at]).ok()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(bytes.get(at + 2..at + 2 + size)?);
+        bytes = bytes.get(at + 4 + size..)?;
     }
 }

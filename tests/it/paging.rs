@@ -12,7 +12,7 @@ use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SandboxOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
-use crate::liar::{Answer, Asked, Liar, Lie};
+use crate::liar::{Answer, Asked, Liar};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -48,7 +48,9 @@ fn number(asked: &Asked) -> usize {
 }
 
 /// Answers lists of the source with pages of its own; all else is the sandbox's.
-fn lists(pages: impl Fn(usize) -> Answer + Send + Sync + 'static) -> impl Lie {
+fn lists(
+    pages: impl Fn(usize) -> Answer + Send + Sync + 'static,
+) -> impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static {
     move |asked: &Asked, answer: Answer| if asked.lists(SOURCE) { pages(number(asked)) } else { answer }
 }
 

@@ -1,8 +1,6 @@
 //! No upload is left open in silence, whatever the server does not answer: with and without a journal, by runs and by
 //! `uploads abort`. What the server cannot prove is reported once, with an id or a key and a command.
 
-mod liar;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,9 +15,8 @@ use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use liar::{Asked, Lie, liar};
-
 use crate::cli::{at, run};
+use crate::liar::{Asked, Liar, Lie};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate};
 
 const PARTS: u64 = 20;
@@ -42,7 +39,7 @@ async fn world() -> World {
 
 /// A job whose server answers so.
 async fn job(world: &World, lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static) -> Job {
-    let url = liar(world, lie).await;
+    let url = Liar::lying(world, lie).await.url;
     let mut job = world.job(in_parts());
     restate(&mut job, |endpoint| endpoint.url = Some(url));
     job
@@ -238,7 +235,7 @@ async fn abort(
     arguments: &[&str],
     lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static,
 ) -> (i32, String, String) {
-    let url = liar(world, lie).await;
+    let url = Liar::lying(world, lie).await.url;
     let all = [&["uploads", "abort"][..], arguments, &["--provider", "aws", "--endpoint-url", &url]].concat();
     run(at(world), &all).await
 }
@@ -252,7 +249,7 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
     let world = World::new().await;
     begin(&world, "odd%20name").await;
     let unencoded = |asked: &Asked| match asked {
-        _ if asked.lists_uploads() && asked.has("encoding-type") => Lie::Rewrite(decode_keys),
+        _ if asked.lists_uploads() && asked.has("encoding-type") => Lie::rewrite(decode_keys),
         _ => Lie::Truth,
     };
     let (exit, stdout, stderr) =
@@ -263,7 +260,7 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
     let mut world = world;
     world.retry.attempts = 1;
     let bucket = {
-        let url = liar(&world, unencoded).await;
+        let url = Liar::lying(&world, unencoded).await.url;
         let mut job = world.job(copy_all());
         restate(&mut job, |endpoint| endpoint.url = Some(url));
         let limits = s3haul::manifest::job::Limits::default();

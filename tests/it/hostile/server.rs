@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::ways::Way;
+use crate::liar::dechunked;
 
 /// The pause before each byte of a slow answer.
 const DRIP: Duration = Duration::from_millis(40);
@@ -254,19 +255,6 @@ fn read_answer(bytes: &[u8], head: bool) -> Option<Answer> {
         !["transfer-encoding", "connection"].contains(&name.as_str()) && (head || name != "content-length")
     });
     Some(Answer { status, headers, body, ..Answer::default() })
-}
-
-fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let at = bytes.windows(2).position(|end| end == b"\r\n")?;
-        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..at]).ok()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(body);
-        }
-        body.extend_from_slice(bytes.get(at + 2..at + 2 + size)?);
-        bytes = bytes.get(at + 4 + size..)?;
-    }
 }
 
 /// The head of an answer.
