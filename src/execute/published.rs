@@ -33,6 +33,31 @@ pub(super) struct Publication<'a> {
     pub(super) slot: Option<Slot>,
 }
 
+/// A write, and everything that a look at its object compares.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    pub(super) key: &'a ObjectKey,
+    pub(super) written: &'a Written,
+    pub(super) size: u64,
+    /// The parts that it was published from; 0 for an object that one request wrote.
+    pub(super) parts: u32,
+    /// The request that wrote an object of no parts.
+    pub(super) write: Operation,
+    /// Set if the answers prove nothing: a caller who may not look fails then.
+    pub(super) is_needed: bool,
+    /// The requested attributes; `None` if the caller compares them.
+    pub(super) asked: Option<Asked<'a>>,
+}
+
+/// What a look at a published object showed.
+#[derive(Debug)]
+pub(super) struct Looked {
+    /// The judgement of the bytes; a contradiction means that nothing else was compared.
+    pub(super) verdict: Verdict,
+    /// `None` if the caller may not look, and need not.
+    pub(super) found: Option<Head>,
+}
+
 impl Copy<'_> {
     /// Returns the proof that the published object rests on. An object that is not equal, lacks what is required, or is less
     /// proven than the job demands fails.
@@ -58,20 +83,12 @@ impl Copy<'_> {
         let is_unproven =
             asked.is_some_and(|asked| work.refusals.is_unproven(destination, Operation::CopyObject, asked));
         if (must_look || parts > 0 || is_unproven) && !is_over {
-            let found = work.look(&step.key, written, must_look, draft).await?;
-            if let Some(found) = found {
-                let looked = found_otherwise(written, &found, (expected.size, parts), content_etags)
-                    .map_or_else(|| by_look(&expected, &found, made, content_etags), Verdict::Contradicted);
-                let is_equal = !matches!(looked, Verdict::Contradicted(_));
-                verdict = verdict.and(looked);
-                if let Some(asked) = asked.filter(|_| is_equal) {
-                    let kept = Box::pin(work.compare(&step.key, written, asked, &found, draft)).await?;
-                    if kept && parts == 0 {
-                        work.refusals.keeps(destination, Operation::CopyObject, asked);
-                    }
-                }
-                checksum = checksum.or(found.checksum);
-            }
+            let (key, size, write) = (&step.key, expected.size, Operation::CopyObject);
+            let look = Look { key, written, size, parts, write, is_needed: must_look, asked };
+            let judge = |found: &Head| by_look(&expected, found, made, content_etags);
+            let looked = Box::pin(work.look(look, judge, draft)).await?;
+            verdict = verdict.and(looked.verdict);
+            checksum = checksum.or(looked.found.and_then(|found| found.checksum));
         }
         drop(slot);
         let weak = |verdict: &Verdict| match verdict {
@@ -164,31 +181,45 @@ impl Copy<'_> {
 }
 
 impl Work {
-    /// Looks at the object that was just written. A look that only confirms what the answers prove is done without where the
-    /// caller may not look.
+    /// Looks at the object that was just written, and compares its size, parts, version, and attributes with the request; `judge`
+    /// compares its bytes. Notes what the bucket was seen to keep. A look that only confirms what the answers prove is done
+    /// without where the caller may not look.
+    ///
+    /// # Errors
+    /// An object that is not there, cannot be looked at, or lacks what the job requires.
     pub(super) async fn look(
         &self,
-        key: &ObjectKey,
-        written: &Written,
-        must_look: bool,
+        look: Look<'_>,
+        judge: impl FnOnce(&Head) -> Verdict,
         draft: &mut Draft,
-    ) -> Result<Option<Head>, Trouble> {
+    ) -> Result<Looked, Trouble> {
+        let Look { key, written, write, .. } = look;
         let destination = &self.sides.destination;
-        match destination.head(key, written.version.as_deref()).await {
-            Ok(found) => Ok(Some(found)),
-            Err(failure) if *failure.kind() == FailureKind::Denied && !must_look => {
+        let found = match destination.head(key, written.version.as_deref()).await {
+            Ok(found) => found,
+            Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_needed => {
                 let name = destination.name();
                 draft
                     .notes
                     .push(format!("not looked at after it was published: s3:GetObject missing on {name}"));
-                Ok(None)
+                return Ok(Looked { verdict: Verdict::Unknown, found: None });
             }
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let what = "the server answered that the object is published, and there is none";
-                Err(self.not_equal(key, what).into())
+                return Err(self.not_equal(key, what).into());
             }
-            Err(failure) => Err(failure.into()),
+            Err(failure) => return Err(failure.into()),
+        };
+        let otherwise = found_otherwise(&look, &found, destination.capabilities().content_etags);
+        let verdict = otherwise.map_or_else(|| judge(&found), Verdict::Contradicted);
+        let asked = look.asked.filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
+        if let Some(asked) = asked
+            && self.compare(key, written, asked, &found, draft).await?
+            && look.parts == 0
+        {
+            self.refusals.keeps(destination, write, asked);
         }
+        Ok(Looked { verdict, found: Some(found) })
     }
 
     /// Compares what the object at `key` shows with what was asked for, and returns true if it has all of it. By the policy of
@@ -240,13 +271,9 @@ impl Work {
     }
 }
 
-/// Returns why the object that was found cannot be the one that was published, of so many bytes in so many parts.
-pub(super) fn found_otherwise(
-    written: &Written,
-    found: &Head,
-    (size, parts): (u64, u32),
-    content_etags: bool,
-) -> Option<String> {
+/// Returns the reason why the object that was found cannot be the one that was published.
+fn found_otherwise(look: &Look<'_>, found: &Head, content_etags: bool) -> Option<String> {
+    let Look { written, size, parts, .. } = *look;
     if found.size != size {
         return Some(format!("{} bytes arrived of {size}", found.size));
     }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::published::found_otherwise;
+use super::prove::Verdict;
+use super::published::{Look, Looked};
 use super::receipt::Proof;
 use super::{Draft, Trouble, Work, read};
 use crate::checksum;
@@ -63,32 +64,20 @@ pub(super) async fn by_size(
     draft: &mut Draft,
 ) -> Result<Proof, Trouble> {
     if work.sides.transfer.proof.verify != Verify::Size {
-        Box::pin(found(work, key, written, (size, 0, true), attributes, draft)).await?;
+        let look = Look { size, is_needed: true, ..look_at(work, key, written, attributes) };
+        Box::pin(found(work, look, draft)).await?;
     }
     Ok(Proof::Size)
 }
 
-/// Looks at an object that was sent, and compares its size, parts, version, and attributes with what was sent. `None`: the
-/// caller may not look, and need not.
-pub(super) async fn found(
-    work: &Work,
-    key: &ObjectKey,
-    written: &Written,
-    (size, parts, must_look): (u64, u32, bool),
-    attributes: &Attributes,
-    draft: &mut Draft,
-) -> Result<Option<Head>, Trouble> {
-    let destination = &work.sides.destination;
-    let Some(found) = work.look(key, written, must_look, draft).await? else { return Ok(None) };
-    let content_etags = destination.capabilities().content_etags;
-    if let Some(what) = found_otherwise(written, &found, (size, parts), content_etags) {
-        return Err(work.unequal(key, written, &what).await.into());
+/// Looks at an object that was sent, whose bytes the answers or a later read prove. `None`: the caller may not look, and
+/// need not.
+pub(super) async fn found(work: &Work, look: Look<'_>, draft: &mut Draft) -> Result<Option<Head>, Trouble> {
+    let Looked { verdict, found } = work.look(look, |_| Verdict::Unknown, draft).await?;
+    match verdict {
+        Verdict::Contradicted(what) => Err(work.unequal(look.key, look.written, &what).await.into()),
+        _ => Ok(found),
     }
-    let asked = asked(work, attributes);
-    if work.compare(key, written, asked, &found, draft).await? && parts == 0 {
-        work.refusals.keeps(destination, Operation::PutObject, asked);
-    }
-    Ok(Some(found))
 }
 
 /// Looks at an object of one request whose answer proves its bytes, if the bucket has not shown yet that it keeps what it
@@ -101,16 +90,25 @@ pub(super) async fn confirm(
     attributes: &Attributes,
     draft: &mut Draft,
 ) -> Result<(), Trouble> {
-    let (asked, destination) = (asked(work, attributes), &work.sides.destination);
-    if work.refusals.is_unproven(destination, Operation::PutObject, asked) {
-        Box::pin(found(work, key, written, (size, 0, false), attributes, draft)).await?;
+    let look = Look { size, ..look_at(work, key, written, attributes) };
+    let destination = &work.sides.destination;
+    if look.asked.is_some_and(|asked| work.refusals.is_unproven(destination, look.write, asked)) {
+        Box::pin(found(work, look, draft)).await?;
     }
     Ok(())
 }
 
-fn asked<'a>(work: &Work, attributes: &'a Attributes) -> Asked<'a> {
+/// Returns the look at an object that was sent with these attributes, of no size and no parts yet.
+pub(super) fn look_at<'a>(
+    work: &Work,
+    key: &'a ObjectKey,
+    written: &'a Written,
+    attributes: &'a Attributes,
+) -> Look<'a> {
     let customer_key = work.sides.destination.client().customer_key().is_some();
-    Asked { attributes, source_tags: None, customer_key }
+    let asked = Asked { attributes, source_tags: None, customer_key };
+    let write = Operation::PutObject;
+    Look { key, written, size: 0, parts: 0, write, is_needed: false, asked: Some(asked) }
 }
 
 /// A job that demands a checksum is told before anything is sent that there will be none.

@@ -23,8 +23,9 @@ use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
+use super::published::Look;
 use super::receipt::{Ending, Proof};
-use super::sent::{READ_SUM, Sums, by_size, confirm, demand, equal, found, settle, strong_proof};
+use super::sent::{READ_SUM, Sums, by_size, confirm, demand, equal, found, look_at, settle, strong_proof};
 use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
@@ -427,8 +428,8 @@ impl Upload {
         // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again if they differ.
         let unasked = Attributes::default();
         let asked = if self.begun.claimed { &unasked } else { attributes };
-        let look = found(work, key, &written, (size, parts, must_look), asked, draft);
-        let found = Box::pin(look).await?;
+        let look = Look { size, parts, is_needed: must_look, ..look_at(work, key, &written, asked) };
+        let found = Box::pin(found(work, look, draft)).await?;
         // KMS uploads answer without a checksum; the object shows it.
         let stored = written.checksum.clone().or_else(|| found.and_then(|found| found.checksum));
         let proof = match (&whole, &stored) {

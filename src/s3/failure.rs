@@ -157,6 +157,21 @@ impl FailureKind {
         )
     }
 
+    /// True when identity, permission, or the place of the bucket stands in the way, which waiting does not change: what
+    /// concerns all requests and does not pass, and what concerns all requests about one bucket.
+    const fn refuses_access(&self) -> bool {
+        let concerns_the_bucket = matches!(
+            self,
+            Self::Denied
+                | Self::Credentials
+                | Self::WrongRegion(_)
+                | Self::NoSuchBucket
+                | Self::Unsupported
+                | Self::Configuration
+        );
+        concerns_the_bucket || (self.concerns_all() && !self.may_pass_later())
+    }
+
     /// One word for reports and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -346,19 +361,7 @@ impl Failure {
     /// Returns true for an answer about identity, permission, or the place of the bucket, which waiting does not change.
     #[must_use]
     pub fn refuses_access(&self) -> bool {
-        matches!(
-            self.0.kind,
-            FailureKind::Denied
-                | FailureKind::Credentials
-                | FailureKind::NoCredentials
-                | FailureKind::ClockSkew
-                | FailureKind::WrongRegion(_)
-                | FailureKind::NoSuchBucket
-                | FailureKind::Unsupported
-                | FailureKind::Certificate
-                | FailureKind::Tls
-                | FailureKind::Configuration
-        )
+        self.0.kind.refuses_access()
     }
 
     /// Returns true if the write, or an earlier attempt of it, may have happened although no good answer came back.
