@@ -1,4 +1,4 @@
-//! README's "Guarantees", one test each, by number. The modules beside this one test the mechanisms; here is the promise.
+//! One test for each promise of docs/guarantees.md, by number. The modules beside this one test the mechanisms; here is the promise.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

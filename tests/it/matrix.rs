@@ -1,7 +1,7 @@
 //! What is kept: every attribute, every size, every route, with the same outcome.
 //!
-//! [`rows`] is what there is to keep. From it the objects of the test are arranged, and the table in the README is
-//! written; so the README says what was tried, and nothing else.
+//! [`rows`] is what there is to keep. From it the objects of the test are arranged, and the table in docs/attributes.md is
+//! written; so the page says what was tried, and nothing else.
 
 mod readme;
 mod rows;

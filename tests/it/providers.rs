@@ -1,4 +1,4 @@
-//! The README's table of providers, written from their profiles.
+//! The table in docs/providers.md, written from their profiles.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use s3haul::s3::Capabilities;
 use s3haul::s3::capabilities::PartLimits;
 use s3haul::size::ByteSize;
 
-use crate::readme::assert_readme_has;
+use crate::readme::assert_page_has;
 
 fn table() -> String {
     let mut table = String::from(
@@ -85,5 +85,5 @@ fn proof(capabilities: &Capabilities) -> &'static str {
 
 #[test]
 fn the_table_is_that_of_the_profiles() {
-    assert_readme_has("providers", &table());
+    assert_page_has("docs/providers.md", "providers", &table());
 }

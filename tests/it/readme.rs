@@ -1,30 +1,30 @@
-//! Tables in the README that are written from what the code says, and what it says about the tests.
+//! Checks the documentation against the code: tables that are written from it, tests that guarantees name, and links.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Asserts that the README holds this table between its markers, or writes it there where `UPDATE_README` is set.
-pub(crate) fn assert_readme_has(name: &str, table: &str) {
+/// Asserts that a page holds this table between its markers, or writes it there if `UPDATE_README` is set.
+pub(crate) fn assert_page_has(page: &str, name: &str, table: &str) {
     let begin = format!("<!-- {name}: begin (written by a test: UPDATE_README=1 cargo test --test it) -->\n");
     let end = format!("<!-- {name}: end -->");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let update = std::env::var_os("UPDATE_README").is_some();
     let mut file = fs::OpenOptions::new().read(true).write(update).open(path).unwrap();
-    // Several tables are written at once.
+    // Several tests may write to one page at once.
     if update {
         file.lock().unwrap();
     }
-    let mut readme = String::new();
-    file.read_to_string(&mut readme).unwrap();
-    let (before, rest) = readme.split_once(&begin).expect("the marker where the table begins");
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    let (before, rest) = text.split_once(&begin).expect("the marker where the table begins");
     let (committed, after) = rest.split_once(&end).expect("the marker where the table ends");
     if update {
         file.seek(SeekFrom::Start(0)).unwrap();
         file.set_len(0).unwrap();
         file.write_all(format!("{before}{begin}{table}{end}{after}").as_bytes()).unwrap();
     } else {
-        assert_eq!(committed, table, "the README is old: run the test with UPDATE_README=1");
+        assert_eq!(committed, table, "{page} is old: run the test with UPDATE_README=1");
     }
 }
 
@@ -32,16 +32,14 @@ pub(crate) fn assert_readme_has(name: &str, table: &str) {
 #[test]
 fn the_version_of_rust_is_that_of_the_manifest() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    assert!(readme.contains(concat!("With Rust (", env!("CARGO_PKG_RUST_VERSION"), " or newer)")));
+    assert!(readme.contains(concat!("You need Rust (", env!("CARGO_PKG_RUST_VERSION"), " or newer)")));
 }
 
-/// The tests that hold each of the README's guarantees, by number.
+/// Returns the tests that hold each guarantee, by number.
 fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, section) = readme.split_once("\n## Guarantees\n").expect("the section");
-    let (section, _) = section.split_once("\n## ").unwrap();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guarantees.md")).unwrap();
     let mut guarantees: Vec<(u32, Vec<String>)> = Vec::new();
-    for line in section.lines() {
+    for line in page.lines() {
         if let Some((number, _)) = line.split_once(". ")
             && let Ok(number) = number.parse()
         {
@@ -72,4 +70,41 @@ fn each_guarantee_names_tests_that_there_are() {
             assert!(item.contains("#[test]") || item.contains("#[tokio::test"), "{name} is no test");
         }
     }
+}
+
+/// Returns the anchors of a page, as GitHub makes them from its headings.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let top = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"].map(|page| root.join(page));
+    let mut links = 0;
+    for page in docs.chain(top) {
+        let text = fs::read_to_string(&page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
+            let linked = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(linked.exists(), "{} links to {target}", page.display());
+            if let Some(anchor) = anchor {
+                let there = anchors(&fs::read_to_string(&linked).unwrap());
+                assert!(there.iter().any(|a| a == anchor), "{} links to {target}: {there:?}", page.display());
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 50, "{links} links");
 }

@@ -1,11 +1,11 @@
-//! The table in the README, written from the rows of the matrix.
+//! The table in docs/attributes.md, written from the rows of the matrix.
 
 use std::fmt::Write as _;
 
 use s3haul::manifest::job::{Attribute, Policy, Preserve};
 
 use super::rows;
-use crate::readme::assert_readme_has;
+use crate::readme::assert_page_has;
 
 fn table() -> String {
     let mut table = String::from(
@@ -30,7 +30,7 @@ fn table() -> String {
 
 #[test]
 fn the_table_is_that_of_the_matrix() {
-    assert_readme_has("kept", &table());
+    assert_page_has("docs/attributes.md", "kept", &table());
 }
 
 #[test]
