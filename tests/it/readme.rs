@@ -96,7 +96,8 @@ fn links_between_pages_lead_somewhere() {
             if target.contains("://") {
                 continue;
             }
-            let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
+            let (file, anchor) =
+                target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
             let linked = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             assert!(linked.exists(), "{} links to {target}", page.display());
             if let Some(anchor) = anchor {
