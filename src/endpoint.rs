@@ -62,17 +62,17 @@ pub struct Endpoint {
     /// The proxy for all requests to this endpoint: `http(s)://[user:password@]host[:port]`, or
     /// `none` to connect directly.
     pub proxy: Option<ProxySetting>,
-    /// Whose server it is, which decides what can be expected of it.
+    /// The kind of server, which decides what s3haul relies on.
     pub provider: Provider,
     /// Capabilities of this server that differ from its provider's.
     pub capabilities: Overrides<ByteSize>,
 }
 
-/// Whose S3 an endpoint is. Servers differ in part limits, conditions, checksums and tags.
+/// The kind of server. Servers differ in part limits, conditions, checksums, and tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
-    /// AWS when the endpoint has no `url`, else a server of which only the common ground of S3 is expected.
+    /// `aws` if the endpoint has no `url`, otherwise `other`.
     #[default]
     Auto,
     /// Amazon S3, also behind a VPC endpoint's `url`.
@@ -107,7 +107,7 @@ pub enum Provider {
     Ibm,
     /// Oracle Cloud Infrastructure Object Storage.
     Oracle,
-    /// Any other server.
+    /// Any other server. s3haul relies on nothing that it may ignore.
     Other,
 }
 
@@ -146,9 +146,9 @@ impl Provider {
 pub struct AssumeRole {
     /// `arn:aws:iam::111122223333:role/name`.
     pub arn: String,
-    /// The shared word that the role's trust policy may ask for.
+    /// The external ID that the role's trust policy may require.
     pub external_id: Option<String>,
-    /// How the session is named in `CloudTrail`.
+    /// The name of the session, which `CloudTrail` shows.
     pub session_name: Option<String>,
     /// How long one set of credentials lasts; 15 minutes to 12 hours.
     pub duration: Option<Duration>,

@@ -10,21 +10,20 @@ use serde::{Deserialize, Serialize};
 use super::diagnose::Finding;
 use super::job::{SetValues, Source, Transfer, Versions, When};
 
-/// What `when: changed` compares. Different sizes are a difference in every mode.
+/// The comparison that `when: changed` makes. Different sizes are a difference in every mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compare {
-    /// Sizes, then `ETag`s where both derive from the bytes in the same way, otherwise modification times.
+    /// Sizes, then `ETag`s if both derive from the bytes in the same way, otherwise modification times.
     #[default]
     Auto,
     /// Sizes only.
     Size,
-    /// Sizes and `ETag`s; files are hashed. Modification times only where the `ETag`s cannot be compared.
+    /// Sizes and `ETag`s; files are hashed. Modification times if the `ETag`s cannot be compared.
     Etag,
-    /// Checksums, with a HEAD request to each side; files are hashed. Modification times only where nothing else can
-    /// be compared.
+    /// Checksums, with a HEAD request to each side; files are hashed. Modification times if nothing else can be compared.
     Checksum,
-    /// Sizes and modification times only: the destination must be newer.
+    /// Sizes and modification times: the destination must be newer.
     Time,
 }
 

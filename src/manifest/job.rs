@@ -27,132 +27,131 @@ pub use crate::endpoint::{AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, Reso
 use crate::location::{LocalPath, S3Uri};
 use crate::size::ByteSize;
 
-/// Everything that one run does: transfers, begun in this order.
+/// A job: transfers, which start in this order, and the settings of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name without extension.
     pub name: String,
-    /// By name; [`DEFAULT_ENDPOINT`] is always there.
+    /// The endpoints by name. [`DEFAULT_ENDPOINT`] is always among them.
     pub endpoints: BTreeMap<String, ResolvedEndpoint>,
-    /// At least one. A later transfer may read what an earlier one wrote, and then waits for its end.
+    /// At least one transfer. One that reads what an earlier one writes waits until that one ends.
     pub transfers: Vec<Transfer>,
     /// Ceilings for the whole run.
     pub limits: Limits,
-    /// Where reports go, besides the terminal.
+    /// The files that receive reports.
     pub report: ReportPaths,
-    /// Where runs keep their journal.
+    /// The place of the journal.
     pub journal: JournalPlace,
-    /// Uploads that are open at the keys to be written, and that no journal knows, are taken up where their parts can be
-    /// proven. Whoever runs the job says so, because only they know that nobody else is at work on these keys.
+    /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal knows, are resumed if their parts
+    /// can be proven. Only the user knows that nobody else writes these keys.
     pub claims: bool,
 }
 
-/// One from → to.
+/// A pair of locations: objects of `from` are copied to `to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// Unique in the job; by default `transfer-1`, `transfer-2`, … by position.
+    /// The name, unique in the job. Default: `transfer-1`, `transfer-2`, … by position.
     pub name: String,
-    /// Names of earlier transfers that must have ended before this one begins.
+    /// Names of earlier transfers that must have ended before this one starts.
     pub after: Vec<String>,
-    /// What is read.
+    /// The source.
     pub from: Source,
-    /// Where it is written.
+    /// The destination.
     pub to: Destination,
-    /// Which objects are written when the destination has something under the key already.
+    /// Decides which objects are copied if the destination already has an object at the key.
     pub when: When,
-    /// What [`When::Changed`] compares.
+    /// The comparison that [`When::Changed`] makes.
     pub compare: Compare,
-    /// Equal objects are asked whether they have what the job sets, as far as no list shows it.
+    /// Set if equal objects are checked, with requests, for the attributes that the job sets and no list shows.
     pub compare_attributes: bool,
     /// The consequence of a selection that matches nothing.
     pub empty: Empty,
-    /// Which of the source's objects take part.
+    /// The conditions that select objects of the source.
     pub select: Selection,
-    /// How a key at the source becomes a key at the destination.
+    /// The mapping from source keys to destination keys.
     pub keys: KeyMap,
-    /// How objects are cut into parts.
+    /// The division of objects into parts.
     pub parts: Parts,
-    /// What of a source object goes along with its bytes.
+    /// The attributes of the source object that a copy keeps.
     pub preserve: Preserve,
-    /// The terms of the source's bucket; means nothing for local files.
+    /// The access settings of the source's bucket. Without effect for local files.
     pub source_access: Access,
-    /// The terms of the destination's bucket.
+    /// The access settings of the destination's bucket.
     pub destination_access: Access,
-    /// Which of its times were written as ages.
+    /// The times that were written as ages.
     pub ages: Ages,
-    /// Which versions of an object are copied.
+    /// The versions of an object that are copied.
     pub versions: Versions,
-    /// What becomes of objects that can not be read because they are in an archive.
+    /// The treatment of objects in an archive.
     pub archived: Archived,
-    /// How they are restored, where `archived` says so.
+    /// The restore that [`Archived::Restore`] requests.
     pub restore: Restore,
-    /// How strongly copies must be proven equal.
+    /// The proof that copies need.
     pub proof: ProofPolicy,
-    /// What the new objects get besides, or in place of it.
+    /// Attributes of the new objects that do not come from the source.
     pub set: SetValues,
-    /// Keys of the customer's own (SSE-C), by side.
+    /// The customer keys (SSE-C) of both sides.
     pub customer_keys: CustomerKeys,
-    /// These objects instead of all that the source has; for running the failed ones of a report again.
+    /// Copies these objects alone. `retry` sets it to the failed objects of a report.
     pub chosen: Option<Vec<Chosen>>,
-    /// The run's own report and journal, which are no part of a source on this machine.
+    /// The run's own report and journal, which are never part of a local source.
     pub own_files: Vec<std::path::PathBuf>,
 }
 
-/// On what terms a bucket is used. The same for every request to it.
+/// The access settings of a bucket, sent with every request to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Access {
-    /// `x-amz-expected-bucket-owner`: S3 refuses requests to a bucket of that name which another account owns. Twelve
-    /// digits.
+    /// `x-amz-expected-bucket-owner`: the account (12 digits) that must own the bucket, or S3 refuses the request.
     pub expected_owner: Option<String>,
-    /// `x-amz-request-payer: requester`: without it, buckets whose owner wants that refuse everything.
+    /// `x-amz-request-payer: requester`: without it, a Requester Pays bucket refuses every request.
     pub requester_pays: bool,
 }
 
-/// Which versions of an object are copied. Anything but [`Versions::Current`] means something only for S3 sources.
+/// The versions of an object that are copied. For local files, only [`Versions::Current`] is valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Versions {
-    /// The one that a plain read finds, or the one that the source names.
+    /// The version that a plain read finds, or the one that the source names.
     #[default]
     Current,
-    /// All of them and the delete markers, oldest first, so that the destination gets the same history.
+    /// All versions and delete markers, oldest first, so that the destination gets the same history.
     All,
-    /// The one that a plain read would have found at this time.
+    /// The version that a plain read would have found at this time.
     AsOf(Timestamp),
 }
 
-/// What becomes of objects that can not be read because they are in `GLACIER`, `DEEP_ARCHIVE` or an archive tier of
+/// The treatment of objects that cannot be read because they are in `GLACIER`, `DEEP_ARCHIVE`, or an archive tier of
 /// `INTELLIGENT_TIERING`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Archived {
-    /// Each of them fails, and says what to do.
+    /// The object fails, and the error says what to do.
     #[default]
     Fail,
-    /// They are left out, and counted.
+    /// The object is skipped and counted.
     Skip,
-    /// A restore is asked for, once; a later run copies them when they can be read.
+    /// The run requests a restore once. A later run copies the object when it can be read.
     Restore,
 }
 
-/// How archived objects are made readable.
+/// A restore of archived objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// How fast, and at what price.
+    /// The tier, which decides speed and price.
     pub tier: RestoreTier,
-    /// For how long, in days; at least 1. Objects in `INTELLIGENT_TIERING` move up for good.
+    /// The days for which the object can be read, at least 1. Objects in `INTELLIGENT_TIERING` move up for good.
     pub days: u32,
 }
 
-/// How fast a restore is.
+/// The speed of a restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RestoreTier {
     /// 3 to 5 hours from `GLACIER`, up to 12 from `DEEP_ARCHIVE`.
     #[default]
     Standard,
-    /// 5 to 12 hours from `GLACIER`, up to 48 from `DEEP_ARCHIVE`; the cheapest.
+    /// 5 to 12 hours from `GLACIER`, up to 48 from `DEEP_ARCHIVE`. The cheapest tier.
     Bulk,
-    /// 1 to 5 minutes from `GLACIER`, the dearest. `DEEP_ARCHIVE` has none: such objects take `standard`.
+    /// 1 to 5 minutes from `GLACIER`. The most expensive tier. `DEEP_ARCHIVE` does not have it and uses `standard`.
     Expedited,
 }
 
@@ -179,63 +178,62 @@ pub struct Chosen {
     pub key: String,
 }
 
-/// How strongly copies must be proven equal, and what happens to one that is not.
+/// The proof that copies need, and the treatment of a copy without it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProofPolicy {
-    /// What counts as proven.
+    /// The proof that a copy needs.
     pub verify: Verify,
-    /// What may be done to prove it.
+    /// The means of proof.
     pub prove: Prove,
-    /// What becomes of a copy that was published and is not equal.
+    /// The treatment of a copy that was published and is not equal.
     pub on_mismatch: OnMismatch,
 }
 
 impl ProofPolicy {
-    /// True when a checksum is demanded and only what the server answers may give it: then it is known before a copy
-    /// whether there can be one.
+    /// Returns true if a checksum is required and no byte may be read. It is then known before the copy if there can be one.
     #[must_use]
     pub fn demands_an_answer(self) -> bool {
         self.verify == Verify::RequireChecksum && self.prove == Prove::Answers
     }
 }
 
-/// What counts as proven.
+/// The proof that a copy needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
-    /// A checksum over the bytes must be equal on both sides; an object that can't have that fails, before it is
-    /// published wherever that is known before.
+    /// A checksum over the bytes must be equal on both sides. An object that cannot have one fails, and it fails before it is
+    /// published where that is known in time.
     RequireChecksum,
-    /// The strongest proof that both sides can give; the receipt names it.
+    /// The strongest proof that both sides can give. The receipt names it.
     #[default]
     Best,
-    /// What the server's answers hold, and no request beyond them where they show the size.
+    /// What the answers to the copy show. s3haul sends no further request where they show the size.
     Size,
 }
 
-/// What may be done to prove a copy.
+/// The means of proof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Prove {
-    /// Only what S3 computed by itself is compared; no byte is read.
+    /// Compares what S3 computed. No byte is read.
     #[default]
     Answers,
-    /// Where no checksum can be compared, the bytes are read and summed in memory.
+    /// Reads the bytes where no checksum can be compared, and computes a checksum in memory.
     Read,
 }
 
-/// What becomes of a copy that was published and is not equal.
+/// The treatment of a copy that was published and is not equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnMismatch {
-    /// It stays; the object fails and the report says where it is.
+    /// The copy stays. The object fails, and the report says where the copy is.
     #[default]
     Keep,
-    /// Exactly what this run wrote is removed: its version, or the object if it still has the `ETag` of the copy.
+    /// s3haul deletes exactly what this run wrote: its version, or the object if it still has the `ETag` of the copy.
     Remove,
 }
 
-/// What a transfer reads.
+/// The source of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// One object: the location's key is neither empty nor ends in a slash.
@@ -244,7 +242,7 @@ pub enum Source {
         endpoint: String,
         /// Bucket and key.
         location: S3Uri,
-        /// This version instead of the current one.
+        /// The version; `None` is the current one.
         version: Option<String>,
     },
     /// All objects whose keys begin with the location's key (a whole bucket when it is empty).
@@ -254,47 +252,46 @@ pub enum Source {
         /// Bucket and prefix.
         location: S3Uri,
     },
-    /// A local file, or a directory with everything below it. Whether it is there, and which of the two, is seen
-    /// when the run starts.
+    /// A local file, or a directory with everything below it. The run finds out which when it starts.
     Files {
         /// Relative to the working directory.
         path: LocalPath,
-        /// What symbolic links mean.
+        /// The treatment of symbolic links.
         symlinks: Symlinks,
     },
-    /// Standard input as one object. Only the command line can say it.
+    /// Standard input as one object. Only the command line can name it.
     Stdin,
 }
 
-/// What a symbolic link below a `files:` source means.
+/// The treatment of symbolic links below a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Symlinks {
-    /// It is left out.
+    /// The link is ignored.
     #[default]
     Skip,
-    /// What it points to is uploaded under the link's name.
+    /// s3haul uploads the target under the name of the link.
     Follow,
-    /// It fails the transfer.
+    /// The transfer fails.
     Fail,
 }
 
-/// Where a transfer writes.
+/// The destination of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// A name in [`Job::endpoints`]. Its credentials sign the copies, so they must be allowed to read the source.
     pub endpoint: String,
     /// A prefix (empty, or with a slash at the end) below which keys are kept, or the exact key for one object.
     pub location: S3Uri,
-    /// Wins over a preserved storage class.
+    /// The storage class. It wins over a preserved one.
     pub storage_class: Option<String>,
-    /// `None`: the destination bucket's default.
+    /// The encryption; `None` is the default of the bucket.
     pub encryption: Option<Encryption>,
-    /// The ACL of the new objects; `None` makes them private to whoever writes them.
+    /// The ACL of the new objects; `None` makes them private to their writer.
     pub acl: Option<CannedAcl>,
 }
 
-/// How S3 encrypts the objects that it writes.
+/// The encryption of new objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
     /// With keys that S3 holds (`AES256`).
@@ -303,47 +300,47 @@ pub enum Encryption {
     Kms {
         /// A key's ARN or id; `None` is the account's AWS managed key.
         key: Option<String>,
-        /// Fewer KMS calls through a key per bucket; `None` is the bucket's default. Not with `dsse`.
+        /// Uses an S3 Bucket Key; `None` is the default of the bucket. Not with `dsse`.
         bucket_key: Option<bool>,
         /// Two layers of encryption.
         dsse: bool,
     },
 }
 
-/// Which objects are written when the destination has something under the key already.
+/// Decides which objects are copied if the destination already has an object at the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
-    /// Only objects that the destination does not have: nothing is ever overwritten.
+    /// Copies objects that the destination does not have. Nothing is overwritten.
     Missing,
-    /// Objects that the destination does not have, or has otherwise.
+    /// Copies objects that the destination does not have or that differ.
     #[default]
     Changed,
-    /// All objects.
+    /// Copies all objects.
     Always,
 }
 
-/// Which of a source's objects take part: all conditions must hold. The default takes all of them.
+/// Conditions that select objects of a source. All must hold. The default selects all objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// At least one must match the key behind the source's prefix; empty means all.
+    /// Patterns of which one must match the key behind the prefix. Empty means every key.
     pub include: Vec<KeyGlob>,
-    /// None may match; wins over `include`.
+    /// Patterns of which none may match. They win over `include`.
     pub exclude: Vec<KeyGlob>,
-    /// Strictly more bytes than this: `0B` leaves empty objects out.
+    /// Selects objects with more bytes than this. `0B` leaves out empty objects.
     pub larger_than: Option<ByteSize>,
-    /// Strictly fewer bytes than this.
+    /// Selects objects with fewer bytes than this.
     pub smaller_than: Option<ByteSize>,
-    /// Modified at this time or later, so that `modified_after: T` goes on where `modified_before: T` ended.
+    /// Selects objects modified at this time or later, so that `modified_after: T` continues where `modified_before: T` ends.
     pub modified_after: Option<jiff::Timestamp>,
-    /// Modified before this time, which itself is left out.
+    /// Selects objects modified before this time.
     pub modified_before: Option<jiff::Timestamp>,
-    /// One of these; empty means any. Objects without one are `STANDARD`.
+    /// Selects objects in one of these classes. Empty means any. Objects without a class are `STANDARD`.
     pub storage_classes: Vec<String>,
 }
 
 impl Source {
-    /// The endpoint's name and the location, when this is in S3.
+    /// Returns the endpoint's name and the location if the source is in S3.
     #[must_use]
     pub fn s3(&self) -> Option<(&str, &S3Uri)> {
         match self {
@@ -356,13 +353,13 @@ impl Source {
 }
 
 impl Selection {
-    /// True when every object takes part.
+    /// Returns true if every object is selected.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         *self == Self::default()
     }
 
-    /// True when the patterns leave this relative key out, whatever the object behind it is like.
+    /// Returns true if the patterns leave out this relative key.
     #[must_use]
     pub fn rules_out(&self, relative_key: &str) -> bool {
         let matches = |globs: &[KeyGlob]| globs.iter().any(|glob| glob.matches(relative_key));
@@ -387,8 +384,8 @@ impl Selection {
         (!self.include.is_empty() && !self.include.iter().any(reaches)) || self.excludes_all_below(directory)
     }
 
-    /// True when `exclude` leaves out every relative key that begins with `prefix` (which ends in a slash).
-    /// `false` when in doubt.
+    /// Returns true if `exclude` leaves out every relative key that starts with `prefix`, which ends in a slash. Returns false
+    /// when in doubt.
     #[must_use]
     pub fn excludes_all_below(&self, prefix: &str) -> bool {
         self.exclude.iter().any(|glob| glob.covers(prefix))
@@ -396,7 +393,7 @@ impl Selection {
 }
 
 impl Transfer {
-    /// A transfer with the defaults of a manifest.
+    /// Returns a transfer with the defaults of a manifest.
     #[must_use]
     pub fn new(name: impl Into<String>, from: Source, to: Destination) -> Self {
         Self {

@@ -26,12 +26,12 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Empty {
-    /// The run reports it and does not exit 0.
+    /// The run says so and exits 1.
     Fail,
-    /// The run reports it.
+    /// The run says so.
     #[default]
     Warn,
-    /// Nothing is said.
+    /// The run says nothing.
     Ok,
 }
 

@@ -10,7 +10,7 @@ pub const MIN_PART: ByteSize = ByteSize(5 * MIB);
 /// S3's largest part, and the largest object that one `CopyObject` takes.
 pub const MAX_PART: ByteSize = ByteSize(5 * GIB);
 
-/// How objects are cut into parts.
+/// The division of objects into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// How large a part is.
@@ -19,31 +19,31 @@ pub struct Parts {
     pub threshold: ByteSize,
     /// What parts of automatic size are chosen for; copies only.
     pub goal: PartGoal,
-    /// Whose part boundaries a copy has.
+    /// The part boundaries of a copy.
     pub layout: LayoutChoice,
 }
 
-/// What parts of automatic size are chosen for.
+/// The goal of automatic part sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PartGoal {
-    /// Fast, at a price per object that nobody minds: parts of 64 to 128 MiB, larger where copies begin slowly.
+    /// Fast with few requests: parts of 64 to 128 MiB, and larger where copies start slowly.
     #[default]
     Balanced,
-    /// The least time, by how long copies were seen to take.
+    /// The least time, as measured while the run copies.
     Fastest,
     /// The fewest requests: parts as large as S3 allows.
     Cheapest,
 }
 
-/// Whose part boundaries a copy has.
+/// The part boundaries of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LayoutChoice {
     /// Boundaries that make the copy fast.
     #[default]
     Auto,
-    /// Those of the source object, so that its `ETag` and its composite checksum stay what they are.
+    /// The boundaries of the source, so that its `ETag` and its composite checksum stay the same.
     Source,
 }
 

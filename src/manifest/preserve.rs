@@ -18,7 +18,7 @@ use thiserror::Error;
 pub enum Attribute {
     /// User metadata (`x-amz-meta-*`).
     Metadata,
-    /// Content-Type, -Encoding, -Language, -Disposition, Cache-Control, Expires and the website redirect.
+    /// `Content-Type`, `-Encoding`, `-Language`, `-Disposition`, `Cache-Control`, `Expires`, and the website redirect.
     Headers,
     /// Object tags.
     Tags,
@@ -69,17 +69,17 @@ impl fmt::Display for Attribute {
     }
 }
 
-/// What becomes of an attribute.
+/// The policy for an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The copy has it, or the object fails before it is published.
+    /// The copy has the attribute, or the object fails before it is published.
     Require,
-    /// The copy has it where that is possible; what is lost is on the receipt and in the summary.
+    /// The copy has the attribute where that is possible. A loss is on the receipt and in the summary.
     Try,
-    /// It is left behind.
+    /// The copy does not keep the attribute.
     Skip,
-    /// It is left behind, and what `set:` or `to:` says takes its place.
+    /// The value of `set:` or `to:` replaces the attribute.
     Replace,
 }
 
@@ -91,16 +91,16 @@ impl Policy {
     }
 }
 
-/// A starting point for the policies of all attributes.
+/// A policy for all attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// Everything is required, the ACL and annotations too.
+    /// Requires everything, the ACL and annotations too.
     Everything,
-    /// Metadata and content headers are required; tags, storage class, encryption and lock are tried.
+    /// Requires metadata and content headers, and tries tags, storage class, encryption, and lock.
     #[default]
     Default,
-    /// The bytes alone.
+    /// Keeps the bytes alone.
     ContentOnly,
 }
 

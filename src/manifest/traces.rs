@@ -45,7 +45,7 @@ impl std::str::FromStr for JournalPlace {
     }
 }
 
-/// Files that a report is written to.
+/// Files that receive a report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportPaths {
     /// One JSON value per object.

@@ -8,6 +8,7 @@ mod history;
 mod hostile;
 mod meaning;
 mod overlap;
+mod reference;
 mod syntax;
 
 use s3haul::endpoint::Environment;
