@@ -8,10 +8,12 @@
 //!   The MD5 and SHA sums of virtual contents over 1 MiB are those of a description instead, equal for equal contents.
 //! - A test reads and changes the [`Store`] directly, scripts [`Faults`], and inspects the [`CallRecord`].
 //! - A [`Model`] gives it latency and request rates; there are none by default.
+//! - A second port takes [`Faults`] from other processes ([`SandboxOptions::control`]).
 //!
 //! # Layout
 //!
-//! A request passes `front` (faults, model, record; its `operation` is told from the request line), `protocol` (the API
+//! A connection is a `wire`. A request passes `front` (faults, model, record; its `operation` is told from the request
+//! line; `keys` and `clock` judge its signature; `control` takes `rules` for faults), `protocol` (the API
 //! on `s3s` types; `payload`: bodies) and `store` (`bucket`: versions), which use `multipart`, `listing`, `condition`,
 //! `object`. Contents are `content` over `pattern`; sums are `checksum` over `crc`; `kind` refuses what a directory bucket or a look-alike
 //! does not have.
@@ -19,11 +21,14 @@
 mod annotations;
 mod bucket;
 mod checksum;
+mod clock;
 mod condition;
 mod content;
+mod control;
 mod crc;
 mod faults;
 mod front;
+mod keys;
 mod kind;
 mod listing;
 mod model;
@@ -36,25 +41,25 @@ mod payload;
 mod protocol;
 mod record;
 mod refusal;
+mod rules;
 mod store;
+mod wire;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::front::Front;
+use self::keys::KeyRing;
 
 pub use self::checksum::{Algorithm, Checksum, ChecksumKind, HASHED};
 pub use self::content::Content;
-pub use self::faults::{Effect, Fault, Faults, When};
+pub use self::faults::{Counts, Effect, Fault, Faults, Rule, When};
 pub use self::model::{LatencyModel, Model, Ramp, RateModel};
 pub use self::multipart::UploadInfo;
 pub use self::object::{
@@ -81,6 +86,8 @@ pub struct SandboxOptions {
     pub model: Model,
     /// Whether the list of calls is kept. It grows with every request: benchmarks turn it off.
     pub record_calls: bool,
+    /// Where rules for faults are taken from other processes; nowhere if it is not given.
+    pub control: Option<SocketAddr>,
 }
 
 impl Default for SandboxOptions {
@@ -92,6 +99,7 @@ impl Default for SandboxOptions {
             secret_key: "sandbox-secret".to_owned(),
             model: Model::default(),
             record_calls: true,
+            control: None,
         }
     }
 }
@@ -100,6 +108,8 @@ impl Default for SandboxOptions {
 #[derive(Debug)]
 pub struct Sandbox {
     url: String,
+    control: Option<String>,
+    keys: KeyRing,
     store: Store,
     faults: Arc<Faults>,
     record: Arc<CallRecord>,
@@ -111,31 +121,52 @@ impl Sandbox {
     /// Starts a sandbox on the current tokio runtime.
     ///
     /// # Errors
-    /// The port can't be listened on.
+    /// A port can't be listened on.
     pub async fn start(options: SandboxOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, options.port))).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let store = Store::new(options.region);
         let faults = Arc::new(Faults::default());
         let record = Arc::new(CallRecord::new(options.record_calls));
-        let front = Front::new(
-            store.clone(),
-            Arc::clone(&faults),
-            Arc::clone(&record),
-            options.model,
-            options.access_key,
-            options.secret_key,
-        );
+        let keys = KeyRing::default();
+        keys.add(&options.access_key, &options.secret_key);
+        let front =
+            Front::new(store.clone(), Arc::clone(&faults), Arc::clone(&record), options.model, keys.clone());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let control = match options.control {
+            Some(at) => {
+                let listener = TcpListener::bind(at).await?;
+                let url = format!("http://{}", listener.local_addr()?);
+                tasks.spawn(control::accept(listener, Arc::clone(&faults), stop.clone(), tasks.clone()));
+                Some(url)
+            }
+            None => None,
+        };
         let accepting = accept(listener, Arc::new(front), Arc::clone(&record), stop.clone(), tasks.clone());
         tasks.spawn(accepting);
-        Ok(Self { url, store, faults, record, stop, tasks })
+        Ok(Self { url, control, keys, store, faults, record, stop, tasks })
     }
 
     /// The endpoint: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it takes rules: `http://HOST:PORT`.
+    #[must_use]
+    pub fn control_url(&self) -> Option<&str> {
+        self.control.as_deref()
+    }
+
+    /// Accepts requests that are signed with this key too, with any session token.
+    pub fn accept_key(&self, access_key: &str, secret_key: &str) {
+        self.keys.add(access_key, secret_key);
+    }
+
+    /// Accepts requests that are signed with this key no longer: `InvalidAccessKeyId`.
+    pub fn forget_key(&self, access_key: &str) {
+        self.keys.remove(access_key);
     }
 
     /// What it stores.
@@ -186,24 +217,10 @@ async fn accept(
         match accepted {
             Ok((stream, _)) => {
                 record.connected();
-                tasks.spawn(serve(stream, Arc::clone(&front), stop.clone()));
+                tasks.spawn(wire::serve(stream, Arc::clone(&front), stop.clone()));
             }
             // Out of file descriptors, most likely: they come back when connections end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
-    }
-}
-
-/// Serves one connection. An error of it is the client's to notice.
-async fn serve(stream: TcpStream, front: Arc<Front>, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let front = Arc::clone(&front);
-        async move { front.handle(request).await }
-    });
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        _ = connection => {}
     }
 }

@@ -3,6 +3,7 @@
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
@@ -31,7 +32,10 @@ Examples:
   # does a sync of a million keys read more than the two listings?
   s3haul sandbox --json --object s3://data/s/=1000000x1KiB --copied s3://data/s/=s3://copies/s/
   # does a client bear limits that S3 raises while it works?
-  s3haul sandbox --model aws --ramp 1/8:10s --bucket copies --object s3://data/s/=20000x64KiB-1MiB")]
+  s3haul sandbox --model aws --ramp 1/8:10s --bucket copies --object s3://data/s/=20000x64KiB-1MiB
+  # does it bear a minute of refusals that begins in ten seconds?
+  s3haul sandbox --port 9000 --control 127.0.0.1:9001 --object s3://data/s/=20000x64KiB
+  curl 127.0.0.1:9001/_sandbox/rules -d '{\"prefix\": \"s/1\", \"from\": \"10s\", \"for\": \"1m\", \"effect\": \"throttle\"}'")]
 pub(super) struct Serve {
     /// TCP port; a free one when it is not given.
     #[arg(long, default_value_t = 0)]
@@ -65,6 +69,20 @@ pub(super) struct Serve {
     /// of the bytes is checked.
     #[arg(long)]
     virtual_uploads: bool,
+    /// Take rules for faults at this address of the loopback interface while it serves (POST, GET, and DELETE of
+    /// /_sandbox/rules, JSON); port 0 is a free one.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    control: Option<SocketAddr>,
+}
+
+/// An address that only this machine reaches: whoever reaches it can change what the sandbox does.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let at: SocketAddr =
+        text.parse().map_err(|_| "write an address and a port, for instance 127.0.0.1:0".to_owned())?;
+    if at.ip().is_loopback() {
+        return Ok(at);
+    }
+    Err(format!("{} is not an address of the loopback interface; write 127.0.0.1:{}", at.ip(), at.port()))
 }
 
 /// `1/8:10s`.
@@ -159,8 +177,13 @@ impl Serve {
         let model = self.model()?;
         // Each request in flight is a socket. Where the limit can't be raised, connections wait.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
-        let options =
-            SandboxOptions { port: self.port, model, record_calls: false, ..SandboxOptions::default() };
+        let options = SandboxOptions {
+            port: self.port,
+            model,
+            record_calls: false,
+            control: self.control,
+            ..SandboxOptions::default()
+        };
         let (access, secret) = (options.access_key.clone(), options.secret_key.clone());
         let sandbox = Sandbox::start(options).await?;
         sandbox.store().quirks().virtual_uploads.store(self.virtual_uploads, Ordering::Relaxed);
@@ -180,9 +203,11 @@ impl Serve {
         }
         // Listens before it says that it is ready: a signal may come from then on.
         let mut signals = Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])?;
+        let control = sandbox.control_url().map(|url| format!(" S3HAUL_SANDBOX_CONTROL={url}"));
         say(&format!(
-            "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1",
-            sandbox.url()
+            "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1{}",
+            sandbox.url(),
+            control.unwrap_or_default()
         ))?;
         signals.recv().await;
         let seen = Seen::of(&sandbox);

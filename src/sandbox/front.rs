@@ -14,12 +14,14 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use s3s::auth::{S3Auth, SecretKey};
+use jiff::Timestamp;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpError, S3Error, S3ErrorCode, S3Result, StdError};
+use s3s::{Body, HttpError, StdError};
 
 use super::annotations;
-use super::faults::{Effect, Faults};
+use super::clock;
+use super::faults::{Effect, Faults, Strike};
+use super::keys::KeyRing;
 use super::kind;
 use super::model::{LatencyModel, Limiter, Model};
 use super::odd;
@@ -40,33 +42,20 @@ const COPY_SOURCE: &str = "x-amz-copy-source";
 /// All headers of a request together, in bytes.
 const MAX_HEADERS: usize = 8192;
 
-/// No answer: the connection closes.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection is closed without an answer")]
-pub(super) struct Reset;
-
-/// The credentials that the sandbox accepts.
-struct Keys {
-    access_key: String,
-    secret_key: SecretKey,
-}
-
-#[async_trait::async_trait]
-impl S3Auth for Keys {
-    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        if access_key == self.access_key {
-            return Ok(self.secret_key.clone());
-        }
-        Err(S3Error::with_message(
-            S3ErrorCode::InvalidAccessKeyId,
-            "The AWS Access Key Id you provided does not exist in our records.",
-        ))
-    }
+/// The ways in which a call gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoAnswer {
+    /// The connection closes.
+    #[error("the connection is closed without an answer")]
+    Closed,
+    /// The connection ends with a TCP reset.
+    #[error("the connection is reset without an answer")]
+    Reset,
 }
 
 /// Answers requests.
 pub(super) struct Front {
-    access_key: String,
+    keys: KeyRing,
     service: S3Service,
     /// The same without signatures.
     unsigned: S3Service,
@@ -84,18 +73,18 @@ impl Front {
         faults: Arc<Faults>,
         record: Arc<CallRecord>,
         model: Model,
-        access_key: String,
-        secret_key: String,
+        keys: KeyRing,
     ) -> Self {
         let latency = Arc::new(model.latency);
         let mut builder = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
-        builder.set_auth(Keys { access_key: access_key.clone(), secret_key: secret_key.into() });
+        builder.set_auth(keys.clone());
+        builder.set_config(clock::unchecked());
         builder.set_access(kind::Signed);
         builder.set_validation(kind::WithTenants);
         let mut unsigned = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
         unsigned.set_validation(kind::WithTenants);
         Self {
-            access_key,
+            keys,
             service: builder.build(),
             unsigned: unsigned.build(),
             store,
@@ -107,8 +96,8 @@ impl Front {
         }
     }
 
-    /// Answers one request, or none: [`Reset`].
-    pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    /// Answers one request, or none: [`NoAnswer`].
+    pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, NoAnswer> {
         let call = Call::classify(request.method(), request.uri(), request.headers());
         let mut flight = self.record.begin(&call, request.headers());
         let id = format!("{:016X}", self.requests.fetch_add(1, Ordering::Relaxed));
@@ -132,11 +121,14 @@ impl Front {
         call: &Call,
         id: &str,
         outcome: &mut Outcome,
-    ) -> Result<Response<Body>, Reset> {
+    ) -> Result<Response<Body>, NoAnswer> {
         if !self.limiter.admits(call) {
             return Ok(refuse(request, &Refusal::slow_down(), id).await);
         }
-        let effect = self.faults.strike(call);
+        let Strike { delay, skew, effect } = self.faults.strike(call, request.headers());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         match &effect {
             Some(Effect::Error(status, code)) => {
                 return Ok(refuse(request, &scripted(*status, code), id).await);
@@ -157,9 +149,9 @@ impl Front {
             Some(Effect::DropPart) => {
                 return Ok(odd::served(&self.unsigned, odd::without_last_part(request).await).await);
             }
-            Some(Effect::ResetBefore) => return Err(Reset),
+            Some(Effect::ResetBefore) => return Err(NoAnswer::Closed),
+            Some(Effect::RstBefore) => return Err(NoAnswer::Reset),
             Some(Effect::StallBefore(time)) => stall(*time).await,
-            Some(Effect::Delay(time)) => tokio::time::sleep(*time).await,
             Some(Effect::Hook(run)) => run(&self.store),
             Some(Effect::Corrupt) => {
                 request.extensions_mut().insert(Corrupted);
@@ -170,52 +162,46 @@ impl Front {
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        let query = request.uri().query().unwrap_or_default();
-        let mut response = match self.check(call, query, request.headers()) {
-            Err(refusal) => refuse(request, &refusal, id).await,
-            Ok(charged) => {
-                let head = request.method() == Method::HEAD;
-                let mut response = if annotations::is_about(call.operation) {
-                    annotations::answer(&self.store, request, call, id).await
-                } else {
-                    self.serve(request, id, head).await
-                };
-                if call.operation == Operation::GetObjectAttributes {
-                    unquote_etag(&mut response);
-                }
-                if charged {
-                    let charged = HeaderName::from_static("x-amz-request-charged");
-                    response.headers_mut().insert(charged, HeaderValue::from_static("requester"));
-                }
-                response
-            }
-        };
+        let now = Timestamp::now().saturating_add(skew).unwrap_or_default();
+        let mut response = self.operate(request, call, id, now).await;
+        if !skew.is_zero() {
+            clock::show(&mut response, now);
+        }
         if let Some(CopiedBytes(bytes)) = response.extensions().get() {
             outcome.copied_bytes = *bytes;
         }
-        match effect {
-            Some(Effect::ErrorAfterEffect(status, code)) => Ok(scripted(status, code).response(id)),
-            Some(Effect::ErrorIn200 { code, after_effect: true, blanks }) => {
-                outcome.code = Some(code.to_owned());
-                Ok(error_in_200(code, blanks, id))
-            }
-            Some(Effect::Blanks { count, before_declaration }) => {
-                Ok(blanked(response, count, before_declaration))
-            }
-            Some(Effect::ResetAfter) => Err(Reset),
-            Some(Effect::StallAfter(time)) => {
-                stall(time).await;
-                Ok(response)
-            }
-            Some(Effect::TruncateBody) => Ok(truncated(response)),
-            Some(Effect::Trickle(pause)) => Ok(trickling(response, pause)),
-            Some(Effect::EmptyBody) => {
-                response.headers_mut().remove(CONTENT_LENGTH);
-                *response.body_mut() = Body::empty();
-                Ok(response)
-            }
-            _ => Ok(response),
+        after_effect(response, effect, id, outcome).await
+    }
+
+    /// Does what the request asks for, at this time of the server's clock.
+    async fn operate(
+        &self,
+        request: Request<Incoming>,
+        call: &Call,
+        id: &str,
+        now: Timestamp,
+    ) -> Response<Body> {
+        let query = request.uri().query().unwrap_or_default();
+        let checked =
+            clock::check(request.headers(), now).and_then(|()| self.check(call, query, request.headers()));
+        let charged = match checked {
+            Err(refusal) => return refuse(request, &refusal, id).await,
+            Ok(charged) => charged,
+        };
+        let head = request.method() == Method::HEAD;
+        let mut response = if annotations::is_about(call.operation) {
+            annotations::answer(&self.store, request, call, id).await
+        } else {
+            self.serve(request, id, head).await
+        };
+        if call.operation == Operation::GetObjectAttributes {
+            unquote_etag(&mut response);
         }
+        if charged {
+            let charged = HeaderName::from_static("x-amz-request-charged");
+            response.headers_mut().insert(charged, HeaderValue::from_static("requester"));
+        }
+        response
     }
 
     /// What S3 checks about the bucket before the operation. Whether the requester is charged.
@@ -275,7 +261,7 @@ impl Front {
         let answered = match readable(&parts, &body) {
             None => {
                 let mut request = Request::from_parts(parts, Body::from(body));
-                kind::waive_signature(&mut request, &self.access_key, self.store.quirks());
+                kind::waive_signature(&mut request, &self.keys, self.store.quirks());
                 self.service.call(request).await
             }
             Some(readable) => self.call_with(parts, readable).await,
@@ -414,6 +400,39 @@ fn scripted(status: u16, code: &'static str) -> Refusal {
     Refusal::new(status, code, "A fault of the sandbox")
 }
 
+/// Does to the answer of an operation that took effect what a fault says.
+async fn after_effect(
+    mut response: Response<Body>,
+    effect: Option<Effect>,
+    id: &str,
+    outcome: &mut Outcome,
+) -> Result<Response<Body>, NoAnswer> {
+    match effect {
+        Some(Effect::ErrorAfterEffect(status, code)) => Ok(scripted(status, code).response(id)),
+        Some(Effect::ErrorIn200 { code, after_effect: true, blanks }) => {
+            outcome.code = Some(code.to_owned());
+            Ok(error_in_200(code, blanks, id))
+        }
+        Some(Effect::Blanks { count, before_declaration }) => {
+            Ok(blanked(response, count, before_declaration))
+        }
+        Some(Effect::ResetAfter) => Err(NoAnswer::Closed),
+        Some(Effect::RstAfter) => Err(NoAnswer::Reset),
+        Some(Effect::StallAfter(time)) => {
+            stall(time).await;
+            Ok(response)
+        }
+        Some(Effect::TruncateBody) => Ok(truncated(response)),
+        Some(Effect::Trickle(pause)) => Ok(trickling(response, pause)),
+        Some(Effect::EmptyBody) => {
+            response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = Body::empty();
+            Ok(response)
+        }
+        _ => Ok(response),
+    }
+}
+
 /// Answers with an error, after reading what the client sends so that it comes to reading the answer.
 async fn refuse(request: Request<Incoming>, refusal: &Refusal, id: &str) -> Response<Body> {
     drain(request.into_body()).await;
@@ -464,7 +483,7 @@ fn truncated(response: Response<Body>) -> Response<Body> {
         if left == 0 {
             // The connection must not be closed before what was sent has left.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            return Some((Err(Box::new(Reset) as StdError), (body, 0)));
+            return Some((Err(Box::new(NoAnswer::Closed) as StdError), (body, 0)));
         }
         let chunk: Bytes = body.next().await?.ok()?;
         let take = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));

@@ -14,6 +14,7 @@ use s3s::validation::{AwsNameValidation, NameValidation};
 use s3s::{Body, S3Result, s3_error};
 
 use super::bucket::Bucket;
+use super::keys::KeyRing;
 use super::operation::{Call, Operation};
 use super::payload::KEPT;
 use super::refusal::Refusal;
@@ -25,9 +26,9 @@ struct Waived;
 
 /// Takes the signature off a request that names the key, where `s3s` can't check it (those for `s3express`) or should
 /// not: to check one that covers the hash of a payload which is not kept takes more CPU than all else about it.
-pub(super) fn waive_signature(request: &mut Request<Body>, access_key: &str, quirks: &Quirks) {
+pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirks: &Quirks) {
     let Some(signature) = header(request.headers(), AUTHORIZATION.as_str()) else { return };
-    let named = signature.contains(&format!("Credential={access_key}/"));
+    let named = keys.signs(request.headers());
     let is_express = signature.contains("/s3express/aws4_request");
     let passes = Quirks::on(&quirks.virtual_uploads) && is_long_and_hashed(request.headers());
     if named && (is_express || passes || Quirks::on(&quirks.unchecked_signatures)) {

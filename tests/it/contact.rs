@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use assert_cmd::Command as Program;
 use rstest::rstest;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
@@ -18,6 +18,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::cli::{at, command, process, process_at, run};
+use crate::issuer::{Issuer, Reply};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
@@ -92,16 +93,6 @@ fn answer(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-/// What a container endpoint answers.
-fn credentials() -> String {
-    let options = SandboxOptions::default();
-    let body = format!(
-        r#"{{"AccessKeyId":"{}","SecretAccessKey":"{}","Token":"t","Expiration":"2099-01-01T00:00:00Z"}}"#,
-        options.access_key, options.secret_key
-    );
-    answer("200 OK", &body)
-}
-
 async fn ended(child: Child) -> (i32, String) {
     let Output { status, stderr, .. } =
         tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
@@ -141,14 +132,14 @@ async fn credentials_that_come_late_are_waited_for() {
         .args(COPY);
     let child = start(program);
     sleep(Duration::from_secs(4)).await;
-    let provider = Odd::at(address, Some(credentials())).await;
+    let issuer = Issuer::at(address, Reply::Fresh(Duration::from_hours(1))).await;
     let (exit, stderr) = ended(child).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
         stderr.contains(&format!("waiting for container credentials at http://{address}/creds")),
         "{stderr}"
     );
-    assert!(provider.requests() >= 1);
+    assert!(issuer.asked() >= 1);
 }
 
 /// A program with an S3 that answers all requests in the same way, and little patience.
@@ -205,10 +196,9 @@ async fn a_provider_of_credentials_that_stays_away_is_named(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_of_credentials_that_hangs_is_named() {
-    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), None).await;
-    let url = format!("{}/creds", odd.url());
+    let (name, url) = Issuer::start(Reply::Hang).await.container();
     let mut program = command();
-    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &url);
+    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").env(name, &url);
     let arguments = [COPY.as_slice(), &["--patience", "1s"]].concat();
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 4, "{stderr}");
@@ -247,13 +237,11 @@ async fn without_any_credentials_a_command_ends_at_once(#[case] env: &[(&str, &s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_refuses_ends_a_command_at_once() {
-    let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(answer("403 Forbidden", "{}"))).await;
+    let issuer = Issuer::start(Reply::Status(403, "{}")).await;
     let mut program = command();
-    program
-        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", odd.url());
+    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").envs([issuer.container()]);
     let (exit, _, stderr) = run(program, &COPY).await;
-    assert_eq!((exit, odd.requests()), (3, 1), "{stderr}");
+    assert_eq!((exit, issuer.asked()), (3, 1), "{stderr}");
     assert!(stderr.contains("HTTP 403"), "{stderr}");
 }
 

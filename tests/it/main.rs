@@ -33,6 +33,7 @@ mod honest;
 mod hostile;
 mod idle;
 mod in_place;
+mod issuer;
 mod journal;
 mod kill;
 mod late;

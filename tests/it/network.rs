@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
@@ -16,6 +17,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::cli::process;
+use crate::issuer::{Issuer, Reply};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
@@ -493,53 +495,14 @@ async fn container_credentials_are_never_asked_for_through_a_proxy() {
     let site = Site::new("", "").await;
     // Sends everything to the sandbox, which has no credentials to give.
     let proxy = Proxy::to(site.address()).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/creds", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request).await;
-            let keys = r#"{"AccessKeyId": "sandbox", "SecretAccessKey": "sandbox-secret", "Token": "", "Expiration": "2099-01-01T00:00:00Z"}"#;
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{keys}",
-                keys.len()
-            );
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    let variables = [
-        ("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"),
-        ("HTTP_PROXY", &*proxy.url()),
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url),
-    ]
-    .map(|(name, value)| (name, value.to_owned()));
+    let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
+    let (name, url) = issuer.container();
+    let variables =
+        [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), ("HTTP_PROXY", &*proxy.url()), (name, &*url)]
+            .map(|(name, value)| (name, value.to_owned()));
     let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
     let ended = site.run(&[&COPY[..], &["--patience", "5s", "--allow-http"]].concat(), &variables).await;
     assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
-}
-
-/// Answers as the Security Token Service: a role has the keys of the sandbox.
-async fn sts() -> (String, Arc<AtomicU32>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (url, asked) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicU32::new(0)));
-    let count = Arc::clone(&asked);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = vec![0; 8192];
-            let length = stream.read(&mut request).await.unwrap_or_default();
-            if String::from_utf8_lossy(&request[..length]).starts_with("POST /") {
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-            let xml = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
-                       <AccessKeyId>sandbox</AccessKeyId><SecretAccessKey>sandbox-secret</SecretAccessKey>\
-                       <SessionToken></SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
-                       </AssumeRoleResult></AssumeRoleResponse>";
-            let answer =
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{xml}", xml.len());
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    (url, asked)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -549,14 +512,14 @@ async fn a_role_is_assumed_with_the_credentials_of_the_profile() {
         &format!("[base]\n{WRONG}"),
     )
     .await;
-    let (url, asked) = sts().await;
+    let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let job = "version: 1\nendpoints: {a: {profile: base, assume_role: {arn: \"arn:aws:iam::111122223333:role/x\"}}}\n\
                transfers:\n  - {from: {s3: s3://source/, endpoint: a}, to: {s3: s3://destination/, endpoint: a}}\n";
     fs::write(site.file("job.yaml"), job).unwrap();
-    let ended = site.run(&["run", "job.yaml"], &[("AWS_ENDPOINT_URL_STS", &url)]).await;
+    let ended = site.run(&["run", "job.yaml"], &[(issuer.sts().0, &issuer.sts().1)]).await;
     assert_eq!(ended.exit, 0, "{}", ended.stderr);
     assert!(site.copied());
-    assert!(asked.load(Ordering::SeqCst) > 0);
+    assert!(issuer.requests()[0].contains("Action=AssumeRole&"), "{:?}", issuer.requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,6 @@
 //! What outlasts a run's patience, what does not, and when a run ends itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use s3haul::execute::Outcome;
@@ -11,15 +9,16 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{FailureLimit, Job, Limits};
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::FailureKind;
-use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::command;
+use crate::issuer::{Issuer, Reply};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, restate};
 
 /// A line to the sandbox that can be cut: then connections are refused, and those that are open break.
@@ -319,52 +318,27 @@ async fn a_run_with_too_many_failures_ends() {
     }
 }
 
-/// A container's credentials service: what it gives lasts `seconds`, and after `good` answers it gives no more.
-async fn credentials_service(seconds: u64, good: u64) -> (String, Arc<AtomicU64>, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/credentials", listener.local_addr().unwrap());
-    let asked = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&asked);
-    let serving = tokio::spawn(async move {
-        while let Ok((mut connection, _)) = listener.accept().await {
-            let _ = timeout(Duration::from_secs(1), connection.read(&mut [0; 4096])).await;
-            let options = SandboxOptions::default();
-            let expiration = jiff::Timestamp::now() + Duration::from_secs(seconds);
-            let body = format!(
-                r#"{{"AccessKeyId":"{}","SecretAccessKey":"{}","Token":"t","Expiration":"{expiration:.0}"}}"#,
-                options.access_key, options.secret_key
-            );
-            let answer = match count.fetch_add(1, Ordering::Relaxed) {
-                number if number < good => format!(
-                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                    body.len()
-                ),
-                _ => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
-            };
-            let _ = connection.write_all(answer.as_bytes()).await;
-            let _ = connection.shutdown().await;
-        }
-    });
-    (url, asked, serving)
-}
-
 /// Copies everything with the credentials of a container.
-async fn copy_with(url: String, world: &World) -> std::process::Output {
+async fn copy_with(issuer: &Issuer, world: &World) -> std::process::Output {
     let mut command = command();
-    command
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
-        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
-        .args(["copy", "s3://source/", "s3://destination/", "--in-flight", "20"]);
+    command.envs([issuer.container()]).env("AWS_ENDPOINT_URL_S3", world.sandbox.url()).args([
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--in-flight",
+        "20",
+    ]);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_that_can_not_be_renewed_are_used_to_their_end() {
     let world = world_with(20).await;
-    let (url, asked, _serving) = credentials_service(30, 1).await;
-    let output = copy_with(url, &world).await;
+    let issuer = Issuer::start(Reply::Status(400, "")).await;
+    issuer.reply_once(Reply::Fresh(Duration::from_secs(30)));
+    let output = copy_with(&issuer, &world).await;
     assert!(output.status.success(), "{output:?}");
-    assert!(asked.load(Ordering::Relaxed) > 1, "nobody tried to renew them");
+    assert!(issuer.asked() > 1, "nobody tried to renew them");
     assert!(world.sandbox.store().object(DESTINATION, "00019").is_some());
 }
 
@@ -375,9 +349,9 @@ async fn credentials_that_a_server_calls_expired_are_fetched_again_once() {
         let copy = Fault::on(Operation::CopyObject).key(format!("{number:05}"));
         world.sandbox.faults().add(copy.nth(1).then(Effect::Error(400, "ExpiredToken")));
     }
-    let (url, asked, _serving) = credentials_service(3600, 1000).await;
-    let output = copy_with(url, &world).await;
+    let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
+    let output = copy_with(&issuer, &world).await;
     assert!(output.status.success(), "{output:?}");
-    let asked = asked.load(Ordering::Relaxed);
+    let asked = issuer.asked();
     assert!((2..15).contains(&asked), "15 requests were refused, the service was asked {asked} times");
 }

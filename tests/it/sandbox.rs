@@ -14,6 +14,7 @@ mod measuring;
 mod multipart;
 mod protection;
 mod reads;
+mod rules;
 mod serving;
 mod versions;
 

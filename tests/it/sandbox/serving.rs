@@ -9,14 +9,14 @@ use serde_json::Value;
 use crate::cli::{command, run};
 
 /// A sandbox in a process of its own, which ends with the test.
-struct Serving {
+pub(super) struct Serving {
     child: Child,
     /// What its first line exports.
-    variables: HashMap<String, String>,
+    pub(super) variables: HashMap<String, String>,
 }
 
 impl Serving {
-    fn start(arguments: &[&str]) -> Self {
+    pub(super) fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(assert_cmd::cargo::cargo_bin!("s3haul"))
             .arg("sandbox")
             .args(arguments)
@@ -35,7 +35,7 @@ impl Serving {
     }
 
     /// Copies below a prefix, as a person would.
-    async fn copy(&self, arguments: &[&str]) -> (i32, String) {
+    pub(super) async fn copy(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = command();
         command.envs(&self.variables).args(["copy", "s3://data/s/", "s3://copies/s/", "--provider", "aws"]);
         let (exit, stdout, _) = run(command, arguments).await;
@@ -109,6 +109,8 @@ async fn flags_that_mean_nothing_are_refused() {
         (&["--ramp", "1/8:0s", "--model", "aws"], "FRACTION:TIME"),
         (&["--writes-per-second", "0"], "not in 1.."),
         (&["--copied", "s3://data/s/=s3://copies/s/"], "there is nothing below s3://data/s/"),
+        (&["--control", "0.0.0.0:9000"], "not an address of the loopback interface; write 127.0.0.1:9000"),
+        (&["--control", "9000"], "write an address and a port"),
     ] {
         let (exit, _, stderr) = run(command(), &[&["sandbox"], flags].concat()).await;
         assert!(exit == 2 && stderr.contains(reason), "{flags:?}: {stderr}");

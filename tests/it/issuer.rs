@@ -1,0 +1,297 @@
+//! An endpoint that issues credentials: that of a container, the instance metadata service, and the Security Token
+//! Service at one address. A test says what it replies, at any time.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rstest::rstest;
+use s3haul::sandbox::{Content, ObjectSpec, Operation, SandboxOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::cli::{command, process, run};
+use crate::world::{SOURCE, World};
+
+/// What is replied to a request for credentials.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so on.
+    Fresh(Duration),
+    /// These credentials for this long.
+    Issue(Session, Duration),
+    /// This status and this body.
+    Status(u16, &'static str),
+    /// Silence, on a connection that stays open.
+    Hang,
+    /// The end of the connection.
+    Close,
+}
+
+/// Credentials that end.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
+    pub(crate) token: String,
+}
+
+impl Session {
+    /// The key of the sandbox with this session token.
+    pub(crate) fn of_sandbox(token: &str) -> Self {
+        let SandboxOptions { access_key, secret_key, .. } = SandboxOptions::default();
+        Self { access_key, secret_key, token: token.to_owned() }
+    }
+}
+
+/// What an issuer is told and what it is asked.
+#[derive(Debug)]
+struct State {
+    /// The reply to all requests that have none of their own.
+    usual: Reply,
+    /// The replies to the next requests.
+    next: VecDeque<Reply>,
+    /// How many session tokens were counted.
+    tokens: u64,
+    /// The requests for credentials: head and body.
+    requests: Vec<String>,
+}
+
+/// A server that issues credentials until the test ends.
+pub(crate) struct Issuer {
+    at: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+impl Issuer {
+    /// Starts one at a free port.
+    pub(crate) async fn start(usual: Reply) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), usual).await
+    }
+
+    /// Starts one at this address.
+    pub(crate) async fn at(address: SocketAddr, usual: Reply) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let state = State { usual, next: VecDeque::new(), tokens: 0, requests: Vec::new() };
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&shared)));
+            }
+        });
+        Self { at, state }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.at)
+    }
+
+    /// The variable that makes it the endpoint of a container.
+    pub(crate) fn container(&self) -> (&'static str, String) {
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", self.url()))
+    }
+
+    /// The variables that make it the instance metadata service.
+    pub(crate) fn instance(&self) -> [(&'static str, String); 2] {
+        [("AWS_EC2_METADATA_DISABLED", "false".to_owned()), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.url())]
+    }
+
+    /// The variable that makes it the Security Token Service.
+    pub(crate) fn sts(&self) -> (&'static str, String) {
+        ("AWS_ENDPOINT_URL_STS", self.url())
+    }
+
+    /// Replies so from now on.
+    pub(crate) fn reply(&self, usual: Reply) {
+        self.state.lock().unwrap().usual = usual;
+    }
+
+    /// Replies so to the next request that has no reply of its own yet.
+    pub(crate) fn reply_once(&self, reply: Reply) {
+        self.state.lock().unwrap().next.push_back(reply);
+    }
+
+    /// How often it was asked for credentials.
+    pub(crate) fn asked(&self) -> usize {
+        self.state.lock().unwrap().requests.len()
+    }
+
+    /// The requests for credentials, head and body.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.state.lock().unwrap().requests.clone()
+    }
+
+    /// Waits until it was asked so often.
+    pub(crate) async fn wait_for_requests(&self, count: usize) {
+        while self.asked() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Answers one request.
+async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+    let Some(request) = read(&mut stream).await else { return };
+    let roles = ["security-credentials/", "security-credentials-extended/"];
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let answer = if request.starts_with("PUT /latest/api/token") {
+        http(200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n", "metadata-token")
+    } else if roles.iter().any(|end| path.ends_with(end)) {
+        http(200, "", "role")
+    } else if request.contains("Action=GetCallerIdentity") {
+        http(200, "", &caller())
+    } else {
+        match issue(&state, request) {
+            Some(answer) => answer,
+            None => return,
+        }
+    };
+    let Some(answer) = answer else { return std::future::pending().await };
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Returns the answer to a request for credentials: `None` closes the connection, `Some(None)` is silence.
+fn issue(state: &Mutex<State>, request: String) -> Option<Option<String>> {
+    let mut state = state.lock().unwrap();
+    let reply = state.next.pop_front().unwrap_or_else(|| state.usual.clone());
+    let is_sts = request.starts_with("POST ");
+    let is_instance = request.starts_with("GET /latest/");
+    let action = if request.contains("Action=AssumeRoleWithWebIdentity") {
+        "AssumeRoleWithWebIdentity"
+    } else {
+        "AssumeRole"
+    };
+    state.requests.push(request);
+    let (session, lasts) = match reply {
+        Reply::Hang => return Some(None),
+        Reply::Close => return None,
+        Reply::Status(status, body) => return Some(http(status, "", body)),
+        Reply::Issue(session, lasts) => (session, lasts),
+        Reply::Fresh(lasts) => {
+            state.tokens += 1;
+            (Session::of_sandbox(&format!("t{}", state.tokens)), lasts)
+        }
+    };
+    let Session { access_key, secret_key, token } = session;
+    let expiration = format!("{:.0}", jiff::Timestamp::now() + lasts);
+    let body = if is_sts {
+        format!(
+            "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result><Credentials>\
+             <AccessKeyId>{access_key}</AccessKeyId><SecretAccessKey>{secret_key}</SecretAccessKey>\
+             <SessionToken>{token}</SessionToken><Expiration>{expiration}</Expiration></Credentials>\
+             </{action}Result></{action}Response>"
+        )
+    } else {
+        let mut keys = serde_json::json!({
+            "AccessKeyId": access_key, "SecretAccessKey": secret_key, "Token": token, "Expiration": expiration,
+        });
+        if is_instance {
+            for (name, value) in [
+                ("Code", "Success"),
+                ("Type", "AWS-HMAC"),
+                ("LastUpdated", "2026-01-01T00:00:00Z"),
+                ("AccountId", "111122223333"),
+            ] {
+                keys[name] = value.into();
+            }
+        }
+        keys.to_string()
+    };
+    Some(http(200, "", &body))
+}
+
+fn caller() -> String {
+    "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult>\
+     <Arn>arn:aws:sts::111122223333:assumed-role/x/s3haul</Arn><UserId>AROA:s3haul</UserId>\
+     <Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"
+        .to_owned()
+}
+
+/// An answer; it is always one.
+#[expect(clippy::unnecessary_wraps, reason = "silence is the other kind of answer")]
+fn http(status: u16, headers: &str, body: &str) -> Option<String> {
+    let length = body.len();
+    Some(format!(
+        "HTTP/1.1 {status} Said\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    ))
+}
+
+/// Reads a request to its end; `None` where it has none.
+async fn read(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+        });
+        if body.len() >= length.unwrap_or(0) {
+            return Some(text);
+        }
+    }
+}
+
+/// Every way of asking for credentials is understood, and each answer is what a test said last.
+#[rstest]
+#[case::container("container", "GET /credentials")]
+#[case::instance("instance", "GET /latest/meta-data/iam/security-credentials")]
+#[case::web_identity("web identity", "Action=AssumeRoleWithWebIdentity&")]
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world.sandbox.accept_key("rotated", "another-secret");
+    let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "jwt").unwrap();
+    let copy = async |destination: &str| {
+        let mut program = command();
+        program.env("AWS_ENDPOINT_URL_S3", world.sandbox.url());
+        match way {
+            "container" => program.envs([issuer.container()]),
+            "instance" => program.envs(issuer.instance()),
+            _ => program
+                .envs([issuer.sts()])
+                .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token)
+                .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x"),
+        };
+        world.sandbox.calls().clear();
+        let (exit, _, stderr) = run(program, &["copy", "s3://source/", destination]).await;
+        assert_eq!(exit, 0, "{stderr}");
+        let calls = world.sandbox.calls().of(Operation::CopyObject);
+        let signed = calls[0].headers["authorization"].split_once("Credential=").unwrap().1;
+        let key = signed.split('/').next().unwrap().to_owned();
+        (key, calls[0].headers["x-amz-security-token"].clone())
+    };
+    assert_eq!(copy("s3://destination/a/").await, ("sandbox".to_owned(), "t1".to_owned()));
+    // A connection that breaks is asked for again.
+    issuer.reply_once(Reply::Close);
+    assert_eq!(copy("s3://destination/b/").await, ("sandbox".to_owned(), "t2".to_owned()));
+    let (access_key, secret_key, token) = ("rotated".into(), "another-secret".into(), "named".into());
+    issuer.reply(Reply::Issue(Session { access_key, secret_key, token }, Duration::from_hours(1)));
+    assert_eq!(copy("s3://destination/c/").await, ("rotated".to_owned(), "named".to_owned()));
+    let requests = issuer.requests();
+    assert!(requests.iter().all(|request| request.contains(asked)), "{requests:?}");
+}
+
+/// A command that hangs while it waits for credentials is at rest for a test that waits for its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_hangs_is_asked() {
+    let issuer = Issuer::start(Reply::Hang).await;
+    let mut program = process();
+    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").envs([issuer.container()]);
+    program.args(["copy", "s3://source/", "s3://destination/"]).stderr(std::process::Stdio::null());
+    let mut child = program.spawn().unwrap();
+    issuer.wait_for_requests(1).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
