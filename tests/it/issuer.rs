@@ -132,6 +132,13 @@ impl Issuer {
     }
 }
 
+/// What a request gets.
+enum Answer {
+    Http(String),
+    Silence,
+    End,
+}
+
 /// Answers one request.
 async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     let Some(request) = read(&mut stream).await else { return };
@@ -145,17 +152,17 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
         http(200, "", &caller())
     } else {
         match issue(&state, request) {
-            Some(answer) => answer,
-            None => return,
+            Answer::Http(answer) => answer,
+            Answer::Silence => return std::future::pending().await,
+            Answer::End => return,
         }
     };
-    let Some(answer) = answer else { return std::future::pending().await };
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
 
-/// Returns the answer to a request for credentials: `None` closes the connection, `Some(None)` is silence.
-fn issue(state: &Mutex<State>, request: String) -> Option<Option<String>> {
+/// Returns the answer to a request for credentials.
+fn issue(state: &Mutex<State>, request: String) -> Answer {
     let mut state = state.lock().unwrap();
     let reply = state.next.pop_front().unwrap_or_else(|| state.usual.clone());
     let is_sts = request.starts_with("POST ");
@@ -167,9 +174,9 @@ fn issue(state: &Mutex<State>, request: String) -> Option<Option<String>> {
     };
     state.requests.push(request);
     let (session, lasts) = match reply {
-        Reply::Hang => return Some(None),
-        Reply::Close => return None,
-        Reply::Status(status, body) => return Some(http(status, "", body)),
+        Reply::Hang => return Answer::Silence,
+        Reply::Close => return Answer::End,
+        Reply::Status(status, body) => return Answer::Http(http(status, "", body)),
         Reply::Issue(session, lasts) => (session, lasts),
         Reply::Fresh(lasts) => {
             state.tokens += 1;
@@ -201,7 +208,7 @@ fn issue(state: &Mutex<State>, request: String) -> Option<Option<String>> {
         }
         keys.to_string()
     };
-    Some(http(200, "", &body))
+    Answer::Http(http(200, "", &body))
 }
 
 fn caller() -> String {
@@ -211,13 +218,9 @@ fn caller() -> String {
         .to_owned()
 }
 
-/// An answer; it is always one.
-#[expect(clippy::unnecessary_wraps, reason = "silence is the other kind of answer")]
-fn http(status: u16, headers: &str, body: &str) -> Option<String> {
+fn http(status: u16, headers: &str, body: &str) -> String {
     let length = body.len();
-    Some(format!(
-        "HTTP/1.1 {status} Said\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    ))
+    format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
 }
 
 /// Reads a request to its end; `None` where it has none.
