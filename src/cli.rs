@@ -23,6 +23,8 @@ mod place;
 mod plan;
 mod presence;
 mod progress;
+#[cfg(all(test, feature = "sandbox"))]
+mod reference;
 mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
@@ -193,66 +195,66 @@ impl CliError {
 )]
 #[command(after_help = "\
 Examples:
-  s3haul copy s3://lake/events/ s3://lake-dr/events/     a prefix, only what is missing or changed
-  s3haul copy ./exports s3://lake/exports/               a directory
-  s3haul plan nightly.yaml                               what a job would do, without doing it
-  s3haul run nightly.yaml                                do it
-  s3haul verify nightly.yaml                             is everything there, and equal
-  s3haul uploads list s3://lake/                         multipart uploads that were never finished
+  s3haul copy s3://lake/events/ s3://lake-dr/events/     copy what is missing or changed below a prefix
+  s3haul copy ./exports s3://lake/exports/               upload a directory
+  s3haul plan nightly.yaml                               show what a job would do
+  s3haul run nightly.yaml                                run the job
+  s3haul verify nightly.yaml                             compare both sides
+  s3haul uploads list s3://lake/                         list unfinished multipart uploads
 
 Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
-4 interrupted or waited in vain (run it again), 5 waiting for restores from an archive (run it later), 70 a bug.")]
+4 interrupted or waited too long (run it again), 5 waiting for restores from an archive (run it later), 70 a bug.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// More on standard error: -v what happens, -vv debugging, -vvv the SDK too.
+    /// Log more to standard error: -v events, -vv debugging, -vvv the SDK too.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Results as lines of JSON on standard output.
+    /// Print results as lines of JSON.
     #[arg(long, global = true)]
     json: bool,
 
-    /// No progress on standard error.
+    /// Show no progress.
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// How logs are written.
+    /// Format of the log.
     #[arg(long, global = true, value_enum, default_value_t, env = "S3HAUL_LOG_FORMAT")]
     log_format: LogFormat,
 
-    /// When messages are coloured; NO_COLOR and TERM=dumb turn colours off too.
+    /// Color of messages. NO_COLOR and TERM=dumb turn colors off too.
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copy from SRC to DST once.
+    /// Copy from SRC to DST.
     Copy(Box<copy::Copy>),
     /// Run the transfers of a job manifest.
     Run(run::RunJob),
-    /// Run the failed objects of an earlier report again.
+    /// Copy the failed objects of a report again.
     Retry(retry::Retry),
-    /// Show what a job would do: objects, bytes, parts, requests. Sends no write.
+    /// Show the objects, bytes, parts, and requests of a job. Writes nothing.
     Plan(plan::PlanJob),
-    /// Check a job: the manifest, that each bucket answers, and with --probe what its server can do.
+    /// Check a job: the manifest, access to each bucket, and with --probe the server's capabilities.
     Check(check::CheckJob),
-    /// How far a run is that is at work, stopped or dead, from its journal.
+    /// Show the progress of a run, from its journal.
     Status(status::Status),
-    /// Compare both sides of a job, of SRC and DST, or of a run's report. Sends no write.
+    /// Compare both sides of a job, of SRC and DST, or of a report. Writes nothing.
     Verify(Box<verify::Verify>),
-    /// Multipart uploads that are open in a bucket: list, look into, abort or complete them.
+    /// List, inspect, abort, or complete unfinished multipart uploads.
     Uploads(uploads::Uploads),
     /// Print the JSON schema of the manifest, for editors.
     Schema,
-    /// Serve an S3 in memory on this machine, to try things out.
+    /// Serve S3 from memory, to try things out.
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Serve),
     /// Print a completion script for a shell.
     Completions {
-        /// Which shell.
+        /// The shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -289,16 +291,16 @@ struct EndpointFlags {
     /// Put the bucket into the path (true) or into the host name (false) of URLs.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     path_style: Option<bool>,
-    /// Send signed requests over plain HTTP to another machine. Everybody on the way can read them.
+    /// Allow signed requests over plain HTTP to another machine. Everybody on the way can read them.
     #[arg(long, global = true)]
     allow_http: bool,
-    /// File of PEM certificates; trust these and no others.
+    /// File of PEM certificates to trust, and no others.
     #[arg(long, global = true, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
     /// HTTP proxy, or `none`. Default: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and NO_PROXY.
     #[arg(long, global = true, value_name = "URL")]
     proxy: Option<String>,
-    /// What kind of server it is: decides what may be relied on.
+    /// Kind of server, which decides what s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
 }
@@ -369,10 +371,10 @@ where
 /// A job manifest.
 #[derive(Clone, Debug, Args)]
 struct JobFile {
-    /// The manifest, YAML; - reads it from standard input.
+    /// Job manifest, in YAML; - reads it from standard input.
     #[arg(value_name = "JOB")]
     path: PathBuf,
-    /// Run the job on an S3 in this process, which takes the place of all its endpoints; its buckets are made first.
+    /// Run the job on an S3 server inside this process, in place of all its endpoints.
     #[cfg(feature = "sandbox")]
     #[arg(long)]
     sandbox: bool,

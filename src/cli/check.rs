@@ -28,9 +28,9 @@ use crate::probe::{self, Probe, Verdict};
 #[command(after_help = "\
 Examples:
   s3haul check nightly.yaml
-  s3haul check nightly.yaml --probe                 what the servers really do, and what to state in the manifest
+  s3haul check nightly.yaml --probe                 also measures the servers, and prints what to state in the manifest
 
-Says who signs the requests at each endpoint. Lists one key of each source and of each destination that is compared with,
+Shows the identity at each endpoint. Lists one key of each source and of each destination that is compared with,
 and sends HEAD for the first object with the credentials that sign the copies. Reads the journal, if there is one.
 
 A probe writes some 20 small objects and one of 11 MiB below a scratch prefix of each destination bucket, and removes
@@ -42,10 +42,10 @@ journal cannot be used.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
-    /// Measure what the destinations' servers do, below a scratch prefix, and compare it with what is relied on.
+    /// Measure the capabilities of the destinations' servers, below a scratch prefix.
     #[arg(long)]
     probe: bool,
-    /// The scratch prefix, ending in a slash and empty; a new one is made up when it is not given.
+    /// Scratch prefix, empty and with a slash at the end. Default: a new one.
     #[arg(long, value_name = "PREFIX", requires = "probe")]
     probe_prefix: Option<String>,
 }

@@ -41,39 +41,39 @@ copies all. Limits are never exceeded, and lower ones are found by themselves wh
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{PATTERNS}"))]
 pub(super) struct Copy {
-    /// s3://bucket/key, s3://bucket/prefix/, a file, a directory, or - for standard input; several at once.
+    /// s3://bucket/key, s3://bucket/prefix/, a file, a directory, or - for standard input. May be repeated.
     #[arg(value_name = "SRC", required = true)]
     sources: Vec<String>,
     /// s3://bucket/key, or s3://bucket/prefix/ with a slash at the end.
     #[arg(value_name = "DST")]
     destination: String,
 
-    /// Read everything below SRC although it does not end in a slash: s3://b/log means s3://b/log/, as for aws s3. Keys
-    /// that begin with log are 's3://b/log*', and below such prefixes 's3://b/log*/**'.
+    /// Treat SRC as a prefix: s3://b/log means s3://b/log/, as in aws s3. For all keys that start with log, use 's3://b/log*'
+    /// and 's3://b/log*/**'.
     #[arg(short, long)]
     recursive: bool,
-    /// What is copied: missing keys, changed objects too, or always everything.
+    /// Copy missing objects, changed objects too, or always all objects.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
-    /// What tells whether an object is changed: auto (sizes, ETags where they can be compared, then times), size, etag,
-    /// checksum (HEAD requests; local files are hashed), or time. Auto when it is not given.
+    /// Comparison that finds changed objects: auto (sizes, ETags where they can be compared, then times), size, etag, checksum
+    /// (HEAD requests; hashes local files), or time. Default: auto.
     #[arg(long, value_name = "HOW", value_parser = word::<Compare>())]
     compare: Option<Compare>,
-    /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set here: one HEAD request
-    /// for each unchanged object.
+    /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set here. Sends one HEAD for
+    /// each unchanged object.
     #[arg(long)]
     compare_attributes: bool,
-    /// What to do with symbolic links below a directory; they are skipped when it is not given.
+    /// Treatment of symbolic links below a directory. Default: skip.
     #[arg(long, value_parser = word::<Symlinks>(), value_name = "HOW")]
     symlinks: Option<Symlinks>,
-    /// Storage class at the destination; that of the source when it is not given.
+    /// Storage class of new objects. Default: that of the source.
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
-    /// What goes along with the bytes: everything, default or content-only, then policies such as tags=require,acl=try.
+    /// Attributes to keep: everything, default, or content-only, then policies such as tags=require,acl=try.
     #[arg(long, value_name = "WHAT")]
     preserve: Option<Preserve>,
 
-    /// The new key behind DST, for instance '{dir}{stem}-v1{ext}'; there are {key}, {dir}, {name}, {stem}, {ext}, {size}.
+    /// New key behind DST, for instance '{dir}{stem}-v1{ext}', from {key}, {dir}, {name}, {stem}, {ext}, and {size}.
     #[arg(long, value_name = "TEMPLATE")]
     rename: Option<Template>,
 
@@ -86,50 +86,50 @@ pub(super) struct Copy {
     #[command(flatten)]
     access: SidesFlags,
 
-    /// Part size, 5MiB to 5GiB; chosen by the object's size when it is not given.
+    /// Part size, 5MiB to 5GiB. Default: depends on the size of the object.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
-    /// What parts of automatic size aim at: balanced (when it is not given), fastest, or cheapest (the fewest requests).
+    /// Goal of automatic part sizes: balanced, fastest, or cheapest (the fewest requests). Default: balanced.
     #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>(), conflicts_with = "part_size")]
     part_goal: Option<PartGoal>,
-    /// Objects larger than this go in parts.
+    /// Copy objects larger than this in parts.
     #[arg(long, value_name = "SIZE")]
     threshold: Option<ByteSize>,
-    /// Whose part boundaries a copy has: `source` keeps multipart ETags and composite checksums equal.
+    /// Part boundaries of a copy: `source` keeps multipart ETags and composite checksums equal.
     #[arg(long, value_name = "WHOSE", value_parser = word::<LayoutChoice>(), default_value = "auto")]
     layout: LayoutChoice,
-    /// What counts as proven: require-checksum, best, or size.
+    /// Proof that a copy needs: require-checksum, best, or size.
     #[arg(long, value_name = "LEVEL", value_parser = word::<Verify>(), default_value = "best")]
     verify: Verify,
-    /// What may be done to prove it: answers, or read (downloads what no checksum proves).
+    /// Means of proof: answers, or read (downloads the objects that no checksum proves).
     #[arg(long, value_name = "HOW", value_parser = word::<Prove>(), default_value = "answers")]
     prove: Prove,
-    /// What becomes of a copy that was published and is not equal: keep, or remove.
+    /// Treatment of a copy that was published and is not equal: keep or remove.
     #[arg(long, value_name = "WHAT", value_parser = word::<OnMismatch>(), default_value = "keep")]
     on_mismatch: OnMismatch,
-    /// At most this many requests a second.
+    /// Send at most this many requests per second.
     #[arg(long, value_name = "N")]
     requests_per_second: Option<u32>,
-    /// At most this many bytes a second.
+    /// Copy at most this many bytes per second.
     #[arg(long, value_name = "RATE")]
     bytes_per_second: Option<ByteRate>,
-    /// At most this many requests in flight.
+    /// Keep at most this many requests in flight.
     #[arg(long, value_name = "N")]
     in_flight: Option<u32>,
-    /// How long a server that throttles or does not answer is waited for; 15m when it is not given.
+    /// Longest wait for a server that throttles or does not answer. Default: 15m.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     patience: Option<Duration>,
-    /// End when more objects than this have failed: a number, a percentage such as 5%, or none; auto (the default) ends a
+    /// Stop when more objects than this have failed: a number, a percentage such as 5%, or none. The default, auto, stops a
     /// run whose first few hundred objects all fail for the same reason.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
-    /// The consequence of a source or pattern that matches nothing: fail (exit code 1), warn (the default), or ok.
+    /// Consequence if the source or a pattern matches nothing: fail (exit code 1), warn, or ok. Default: warn.
     #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
     empty: Option<Empty>,
-    /// Write one receipt per object here, as JSON lines.
+    /// Write one receipt per object to FILE, as JSON lines.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
-    /// Show what would be done, and do nothing.
+    /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
 

@@ -10,22 +10,22 @@ use crate::manifest::moment::Moment;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Versions and archives")]
 pub(super) struct HistoryFlags {
-    /// The version of the one source object.
+    /// Version of the one source object. Default: the current one.
     #[arg(long, value_name = "ID", conflicts_with_all = ["versions", "as_of"])]
     pub(super) version_id: Option<String>,
-    /// Copy all versions and delete markers, oldest first, into a bucket with versions.
+    /// Copy all versions and delete markers, oldest first, to a bucket with versioning.
     #[arg(long, value_name = "all", value_parser = ["all"], conflicts_with = "as_of")]
     versions: Option<String>,
-    /// Copy what a read would have found then: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h.
+    /// Copy what a read would have found at this time: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME")]
     as_of: Option<Moment>,
-    /// What becomes of objects in GLACIER, DEEP_ARCHIVE or an archive tier; they fail when it is not given.
+    /// Treatment of objects in GLACIER, DEEP_ARCHIVE, or an archive tier. Default: fail.
     #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip", "restore"])]
     archived: Option<String>,
-    /// How fast archived objects are restored; standard when it is not given.
+    /// Speed of restores. Default: standard.
     #[arg(long, value_name = "TIER", value_parser = ["standard", "bulk", "expedited"])]
     restore_tier: Option<String>,
-    /// For how many days restored objects can be read; 7 when it is not given.
+    /// Days for which restored objects can be read. Default: 7.
     #[arg(long, value_name = "DAYS")]
     restore_days: Option<u32>,
 }

@@ -35,17 +35,17 @@ const ADOPT: &str = "S3HAUL_ADOPT";
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Resuming after a stop")]
 pub(super) struct JournalFlags {
-    /// Where the run keeps its journal: a directory, s3://bucket/prefix/, or none; ./.s3haul/JOB when it is not given.
+    /// Journal of the run: a directory, s3://bucket/prefix/, or none. Default: ./.s3haul/JOB.
     #[arg(long, value_name = "PLACE", env = JOURNAL)]
     journal: Option<JournalPlace>,
-    /// Begin anew, although an unfinished run could go on.
+    /// Start over instead of resuming an unfinished run.
     #[arg(long, conflicts_with = "resume_anyway")]
     fresh: bool,
-    /// Go on with an unfinished run although the job was changed since.
+    /// Resume an unfinished run although the job has changed.
     #[arg(long)]
     resume_anyway: bool,
-    /// Without its journal: take up uploads that are open at the keys to be written, as far as their parts can be proven.
-    /// Only if nobody else writes these keys.
+    /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if nobody else writes to the
+    /// destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
 }

@@ -15,10 +15,10 @@ Examples:
   s3haul man copy | man -l -                read the page of a command
   s3haul man --dir ~/.local/share/man/man1  install all of them")]
 pub(super) struct ManPages {
-    /// The command; s3haul itself when none is given.
+    /// Command. Default: s3haul itself.
     #[arg(value_name = "COMMAND", num_args = 0..)]
     command: Vec<String>,
-    /// Write the pages of all commands into this directory.
+    /// Write the pages of all commands to this directory.
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     dir: Option<PathBuf>,
 }

@@ -18,10 +18,10 @@ use crate::s3::client::StaticCredentials;
 /// Whose a bucket must be, and who pays for it.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct AccessFlags {
-    /// Refuse a bucket that another account owns; 12 digits.
+    /// Account (12 digits) that must own the bucket.
     #[arg(long, global = true, value_name = "ACCOUNT")]
     expected_owner: Option<String>,
-    /// Pay for the requests, as the bucket's owner wants.
+    /// Pay for the requests to a Requester Pays bucket.
     #[arg(long, global = true)]
     requester_pays: bool,
 }
@@ -35,13 +35,13 @@ impl AccessFlags {
 /// Whose the buckets of a copy must be, and who pays for its source.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct SidesFlags {
-    /// Refuse a source bucket that another account owns; 12 digits.
+    /// Account (12 digits) that must own the source bucket.
     #[arg(long, value_name = "ACCOUNT")]
     source_owner: Option<String>,
-    /// Refuse a destination bucket that another account owns; 12 digits.
+    /// Account (12 digits) that must own the destination bucket.
     #[arg(long, value_name = "ACCOUNT")]
     destination_owner: Option<String>,
-    /// Pay for the requests to the source, as its owner wants.
+    /// Pay for the requests to a Requester Pays source.
     #[arg(long)]
     requester_pays: bool,
 }

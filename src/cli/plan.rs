@@ -40,7 +40,7 @@ Examples:
 pub(super) struct PlanJob {
     #[command(flatten)]
     job: JobFile,
-    /// Write one line of JSON per step here.
+    /// Write one line of JSON per object to FILE.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     out: Option<PathBuf>,
 }

@@ -26,16 +26,16 @@ use crate::report::read::{FailedObject, Report, read};
 #[command(after_help = "\
 Examples:
   s3haul run nightly.yaml --report nightly.jsonl
-  s3haul retry nightly.jsonl                        what failed; writes nightly.retry-1.jsonl
-  s3haul retry nightly.retry-1.jsonl                what failed even then")]
+  s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
+  s3haul retry nightly.retry-1.jsonl                copies what failed again")]
 pub(super) struct Retry {
-    /// A report that --report or `report.json` wrote.
+    /// Report of an earlier run.
     #[arg(value_name = "REPORT")]
     path: PathBuf,
-    /// Write the new report here; REPORT.retry-N.jsonl when it is not given.
+    /// Write the new report to FILE. Default: REPORT.retry-N.jsonl.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
-    /// Show what would be done, and do nothing.
+    /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
 }

@@ -33,10 +33,10 @@ Examples:
 pub(super) struct RunJob {
     #[command(flatten)]
     job: JobFile,
-    /// Show what would be done, and do nothing.
+    /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Write one receipt per object here, as JSON lines; overrides the manifest's `report.json`.
+    /// Write one receipt per object to FILE, as JSON lines. Overrides `report.json` of the manifest.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
     #[command(flatten)]

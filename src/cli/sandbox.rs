@@ -37,27 +37,27 @@ Examples:
   s3haul sandbox --port 9000 --control 127.0.0.1:9001 --object s3://data/s/=20000x64KiB
   curl 127.0.0.1:9001/_sandbox/rules -d '{\"prefix\": \"s/1\", \"from\": \"10s\", \"for\": \"1m\", \"effect\": \"throttle\"}'")]
 pub(super) struct Serve {
-    /// TCP port; a free one when it is not given.
+    /// TCP port. Default: a free one.
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Make this bucket; may be given several times.
+    /// Create this bucket. May be repeated.
     #[arg(long, value_name = "NAME")]
     bucket: Vec<String>,
-    /// Make the bucket and put a virtual object of this size into it; it takes no memory. Below a prefix, many, of one
-    /// size or of sizes between two: s3://data/small/=20000x64KiB, s3://data/mixed/=20000x64KiB-1MiB
+    /// Create the bucket and a virtual object of this size, which takes no memory. Below a prefix, many objects of one size or of
+    /// sizes between two: s3://data/small/=20000x64KiB, s3://data/mixed/=20000x64KiB-1MiB
     #[arg(long, value_name = "S3URI=SIZE", value_parser = seed)]
     object: Vec<Seed>,
-    /// Begin with equal copies of what --object puts below a prefix: s3://data/small/=s3://copies/small/
+    /// Start with equal copies of what --object puts below a prefix: s3://data/small/=s3://copies/small/
     #[arg(long, value_name = "FROM=TO", value_parser = copied)]
     copied: Vec<Copied>,
-    /// How fast it answers: at once, or like Amazon S3 from a machine nearby.
+    /// Latency of answers: none, or like Amazon S3 from a machine nearby.
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
     /// PUT, COPY, POST and DELETE requests per second that each top-level prefix takes, instead of the model's; more
     /// are answered SlowDown.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     writes_per_second: Option<u32>,
-    /// The same of GET, HEAD and lists.
+    /// GET, HEAD, and list requests per second that each top-level prefix accepts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reads_per_second: Option<u32>,
     /// Each prefix begins with this part of its rates, from its first request on, and they double after every TIME, as

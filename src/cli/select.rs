@@ -25,31 +25,31 @@ pattern are listed: 2026/0[1-3]/*.csv lists 2026/0.";
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Selection")]
 pub(super) struct SelectFlags {
-    /// Only keys that match this glob, relative to SRC; may be given several times.
+    /// Copy only keys that match this pattern, relative to SRC. May be repeated.
     #[arg(long, value_name = "GLOB")]
     include: Vec<KeyGlob>,
-    /// Not keys that match this glob; wins over --include.
+    /// Leave out keys that match this pattern. Wins over --include. May be repeated.
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<KeyGlob>,
-    /// Only objects with more bytes than this.
+    /// Copy only objects with more bytes than this.
     #[arg(long, value_name = "SIZE")]
     larger_than: Option<ByteSize>,
-    /// Only objects with fewer bytes than this.
+    /// Copy only objects with fewer bytes than this.
     #[arg(long, value_name = "SIZE")]
     smaller_than: Option<ByteSize>,
-    /// As in rclone: objects with as many bytes take part.
+    /// Copy only objects with at least, or at most, this many bytes, as in rclone.
     #[arg(long, value_name = "SIZE", hide = true, conflicts_with = "larger_than")]
     min_size: Option<ByteSize>,
-    /// As in rclone: objects with as many bytes take part.
+    /// Copy only objects with at least, or at most, this many bytes, as in rclone.
     #[arg(long, value_name = "SIZE", hide = true, conflicts_with = "smaller_than")]
     max_size: Option<ByteSize>,
-    /// Only objects modified then or later: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h or 7d.
+    /// Copy only objects modified at this time or later: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME", alias = "max-age")]
     modified_after: Option<Moment>,
-    /// Only objects modified before this time.
+    /// Copy only objects modified before this time.
     #[arg(long, value_name = "TIME", alias = "min-age")]
     modified_before: Option<Moment>,
-    /// Only objects of the source in these storage classes, for instance STANDARD,GLACIER_IR.
+    /// Copy only objects in these storage classes, for instance STANDARD,GLACIER_IR.
     #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
     storage_classes: Vec<String>,
 }

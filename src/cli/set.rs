@@ -11,13 +11,13 @@ use crate::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, SetVa
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "New objects")]
 pub(super) struct SetFlags {
-    /// User metadata, merged over that of the source; may be given several times.
+    /// Add user metadata to that of the source. May be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
-    /// A tag, merged over those of the source; may be given several times.
+    /// Add a tag to those of the source. May be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
     tags: Vec<(String, String)>,
-    /// Content-Type; that of the source, or by a file's name, when it is not given.
+    /// Content-Type. Default: that of the source, or by the name of a file.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// Content-Encoding.
@@ -32,13 +32,13 @@ pub(super) struct SetFlags {
     /// Cache-Control.
     #[arg(long, value_name = "VALUE")]
     cache_control: Option<String>,
-    /// How S3 encrypts; as the bucket says when it is not given.
+    /// Encryption of new objects. Default: that of the bucket.
     #[arg(long, value_enum, value_name = "HOW", conflicts_with = "customer_key")]
     sse: Option<Sse>,
-    /// The key in KMS, with --sse aws:kms or aws:kms:dsse.
+    /// KMS key, with --sse aws:kms or aws:kms:dsse.
     #[arg(long, value_name = "ARN")]
     sse_kms_key_id: Option<String>,
-    /// A canned ACL, for instance bucket-owner-full-control; instead of --preserve acl=try or acl=require.
+    /// Canned ACL of new objects, for instance bucket-owner-full-control. Excludes --preserve acl=try and acl=require.
     #[arg(long, value_name = "ACL", value_parser = word::<CannedAcl>())]
     pub(super) acl: Option<CannedAcl>,
     #[command(flatten)]
@@ -48,10 +48,10 @@ pub(super) struct SetFlags {
 /// The customer keys of both sides.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct KeyFlags {
-    /// A key of your own that encrypts the destination (SSE-C): env:NAME or file:PATH, 32 bytes raw or in base64.
+    /// Customer key (SSE-C) of the destination: env:NAME or file:PATH, 32 bytes, raw or in base64.
     #[arg(long, value_name = "WHERE")]
     customer_key: Option<KeySource>,
-    /// The key of your own that the source is encrypted with (SSE-C).
+    /// Customer key (SSE-C) of the source.
     #[arg(long, value_name = "WHERE")]
     source_customer_key: Option<KeySource>,
 }

@@ -34,8 +34,7 @@ Examples:
   s3haul status .s3haul/nightly
   s3haul status s3://ops/s3haul/nightly/ --json")]
 pub(super) struct Status {
-    /// A journal: a directory, s3://bucket/prefix/, or the job that keeps it; all journals below ./.s3haul when it is not
-    /// given.
+    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it. Default: all journals below ./.s3haul.
     #[arg(value_name = "JOURNAL")]
     journal: Option<String>,
     #[command(flatten)]

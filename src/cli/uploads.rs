@@ -42,44 +42,44 @@ pub(super) struct Uploads {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the open uploads of a bucket or below a prefix.
+    /// List the unfinished uploads of a bucket or below a prefix.
     List {
         /// s3://bucket or s3://bucket/prefix
         location: S3Uri,
-        /// Only uploads begun longer ago than this, for instance 2d or 12h.
+        /// List only uploads created longer ago than this, for instance 2d or 12h.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
         older_than: Option<Duration>,
         #[command(flatten)]
         mine: MineFlags,
     },
-    /// List the parts that an upload has.
+    /// List the parts of an upload.
     Parts {
         /// s3://bucket/key
         location: S3Uri,
-        /// The upload id, from `uploads list`.
+        /// Upload ID, from `uploads list`.
         upload_id: String,
     },
-    /// Abort one upload, or all below a prefix that are older than an age or s3haul's own.
+    /// Abort one upload, or uploads below a prefix by age or by journal.
     Abort {
         /// s3://bucket/key, or a prefix with --older-than or --mine
         location: S3Uri,
-        /// The upload id, from `uploads list`.
+        /// Upload ID, from `uploads list`.
         #[arg(required_unless_present_any = ["older_than", "mine"], conflicts_with_all = ["older_than", "mine"])]
         upload_id: Option<String>,
-        /// All uploads below LOCATION that were begun longer ago than this.
+        /// Abort all uploads below LOCATION that were created longer ago than this.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
         older_than: Option<Duration>,
         #[command(flatten)]
         mine: MineFlags,
-        /// Show what would be aborted, and abort nothing.
+        /// Show what the command would abort, and abort nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Complete an upload from all the parts that S3 holds.
+    /// Complete an upload from all its parts.
     Complete {
         /// s3://bucket/key
         location: S3Uri,
-        /// The upload id, from `uploads list`.
+        /// Upload ID, from `uploads list`.
         upload_id: String,
     },
 }

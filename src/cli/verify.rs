@@ -56,16 +56,16 @@ pub(super) struct Verify {
     /// A job manifest, or a source and a destination as for `copy`.
     #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
     what: Vec<String>,
-    /// The receipts of a run: each object that it copied or found equal is compared again.
+    /// Compare again each object that this report calls copied or equal.
     #[arg(long, value_name = "FILE", conflicts_with = "what")]
     report: Option<PathBuf>,
-    /// Read both sides and compare the bytes: of pairs that nothing else settles, or of all.
+    /// Read both sides and compare the bytes, of pairs that nothing else settles or of all.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
-    /// Extra and unprovable objects fail the comparison too, and so does everything that could not be looked at.
+    /// Exit 1 for extra and unprovable objects too, and for those that could not be compared.
     #[arg(long)]
     strict: bool,
-    /// With SRC DST: treat SRC as a prefix although it does not end in a slash.
+    /// Treat SRC as a prefix, as in `copy`.
     #[arg(short, long)]
     recursive: bool,
 
