@@ -17,9 +17,9 @@ fn is_usual(arg: &Arg) -> bool {
 /// Returns an argument as it is typed.
 fn spelling(arg: &Arg) -> String {
     let values = arg.get_value_names().unwrap_or_default();
-    let value = values.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(" ");
+    let value = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     match (arg.get_short(), arg.get_long()) {
-        (_, None) => format!("`{}`", value),
+        (_, None) => format!("`{value}`"),
         (short, Some(long)) => {
             let short = short.map_or(String::new(), |short| format!("`-{short}`, "));
             let takes_value = arg.get_action().takes_values();
