@@ -11,6 +11,7 @@ mod describe;
 mod doubt;
 mod hidden;
 pub mod history;
+mod judge;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::contact::Contact;
 pub use self::hidden::HiddenEtags;
+use self::judge::{Doubts, Verdict};
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
@@ -251,16 +253,19 @@ impl Bucket {
         // Patience is for the server: time at the user's own limits does not use it up, nor does an outage, which has its
         // own clock for all requests together.
         let (mut since, mut held) = (None::<Instant>, Duration::ZERO);
-        let (mut attempts, mut maybe_twice, mut renewed) = (0, false, false);
+        let (mut attempts, mut maybe_twice, mut doubts) = (0, false, Doubts::default());
         let mut is_late = !self.waited.is_zero();
         loop {
+            // Nor does the time without credentials, which has a clock of its own too.
+            let unsigned =
+                self.credentials(operation, key).await.map_err(|failure| failure.after(attempts.max(1)))?;
             let admitted = tokio::select! {
                 admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience) => admitted,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
             let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if since.is_some() {
-                held += admitted.pass.held + admitted.limited;
+                held += unsigned + admitted.pass.held + admitted.limited;
             }
             attempts += 1;
             admitted.pass.attempt = attempts;
@@ -291,22 +296,22 @@ impl Bucket {
                     if matches!(operation, Operation::CopyObject | Operation::UploadPartCopy) {
                         self.pacer.copied(bytes, took);
                     }
+                    self.client.accepted(credentials, sent);
                     return Ok(Answer { value, attempts, maybe_twice });
                 }
-                Err(failure) => Box::pin(self.explained(failure, key)).await.after(attempts),
+                Err(failure) => match Box::pin(self.judged(failure, key, &mut doubts)).await {
+                    Verdict::Stands(failure) => failure.after(attempts),
+                    Verdict::Again => {
+                        self.pacer.retried();
+                        continue;
+                    }
+                },
             };
             let needs_a_look = failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
             if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
             maybe_twice |= failure.kind().outcome_unknown();
-            if failure.is_about_expiry() && !renewed {
-                tracing::debug!(%failure, "asking for new credentials");
-                renewed = true;
-                self.client.forget_credentials(credentials);
-                self.pacer.retried();
-                continue;
-            }
             // An attempt that got no answer was waiting too.
             since.get_or_insert_with(|| {
                 let now = Instant::now();

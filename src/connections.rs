@@ -199,10 +199,15 @@ impl Connections {
         let client = if let Some(client) = self.clients.get(&place) {
             client.clone()
         } else {
-            let known = self.endpoints.get(endpoint).cloned();
-            let endpoint = known.unwrap_or_else(|| Endpoint::default().into());
-            let credentials = self.credentials.clone();
-            let client = Client::connect(Connect { endpoint, region, credentials }).await?;
+            let other = self.clients.iter().find(|((name, _), _)| name == endpoint);
+            let client = if let Some((_, other)) = other {
+                other.in_region(region)?
+            } else {
+                let known = self.endpoints.get(endpoint).cloned();
+                let endpoint = known.unwrap_or_else(|| Endpoint::default().into());
+                let credentials = self.credentials.clone();
+                Client::connect(Connect { endpoint, region, credentials }).await?
+            };
             self.clients.insert(place, client.clone());
             client
         };

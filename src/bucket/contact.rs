@@ -115,14 +115,9 @@ impl Contact {
     fn say(&self, bucket: &Bucket) -> String {
         let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let provider = bucket.client.awaited_credentials();
-        let (awaited, mut text) = match (last, provider) {
-            (Some(failure), _) if *failure.kind() == FailureKind::CredentialsUnavailable => {
-                ("the provider of the credentials".to_owned(), failure.details().message.clone())
-            }
-            (_, Some(provider)) => {
-                ("the provider of the credentials".to_owned(), format!("{provider}: no answer yet"))
-            }
-            (Some(failure), None) => {
+        let (awaited, mut text) = match (provider, last) {
+            (Some(provider), _) => ("the provider of the credentials".to_owned(), provider),
+            (None, Some(failure)) => {
                 let server = reached(bucket);
                 (bucket.server().to_owned(), format!("{server}: {}", failure.details().message))
             }

@@ -11,7 +11,7 @@ use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
 /// The time limit of a request that only looks for the cause of a failure.
-const GLANCE: Duration = Duration::from_secs(10);
+pub(super) const GLANCE: Duration = Duration::from_secs(10);
 
 impl Bucket {
     pub(super) fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
@@ -28,32 +28,10 @@ impl Bucket {
         let within = format!("no answer within {} s", limit.as_secs());
         let provider = self.contact.as_ref().and_then(|_| self.client.awaited_credentials());
         let (kind, message) = match provider {
-            Some(provider) => (FailureKind::CredentialsUnavailable, format!("{provider}: {within}")),
+            Some(provider) => (FailureKind::CredentialsUnavailable, provider),
             None => (FailureKind::TimedOut, within),
         };
         Failure::new(kind, operation, self.place_of(key), message)
-    }
-
-    /// A failure, with its reason where HEAD hid one that is about all requests: S3 answers HEAD with a bare 400 when the token has
-    /// expired, as it does for an object that a customer key encrypts. A list has a body to say so.
-    pub(super) async fn explained(&self, failure: Failure, key: Option<&ObjectKey>) -> Failure {
-        if failure.details().operation != Operation::HeadObject || failure.details().code != "HTTP 400" {
-            return failure;
-        }
-        let operation = Operation::ListObjects;
-        let limit = self.retry.time_limit(operation, 0).min(GLANCE);
-        let asked = async {
-            let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
-            let sent = Instant::now();
-            let listed = timeout(limit, self.client.list_objects(&self.name, "", None, None)).await.ok()?;
-            self.pacer.learn(admitted, operation, listed.as_ref().err(), 0, sent.elapsed(), limit);
-            listed.err().filter(Failure::ends_run)
-        };
-        let told = tokio::select! {
-            told = asked => told,
-            () = self.halt.cancelled() => Some(self.stopped(Operation::HeadObject, key)),
-        };
-        told.unwrap_or(failure)
     }
 
     /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight

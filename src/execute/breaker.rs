@@ -15,6 +15,7 @@ use super::outcome::GaveUp;
 use super::receipt::{ErrorRecord, Receipt};
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
+use crate::s3::FailureKind;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -118,6 +119,32 @@ impl Conductor<'_> {
                 format!("{failed} of {ended} objects failed, more than `max_failures: {limit}` allows");
             GaveUp { reason, may_pass_later: false }
         })
+    }
+
+    /// Ends the session.
+    pub(super) fn give_up_run(&mut self, gave_up: GaveUp) {
+        tracing::warn!("giving up: {}", gave_up.reason);
+        if gave_up.may_pass_later {
+            self.in_vain.cancel();
+        }
+        self.outcome.gave_up = Some(gave_up);
+        self.stop.cancel();
+    }
+
+    /// Turns the failure of an object into a stop if nothing is wrong with the object: it waited for what the session ends
+    /// for. All requests that wait for credentials give up together.
+    pub(super) fn without_blame(&mut self, receipt: Receipt) -> Receipt {
+        let Ending::Failed { error } = &receipt.ending else { return receipt };
+        if !error.ends_run || !error.may_pass_later {
+            return receipt;
+        }
+        let is_about_credentials = error.kind == FailureKind::CredentialsUnavailable.name();
+        match (&self.outcome.gave_up, self.is_hopeless(error)) {
+            (None, Some(gave_up)) if is_about_credentials => self.give_up_run(gave_up),
+            (None, _) => return receipt,
+            (Some(_), _) => {}
+        }
+        Receipt { ending: Ending::Stopped, ..receipt }
     }
 
     /// Records the end of an object, or holds its failure back while the breaker is on.

@@ -79,7 +79,7 @@ pub(super) struct Conductor<'a> {
     /// Set when the breaker ended the session.
     pub(super) is_tripped: bool,
     /// Cancelled when nobody answers what is under way.
-    in_vain: CancellationToken,
+    pub(super) in_vain: CancellationToken,
     /// Cancelled when the first bytes were copied.
     copied: CancellationToken,
 }
@@ -460,6 +460,7 @@ impl<'a> Conductor<'a> {
         let transfer = open.transfer;
         match receipt {
             Ok(receipt) => {
+                let receipt = self.without_blame(receipt);
                 if let Some(then) = open.then {
                     self.end_or_suspect(transfer, open.object, receipt.clone(), true);
                     self.follow(transfer, then, &receipt);
@@ -542,12 +543,7 @@ impl<'a> Conductor<'a> {
             && self.outcome.gave_up.is_none()
             && let Some(gave_up) = self.is_hopeless(error)
         {
-            tracing::warn!("giving up: {}", gave_up.reason);
-            if gave_up.may_pass_later {
-                self.in_vain.cancel();
-            }
-            self.outcome.gave_up = Some(gave_up);
-            self.stop.cancel();
+            self.give_up_run(gave_up);
         }
     }
 }

@@ -117,8 +117,9 @@ impl RetryPolicy {
     pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let goes_on = waited < self.patience
             && match kind {
-                FailureKind::Throttled | FailureKind::Unreachable => true,
-                FailureKind::CredentialsUnavailable => waited < self.persistence,
+                FailureKind::Throttled | FailureKind::Unreachable | FailureKind::CredentialsUnavailable => {
+                    true
+                }
                 // A whole answer that makes no sense will hardly make sense in a minute.
                 FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
                 kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),

@@ -13,14 +13,18 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     ProvideCredentials as _, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use super::access::AccessHeaders;
+use super::clock::{Clock, Signed, Witness};
 use super::direct::{Extra, Header, Learn, Way};
 use super::identity::Identities;
+pub use super::identity::NotReady;
 use super::pool::{CONNECT_TIMEOUT, http_client};
-use super::providers::{Foundation, Used};
+use super::providers::{Foundation, Provider as CredentialProvider};
 use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
@@ -98,10 +102,9 @@ struct Shared {
     /// Without the headers of any bucket.
     plain: aws_sdk_s3::Client,
     identities: Identities,
+    inquiry: Mutex<()>,
     /// Where requests to the Security Token Service go.
     sts: SdkConfig,
-    /// Where the credentials came from, once there are some.
-    source: Used,
 }
 
 impl Client {
@@ -109,7 +112,21 @@ impl Client {
     ///
     /// # Errors
     /// [`FailureKind::Configuration`] if no connection can be made with the endpoint's settings.
+    #[expect(clippy::unused_async, reason = "what prepares a connection may have to wait one day")]
     pub async fn connect(connect: Connect) -> Result<Self, Failure> {
+        Self::of(connect, None)
+    }
+
+    /// Prepares a client for another region of the endpoint. Both share their credentials and their clock.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn in_region(&self, region: Option<String>) -> Result<Self, Failure> {
+        let connect = Connect { endpoint: self.shared.endpoint.clone(), region, credentials: None };
+        Self::of(connect, Some(self.shared.identities.clone()))
+    }
+
+    fn of(connect: Connect, identities: Option<Identities>) -> Result<Self, Failure> {
         let Connect { endpoint, region, credentials } = connect;
         let refuse = |message: String| {
             Failure::new(FailureKind::Configuration, Operation::HeadBucket, endpoint.describe(), message)
@@ -122,21 +139,27 @@ impl Client {
         let direct_client = client_of(&Network { http: None, https: None, ..endpoint.network.clone() })?;
         let region = region.unwrap_or_else(|| endpoint.region.value.clone());
         let foundation = Foundation {
-            endpoint: &endpoint,
+            endpoint: endpoint.clone(),
             region: Region::new(region.clone()),
             http_client: http_client.clone(),
             direct_client,
         };
-        let (credentials, source) = foundation.credentials(credentials).await;
+        let identities = identities.unwrap_or_else(|| {
+            let provider = CredentialProvider::new(&foundation, credentials);
+            Identities::new(provider, (&endpoint).into(), Clock::default())
+        });
         let capabilities = Capabilities::of(&endpoint);
         let is_aws = endpoint.is_aws() || endpoint.provider == Provider::Aws;
-        let identities = Identities::new((&endpoint).into());
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .http_client(http_client)
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials.clone())
+            .credentials_provider(identities.clone())
             .identity_cache(identities.clone())
+            .time_source(identities.clock().clone())
+            // The clock is corrected for both ways to the wire, and not by every answer of any proxy.
+            .disable_clock_skew_correction(true)
+            .interceptor(Witness(identities.clock().clone()))
             .interceptor(AnyRoot)
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -159,12 +182,20 @@ impl Client {
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         }
-        let sts = foundation.sts_config(credentials);
+        let sts = foundation.sts_config(SharedCredentialsProvider::new(identities.clone()));
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
         let plain = sdk.clone();
         Ok(Self {
             sdk,
-            shared: Arc::new(Shared { endpoint, region, is_aws, plain, identities, sts, source }),
+            shared: Arc::new(Shared {
+                endpoint,
+                region,
+                is_aws,
+                plain,
+                identities,
+                inquiry: Mutex::default(),
+                sts,
+            }),
             headers: AccessHeaders::default(),
             capabilities: Arc::new(capabilities),
             customer_key: None,
@@ -300,7 +331,7 @@ impl Client {
     /// Returns the source that gave the credentials, once one has.
     #[must_use]
     pub fn credential_source(&self) -> Option<CredentialSource> {
-        self.shared.source.get().cloned()
+        self.shared.identities.source().cloned()
     }
 
     async fn who(&self) -> String {
@@ -314,7 +345,7 @@ impl Client {
         };
         let key = credentials.access_key_id();
         let last = key.char_indices().rev().nth(3).map_or(key, |(at, _)| &key[at..]);
-        let source = self.shared.source.get().map_or_else(|| "fixed".to_owned(), ToString::to_string);
+        let source = self.shared.identities.source().map_or_else(|| "fixed".to_owned(), ToString::to_string);
         let origin = match &endpoint.assume_role {
             Some(role) => format!("{}, assumed with {source}", role.arn),
             None => source,
@@ -331,18 +362,57 @@ impl Client {
         }
     }
 
-    /// Which credentials requests are signed with now, for [`Client::forget_credentials`].
+    /// The set of credentials that requests are signed with now, counted from 1.
     #[must_use]
     pub fn credentials(&self) -> u64 {
         self.shared.identities.generation()
     }
 
-    /// Asks for credentials anew with the next request, unless that was done since `credentials`.
-    pub fn forget_credentials(&self, credentials: u64) {
-        self.shared.identities.forget(credentials);
+    /// Waits until there are credentials to sign with that the server has not refused.
+    ///
+    /// # Errors
+    /// There will be none, or there were none for `patience`, or for as long as is `left` of another patience.
+    pub async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
+        self.shared.identities.ready(patience, left).await
     }
 
-    /// The provider that requests are waiting for to give credentials, if any is.
+    /// True if the credentials never change, as those in variables do not.
+    pub(crate) fn has_fixed_credentials(&self) -> bool {
+        self.shared.identities.is_fixed()
+    }
+
+    /// True once the server has taken credentials of this endpoint.
+    pub(crate) fn has_accepted_credentials(&self) -> bool {
+        self.shared.identities.is_accepted()
+    }
+
+    /// Takes note that the server refused this set of credentials.
+    pub(crate) fn refused(&self, credentials: u64, failure: &Failure) {
+        self.shared.identities.refused(credentials, failure);
+    }
+
+    /// Takes note that the server took this set of credentials in a request that was sent then.
+    pub(crate) fn accepted(&self, credentials: u64, sent: Instant) {
+        self.shared.identities.accepted(credentials, sent);
+    }
+
+    /// Returns true if the server has taken this set in a request that was sent later than this.
+    pub(crate) fn is_proven_since(&self, credentials: u64, sent: Instant) -> bool {
+        self.shared.identities.is_proven_since(credentials, sent)
+    }
+
+    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time. `is_told` says that the
+    /// server named the time as the reason.
+    pub(crate) fn corrects_clock(&self, signed: &Signed, is_told: bool) -> bool {
+        self.shared.identities.clock().learn(signed, is_told)
+    }
+
+    /// Held by the one request that finds out whether the credentials of this endpoint are refused.
+    pub(crate) async fn inquiry(&self) -> MutexGuard<'_, ()> {
+        self.shared.inquiry.lock().await
+    }
+
+    /// What requests are waiting for to be signed, if any is: the provider of the credentials, and the reason.
     #[must_use]
     pub fn awaited_credentials(&self) -> Option<String> {
         self.shared.identities.awaited()

@@ -13,38 +13,30 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
 use aws_sdk_s3::config::endpoint::{Endpoint, Params};
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
     BeforeTransmitInterceptorContextRef,
 };
-use aws_sdk_s3::config::{
-    ConfigBag, Credentials, FrozenLayer, Intercept, ResolveCachedIdentity as _, RuntimeComponents,
-    RuntimePlugin,
-};
+use aws_sdk_s3::config::{ConfigBag, Credentials, FrozenLayer, Intercept, RuntimeComponents, RuntimePlugin};
 use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation as sdk;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_smithy_runtime_api::client::auth::AuthSchemeId;
+use aws_smithy_async::time::TimeSource as _;
 use aws_smithy_runtime_api::client::endpoint::EndpointResolverParams;
 use aws_smithy_runtime_api::client::http::{
     HttpClient as _, HttpConnector as _, HttpConnectorSettings, SharedHttpConnector,
 };
-use aws_smithy_runtime_api::client::identity::{Identity, SharedIdentityResolver};
+use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::interceptors::context::{Input, OutputOrError};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
-use aws_smithy_runtime_api::client::runtime_components::GetIdentityResolver as _;
 use aws_smithy_runtime_api::client::ser_de::{
     DeserializeResponse as _, SerializeRequest as _, SharedRequestSerializer, SharedResponseDeserializer,
 };
 use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
-use jiff::civil;
-use jiff::tz::TimeZone;
 
 use super::access::AccessHeaders;
 use super::bodies::Bodies;
@@ -56,10 +48,6 @@ use super::roots::Root;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
 use crate::endpoint::is_plaintext;
 
-/// How long credentials are taken for good without asking the cache again, which renews them a minute before they end.
-const IDENTITY_HELD: Duration = Duration::from_secs(1);
-/// A clock that is off by less than this is left as it is: S3 allows 15 minutes. The SDK corrects larger errors.
-const SKEW_BORNE: Duration = Duration::from_mins(4);
 const USER_AGENT: &str = concat!("s3haul/", env!("CARGO_PKG_VERSION"));
 
 /// A request that can go this way.
@@ -131,25 +119,11 @@ pub(super) struct Way {
     signer: Signer,
     /// Whether a body needs no signature where a checksum covers it.
     is_private: bool,
-    /// How far this clock was behind the server's, when it was too far.
-    behind: Duration,
-    /// How far it was ahead.
-    ahead: Duration,
     connector: SharedHttpConnector,
-    components: RuntimeComponents,
-    credentials: SharedIdentityResolver,
     identities: Identities,
-    held: ArcSwapOption<Held>,
     access: AccessHeaders,
     codecs: Codecs,
     pub(super) bodies: Bodies,
-}
-
-/// Credentials for the next moment.
-struct Held {
-    identity: Identity,
-    generation: u64,
-    since: Instant,
 }
 
 /// What a request sends besides what its input says.
@@ -179,19 +153,13 @@ impl Way {
         if request.headers().contains_key("x-amz-s3session-token") {
             return None;
         }
-        let (behind, ahead) = skew(request.headers().get("x-amz-date")?, components)?;
         let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
         Some(Self {
             endpoint: endpoint.url().to_owned(),
             signer: Signer::new(endpoint.url(), region.to_owned(), "s3".to_owned()),
             is_private: !is_plaintext(endpoint.url()),
-            behind,
-            ahead,
             connector: components.http_client()?.http_connector(&settings, components),
-            components: components.clone(),
-            credentials: components.identity_resolver(AuthSchemeId::new("sigv4"))?,
             identities: learn.identities.clone(),
-            held: ArcSwapOption::empty(),
             access: learn.access.clone(),
             codecs: Codecs::new()?,
             bodies: Bodies::default(),
@@ -232,10 +200,12 @@ impl Way {
         header: Header,
         signs_body: bool,
     ) -> Result<(OutputOrError, HttpResponse), SdkError<Infallible, HttpResponse>> {
-        let identity = self.identity().await.map_err(SdkError::construction_failure)?;
-        let request = self.request(codec, input, header, signs_body, &identity.identity);
+        let held = self.identities.resolve().await.map_err(SdkError::construction_failure)?;
+        let offset = self.identities.clock().offset();
+        let request = self.request(codec, input, header, signs_body, &held.identity);
         let request = request.map_err(SdkError::construction_failure)?;
         let mut response = self.connector.call(request).await.map_err(SdkError::dispatch_failure)?;
+        self.identities.clock().witness(&mut response, held.generation, offset);
         let body = std::mem::replace(response.body_mut(), SdkBody::taken());
         match ByteStream::new(body).collect().await {
             Ok(bytes) => *response.body_mut() = SdkBody::from(bytes.into_bytes()),
@@ -288,8 +258,7 @@ impl Way {
         };
         let credentials = identity.data::<Credentials>().ok_or("the credentials are none to sign with")?;
         let mut request = octets::restore(request)?;
-        let time = SystemTime::now() + self.behind - self.ahead;
-        self.signer.sign(&mut request, credentials, time, &payload)?;
+        self.signer.sign(&mut request, credentials, self.identities.clock().now(), &payload)?;
         Ok(request)
     }
 
@@ -299,40 +268,12 @@ impl Way {
             && !self.bodies.must_be_signed()
             && headers.iter().any(|(name, _)| name.starts_with("x-amz-checksum-"))
     }
-
-    async fn identity(&self) -> Result<Arc<Held>, BoxError> {
-        let generation = self.identities.generation();
-        if let Some(held) = self.held.load_full()
-            && held.generation == generation
-            && held.since.elapsed() < IDENTITY_HELD
-        {
-            return Ok(held);
-        }
-        let (resolver, components) = (self.credentials.clone(), &self.components);
-        let config = ConfigBag::base();
-        let identity = self.identities.resolve_cached_identity(resolver, components, &config).await?;
-        let held = Arc::new(Held { identity, generation, since: Instant::now() });
-        self.held.store(Some(Arc::clone(&held)));
-        Ok(held)
-    }
 }
 
 impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Way").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
-}
-
-/// How far this clock is behind the time that a request was signed for, and how far ahead; none when that is little.
-fn skew(signed: &str, components: &RuntimeComponents) -> Option<(Duration, Duration)> {
-    let signed = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", signed).ok()?;
-    let signed = SystemTime::from(signed.to_zoned(TimeZone::UTC).ok()?.timestamp());
-    let now = components.time_source()?.now();
-    let far = |gap: Duration| if gap < SKEW_BORNE { Duration::ZERO } else { gap };
-    Some(match signed.duration_since(now) {
-        Ok(behind) => (far(behind), Duration::ZERO),
-        Err(ahead) => (Duration::ZERO, far(ahead.duration())),
-    })
 }
 
 /// Learns the way to a bucket from the first request to it that the server takes.

@@ -10,6 +10,7 @@ pub(super) mod tls;
 use std::fmt;
 
 use super::Operation;
+use super::clock::Signed;
 use crate::printable::printable;
 
 /// What went wrong, as far as anyone who must act on it needs to know.
@@ -301,6 +302,8 @@ pub struct Details {
     pub request_id: Option<String>,
     /// How often the request was sent.
     pub attempts: u32,
+    /// What it was signed with, if the server refused it.
+    pub(crate) signed: Option<Signed>,
 }
 
 impl Failure {
@@ -321,6 +324,7 @@ impl Failure {
             message: message.into(),
             request_id: None,
             attempts: 1,
+            signed: None,
         }))
     }
 
@@ -343,6 +347,42 @@ impl Failure {
         self.0.kind == FailureKind::Credentials && expired.contains(&self.0.code.as_str())
     }
 
+    /// Creates the failure of a request that could not be signed.
+    pub(crate) fn without_credentials(
+        kind: FailureKind,
+        operation: Operation,
+        place: String,
+        message: String,
+    ) -> Self {
+        let mut failure = Self::new(kind, operation, place, message);
+        let code = match failure.0.kind {
+            FailureKind::CredentialsUnavailable => "credentials not available",
+            _ => "no credentials",
+        };
+        code.clone_into(&mut failure.0.code);
+        failure
+    }
+
+    /// True when the server refuses the credentials, so that no other request fares better with them.
+    #[must_use]
+    pub fn is_about_credentials(&self) -> bool {
+        self.is_about_expiry() || self.0.code == "InvalidAccessKeyId"
+    }
+
+    /// True for a refusal that may be about the credentials or the time that the request was signed with.
+    #[must_use]
+    pub fn may_be_about_signature(&self) -> bool {
+        matches!(self.0.kind, FailureKind::Credentials | FailureKind::ClockSkew | FailureKind::Denied)
+            || self.hides_reason()
+    }
+
+    /// True for a refusal that may be about one object or about all requests, and does not say so.
+    #[must_use]
+    pub fn hides_reason(&self) -> bool {
+        let is_bare = matches!(self.0.code.as_str(), "HTTP 400" | "HTTP 403");
+        (is_bare && self.0.operation == Operation::HeadObject) || self.0.code == "SignatureDoesNotMatch"
+    }
+
     /// True when nothing has to be mended and the same command may be run again: waiting was in vain, or was interrupted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
@@ -354,8 +394,7 @@ impl Failure {
     /// A signature that does not match is not among them: odd keys and proxies cause it for single objects.
     #[must_use]
     pub fn ends_run(&self) -> bool {
-        let is_about_us = self.is_about_expiry() || self.0.code == "InvalidAccessKeyId";
-        is_about_us || self.0.kind.concerns_all()
+        self.is_about_credentials() || self.0.kind.concerns_all()
     }
 
     /// Returns true for an answer about identity, permission, or the place of the bucket, which waiting does not change.
@@ -394,7 +433,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Details { kind, operation, place, code, message, request_id, attempts } = &*self.0;
+        let Details { kind, operation, place, code, message, request_id, attempts, .. } = &*self.0;
         let (place, code, message) = (printable(place), printable(code), printable(message));
         write!(f, "{operation} {place}: {code}: {}", message.trim_end_matches('.'))?;
         if *attempts > 1 {

@@ -26,31 +26,72 @@ use aws_smithy_async::time::SystemTimeSource;
 use super::client::StaticCredentials;
 use crate::endpoint::{AssumeRole, CredentialSource, Environment, ResolvedEndpoint};
 
+/// Where the credentials of an endpoint come from.
+pub(super) enum Provider {
+    /// This set.
+    Fixed(Credentials),
+    /// The providers of the machine.
+    Ambient { foundation: Foundation, used: Used },
+}
+
+impl Provider {
+    /// Returns the provider of the endpoint's credentials, or of `fixed` ones; nothing is sent yet.
+    pub(super) fn new(foundation: &Foundation, fixed: Option<StaticCredentials>) -> Self {
+        match fixed {
+            Some(StaticCredentials { access_key, secret_key }) => {
+                Self::Fixed(Credentials::new(access_key, secret_key, None, None, "s3haul"))
+            }
+            None => Self::Ambient { foundation: foundation.clone(), used: Used::default() },
+        }
+    }
+
+    /// Asks for credentials. Files and variables are read anew.
+    pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
+        match self {
+            Self::Fixed(credentials) => Ok(credentials.clone()),
+            Self::Ambient { foundation, used } => {
+                let provider = foundation.credentials(Arc::clone(used)).await;
+                provider.provide_credentials().await
+            }
+        }
+    }
+
+    /// True if it never gives another set.
+    pub(super) fn is_fixed(&self) -> bool {
+        match self {
+            Self::Fixed(_) => true,
+            Self::Ambient { foundation, used } => {
+                used.get() == Some(&CredentialSource::Environment)
+                    && foundation.endpoint.assume_role.is_none()
+            }
+        }
+    }
+
+    /// The source that gave the credentials, once one has.
+    pub(super) fn used(&self) -> Option<&CredentialSource> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Ambient { used, .. } => used.get(),
+        }
+    }
+}
+
 /// Builds configurations of SDK clients that do not read the environment.
-pub(super) struct Foundation<'e> {
-    pub(super) endpoint: &'e ResolvedEndpoint,
+#[derive(Clone)]
+pub(super) struct Foundation {
+    pub(super) endpoint: ResolvedEndpoint,
     pub(super) region: Region,
     pub(super) http_client: SharedHttpClient,
     /// For credential services on the machine itself. A proxy must not see their tokens.
     pub(super) direct_client: SharedHttpClient,
 }
 
-impl Foundation<'_> {
-    /// Returns the provider of the endpoint's credentials; nothing is sent yet.
-    pub(super) async fn credentials(
-        &self,
-        fixed: Option<StaticCredentials>,
-    ) -> (SharedCredentialsProvider, Used) {
-        if let Some(StaticCredentials { access_key, secret_key }) = fixed {
-            let credentials = Credentials::new(access_key, secret_key, None, None, "s3haul");
-            return (SharedCredentialsProvider::new(credentials), Used::default());
-        }
-        let chain = self.chain();
-        let used = Arc::clone(&chain.used);
-        let chain = SharedCredentialsProvider::new(chain);
+impl Foundation {
+    async fn credentials(&self, used: Used) -> SharedCredentialsProvider {
+        let chain = SharedCredentialsProvider::new(self.chain(used));
         match &self.endpoint.assume_role {
-            Some(role) => (self.assume(role, chain).await, used),
-            None => (chain, used),
+            Some(role) => self.assume(role, chain).await,
+            None => chain,
         }
     }
 
@@ -70,7 +111,7 @@ impl Foundation<'_> {
         config.build()
     }
 
-    fn chain(&self) -> Chain {
+    fn chain(&self, used: Used) -> Chain {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_http_client(self.http_client.clone())
@@ -83,7 +124,7 @@ impl Foundation<'_> {
             let is_local = matches!(source, CredentialSource::Container | CredentialSource::InstanceMetadata);
             (source.clone(), provider(source, if is_local { &direct } else { &config }, &environment))
         };
-        Chain { links: self.endpoint.credentials.iter().map(link).collect(), used: Arc::default() }
+        Chain { links: self.endpoint.credentials.iter().map(link).collect(), used }
     }
 
     async fn assume(&self, role: &AssumeRole, base: SharedCredentialsProvider) -> SharedCredentialsProvider {
@@ -154,7 +195,7 @@ fn provider(
 ///
 /// The SDK has such a chain, but does not tell which provider gave the credentials or failed.
 #[derive(Clone, Debug)]
-pub(super) struct Chain {
+struct Chain {
     links: Vec<(CredentialSource, SharedCredentialsProvider)>,
     used: Used,
 }

@@ -16,6 +16,7 @@ pub(crate) struct Asked {
     /// Without the query.
     pub(crate) path: String,
     pub(crate) query: String,
+    head: String,
 }
 
 impl Asked {
@@ -23,7 +24,12 @@ impl Asked {
         let mut words = head.split_whitespace();
         let method = words.next().unwrap().to_owned();
         let (path, query) = words.next().map(|uri| uri.split_once('?').unwrap_or((uri, ""))).unwrap();
-        Self { method, path: path.to_owned(), query: query.to_owned() }
+        Self { method, path: path.to_owned(), query: query.to_owned(), head: head.to_owned() }
+    }
+
+    /// Returns the value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
     }
 
     /// Returns the value of a parameter of the query.
@@ -70,6 +76,16 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// This status and body.
+    fn of(status: u16, body: String) -> Self {
+        Self { head: vec![format!("HTTP/1.1 {status} X")], body: Vec::new() }.with_body(body.into_bytes())
+    }
+
+    /// An error document.
+    pub(crate) fn error(status: u16, code: &str) -> Self {
+        Self::of(status, format!("<Error><Code>{code}</Code><Message>no</Message></Error>"))
+    }
+
     /// A document with the status 200.
     pub(crate) fn document(body: impl Into<String>) -> Self {
         let body = body.into().into_bytes();
@@ -132,12 +148,14 @@ pub(crate) enum Lie {
     Instead(u16, String),
     /// The sandbox, changed by this.
     Changed(Change),
+    /// This answer. The sandbox does not receive the request.
+    Given(Answer),
 }
 
 impl Lie {
     /// An error document instead of an effect.
     pub(crate) fn error(status: u16, code: &str) -> Self {
-        Self::Instead(status, format!("<Error><Code>{code}</Code><Message>no</Message></Error>"))
+        Self::Given(Answer::error(status, code))
     }
 
     /// The sandbox's answer with another body.
@@ -221,9 +239,9 @@ async fn serve(
     log.lock().unwrap().push(asked.clone());
     let mut answer = match lie(&asked) {
         Lie::Truth => forward(&to, &head, &body).await?,
+        Lie::Given(answer) => answer,
         Lie::Changed(change) => change(forward(&to, &head, &body).await?),
-        Lie::Instead(status, body) => Answer { head: vec![format!("HTTP/1.1 {status} X")], body: Vec::new() }
-            .with_body(body.into_bytes()),
+        Lie::Instead(status, body) => Answer::of(status, body),
     };
     if asked.method == "HEAD" {
         answer.body.clear();

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::command;
 use crate::issuer::{Issuer, Reply};
-use crate::world::{DESTINATION, SOURCE, World, copy_all, restate};
+use crate::world::{SOURCE, World, copy_all, restate};
 
 /// A line to the sandbox that can be cut: then connections are refused, and those that are open break.
 struct Line {
@@ -329,17 +329,6 @@ async fn copy_with(issuer: &Issuer, world: &World) -> std::process::Output {
         "20",
     ]);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_can_not_be_renewed_are_used_to_their_end() {
-    let world = world_with(20).await;
-    let issuer = Issuer::start(Reply::Status(400, "")).await;
-    issuer.reply_once(Reply::Fresh(Duration::from_secs(30)));
-    let output = copy_with(&issuer, &world).await;
-    assert!(output.status.success(), "{output:?}");
-    assert!(issuer.asked() > 1, "nobody tried to renew them");
-    assert!(world.sandbox.store().object(DESTINATION, "00019").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,6 +80,7 @@ impl Failure {
             message: cut(message, MAX_MESSAGE),
             request_id: error.request_id().map(|id| cut(id.to_owned(), MAX_CODE)),
             attempts: 1,
+            signed: error.raw_response().and_then(|response| response.extension()).copied(),
         }))
     }
 }

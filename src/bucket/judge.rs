@@ -1,0 +1,202 @@
+//! Tells refusals that are about a request from those that are about who sent it, and when.
+//!
+//! A server that no longer takes a session token, a key, or the time of a signature refuses every request, whatever it is
+//! about. No object fails for that: the request is sent again with a newer set of credentials or a corrected clock, and
+//! waits as long as `patience` lasts while there is none. A HEAD hides the reason behind a bare 400 or 403, as it does for
+//! an object that one may not read, and a signature may also not match because of the key of one object. In both cases a
+//! list says what it is, unless the server has taken the same credentials in a request that was sent after the refusal.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Bucket;
+use super::doubt::GLANCE;
+use crate::location::ObjectKey;
+use crate::s3::client::NotReady;
+use crate::s3::{Failure, FailureKind, Operation};
+use crate::size::display_duration;
+
+/// A request is sent again so often because of the clock, which may be set while it is under way.
+const CLOCKS: u32 = 3;
+/// A request is sent again so often with credentials that cannot change.
+const FIXED: u32 = 1;
+/// Lists that are sent to find out the reason of a refusal, as long as they get no answer.
+const LISTS: u32 = 3;
+
+/// What a request was refused for so far.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    clocks: u32,
+    /// Refusals because of the credentials.
+    refusals: u32,
+    /// The first refusal because of the credentials.
+    since: Option<Instant>,
+}
+
+/// What becomes of a refused request.
+pub(super) enum Verdict {
+    /// It failed.
+    Stands(Failure),
+    /// It is sent again, when there are credentials.
+    Again,
+}
+
+impl Bucket {
+    /// Waits until there are credentials to sign a request with. Returns the time that took.
+    pub(super) async fn credentials(
+        &self,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+    ) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        let left = self.contact.as_ref().map(super::contact::Contact::left);
+        let ready = tokio::select! {
+            ready = self.client.ready(self.retry.patience, left) => ready,
+            () = self.halt.cancelled() => return Err(self.stopped(operation, key)),
+        };
+        match ready {
+            Ok(()) => Ok(began.elapsed()),
+            Err(NotReady::Refused(failure)) => Err(*failure),
+            Err(NotReady::Nothing(false, message)) => Err(Failure::without_credentials(
+                FailureKind::NoCredentials,
+                operation,
+                self.place_of(key),
+                message,
+            )),
+            Err(NotReady::Nothing(true, message)) => Err(self.no_credentials(operation, key, &message)),
+        }
+    }
+
+    /// The failure of a request that waited for credentials in vain.
+    fn no_credentials(&self, operation: Operation, key: Option<&ObjectKey>, message: &str) -> Failure {
+        let waited = display_duration(self.retry.patience);
+        let message = format!("{message} (waited {waited}, as `patience` says)");
+        let kind = FailureKind::CredentialsUnavailable;
+        Failure::without_credentials(kind, operation, self.place_of(key), message)
+    }
+
+    /// Decides whether a failed request is sent again because of what signed it.
+    pub(super) async fn judged(
+        &self,
+        failure: Failure,
+        key: Option<&ObjectKey>,
+        doubts: &mut Doubts,
+    ) -> Verdict {
+        let answered = Instant::now();
+        if *failure.kind() == FailureKind::CredentialsUnavailable {
+            return Verdict::Again;
+        }
+        let Some(signed) = failure.details().signed.filter(|_| failure.may_be_about_signature()) else {
+            return Verdict::Stands(failure);
+        };
+        if doubts.clocks < CLOCKS && self.is_about_clock(&failure, doubts) {
+            doubts.clocks += 1;
+            return Verdict::Again;
+        }
+        // It was signed with a set that has been replaced since.
+        if signed.generation < self.client.credentials() {
+            return Verdict::Again;
+        }
+        // A key that was never taken is wrong. A session that has expired may be that of a provider which lags.
+        let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
+        if is_unknown && !self.client.has_accepted_credentials() {
+            return Verdict::Stands(failure);
+        }
+        let cause = if failure.is_about_credentials() {
+            Some(failure.clone())
+        } else if failure.hides_reason() {
+            tokio::select! {
+                cause = self.cause(signed.generation, answered) => cause,
+                () = self.halt.cancelled() => {
+                    return Verdict::Stands(self.stopped(failure.details().operation, key));
+                }
+            }
+        } else {
+            None
+        };
+        let Some(cause) = cause else {
+            return if signed.generation < self.client.credentials() {
+                Verdict::Again
+            } else {
+                Verdict::Stands(failure)
+            };
+        };
+        if *cause.kind() == FailureKind::ClockSkew {
+            let is_over = doubts.clocks >= CLOCKS || !self.is_about_clock(&cause, doubts);
+            doubts.clocks += 1;
+            return if is_over { Verdict::Stands(cause) } else { Verdict::Again };
+        }
+        self.without_valid_credentials(cause, key, doubts)
+    }
+
+    /// Corrects the clock by a refusal. Returns true if the request may go through when it is sent again.
+    fn is_about_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
+        let Some(signed) = failure.details().signed else { return false };
+        let is_told = *failure.kind() == FailureKind::ClockSkew;
+        // The clock may have been set between the signature and the answer.
+        self.client.corrects_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
+    }
+
+    fn without_valid_credentials(
+        &self,
+        cause: Failure,
+        key: Option<&ObjectKey>,
+        doubts: &mut Doubts,
+    ) -> Verdict {
+        doubts.refusals += 1;
+        let waited = doubts.since.get_or_insert_with(Instant::now).elapsed();
+        let is_over = match &self.contact {
+            Some(contact) => contact.left().is_zero(),
+            None => waited >= self.retry.patience,
+        };
+        if is_over {
+            let message = format!("the server refuses all credentials: {}", cause.details().message);
+            return Verdict::Stands(self.no_credentials(cause.details().operation, key, &message));
+        }
+        let Some(signed) = cause.details().signed else { return Verdict::Stands(cause) };
+        if self.client.has_fixed_credentials() {
+            return if doubts.refusals > FIXED { Verdict::Stands(cause) } else { Verdict::Again };
+        }
+        tracing::debug!(failure = %cause, "asking for new credentials");
+        self.client.refused(signed.generation, &cause);
+        Verdict::Again
+    }
+
+    /// Returns the refusal of all requests that hides behind a refusal that was `answered` then, if there is one.
+    async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
+        // One asks for all that were refused together.
+        let _inquiry = self.client.inquiry().await;
+        let operation = Operation::ListObjects;
+        let limit = self.retry.time_limit(operation, 0).min(GLANCE);
+        for attempt in 1..=LISTS {
+            let newest = self.client.credentials();
+            if newest != credentials || self.client.is_proven_since(credentials, answered) {
+                return None;
+            }
+            let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
+            let asked = Instant::now();
+            let listed = timeout(limit, self.client.first_object(&self.name, "", None)).await.ok()?;
+            let refused = listed.as_ref().err();
+            self.pacer.learn(admitted, operation, refused, 0, asked.elapsed(), limit);
+            let Some(refused) = refused else {
+                self.client.accepted(newest, asked);
+                return None;
+            };
+            if refused.is_about_credentials()
+                || *refused.kind() == FailureKind::ClockSkew
+                || refused.details().code == "SignatureDoesNotMatch"
+            {
+                return Some(refused.clone());
+            }
+            if !refused.kind().is_retryable() {
+                // A server that says what is forbidden knows who asks.
+                self.client.accepted(newest, asked);
+                return None;
+            }
+            let pause = self.retry.wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64());
+            sleep(pause.unwrap_or_default()).await;
+        }
+        None
+    }
+}

@@ -1,0 +1,255 @@
+//! The time that requests to an endpoint are signed with.
+//!
+//! A server refuses a signature whose time is more than 15 minutes from its own (`RequestTimeTooSkewed`; a HEAD is
+//! answered with a bare 403). The machine's clock may be wrong from the start, and it may be set while a run is under way.
+//! So the time is counted on from the start by the monotonic clock, which no one sets, and each refusal shows in its
+//! `Date` header by how much this clock is off ([`Signed`]). The correction holds for all later requests to the endpoint,
+//! on both ways to the wire, and may change again: a machine that was suspended has lost some time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextRef,
+};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_async::time::TimeSource;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
+use aws_smithy_types::date_time::Format;
+
+/// A clock that is off by less than this is not corrected because of a refusal that has other causes too.
+const SUSPICIOUS: Duration = Duration::from_mins(4);
+/// The `Date` of an answer has whole seconds, and the answer takes some time.
+const INEXACT: Duration = Duration::from_secs(30);
+
+/// The clock of an endpoint. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Clock(Arc<Shared>);
+
+struct Shared {
+    began: (SystemTime, Instant),
+    /// Milliseconds by which the server is ahead.
+    offset: AtomicI64,
+    /// Set once a server has told its time.
+    is_confirmed: AtomicBool,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::beginning(SystemTime::now())
+    }
+}
+
+impl Clock {
+    fn beginning(now: SystemTime) -> Self {
+        Self(Arc::new(Shared {
+            began: (now, Instant::now()),
+            offset: AtomicI64::new(0),
+            is_confirmed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Returns the time without the correction.
+    fn uncorrected(&self) -> SystemTime {
+        let (began, instant) = self.0.began;
+        began + instant.elapsed()
+    }
+
+    /// Returns the milliseconds by which the server is ahead, as far as that is known.
+    pub(super) fn offset(&self) -> i64 {
+        self.0.offset.load(Ordering::Acquire)
+    }
+
+    /// Returns true if this time is over by a clock that a server has confirmed. One that nobody has confirmed may be off
+    /// by years.
+    pub(super) fn is_past(&self, time: SystemTime) -> bool {
+        self.0.is_confirmed.load(Ordering::Acquire) && time <= self.now()
+    }
+
+    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time, so that it may go
+    /// through when it is sent again. `is_told` says that the server named the time as the reason.
+    pub(super) fn learn(&self, signed: &Signed, is_told: bool) -> bool {
+        let Some(seen) = signed.seen else { return false };
+        let least = if is_told { INEXACT } else { SUSPICIOUS };
+        if !is_apart(seen, signed.offset, least) {
+            return false;
+        }
+        if is_apart(seen, self.offset(), INEXACT) {
+            self.0.offset.store(seen, Ordering::Release);
+            let gap = Duration::from_millis(seen.unsigned_abs()).as_secs();
+            let direction = if seen > 0 { "behind" } else { "ahead of" };
+            tracing::warn!(
+                "this machine's clock is {gap} s {direction} the server's: requests are signed with the server's time"
+            );
+        }
+        true
+    }
+
+    /// Returns by how much the server was ahead when it sent this answer.
+    fn seen_in(&self, response: &HttpResponse) -> Option<i64> {
+        let headers = response.headers();
+        // An answer that a cache kept has the time of another one.
+        if headers.contains_key("age") {
+            return None;
+        }
+        let date = DateTime::from_str(headers.get("date")?, Format::HttpDate).ok()?;
+        let (server, here) = (SystemTime::try_from(date).ok()?, self.uncorrected());
+        let millis = |gap: Duration| i64::try_from(gap.as_millis()).ok();
+        match server.duration_since(here) {
+            Ok(ahead) => millis(ahead),
+            Err(behind) => millis(behind.duration()).map(|gap| -gap),
+        }
+    }
+
+    /// Takes note of an answer whose body has not been read yet, and of what its request was signed with.
+    pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
+        let is_refusal = response.status().is_client_error();
+        if !is_refusal && self.0.is_confirmed.load(Ordering::Acquire) {
+            return;
+        }
+        let seen = self.seen_in(response);
+        if let Some(seen) = seen
+            && !is_apart(seen, self.offset(), SUSPICIOUS)
+        {
+            self.0.is_confirmed.store(true, Ordering::Release);
+        }
+        if is_refusal {
+            response.add_extension(Signed { generation, offset, seen });
+        }
+    }
+}
+
+fn is_apart(one: i64, other: i64, least: Duration) -> bool {
+    u128::from(one.abs_diff(other)) > least.as_millis()
+}
+
+impl TimeSource for Clock {
+    fn now(&self) -> SystemTime {
+        let (time, offset) = (self.uncorrected(), self.offset());
+        let gap = Duration::from_millis(offset.unsigned_abs());
+        let corrected = if offset < 0 { time.checked_sub(gap) } else { time.checked_add(gap) };
+        corrected.unwrap_or(time)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("offset", &self.offset()).finish()
+    }
+}
+
+/// The credentials and the time that a refused request was signed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signed {
+    /// The set of credentials, counted from 1.
+    pub(crate) generation: u64,
+    /// Milliseconds that were added to this machine's time.
+    offset: i64,
+    /// Milliseconds by which the server was ahead of this machine when it answered, if it told its time.
+    seen: Option<i64>,
+}
+
+/// Notes what requests are signed with that go through the SDK.
+#[derive(Clone, Debug)]
+pub(super) struct Witness(pub(super) Clock);
+
+/// The set of credentials that signs a request, noted while it is signed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signing {
+    pub(super) generation: Arc<AtomicU64>,
+    offset: i64,
+}
+
+impl Storable for Signing {
+    type Storer = StoreReplace<Self>;
+}
+
+impl Intercept for Witness {
+    fn name(&self) -> &'static str {
+        "Witness"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let signing = Signing { offset: self.0.offset(), ..Signing::default() };
+        config.interceptor_state().store_put(signing);
+        Ok(())
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(signing) = config.load::<Signing>() {
+            let generation = signing.generation.load(Ordering::Acquire);
+            self.0.witness(context.response_mut(), generation, signing.offset);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::primitives::SdkBody;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn refusal(at: SystemTime) -> HttpResponse {
+        let mut response = HttpResponse::new(403.try_into().unwrap(), SdkBody::empty());
+        let date = DateTime::from(at).fmt(Format::HttpDate).unwrap();
+        response.headers_mut().insert("date", date);
+        response
+    }
+
+    /// A refusal by a server whose clock shows this.
+    fn refused(clock: &Clock, at: SystemTime) -> Signed {
+        let mut response = refusal(at);
+        clock.witness(&mut response, 1, clock.offset());
+        *response.extension::<Signed>().unwrap()
+    }
+
+    fn gap(one: SystemTime, other: SystemTime) -> Duration {
+        one.duration_since(other).unwrap_or_else(|error| error.duration())
+    }
+
+    #[test]
+    fn the_offset_is_learned_from_each_refusal_again() {
+        let now = SystemTime::now();
+        let clock = Clock::beginning(now - HOUR);
+        assert!(!clock.is_past(now - HOUR * 2), "nobody has confirmed this clock");
+        for server in [now, now + HOUR, now - HOUR * 3] {
+            let signed = refused(&clock, server);
+            assert!(clock.learn(&signed, true));
+            assert!(gap(clock.now(), server) < INEXACT, "{clock:?}");
+            assert!(clock.learn(&signed, true), "others were signed with the wrong time too");
+        }
+        refused(&clock, now - HOUR * 3);
+        assert!(clock.is_past(now - HOUR * 4) && !clock.is_past(now), "this clock is confirmed");
+    }
+
+    #[test]
+    fn a_refusal_for_another_reason_changes_nothing() {
+        let now = SystemTime::now();
+        let clock = Clock::beginning(now);
+        assert!(!clock.learn(&refused(&clock, now), true), "the clocks agree");
+        assert!(!clock.learn(&refused(&clock, now + Duration::from_mins(2)), false), "S3 bears that");
+        let mut cached = refusal(now + HOUR);
+        cached.headers_mut().insert("age", "3600");
+        clock.witness(&mut cached, 1, 0);
+        assert!(!clock.learn(cached.extension().unwrap(), true), "a cache kept the answer");
+        assert_eq!(clock.offset(), 0);
+    }
+}
