@@ -342,9 +342,7 @@ async fn a_provider_that_hangs_at_the_start_is_named(#[case] word: &str) {
     let text = "version: 1\nlimits: {patience: 8s}\ntransfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/}}]\n";
     fs::write(&job, text).unwrap();
     let mut program = command();
-    program
-        .envs([issuer.container()])
-        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
+    program.envs([issuer.container()]).env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
     let words = match word {
         "copy" => vec!["copy", "s3://source/", "s3://destination/", "--patience", "8s"],
         word => vec![word, job.to_str().unwrap()],
