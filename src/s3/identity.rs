@@ -195,7 +195,7 @@ impl Identities {
     /// Says once what all requests wait for. At the start of a command, its first contact with the servers says so.
     fn tell(&self) {
         let mut renewal = self.renewal();
-        if renewal.has_worked && renewal.tell() {
+        if renewal.has_worked() && renewal.tell() {
             drop(renewal);
             tracing::warn!("waiting for credentials: {}", self.reason());
         }
@@ -206,7 +206,7 @@ impl Identities {
         let answer = match timeout(ANSWER, self.0.provider.ask()).await {
             Ok(Ok(credentials)) => Ok(credentials),
             Ok(Err(error)) => {
-                let has_worked = self.renewal().has_worked;
+                let has_worked = self.renewal().has_worked();
                 let explain =
                     |machine: &Machine<'_>| credentials::explain(&error, &self.0.origin, machine, has_worked);
                 Err(with_machine(explain))
@@ -250,7 +250,7 @@ impl Identities {
             });
         let renew_at = end.map(|end| {
             let remaining = end.duration_since(self.0.clock.now()).unwrap_or_default();
-            Instant::now() + (remaining - lead(remaining))
+            Instant::now() + remaining.saturating_sub(lead(remaining))
         });
         // The same set may last longer than it was said to.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);

@@ -31,7 +31,7 @@ pub(super) enum Provider {
     /// This set.
     Fixed(Credentials),
     /// The providers of the machine.
-    Ambient { foundation: Foundation, used: Used },
+    Ambient { foundation: Box<Foundation>, used: Used },
 }
 
 impl Provider {
@@ -41,7 +41,7 @@ impl Provider {
             Some(StaticCredentials { access_key, secret_key }) => {
                 Self::Fixed(Credentials::new(access_key, secret_key, None, None, "s3haul"))
             }
-            None => Self::Ambient { foundation: foundation.clone(), used: Used::default() },
+            None => Self::Ambient { foundation: Box::new(foundation.clone()), used: Used::default() },
         }
     }
 

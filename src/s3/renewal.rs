@@ -65,6 +65,18 @@ pub(super) struct Trouble {
     pub(super) is_told: bool,
 }
 
+/// How far the credentials of an endpoint have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    /// The provider has given none.
+    #[default]
+    Missing,
+    /// The provider has given a set.
+    Given,
+    /// The server has taken a set.
+    Taken,
+}
+
 /// A set that the server refused.
 #[derive(Clone, Debug)]
 struct Refusal {
@@ -86,10 +98,7 @@ pub(super) struct Renewal {
     refusal: Option<Refusal>,
     /// What the last renewal failed with.
     pub(super) error: Option<NoIdentity>,
-    /// True once the provider has given a set.
-    pub(super) has_worked: bool,
-    /// True once the server has taken a set.
-    is_accepted: bool,
+    progress: Progress,
     /// True for a set that replaced a refused one, until the server has taken it.
     is_on_trial: bool,
     /// True once the log has said that a set cannot be renewed that still lasts.
@@ -100,6 +109,7 @@ impl Renewal {
     /// Decides what a request does now. `set` is the set that is held, unless it has expired.
     pub(super) fn step(&mut self, now: Instant, set: Option<Set>) -> Step {
         if let Some(set) = set {
+            let is_accepted = self.is_accepted();
             let lags = set.has_end && self.refusal.as_ref().is_some_and(|it| it.failure.is_about_expiry());
             let Some(refusal) = &mut self.refusal else {
                 return Step::Go { renew: set.is_due && self.begin(now) };
@@ -108,7 +118,7 @@ impl Renewal {
                 return Step::Go { renew: false };
             }
             // A key that was never taken is wrong, and waiting does not make it right.
-            if !self.is_accepted && !lags {
+            if !is_accepted && !lags {
                 return Step::Refused(Box::new(refusal.failure.clone()));
             }
         } else if let Some(error) = self.error.as_ref().filter(|error| !error.may_pass) {
@@ -137,7 +147,7 @@ impl Renewal {
         let has_set = !matches!(brought, Brought::Nothing(_));
         self.is_on_trial = is_new && (self.refusal.is_some() || self.is_on_trial);
         self.fruitless = if is_new && !self.is_on_trial { 0 } else { self.fruitless.saturating_add(1) };
-        let longest = if self.has_worked { LONGEST.0 } else { LONGEST.1 };
+        let longest = if self.has_worked() { LONGEST.0 } else { LONGEST.1 };
         let full = FIRST.saturating_mul(1 << self.fruitless.saturating_sub(1).min(10)).min(longest);
         self.not_before = Some(now + full.mul_f64(f64::midpoint(1.0, chance.clamp(0.0, 1.0))));
         match brought {
@@ -156,7 +166,7 @@ impl Renewal {
         if !has_set {
             return None;
         }
-        self.has_worked = true;
+        self.progress = self.progress.max(Progress::Given);
         self.error = None;
         if self.refusal.is_some() { None } else { self.over(now) }
     }
@@ -177,7 +187,7 @@ impl Renewal {
     /// Takes note that the server took the set that is held in a request that was `sent` then. Returns how long requests
     /// waited for that if it is to be told.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
-        self.is_accepted = true;
+        self.progress = Progress::Taken;
         if std::mem::take(&mut self.is_on_trial) {
             self.fruitless = 0;
         }
@@ -188,7 +198,12 @@ impl Renewal {
 
     /// True once the server has taken a set.
     pub(super) fn is_accepted(&self) -> bool {
-        self.is_accepted
+        self.progress == Progress::Taken
+    }
+
+    /// True once the provider has given a set.
+    pub(super) fn has_worked(&self) -> bool {
+        self.progress >= Progress::Given
     }
 
     /// True while the set that is held is refused.
@@ -241,23 +256,22 @@ mod tests {
 
     /// The renewals that a crowd of requests causes in an hour of a sick provider.
     fn renewals(set: Option<Set>, brought: &Brought, refused: bool) -> u32 {
-        let (began, mut renewal, mut begun) = (Instant::now(), Renewal::default(), 0);
-        renewal.has_worked = true;
-        renewal.accepted(began, began);
+        let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
+        renewal.accepted(start, start);
         for tenth in 0..36_000 {
-            let now = began + Duration::from_millis(100) * tenth;
+            let now = start + Duration::from_millis(100) * tenth;
             if refused {
                 renewal.refused(now, 1, &refusal());
             }
             for _ in 0..5 {
                 match renewal.step(now, set) {
-                    Step::Go { renew: true } | Step::Wait { renew: true, .. } => begun += 1,
+                    Step::Go { renew: true } | Step::Wait { renew: true, .. } => count += 1,
                     _ => continue,
                 }
                 renewal.ended(now, brought.clone(), 0.0);
             }
         }
-        begun
+        count
     }
 
     #[test]
@@ -270,8 +284,8 @@ mod tests {
             (Some(HELD), Brought::Same, true),
             (Some(HELD), Brought::New, true),
         ] {
-            let begun = renewals(set, &brought, refused);
-            assert!((100..260).contains(&begun), "{begun} renewals: {set:?} {brought:?}");
+            let count = renewals(set, &brought, refused);
+            assert!((100..260).contains(&count), "{count} renewals: {set:?} {brought:?}");
         }
     }
 

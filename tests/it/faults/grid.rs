@@ -134,8 +134,7 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
         // What may be denied is a body without a signature: it goes once more with one.
         // An upload that can not be looked into is begun anew. The list of all uploads proves an abort too.
         (_, Operation::PutObject | Operation::UploadPart, Comes::Fails(_))
-        | (Scene::Resume, Operation::ListParts, Comes::Fails(_))
-        | (Scene::Abort, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
+        | (Scene::Resume | Scene::Abort, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
         // The object has failed already, for a reason of its own.
         (Scene::Abort, _, Comes::Fails(_)) => Comes::IsNoted,
         (_, _, usual) => usual,
