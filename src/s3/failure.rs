@@ -120,6 +120,7 @@ impl FailureKind {
                 | Self::AnswerTooLong
                 | Self::Silent
                 | Self::ServerFault
+                | Self::Bug
         )
     }
 
