@@ -419,7 +419,12 @@ pub(super) async fn cancel_all(work: &Work, left: &mut Vec<Left>, draft: &mut Dr
 }
 
 async fn cancel(work: &Work, left: &Left, draft: &mut Draft) {
-    draft.notes.extend(work.inherited.cancel(left, &work.journal, &work.sides.destination).await);
+    let notes = work.inherited.cancel(left, &work.journal, &work.sides.destination).await;
+    // The receipt may be hours away, and a kill until then would take along the only mention.
+    for note in &notes {
+        tracing::warn!(key = %left.open.place.key, "{note}");
+    }
+    draft.notes.extend(notes);
 }
 
 /// Whether an upload can be gone on with, or became the object. `None`: it is of no use.
