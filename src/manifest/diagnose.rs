@@ -137,8 +137,8 @@ impl Problems {
                 .element(snippet)
                 .element(Level::HELP.message(printable(&problem.remedy)));
             // The renderer replaces some of what a terminal obeys, and not all: what has an escape is its own.
-            let rendered = renderer.render(&[group]);
-            let harmless: Vec<_> = rendered.split('\u{1b}').map(printable_lines).collect();
+            let shown = renderer.render(&[group]);
+            let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
             out.push_str(&harmless.join("\u{1b}"));
             out.push_str("\n\n");
         }

@@ -296,7 +296,9 @@ pub(crate) async fn abort_forgotten(
     let mut candidates = unknown(bucket, key, window, known).await?;
     let mut strays = Vec::new();
     if candidates.iter().any(|(_, ours)| *ours == Some(false)) && !has_clock(bucket, key, &mut strays).await {
-        candidates.iter_mut().for_each(|(_, ours)| *ours = None);
+        for (_, ours) in &mut candidates {
+            *ours = None;
+        }
     }
     strays.extend(end_empty(bucket, key, candidates.iter().map(|(open, ours)| (open, *ours))).await);
     Ok(strays)
