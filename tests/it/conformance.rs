@@ -205,7 +205,7 @@ impl Server {
         keys.iter().copied().filter(|key| !(is_file_system && is_directory(key))).collect()
     }
 
-    /// Returns how many objects of the source a run copies because the destination does not show that it has them: where ETags
+    /// Returns how many objects of the source a run copies because the destination does not show that it has them: where `ETag`s
     /// say nothing, a copy must be younger than its source. Some servers give it the time of its source.
     async fn unrecognized(&self) -> u64 {
         let times = async |bucket: &str| {

@@ -169,6 +169,7 @@ async fn a_stop_in_the_middle_of_create_is_told_and_seen_to_by_the_next_session(
     assert!(told.len() == 1 && told[0].starts_with(says), "{told:?}");
     assert!(told[0].ends_with("the next run of this job looks for it and aborts it"), "{told:?}");
     assert_eq!(open(&world), 1);
+    tokio::time::resume();
     let job = world.job(in_parts());
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!((run.outcome.done_objects, open(&world), notes(&run)), (1, 0, vec![]), "{:?}", run.receipts);

@@ -248,7 +248,5 @@ async fn names_in_a_manifest_are_escaped() {
             seen += &(stdout + &stderr);
         }
     }
-    for shown in [r"\u{1b}[2J\u{202e}\n", r"\u001b[2J\u202e\n"] {
-        assert!(seen.contains(shown), "{shown}: {seen}");
-    }
+    assert!(seen.contains(r"\u{1b}[2J\u{202e}\n"), "{seen}");
 }
