@@ -129,7 +129,7 @@ async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
 }
 
 /// Runs a session that is stopped when the server has created an upload, whose answer never comes.
-async fn stopped_in_create(world: &mut World, journal: Option<&TempDir>) -> Run {
+async fn stopped_in_create(world: &mut World) -> Run {
     world.stop = CancellationToken::new();
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
     world.sandbox.faults().add(create.then(Effect::StallAfter(None)));
@@ -141,7 +141,7 @@ async fn stopped_in_create(world: &mut World, journal: Option<&TempDir>) -> Run 
         }
         world.stop.cancel();
     };
-    let (run, ()) = tokio::join!(session(world, &job, journal), stopped);
+    let (run, ()) = tokio::join!(session(world, &job, None), stopped);
     world.stop = CancellationToken::new();
     world.sandbox.faults().clear();
     run
@@ -151,28 +151,10 @@ async fn stopped_in_create(world: &mut World, journal: Option<&TempDir>) -> Run 
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     let mut world = world().await;
-    let run = stopped_in_create(&mut world, None).await;
+    let run = stopped_in_create(&mut world).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     assert_eq!((open(&world), notes(&run)), (0, vec![]));
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
-}
-
-/// With a journal the next session looks for it. Until then this one says that there may be one.
-#[tokio::test(start_paused = true)]
-async fn a_stop_in_the_middle_of_create_is_told_and_seen_to_by_the_next_session() {
-    let mut world = world().await;
-    let directory = TempDir::new().unwrap();
-    let run = stopped_in_create(&mut world, Some(&directory)).await;
-    assert!(run.outcome.stopped, "{:?}", run.outcome);
-    let told = notes(&run);
-    let says = "an upload of unknown id may be left open: the run was stopped before the server answered";
-    assert!(told.len() == 1 && told[0].starts_with(says), "{told:?}");
-    assert!(told[0].ends_with("the next run of this job looks for it and aborts it"), "{told:?}");
-    assert_eq!(open(&world), 1);
-    tokio::time::resume();
-    let job = world.job(in_parts());
-    let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, open(&world), notes(&run)), (1, 0, vec![]), "{:?}", run.receipts);
 }
 
 /// The next run with `--adopt` goes on with it, if there is one. Where it cannot see what an upload holds, it says so and copies
