@@ -6,12 +6,14 @@
 
 mod blob;
 mod body;
+mod caught;
 pub mod contact;
 mod describe;
 mod doubt;
 mod hidden;
 pub mod history;
 mod judge;
+mod list;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,9 +34,12 @@ use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::progress::within;
 use crate::s3::{
     Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class, Client,
-    CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, ListedObject, OpenUpload, Operation,
-    Page, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
+    CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation, Page, PartDone,
+    PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
 };
+
+/// The server of an endpoint without a URL of its own.
+pub(crate) const AMAZON: &str = "Amazon S3";
 
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -198,7 +203,7 @@ impl Bucket {
     /// Where it is: the endpoint's URL, if it has one of its own.
     #[must_use]
     pub fn server(&self) -> &str {
-        self.client.url().unwrap_or("Amazon S3")
+        self.client.url().unwrap_or(AMAZON)
     }
 
     /// Sends a request of the plan in a place like those of the copies, so that a ceiling holds for all of them together.
@@ -279,7 +284,7 @@ impl Bucket {
             };
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
-                answer = within(limit, full_limit.max(limit), attempt()) => answer,
+                answer = within(limit, full_limit.max(limit), self.caught(operation, key, &attempt)) => answer,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
             let took = sent.elapsed();
@@ -366,55 +371,9 @@ impl Bucket {
         self.call(operation, key, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
     }
 
-    /// A listing from the key `at` on.
-    async fn list_at<T, F>(
-        &self,
-        operation: Operation,
-        at: &str,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, Failure>>,
-    {
-        self.call_at(at, operation, None, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
-    }
-
     /// See [`Client::head_bucket`].
     pub async fn head_bucket(&self) -> Result<BucketHead, Failure> {
         self.read(Operation::HeadBucket, None, || self.client.head_bucket(&self.name)).await
-    }
-
-    /// Prefixes of a directory bucket end in a slash; S3's own words for one that does not are of no help.
-    fn check_prefix(&self, operation: Operation, prefix: &str) -> Result<(), Failure> {
-        if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
-            return Ok(());
-        }
-        let message = format!(
-            "in a directory bucket a prefix must end in a slash: write `{prefix}/` instead of `{prefix}`"
-        );
-        Err(Failure::new(FailureKind::Invalid, operation, self.name.to_string(), message))
-    }
-
-    /// See [`Client::list_objects`].
-    pub async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        token: Option<&str>,
-    ) -> Result<Page<ListedObject>, Failure> {
-        self.check_prefix(Operation::ListObjects, prefix)?;
-        let list = || self.client.list_objects(&self.name, prefix, after, token);
-        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
-    }
-
-    /// Returns the first object behind `after` whose key begins with `prefix`.
-    ///
-    /// # Errors
-    /// See [`Client::first_object`].
-    pub async fn first(&self, prefix: &str, after: Option<&str>) -> Result<Option<ListedObject>, Failure> {
-        self.check_prefix(Operation::ListObjects, prefix)?;
-        let list = || self.client.first_object(&self.name, prefix, after);
-        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
     }
 
     /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found too: S3 refuses

@@ -18,6 +18,7 @@ mod journal;
 mod man;
 mod mine;
 mod out;
+mod panics;
 mod parse;
 mod place;
 mod plan;
@@ -483,6 +484,7 @@ pub fn main() -> ExitCode {
         }
         Err(Refusal::Parser(error)) => error.exit(),
     };
+    panics::report(log_format);
     signals::note_ignored();
     if let Err(message) = telemetry::init(verbose, log_format, color::is_on(color, &io::stderr())) {
         return fail(&CliError::Usage(message), color, Output::default()).into();
@@ -556,5 +558,36 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        endpoint: EndpointFlags,
+    }
+
+    #[test]
+    fn an_endpoint_in_a_message_is_the_one_that_the_command_reads() {
+        let all = Endpoint {
+            name: DEFAULT_ENDPOINT.to_owned(),
+            url: Some("http://127.0.0.1:9".to_owned()),
+            region: Some("eu-west-1".to_owned()),
+            path_style: Some(false),
+            allow_http: true,
+            ca_bundle: Some(LocalPath("a b.pem".into())),
+            proxy: "http://proxy:3128".parse().ok(),
+            provider: Provider::Seaweedfs,
+            ..Endpoint::default()
+        };
+        let none = Endpoint { name: DEFAULT_ENDPOINT.to_owned(), ..Endpoint::default() };
+        let direct = Endpoint { proxy: "none".parse().ok(), path_style: Some(true), ..none.clone() };
+        for endpoint in [all, none, direct] {
+            let flags = endpoint.flags();
+            let typed =
+                Typed::try_parse_from(["s3haul".to_owned()].into_iter().chain(flags.clone())).unwrap();
+            assert_eq!(typed.endpoint.endpoint().stated, endpoint, "{flags:?}");
+        }
+        let secret = Endpoint { proxy: "http://user:hunter2@proxy:3128".parse().ok(), ..Endpoint::default() };
+        assert_eq!(secret.flags(), [""; 0]);
     }
 }

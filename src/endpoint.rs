@@ -12,6 +12,7 @@
 
 pub mod capabilities;
 mod environment;
+mod flags;
 mod network;
 mod no_proxy;
 mod resolve;

@@ -156,7 +156,9 @@ impl Work {
         let (stray, is_over) = tokio::select! {
             outcome = upload.abort() => match outcome {
                 Ok(Aborted::Gone | Aborted::NotThere) => return true,
-                Ok(Aborted::Unverified(failure)) => (Stray::failed(id, &failure), true),
+                Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
+                    (Stray::failed(id, &failure), true)
+                }
                 Err(failure) => {
                     (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
                 }

@@ -323,3 +323,20 @@ impl Pacer {
 fn to_cells(bytes: u64) -> f64 {
     bytes as f64 / BYTES_PER_CELL as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_bounds_all_that_the_policy_waits_for() {
+        let minutes = Duration::from_mins;
+        let policy = RetryPolicy { patience: minutes(15), persistence: minutes(3), ..RetryPolicy::default() };
+        for (patience, persistence) in
+            [(Some(minutes(1)), minutes(1)), (Some(minutes(20)), minutes(3)), (None, minutes(3))]
+        {
+            let retry = Pacer::new(&Limits { patience, ..Limits::default() }, 8, policy).retry;
+            assert_eq!((retry.patience, retry.persistence), (patience.unwrap_or(minutes(15)), persistence));
+        }
+    }
+}

@@ -93,8 +93,10 @@ impl Bucket {
             if paging.check(&mut page)? == Turn::Again {
                 continue;
             }
+            // An empty page that leads to another one says nothing about the key.
+            let is_passed = most.is_some() && !page.items.is_empty();
             let newest = page.items.into_iter().find(|version| version.key == key.as_str());
-            if newest.is_some() || most.is_some() || page.next.is_none() {
+            if newest.is_some() || is_passed || page.next.is_none() {
                 return Ok(newest);
             }
             after = page.next;

@@ -31,6 +31,11 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(line));
 }
 
+/// Writes a line of JSON to standard error.
+pub(crate) fn note_json(value: &serde_json::Value) {
+    let _ = writeln!(io::stderr().lock(), "{}", printable_json(&value.to_string()));
+}
+
 /// Moves the cursor of the terminal that is standard error up by one row.
 pub(crate) fn row_up() {
     let mut stderr = io::stderr().lock();

@@ -28,16 +28,16 @@ use super::receipt::Ending;
 use super::tracked::{Terms, Tracked};
 use super::vouch::is_as_wished;
 use super::{Draft, Trouble, Work};
-use crate::bucket::Bucket;
+use crate::bucket::{AMAZON, Bucket};
 use crate::connections::Connections;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::Journal;
 use crate::journal::event::{PartLengths, UploadPlace};
 use crate::journal::state::RunState;
 use crate::journal::uploads::{BegunUpload, OpenUpload};
-use crate::location::ObjectKey;
+use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Policy, Transfer};
-use crate::multipart::{MultipartUpload, Stray};
+use crate::multipart::{self, MultipartUpload, Stray};
 use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
 use crate::plan::loss::{Loss, Lost};
@@ -208,7 +208,12 @@ impl Inherited {
                 None => false,
             };
             if !is_here {
-                let message = format!("it was begun at {server}: abort it there with `s3haul uploads abort`");
+                let location = S3Uri { bucket: bucket.name().clone(), key: key.clone() };
+                let url = (server != AMAZON).then(|| ["--endpoint-url".to_owned(), server.clone()]);
+                let flags: Vec<_> = url.into_iter().flatten().collect();
+                let verb = if id.is_some() { "abort" } else { "list" };
+                let command = multipart::command_at(&location, &flags, verb, id);
+                let message = format!("it was begun at {server}: see to it there with `{command}`");
                 let operation = Operation::AbortMultipartUpload;
                 return Err(Failure::new(FailureKind::NoSuchUpload, operation, bucket.place(key), message));
             }
@@ -414,7 +419,12 @@ pub(super) async fn cancel_all(work: &Work, left: &mut Vec<Left>, draft: &mut Dr
 }
 
 async fn cancel(work: &Work, left: &Left, draft: &mut Draft) {
-    draft.notes.extend(work.inherited.cancel(left, &work.journal, &work.sides.destination).await);
+    let notes = work.inherited.cancel(left, &work.journal, &work.sides.destination).await;
+    // The receipt may be hours away, and a kill until then would take along the only mention.
+    for note in &notes {
+        tracing::warn!(key = %left.open.place.key, "{note}");
+    }
+    draft.notes.extend(notes);
 }
 
 /// Whether an upload can be gone on with, or became the object. `None`: it is of no use.

@@ -15,7 +15,7 @@ use super::adopt::{Begun, Wish};
 use super::receipt::Ending;
 use super::vouch::is_as_wished;
 use super::{Draft, Trouble, Work};
-use crate::location::{ObjectKey, S3Uri};
+use crate::location::ObjectKey;
 use crate::manifest::job::PartSize;
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::claim::{Cut, may_be_for, usable};
@@ -51,7 +51,7 @@ pub(super) async fn find(
         Err(failure) => return Err(failure.into()),
     };
     let mut others = listed.len();
-    let found = best(work, listed, wish).await?;
+    let found = best(work, listed, wish, &mut draft.notes).await?;
     let begun = match (found, doubt) {
         (Some(_), Some(doubt)) => {
             draft.notes.push(format!("what is open at this key is not gone on with: {doubt}"));
@@ -71,10 +71,8 @@ pub(super) async fn find(
         (None, _) => None,
     };
     if others > 0 {
-        let place = location(work, wish.key);
-        draft.notes.push(format!(
-            "{others} open uploads at this key are left alone; `s3haul uploads list {place}` shows them"
-        ));
+        let command = multipart::command(&work.sides.destination, "list", wish.key, None);
+        draft.notes.push(format!("{others} open uploads at this key are left alone; `{command}` shows them"));
     }
     Ok(begun)
 }
@@ -85,10 +83,6 @@ pub(super) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
     has_acl.then_some("its ACL can not be seen before it is an object")
 }
 
-fn location(work: &Work, key: &ObjectKey) -> S3Uri {
-    S3Uri { bucket: work.sides.destination.name().clone(), key: key.clone() }
-}
-
 /// The uploads that are open at exactly this key and that the journal does not know.
 async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failure> {
     let listed = multipart::uploads_to(&work.sides.destination, key);
@@ -96,11 +90,12 @@ async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failur
     unknown.try_collect().await
 }
 
-/// The one of most use, how it is cut, and its parts.
+/// The one of most use, how it is cut, and its parts. Those that cannot be judged are told.
 async fn best(
     work: &Work,
     listed: Vec<OpenUpload>,
     wish: &Wish<'_>,
+    notes: &mut Vec<String>,
 ) -> Result<Option<(MultipartUpload, PartLayout, Vec<PartDone>)>, Failure> {
     let (source, attributes, bucket) = (&wish.terms.source, wish.attributes, &work.sides.destination);
     // Those of files are chosen by size alone.
@@ -119,10 +114,18 @@ async fn best(
             Some(initiated) => upload.begun_at(initiated, false),
             None => upload,
         };
-        let (parts, declared) = match upload.parts().try_collect().await {
-            Ok(parts) => (parts, upload.declared().await?),
+        let parts = upload.parts().try_collect().await;
+        let declared = if parts.is_ok() { upload.declared().await } else { Ok(None) };
+        let (parts, declared) = match parts.and_then(|parts| Ok((parts, declared?))) {
+            Ok(held) => held,
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
-            Err(failure) => return Err(failure),
+            Err(failure) if failure.is_passing() || failure.ends_run() => return Err(failure),
+            // To copy the object anew is always right.
+            Err(failure) => {
+                let id = upload.id();
+                notes.push(format!("what the open upload {id} holds cannot be seen: {failure}"));
+                continue;
+            }
         };
         if let Some((layout, kept)) = usable(parts, declared, cut, attributes) {
             let held = |parts: &[PartDone]| parts.iter().map(|part| part.size).sum::<u64>();
@@ -137,11 +140,11 @@ async fn best(
 impl Begun {
     /// The parts of this upload do not make the source, so somebody else began it.
     pub(super) fn disown(&self, work: &Work, draft: &mut Draft) -> Trouble {
-        let place = location(work, self.upload.key());
         let id = self.upload.id();
+        let command = multipart::command(&work.sides.destination, "abort", self.upload.key(), Some(id));
         draft.notes.push(format!(
             "the open upload {id} holds something else; it is left open, and the object was copied anew \
-             (`s3haul uploads abort {place} {id}` frees its parts)"
+             (`{command}` frees its parts)"
         ));
         Trouble::NotOurs
     }

@@ -131,14 +131,14 @@ impl Tracked {
     /// Returns sentences about what may be left open.
     pub(super) async fn not_begun(self, work: &Work, key: &ObjectKey, failure: &Failure) -> Vec<String> {
         let is_stopped = *failure.kind() == FailureKind::Stopped;
-        // The next session looks for it.
-        if is_stopped && self.upload.is_some() {
-            return Vec::new();
-        }
         let was_sent = is_stopped && failure.details().attempts > 0;
         if !was_sent && !failure.may_have_taken_effect() {
             self.ended(&work.journal).await;
             return Vec::new();
+        }
+        if is_stopped && self.upload.is_some() {
+            let told = Stray::interrupted().told(&work.sides.destination, key);
+            return vec![format!("{told}; the next run of this job looks for it and aborts it")];
         }
         // The object is late already, so the search for what is left of it has little patience; nor does it end with the run.
         let bucket = work.sides.destination.for_probes().halted_by(CancellationToken::new());
@@ -197,6 +197,13 @@ impl Tracked {
         // When the journal is broken the upload may be another session's by now.
         let goes_on = is_left || work.journal.broken().is_cancelled();
         if goes_on && (self.upload.is_some() || work.claims) {
+            if self.upload.is_none() {
+                let id = upload.id();
+                let command = multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
+                draft.notes.push(format!(
+                    "the upload {id} is left open: the next run with --adopt goes on with it, and `{command}` frees its parts"
+                ));
+            }
             return false;
         }
         if matches!(outcome, Err(Trouble::NotOurs)) {
@@ -225,14 +232,17 @@ impl Tracked {
         let strays = match id {
             Some(id) => match MultipartUpload::open(bucket, key, id).abort().await {
                 Ok(Aborted::Gone | Aborted::NotThere) => Vec::new(),
-                Ok(Aborted::Unverified(failure)) => vec![Stray::failed(Some(id), &failure)],
+                // It is told now. Later runs would only be told the same.
+                Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
+                    vec![Stray::failed(Some(id), &failure)]
+                }
                 // No later run can do more.
                 Err(failure) if *failure.kind() == FailureKind::Unsupported => {
                     vec![Stray::failed(Some(id), &failure)]
                 }
                 Err(failure) => return Err(failure),
             },
-            None => match multipart::abort_unknown(bucket, key, (self.intended, until), known).await {
+            None => match multipart::abort_forgotten(bucket, key, (self.intended, until), known).await {
                 Ok(strays) => strays,
                 Err(failure) => {
                     let stray = Stray::failed(None, &failure);

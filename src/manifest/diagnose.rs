@@ -11,8 +11,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{Bound, Range};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use thiserror::Error;
+
+use crate::printable::{printable, printable_lines};
 
 /// Something that a job can't mean, by field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,16 +131,20 @@ impl Problems {
                 .line_start(problem.line)
                 .path(self.file_name.as_str())
                 .annotation(AnnotationKind::Primary.span(span));
+            let message = printable(&problem.message);
             let group = Level::ERROR
-                .primary_title(problem.message.as_str())
+                .primary_title(&*message)
                 .element(snippet)
-                .element(Level::HELP.message(normalize_untrusted_str(&problem.remedy)));
-            out.push_str(&renderer.render(&[group]));
+                .element(Level::HELP.message(printable(&problem.remedy)));
+            // The renderer replaces some of what a terminal obeys, and not all: what has an escape is its own.
+            let shown = renderer.render(&[group]);
+            let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
+            out.push_str(&harmless.join("\u{1b}"));
             out.push_str("\n\n");
         }
         let count = self.list.len();
         let noun = if count == 1 { "problem" } else { "problems" };
-        let file_name = normalize_untrusted_str(&self.file_name);
+        let file_name = printable(&self.file_name);
         out + &format!(
             "{count} {noun} in {file_name}
 "

@@ -14,10 +14,12 @@ use tokio::time::sleep;
 use super::{MultipartUpload, uploads, uploads_to};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
-use crate::s3::{Failure, FailureKind, OpenUpload, Operation};
+use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 
 /// How often an abort is repeated while parts that were in flight keep turning up.
 const ABORT_ROUNDS: u32 = 8;
+/// How often an abort is repeated while the list of uploads shows the upload: lists may lag behind.
+const LISTED_ROUNDS: u32 = 4;
 /// Clocks of server and client may differ by this much when it is judged whether an upload is one that this run created:
 /// small, for it may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
@@ -33,6 +35,8 @@ pub(crate) enum Aborted {
     NotThere,
     /// The server accepted the abort and does not show whether the upload is gone.
     Unverified(Failure),
+    /// The server accepted the abort, again and again, and still lists the upload: another attempt changes nothing.
+    StillListed(Failure),
 }
 
 /// An upload that may be left open.
@@ -54,6 +58,12 @@ impl Stray {
     pub(crate) fn failed(id: Option<&str>, failure: &Failure) -> Self {
         let (id, why) = (id.map(str::to_owned), failure.to_string());
         Self { id, why, may_pass: may_pass(failure) }
+    }
+
+    /// Returns the stray of a Create whose answer the run did not wait for.
+    pub(crate) fn interrupted() -> Self {
+        let why = "the run was stopped before the server answered";
+        Self { id: None, why: why.to_owned(), may_pass: true }
     }
 
     pub(crate) fn unanswered(id: Option<&str>, within: Duration) -> Self {
@@ -83,13 +93,16 @@ fn may_pass(failure: &Failure) -> bool {
     failure.kind().may_pass_later() || failure.ends_run() || *failure.kind() == FailureKind::Stopped
 }
 
-/// Returns the command that lists or aborts the uploads at a key.
+/// Returns the command that lists or aborts the uploads at a key, with the flags that name the endpoint.
 pub(crate) fn command(bucket: &Bucket, verb: &str, key: &ObjectKey, id: Option<&str>) -> String {
     let location = S3Uri { bucket: bucket.name().clone(), key: key.clone() };
+    command_at(&location, &bucket.client().flags(), verb, id)
+}
+
+/// The same for a location at the endpoint that these flags name.
+pub(crate) fn command_at(location: &S3Uri, flags: &[String], verb: &str, id: Option<&str>) -> String {
     let mut words = vec!["s3haul uploads".to_owned(), verb.to_owned(), quoted(&location.to_string())];
-    if let Some(url) = bucket.client().url() {
-        words.extend(["--endpoint-url".to_owned(), quoted(url)]);
-    }
+    words.extend(flags.iter().map(|word| quoted(word)));
     if let Some(id) = id {
         // An id that looks like a flag.
         words.extend(id.starts_with('-').then(|| "--".to_owned()));
@@ -117,7 +130,7 @@ impl MultipartUpload {
     pub async fn cancel(&self) -> Result<(), Failure> {
         match self.abort().await? {
             Aborted::Gone | Aborted::NotThere => Ok(()),
-            Aborted::Unverified(failure) => Err(failure),
+            Aborted::Unverified(failure) | Aborted::StillListed(failure) => Err(failure),
         }
     }
 
@@ -133,7 +146,7 @@ impl MultipartUpload {
             let unread = match held {
                 Ok(page) if page.items.is_empty() => None,
                 Ok(_) => {
-                    sleep(Duration::from_millis(50) * 2_u32.pow(round)).await;
+                    sleep(pause(round)).await;
                     continue;
                 }
                 Err(failure) if failure.details().code == "NoSuchUpload" => return Ok(end),
@@ -141,8 +154,13 @@ impl MultipartUpload {
                 Err(failure) => Some(failure),
             };
             let (failure, unread) = match (self.is_listed().await, unread) {
+                (Ok(true), _) if round + 1 < LISTED_ROUNDS => {
+                    sleep(pause(round)).await;
+                    continue;
+                }
                 (Ok(true), _) => {
-                    return Err(self.still_there("the server accepts the abort and still lists the upload"));
+                    let why = "the server accepts the abort and still lists the upload";
+                    return Ok(Aborted::StillListed(self.still_there(FailureKind::ServerFault, why)));
                 }
                 // Some servers answer with an empty list for an upload that is gone.
                 (Ok(false), _) | (Err(_), None) => return Ok(end),
@@ -155,12 +173,12 @@ impl MultipartUpload {
             let is_named = *unread.kind() == FailureKind::NoSuchUpload;
             return Ok(if is_named { end } else { Aborted::Unverified(unread) });
         }
-        Err(self.still_there("parts keep turning up after the abort"))
+        Err(self.still_there(FailureKind::Transient, "parts keep turning up after the abort"))
     }
 
-    fn still_there(&self, why: &str) -> Failure {
+    fn still_there(&self, kind: FailureKind, why: &str) -> Failure {
         let (place, message) = (self.bucket.place(&self.key), format!("{why} (upload {})", self.id));
-        Failure::new(FailureKind::Transient, Operation::AbortMultipartUpload, place, message)
+        Failure::new(kind, Operation::AbortMultipartUpload, place, message)
     }
 
     /// Asks the list of the bucket's uploads for this one.
@@ -199,10 +217,12 @@ impl MultipartUpload {
                 return;
             }
         };
-        // The server's own clock tells best.
+        // The server's own clock tells best, if it has one.
         let ours = listed.iter().find(|open| open.upload_id == self.id).and_then(|open| open.initiated);
+        let is_clock = ours.is_none_or(|ours| is_within(ours, (began, now), MAX_SKEW));
         let since: Duration = now.duration_since(began).try_into().unwrap_or_default();
         let is_twin = |open: &OpenUpload| match (ours, open.initiated) {
+            _ if !is_clock => None,
             (Some(ours), Some(initiated)) => {
                 let age = ours.duration_since(initiated);
                 Some(!age.is_negative() && age.unsigned_abs() <= since + Duration::from_secs(2))
@@ -220,6 +240,11 @@ impl MultipartUpload {
     pub fn strays(&self) -> &[Stray] {
         &self.strays
     }
+}
+
+/// The pause before an abort is repeated.
+fn pause(round: u32) -> Duration {
+    Duration::from_millis(50) * 2_u32.pow(round)
 }
 
 /// Returns true if the server may have begun an upload between two moments of our clock.
@@ -253,10 +278,62 @@ pub(crate) async fn abort_unknown(
     window: (Timestamp, Timestamp),
     known: &BTreeSet<String>,
 ) -> Result<Vec<Stray>, Failure> {
+    let candidates = unknown(bucket, key, window, known).await?;
+    Ok(end_empty(bucket, key, candidates.iter().map(|(open, ours)| (open, *ours))).await)
+}
+
+/// The same for a Create of an earlier run. Where the uploads of that key are from other times, one more upload shows if the
+/// server dates them by a clock at all: some give the same date to each.
+///
+/// # Errors
+/// What S3 says to the list.
+pub(crate) async fn abort_forgotten(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    window: (Timestamp, Timestamp),
+    known: &BTreeSet<String>,
+) -> Result<Vec<Stray>, Failure> {
+    let mut candidates = unknown(bucket, key, window, known).await?;
+    let mut strays = Vec::new();
+    if candidates.iter().any(|(_, ours)| *ours == Some(false)) && !has_clock(bucket, key, &mut strays).await {
+        for (_, ours) in &mut candidates {
+            *ours = None;
+        }
+    }
+    strays.extend(end_empty(bucket, key, candidates.iter().map(|(open, ours)| (open, *ours))).await);
+    Ok(strays)
+}
+
+/// Returns the uploads to `key` that nobody is known to have created; true for those of the window, if their times tell.
+async fn unknown(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    window: (Timestamp, Timestamp),
+    known: &BTreeSet<String>,
+) -> Result<Vec<(OpenUpload, Option<bool>)>, Failure> {
     let listed: Vec<_> = uploads_to(bucket, key).try_collect().await?;
-    let candidates = listed.iter().filter(|open| !known.contains(&open.upload_id));
-    let candidates = candidates.map(|open| (open, began_between(open, window)));
-    Ok(end_empty(bucket, key, candidates).await)
+    let unknown = listed.into_iter().filter(|open| !known.contains(&open.upload_id));
+    Ok(unknown.map(|open| (open.clone(), began_between(&open, window))).collect())
+}
+
+/// Creates an upload, and returns false if the server gives it a date that is not of now. What cannot be found out is taken
+/// to be in order.
+async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) -> bool {
+    let before = Timestamp::now();
+    let Ok(upload) = MultipartUpload::initiate(bucket, key, &Attributes::default()).await else {
+        return true;
+    };
+    let listed: Result<Vec<_>, _> = uploads_to(bucket, key).try_collect().await;
+    strays.extend(upload.strays.iter().cloned());
+    match upload.abort().await {
+        Ok(Aborted::Gone | Aborted::NotThere) => {}
+        Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) | Err(failure) => {
+            strays.push(Stray::failed(Some(&upload.id), &failure));
+        }
+    }
+    let ours = listed.ok().and_then(|listed| listed.into_iter().find(|open| open.upload_id == upload.id));
+    let initiated = ours.and_then(|ours| ours.initiated);
+    initiated.is_none_or(|initiated| is_within(initiated, (before, Timestamp::now()), MAX_SKEW))
 }
 
 /// Aborts those that are surely ours and hold no part; returns those about which that is not certain, and those that stay.
@@ -277,7 +354,9 @@ async fn end_empty(
             }
             Ok(_) => match upload.abort().await {
                 Ok(Aborted::Gone | Aborted::NotThere) => {}
-                Ok(Aborted::Unverified(failure)) => strays.push(Stray::new(id, failure.to_string())),
+                Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
+                    strays.push(Stray::new(id, failure.to_string()));
+                }
                 Err(failure) => strays.push(Stray::failed(Some(id), &failure)),
             },
             Err(failure) if failure.details().code == "NoSuchUpload" => {}

@@ -136,9 +136,14 @@ impl Asked {
             },
             "PUT" if has("uploadId") && is_copy => Operation::UploadPartCopy,
             "PUT" if is_copy => Operation::CopyObject,
+            "PUT" if has("tagging") => Operation::PutObjectTagging,
+            "PUT" if has("annotation") => Operation::PutObjectAnnotation,
             "PUT" if id == "PutObject" || id == "UploadPart" => Operation::PutObject,
             "POST" if has("uploadId") => Operation::CompleteMultipartUpload,
             "POST" if has("uploads") => Operation::CreateMultipartUpload,
+            "POST" if has("restore") => Operation::RestoreObject,
+            "DELETE" if has("uploadId") => Operation::AbortMultipartUpload,
+            "DELETE" => Operation::DeleteObject,
             _ => return Self::Other,
         })
     }
@@ -291,6 +296,11 @@ mod tests {
     #[case("GET", "http://h/b/uploads?x-id=GetObject", Operation::GetObject)]
     #[case("POST", "http://h/b/k?uploads", Operation::CreateMultipartUpload)]
     #[case("POST", "http://h/b/k?x-id=x&uploadId=u", Operation::CompleteMultipartUpload)]
+    #[case("POST", "http://h/b/k?restore&versionId=uploads", Operation::RestoreObject)]
+    #[case("PUT", "http://h/b/k?tagging&versionId=v", Operation::PutObjectTagging)]
+    #[case("DELETE", "http://h/b/k?x-id=AbortMultipartUpload&uploadId=u", Operation::AbortMultipartUpload)]
+    #[case("PUT", "http://h/b/k?annotation&annotationName=tagging", Operation::PutObjectAnnotation)]
+    #[case("DELETE", "http://b.h/k?versionId=uploadId", Operation::DeleteObject)]
     fn requests_are_recognized(#[case] method: &str, #[case] uri: &str, #[case] operation: Operation) {
         assert_eq!(Asked::by(method, uri, None, false), Asked::Document(operation));
     }

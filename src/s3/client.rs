@@ -306,6 +306,14 @@ impl Client {
         self.shared.endpoint.url().filter(|_| !self.shared.endpoint.is_aws())
     }
 
+    /// Returns the flags with which a command reaches the same server with the same credentials, as far as there are flags.
+    /// What the environment says holds for that command too, but for the server, which is always named.
+    #[must_use]
+    pub fn flags(&self) -> Vec<String> {
+        let stated = self.shared.endpoint.stated.clone();
+        Endpoint { url: self.url().map(str::to_owned).or(stated.url), ..stated }.flags()
+    }
+
     /// Returns the proxy that requests to this endpoint go through, and where it was named.
     #[must_use]
     pub fn proxy(&self) -> Option<String> {

@@ -121,6 +121,7 @@ impl FailureKind {
                 | Self::AnswerTooLong
                 | Self::Silent
                 | Self::ServerFault
+                | Self::Bug
         )
     }
 

@@ -35,23 +35,18 @@ impl Client {
         self.list_at_most(None, bucket, prefix, after, token).await
     }
 
-    /// Returns the first object behind `after` whose key begins with `prefix`.
+    /// Returns a page of at most one key.
     ///
     /// # Errors
     /// Those of [`Client::list_objects`].
-    pub async fn first_object(
+    pub async fn list_one(
         &self,
         bucket: &BucketName,
         prefix: &str,
         after: Option<&str>,
-    ) -> Result<Option<ListedObject>, Failure> {
-        let page = self.list_at_most(Some(1), bucket, prefix, after, None).await?;
-        let first = page.items.into_iter().next();
-        if let Some(other) = first.as_ref().filter(|first| !first.key.starts_with(prefix)) {
-            let message = format!("the server lists `{}`, which does not begin with `{prefix}`", other.key);
-            return Err(fault(Operation::ListObjects, bucket, None, message));
-        }
-        Ok(first)
+        token: Option<&str>,
+    ) -> Result<Page<ListedObject>, Failure> {
+        self.list_at_most(Some(1), bucket, prefix, after, token).await
     }
 
     async fn list_at_most(

@@ -24,18 +24,32 @@ pub(super) struct Root {
     operation: &'static str,
     name: &'static str,
     /// Elements by one of which the document is known.
-    elements: &'static [&'static str],
+    marks: &'static [Mark],
     /// Returns the SDK's configuration of the operation, which holds its deserializer.
     layer: fn() -> Option<FrozenLayer>,
 }
 
+/// An element that only an answer to one operation has.
+#[derive(Debug)]
+struct Mark {
+    element: &'static str,
+    /// The texts that it may hold; empty for any.
+    values: &'static [&'static str],
+}
+
+/// The root of a list of objects: what a server answers to a question about a bucket that it does not know. Such a list
+/// would be taken for an empty list of uploads or versions.
+const OBJECTS: &str = "ListBucketResult";
+/// An element that all lists have.
+const OF_ALL_LISTS: &str = "IsTruncated";
+
 /// Writes the table of roots.
 macro_rules! roots {
-    ($($module:ident::$operation:ident => $name:literal, [$($element:literal),+];)+) => {
+    ($($module:ident::$operation:ident => $name:literal, [$($element:literal $(= $($value:literal)|+)?),+];)+) => {
         const ROOTS: &[Root] = &[$(Root {
             operation: stringify!($operation),
             name: $name,
-            elements: &[$($element),+],
+            marks: &[$(Mark { element: $element, values: &[$($($value),+)?] }),+],
             layer: || sdk::$module::$operation::new().config(),
         }),+];
     };
@@ -49,11 +63,11 @@ roots! {
     list_parts::ListParts => "ListPartsResult", ["Part", "IsTruncated", "MaxParts", "PartNumberMarker", "UploadId"];
     list_multipart_uploads::ListMultipartUploads => "ListMultipartUploadsResult", ["Upload", "IsTruncated", "MaxUploads", "UploadIdMarker"];
     list_object_versions::ListObjectVersions => "ListVersionsResult", ["Version", "DeleteMarker", "IsTruncated", "VersionIdMarker"];
-    get_bucket_versioning::GetBucketVersioning => "VersioningConfiguration", ["Status"];
+    get_bucket_versioning::GetBucketVersioning => "VersioningConfiguration", ["Status" = "Enabled" | "Suspended"];
     get_object_tagging::GetObjectTagging => "Tagging", ["TagSet"];
     get_object_acl::GetObjectAcl => "AccessControlPolicy", ["AccessControlList"];
-    get_object_retention::GetObjectRetention => "Retention", ["Mode", "RetainUntilDate"];
-    get_object_legal_hold::GetObjectLegalHold => "LegalHold", ["Status"];
+    get_object_retention::GetObjectRetention => "Retention", ["RetainUntilDate"];
+    get_object_legal_hold::GetObjectLegalHold => "LegalHold", ["Status" = "ON" | "OFF"];
     list_object_annotations::ListObjectAnnotations => "ListObjectAnnotationsOutput", ["Annotations", "Annotation", "NextContinuationToken"];
 }
 
@@ -81,13 +95,14 @@ impl Root {
         let begin = document.len() - reader.left();
         let (mut is_known, mut is_empty) = (false, true);
         while let Some(tag) = reader.child()? {
-            if let Tag::Open(name) | Tag::Empty(name) = tag {
-                is_known |= self.elements.contains(&name);
-                is_empty = false;
+            is_empty = false;
+            if let Tag::Empty(name) = tag {
+                is_known |= self.is_marked(root, name, "");
             }
             if let Tag::Open(name) = tag {
                 let begin = document.len() - reader.left();
                 reader.skip()?;
+                is_known |= self.is_marked(root, name, inner(document, begin, &reader).unwrap_or_default());
                 // The document itself, in a wrapper.
                 if name == self.name {
                     return Ok(inner(document, begin, &reader).map(|inner| self.wrap(inner)));
@@ -96,6 +111,15 @@ impl Root {
         }
         let is_known = is_known || (is_empty && self.is_alias(root));
         Ok(inner(document, begin, &reader).filter(|_| is_known).map(|inner| self.wrap(inner)))
+    }
+
+    /// Returns true if an element with this text, directly below a root of this name, shows that the document is the answer.
+    fn is_marked(&self, root: &str, element: &str, text: &str) -> bool {
+        let mark = self.marks.iter().find(|mark| mark.element == element);
+        mark.is_some_and(|mark| {
+            let is_allowed = mark.values.is_empty() || mark.values.contains(&text.trim());
+            is_allowed && !(root == OBJECTS && element == OF_ALL_LISTS)
+        })
     }
 
     /// True for a root that says by its name alone that a bucket has no versions.
@@ -195,6 +219,15 @@ mod tests {
                     .to_owned()
             )
         );
+        for (operation, name, inner) in [
+            ("GetObjectLegalHold", "LegalHold", "<Status> OFF </Status>"),
+            ("GetBucketVersioning", "VersioningConfiguration", "<MfaDelete/><Status>Suspended</Status>"),
+            ("GetObjectRetention", "Retention", "<Mode>X</Mode><RetainUntilDate>2032</RetainUntilDate>"),
+            ("ListObjectVersions", "ListVersionsResult", "<IsTruncated>false</IsTruncated>"),
+        ] {
+            let expected = format!("<{name}>{inner}</{name}>");
+            assert_eq!(renamed(operation, &format!("<Response>{inner}</Response>")), Some(expected));
+        }
         for never in
             ["<GetBucketVersioningResponse/>", "<GetBucketVersioningResponse></GetBucketVersioningResponse>"]
         {
@@ -216,6 +249,12 @@ mod tests {
                 "<Other></Other>",
                 "{\"UploadId\": 1}",
                 "<R><UploadId>u</UploadId>",
+                // Objects that a server sends in the place of what it was asked about them.
+                "<order><Status>open</Status><Mode>express</Mode></order>",
+                "<order><Status/><Mode/></order>",
+                "<order><Status><ON/></Status></order>",
+                // A list of objects in the place of one of uploads or versions is no empty list of those.
+                "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key></Contents></ListBucketResult>",
             ] {
                 assert_eq!(renamed(root.operation, document), None, "{} {document}", root.operation);
             }

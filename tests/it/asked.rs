@@ -197,6 +197,11 @@ fn ignored() -> Vec<(Attribute, &'static [&'static str], &'static str)> {
             "headers not set: destination ignored it: it shows another Cache-Control",
         ),
         (
+            Attribute::Headers,
+            &["expires"],
+            "headers not set: destination ignored it: it shows another Expires",
+        ),
+        (
             Attribute::Tags,
             &["x-amz-tagging"],
             "tags not set: destination ignored it: it shows none of it in the answer to GetObjectTagging",
@@ -226,6 +231,7 @@ fn rich() -> ObjectSpec {
     let spec = ObjectSpec::default().metadata("team", "blue").tag("a", "b").storage_class("GLACIER_IR");
     let mut spec = spec.lock(lock);
     spec.attributes.cache_control = Some("no-store".to_owned());
+    spec.attributes.expires = Some("Thu, 01 Jan 2032 00:00:00 GMT".to_owned());
     spec
 }
 

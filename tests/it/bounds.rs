@@ -10,11 +10,12 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
 use s3haul::size::MIB;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::cli::process_at;
+use crate::liar::read_head;
 use crate::world::{SOURCE, World};
 
 /// Peak memory that no server may push a run beyond.
@@ -82,23 +83,13 @@ async fn serve(
     play: Play,
     count: &AtomicU32,
 ) {
-    let mut read = Vec::new();
-    let end = loop {
-        if let Some(at) = read.windows(4).position(|end| end == b"\r\n\r\n") {
-            break at;
-        }
-        if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
-            return;
-        }
-    };
-    let head = String::from_utf8_lossy(&read[..end]).into_owned();
+    let Some((head, body)) = read_head(&mut stream).await else { return };
     if !is_played(&head) {
         // One request to a connection, so that each can be looked at.
         let mut onward = TcpStream::connect(to).await.unwrap();
-        let rest = read.split_off(end);
-        let _ = onward.write_all(&read).await;
-        let _ = onward.write_all(b"\r\nConnection: close").await;
-        let _ = onward.write_all(&rest).await;
+        let head = format!("{}\r\nConnection: close\r\n\r\n", head.trim_end());
+        let _ = onward.write_all(head.as_bytes()).await;
+        let _ = onward.write_all(&body).await;
         let _ = copy_bidirectional(&mut stream, &mut onward).await;
         return;
     }

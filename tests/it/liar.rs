@@ -292,7 +292,7 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
 }
 
 /// Reads up to the end of the headers; returns them and what came behind them.
-async fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut read = Vec::new();
     loop {
         if let Some(end) = read.windows(4).position(|end| end == b"\r\n\r\n") {

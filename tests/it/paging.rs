@@ -8,7 +8,7 @@ use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
 use s3haul::multipart::uploads;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SandboxOptions};
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
@@ -278,4 +278,50 @@ async fn uploads_and_parts_that_go_round_end() {
     let parts: Result<Vec<_>, _> = opened.parts().try_collect().await;
     assert_eq!(parts.unwrap_err().kind().name(), "server-fault");
     assert!(liar.count(|asked| asked.method == "GET") <= 10);
+}
+
+/// The first key of a bucket, through a server whose lists are these pages.
+async fn first_key(liar: &Liar, world: &World) -> Result<Option<String>, &'static str> {
+    let job = liar.job(world, copy_all(), Provider::Aws);
+    let mut connections = world.connections(&job, &CancellationToken::default(), &Limits::default());
+    let bucket = connections.bucket(DEFAULT_ENDPOINT, &SOURCE.parse().unwrap()).await.unwrap();
+    let first = bucket.first("", None).await;
+    first.map(|found| found.map(|object| object.key)).map_err(|failure| failure.kind().name())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
+    let world = world().await;
+    let more = |number: usize| format!("<IsTruncated>true</IsTruncated>{}", token(number + 1));
+    let late = move |number: usize| if number < 3 { page(&[], &more(number)) } else { page(&["a"], "") };
+    let liar = Liar::before(&world, lists(late)).await;
+    assert_eq!(first_key(&liar, &world).await, Ok(Some("a".to_owned())));
+    assert_eq!(liar.count(listed), 4);
+    let liar = Liar::before(&world, lists(move |number| page(&[], &more(number)))).await;
+    assert_eq!(first_key(&liar, &world).await, Err("server-fault"), "pages without end");
+    assert_eq!(liar.count(listed), 101);
+    let liar = Liar::before(&world, lists(|_| page(&[], ""))).await;
+    assert_eq!(first_key(&liar, &world).await, Ok(None));
+}
+
+/// An append whose answer is lost is looked for before it is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
+    let versioned = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let world = World::with(SandboxOptions::default(), versioned).await;
+    world.sandbox.store().put_object(SOURCE, "a", Content::pattern(1, 100), &ObjectSpec::default());
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(Effect::EmptyBody));
+    let looks = |asked: &Asked| asked.has("versions") && asked.has("max-keys");
+    let lie = move |asked: &Asked, answer: Answer| {
+        if !looks(asked) || asked.has("key-marker") {
+            return answer;
+        }
+        let end = "<IsTruncated>true</IsTruncated><NextKeyMarker>Z</NextKeyMarker>";
+        Answer::document(format!("<ListVersionsResult>{end}</ListVersionsResult>"))
+    };
+    let liar = Liar::before(&world, lie).await;
+    let transfer = Transfer { versions: Versions::All, ..copy_all() };
+    let run = run(&world, &liar, transfer, Provider::Aws).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 0), "{:?}", failures(&run));
+    assert_eq!((liar.count(looks), copied(&liar, "a")), (2, 1));
 }

@@ -128,20 +128,67 @@ async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
     assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
 }
 
+/// Runs a session that is stopped when the server has created an upload, whose answer never comes.
+async fn stopped_in_create(world: &mut World) -> Run {
+    world.stop = CancellationToken::new();
+    let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
+    world.sandbox.faults().add(create.then(Effect::StallAfter(None)));
+    world.retry.silence = Duration::from_hours(1);
+    let job = world.job(in_parts());
+    let stopped = async {
+        while open(world) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.stop.cancel();
+    };
+    let (run, ()) = tokio::join!(session(world, &job, None), stopped);
+    world.stop = CancellationToken::new();
+    world.sandbox.faults().clear();
+    run
+}
+
 /// A run without a journal that is stopped while the answer to Create is awaited leaves nothing either.
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     let mut world = world().await;
-    world.stop = CancellationToken::new();
-    let stop = world.stop.clone();
-    let create = || Fault::on(Operation::CreateMultipartUpload).nth(1);
-    world.sandbox.faults().add(create().then(Effect::hook(move |_| stop.cancel())));
-    world.sandbox.faults().add(create().then(Effect::StallAfter(None)));
-    world.retry.silence = Duration::from_hours(1);
-    let run = world.run(in_parts()).await;
+    let run = stopped_in_create(&mut world).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     assert_eq!((open(&world), notes(&run)), (0, vec![]));
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
+}
+
+/// The next run with `--adopt` goes on with it, if there is one. Where it cannot see what an upload holds, it says so and copies
+/// the object anew.
+#[tokio::test]
+async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_be_judged() {
+    let mut world = world().await;
+    world.stop = CancellationToken::new();
+    let stop = world.stop.clone();
+    let tenth = Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel()));
+    world.sandbox.faults().add(tenth);
+    let mut job = job(&world, |asked| match asked {
+        _ if asked.lists_parts() => Lie::error(501, "NotImplemented"),
+        _ => Lie::Truth,
+    })
+    .await;
+    job.claims = true;
+    let run = world.try_run_job(&job).await.unwrap();
+    assert!(run.outcome.stopped && open(&world) == 1, "{:?}", run.outcome);
+    let id = world.sandbox.store().open_uploads(DESTINATION)[0].upload_id.clone();
+    let told = notes(&run);
+    assert!(told.len() == 1 && told[0].starts_with(&format!("the upload {id} is left open")), "{told:?}");
+    let command = "`s3haul uploads abort s3://destination/large --endpoint-url http://127.0.0.1:";
+    assert!(told[0].contains("--adopt") && told[0].contains(command), "{told:?}");
+    world.stop = CancellationToken::new();
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    let told = notes(&run);
+    let says = |words: &str| told.iter().filter(|note| note.contains(words)).count();
+    assert_eq!(says(&format!("what the open upload {id} holds cannot be seen")), 1, "{told:?}");
+    assert_eq!(
+        says("1 open uploads at this key are left alone; `s3haul uploads list s3://destination/large --"),
+        1
+    );
 }
 
 /// Stops a run when some parts are there.
@@ -221,6 +268,65 @@ async fn an_abort_without_effect_is_not_believed() {
     assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
     let told = notes(&run);
     assert!(told.len() == 1 && told[0].contains("still lists the upload"), "{told:?}");
+    assert!(told[0].contains("abort it with `s3haul uploads abort s3://destination/large --"), "{told:?}");
+    world.sandbox.calls().clear();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.failed_objects, notes(&run)), (0, vec![]), "it was told");
+    assert_eq!(world.calls(Operation::ListMultipartUploads), 0, "it is on record no more");
+}
+
+/// A server that dates uploads by no clock: nobody can tell which one a lost Create made.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
+    let world = world().await;
+    let directory = TempDir::new().unwrap();
+    let dated = |asked: &Asked| if asked.lists_uploads() { Lie::rewrite(long_ago) } else { Lie::Truth };
+    let job = job(&world, dated).await;
+    let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
+    world.sandbox.faults().add(create.then(Effect::StallAfter(None)));
+    let created = async {
+        while open(&world) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        run = world.session(directory.path(), &job, Intent::Resume) => panic!("it was not killed: {:?}", run.outcome),
+        () = created => {}
+    }
+    world.sandbox.faults().clear();
+    let id = world.sandbox.store().open_uploads(DESTINATION)[0].upload_id.clone();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    let told = notes(&run);
+    let says =
+        format!("the upload {id} may be left open: its time does not show whether this run created it");
+    assert!(told.len() == 1 && told[0].starts_with(&says), "{told:?}");
+    world.sandbox.calls().clear();
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!((run.outcome.failed_objects, notes(&run)), (0, vec![]));
+    assert_eq!(world.calls(Operation::ListMultipartUploads), 0, "it is on record no more");
+}
+
+/// The same for what an attempt left whose answer was lost.
+#[tokio::test]
+async fn a_twin_of_false_date_is_told_and_left() {
+    let world = world().await;
+    let dated = |asked: &Asked| if asked.lists_uploads() { Lie::rewrite(long_ago) } else { Lie::Truth };
+    let job = job(&world, dated).await;
+    world.sandbox.faults().add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    let run = session(&world, &job, None).await;
+    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    let told = notes(&run);
+    assert!(told.len() == 1 && told[0].contains("its time does not show"), "{told:?}");
+}
+
+fn long_ago(list: &str) -> String {
+    let mut parts = list.split("<Initiated>");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| {
+        let rest = part.split_once("</Initiated>").map_or("", |(_, rest)| rest);
+        format!("{all}<Initiated>2010-11-10T20:48:33.000Z</Initiated>{rest}")
+    })
 }
 
 async fn begin(world: &World, key: &str) -> String {

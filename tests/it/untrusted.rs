@@ -6,10 +6,11 @@ use std::sync::Arc;
 use s3haul::printable::is_printable;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::cli::{at, command, run};
+use crate::liar::read_head;
 use crate::world::{SOURCE, World};
 
 /// A line of a log that a key tries to forge.
@@ -38,13 +39,8 @@ impl Liar {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let answer = Arc::clone(&answer);
                 tokio::spawn(async move {
-                    let mut head = Vec::new();
-                    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                            return;
-                        }
-                    }
-                    let text = answer(&String::from_utf8_lossy(&head));
+                    let Some((head, _)) = read_head(&mut stream).await else { return };
+                    let text = answer(&head);
                     let _ = stream.write_all(text.as_bytes()).await;
                 });
             }
@@ -171,4 +167,86 @@ async fn what_a_server_says_is_escaped_and_cut() {
             assert!(line.len() < 2000 && line.contains("(cut after "), "{context}: {line}");
         }
     }
+}
+
+/// The journal holds the keys of failed objects and of open uploads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_is_shown_with_its_keys_escaped() {
+    let world = World::new().await;
+    let store = world.sandbox.store();
+    let (large, odd) = ("large\u{1b}[2J\n\u{202e}", "e\0f\u{8}");
+    for key in keys().iter().map(String::as_str).chain([odd]) {
+        store.put_object(SOURCE, key, Content::pattern(1, 10), &ObjectSpec::default());
+    }
+    store.put_object(SOURCE, large, Content::pattern(1, 12 << 20), &ObjectSpec::default());
+    for operation in [Operation::CopyObject, Operation::UploadPartCopy, Operation::AbortMultipartUpload] {
+        world.sandbox.faults().add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal");
+    let mut copy = at(&world);
+    copy.env("S3HAUL_JOURNAL", &journal);
+    let arguments = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--part-size", "5MiB"];
+    let (exit, _, stderr) = run(copy, &[&arguments[..], &["--threshold", "5MiB"]].concat()).await;
+    assert_eq!(exit, 1, "{stderr}");
+    assert_harmless(&stderr, "copy");
+    let mut seen = String::new();
+    for more in [&[][..], &["--json"]] {
+        let arguments = [&["status", journal.to_str().unwrap()], more].concat();
+        let (exit, stdout, stderr) = run(at(&world), &arguments).await;
+        assert_eq!(exit, 0, "{stderr}");
+        assert_harmless(&stdout, "status");
+        assert_harmless(&stderr, "status");
+        seen += &stdout;
+    }
+    for shown in [r"e\0f", r"b\u{1b}[2J", r"c\u{202e}gpj", r"large\u{1b}[2J\n", r"large\u001b[2J\n\u202e"] {
+        assert!(seen.contains(shown), "{shown}: {seen}");
+    }
+}
+
+/// What a manifest says is somebody's text too: it may come with a repository that was cloned a minute ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_in_a_manifest_are_escaped() {
+    let world = World::new().await;
+    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("job.yaml");
+    let path = path.to_str().unwrap();
+    let odd = format!(r"\e[2J\u202E\n{FORGED}\x9B31m");
+    let endpoint = "{provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}";
+    let manifest = |name: &str, end: &str, transfer: &str, from: &str, more: &str| {
+        format!(
+            "version: 1\nname: \"job{name}\"\nendpoints: {{\"end{end}\": {endpoint}}}\ntransfers:\n  \
+             - {{name: \"transfer{transfer}\", from: {{s3: \"s3://{from}/\", endpoint: \"end{end}\"}}, \
+             to: {{s3: \"s3://destination/to{transfer}/\", endpoint: \"end{end}\"}}{more}}}\n"
+        )
+    };
+    let mut seen = String::new();
+    for (what, text) in [
+        ("job", manifest(&odd, "", "", "source", "")),
+        ("endpoint", manifest("", &odd, "", "source", "")),
+        ("transfer", manifest("", "", &odd, "source", "")),
+        ("bucket", manifest("", "", "", &format!("bucket{odd}"), "")),
+        ("no bucket", manifest("", "", "", &format!("missing{odd}/x"), "")),
+        ("field", manifest("", "", "", "source", &format!(", \"{odd}\": 1"))),
+        ("value", manifest("", "", "", "source", &format!(", when: \"{odd}\""))),
+        ("raw", manifest("", "", "", "source", "").replace("job", "job\u{202e}\u{200b}")),
+    ] {
+        std::fs::write(path, text).unwrap();
+        for arguments in [
+            &["check", path][..],
+            &["check", path, "--json"],
+            &["plan", path],
+            &["plan", path, "--json"],
+            &["run", path],
+        ] {
+            let (exit, stdout, stderr) = run(at(&world), arguments).await;
+            let context = format!("{what}: {}", arguments[0]);
+            assert_ne!(exit, 70, "{context}: {stderr}");
+            assert_harmless(&stdout, &context);
+            assert_harmless(&stderr, &context);
+            seen += &(stdout + &stderr);
+        }
+    }
+    assert!(seen.contains(r"\u{1b}[2J\u{202e}\n"), "{seen}");
 }

@@ -33,6 +33,10 @@ pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<E
             note(&format!("failed: {location} {id}: {}", unverified(&failure)));
             Ok(Exit::Failures)
         }
+        Aborted::StillListed(failure) => {
+            note(&format!("failed: {location} {id}: {failure}"));
+            Ok(Exit::Failures)
+        }
     }
 }
 
@@ -138,6 +142,7 @@ impl Results<'_> {
                 return Ok(());
             }
             Ok(Aborted::Unverified(failure)) => unverified(&failure),
+            Ok(Aborted::StillListed(failure)) => failure.to_string(),
             Err(why) => why,
         };
         let OpenUpload { key, upload_id, .. } = &found.upload;

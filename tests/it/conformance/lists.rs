@@ -32,8 +32,12 @@ async fn a_bucket_of_several_pages_is_copied_whole_and_once() {
             .collect()
             .await;
         assert_eq!(arrived, objects);
+        let unrecognized = if server.capabilities().content_etags { 0 } else { server.unrecognized().await };
         let again = server.run(server.copy_all()).await;
-        assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 1101));
+        assert_eq!(
+            (again.outcome.done_objects, again.outcome.skipped_objects),
+            (unrecognized, 1101 - unrecognized)
+        );
     })
     .await;
 }

@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
+use s3haul::manifest::job::Provider;
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, CompleteSpec, FailureKind, SourcePin};
 
@@ -49,7 +50,10 @@ async fn sent_and_copied_parts_make_one_object_in_the_order_of_their_numbers() {
         let expected = [&source[1000..usize::try_from(PART).unwrap() + 1000], &second, &last].concat();
         assert_bytes("mixed", &server.get(&server.destination, "mixed").await, &expected);
         let head = to.head(&key, None).await.unwrap();
-        assert_eq!((head.size, head.etag), (size, written.etag));
+        assert_eq!(head.size, size);
+        if server.capabilities().content_etags {
+            assert_eq!(head.etag, written.etag);
+        }
         server.assert_no_upload_is_left().await;
     })
     .await;
@@ -69,8 +73,12 @@ async fn a_cancelled_upload_leaves_nothing() {
         assert_eq!(bucket.head(&key, None).await.unwrap_err().kind(), &FailureKind::NotFound);
         assert_eq!(server.keys(&server.destination).await, [""; 0]);
         upload.cancel().await.expect("what is gone is gone");
-        let late = upload.upload_part(3, &b"late"[..]).await.unwrap_err();
-        assert_eq!(late.kind(), &FailureKind::NoSuchUpload);
+        // A server without a profile may call it a fault of its own, which is tried again for some seconds.
+        let late = MultipartUpload::open(&bucket.for_probes(), &key, upload.id());
+        let late = late.upload_part(3, &b"late"[..]).await.unwrap_err();
+        let is_fault = server.endpoint.provider == Provider::Other && *late.kind() == FailureKind::Transient;
+        assert!(is_fault || *late.kind() == FailureKind::NoSuchUpload, "{late}");
+        server.assert_no_upload_is_left().await;
         let complete = upload.complete(&[], &CompleteSpec::default()).await;
         assert!(complete.is_err(), "{complete:?}");
     })

@@ -132,8 +132,8 @@ async fn a_write_that_demands_something_of_its_key_overwrites_nothing_else() {
 async fn lists_are_in_the_order_of_bytes_and_encoded_on_request() {
     on_server(async |server| {
         // By directories, "a/b" would come before "a b" and "a-b".
-        let keys = ["a", "a b", "a-b", "a/b", "a/b c", "a0", "é+%"];
-        for key in keys {
+        let keys = server.storable(&["a", "a b", "a-b", "a/b", "a/b c", "a0", "é+%"]).await;
+        for key in &keys {
             server.put(key, b"x").await;
         }
         let mut pages =

@@ -1,0 +1,73 @@
+//! Lists of the objects in a bucket: page by page, or the first one only.
+
+use std::future::Future;
+
+use super::{Bucket, Repeat};
+use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
+
+impl Bucket {
+    /// Prefixes of a directory bucket end in a slash; S3's own words for one that does not are of no help.
+    pub(super) fn check_prefix(&self, operation: Operation, prefix: &str) -> Result<(), Failure> {
+        if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
+            return Ok(());
+        }
+        let message = format!(
+            "in a directory bucket a prefix must end in a slash: write `{prefix}/` instead of `{prefix}`"
+        );
+        Err(Failure::new(FailureKind::Invalid, operation, self.name.to_string(), message))
+    }
+
+    /// See [`Client::list_objects`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page<ListedObject>, Failure> {
+        self.check_prefix(Operation::ListObjects, prefix)?;
+        let list = || self.client.list_objects(&self.name, prefix, after, token);
+        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
+    }
+
+    /// Returns the first object behind `after` whose key begins with `prefix`. An empty page that leads to another one does
+    /// not say that there is none.
+    ///
+    /// # Errors
+    /// See [`Client::list_one`]; a list that never comes to an end, or holds what was not asked for.
+    pub async fn first(&self, prefix: &str, after: Option<&str>) -> Result<Option<ListedObject>, Failure> {
+        self.check_prefix(Operation::ListObjects, prefix)?;
+        // One key has no order.
+        let mut paging = Paging::new(Operation::ListObjects, &self.name, prefix, Order::Unknown);
+        let mut token = None;
+        loop {
+            let list = || self.client.list_one(&self.name, prefix, after, token.as_deref());
+            let mut page = self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await?;
+            let turn = paging.check(&mut page)?;
+            if let Some(failure) = paging.take_refused().into_iter().next() {
+                return Err(failure);
+            }
+            if turn == Turn::Again {
+                continue;
+            }
+            let first = page.items.into_iter().next();
+            if first.is_some() || page.next.is_none() {
+                return Ok(first);
+            }
+            token = page.next;
+        }
+    }
+
+    /// A listing from the key `at` on.
+    pub(super) async fn list_at<T, F>(
+        &self,
+        operation: Operation,
+        at: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.call_at(at, operation, None, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
+    }
+}
