@@ -8,6 +8,7 @@
 //! and every object that was not done says so.
 
 mod adopt;
+mod again;
 mod archive;
 mod attributes;
 mod breaker;
@@ -32,6 +33,7 @@ pub(crate) mod read;
 pub mod receipt;
 mod record;
 mod refusals;
+pub mod sample;
 mod sent;
 mod stream;
 mod tracked;
@@ -39,7 +41,7 @@ mod upload;
 mod vouch;
 mod waiting;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -68,7 +70,7 @@ use breaker::{Means, Noting};
 use buffers::Buffers;
 use conductor::Conductor;
 use monitor::Monitor;
-pub use outcome::{GaveUp, Outcome};
+pub use outcome::{Earlier, GaveUp, Outcome};
 use receipt::{Draft, Ending, Receipt, seconds};
 use refusals::Refusals;
 
@@ -113,6 +115,8 @@ struct Work {
     journal: Journal,
     /// What the journal said when this session began: how far the run was, and its open uploads.
     resumed: Arc<RunState>,
+    /// Objects that stay counted although its keys are listed again.
+    settled: u64,
     /// The open uploads of earlier sessions that nobody has taken up yet.
     inherited: Arc<Inherited>,
     /// Uploads that no journal knows are taken up.
@@ -291,9 +295,12 @@ pub async fn run(
         }
     });
     watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
-    let mut outcome = Outcome::from(&**resumed);
-    let refusals = Arc::new(Refusals::default());
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
+    let mut before = RunState::clone(resumed);
+    let settled: BTreeMap<_, _> =
+        listed_anew.iter().map(|number| (*number, before.relist(*number))).collect();
+    let mut outcome = Outcome::from(&before);
+    let refusals = Arc::new(Refusals::default());
     let patience = job.limits.patience.unwrap_or(RetryPolicy::default().patience);
     let inherited = Arc::new(Inherited::of(resumed, listed_anew, patience));
     tokio::select! {
@@ -310,6 +317,7 @@ pub async fn run(
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
+            settled: settled.get(&number).copied().unwrap_or_default(),
             inherited: Arc::clone(&inherited),
             // What was read of a stream is gone: nobody could go on with it.
             claims: job.claims && sides.transfer.from != Source::Stdin,

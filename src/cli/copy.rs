@@ -150,7 +150,7 @@ impl Copy {
         if self.dry_run {
             interruptible(Box::pin(plan::show(&job, &Place::ambient(), None, output))).await
         } else {
-            let origin = Origin::of_process()?.begin(&job, None);
+            let origin = Origin::of_process()?.begin(&job);
             run(&job, &Place::ambient(), &origin, self.journal.intent(), output).await
         }
     }

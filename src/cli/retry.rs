@@ -92,7 +92,7 @@ impl Retry {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
-            let origin = origin.begin(&job, manifest_of(&origin.command).as_deref());
+            let origin = origin.begin(&job);
             run(&job, &place, &origin, Intent::Fresh, output).await
         }
     }
@@ -134,16 +134,6 @@ fn job(command: &[String]) -> Result<Job, CliError> {
         )),
         Command::Run(run) => run.job(),
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
-    }
-}
-
-/// The manifest that a command line names.
-fn manifest_of(command: &[String]) -> Option<PathBuf> {
-    let words: Vec<_> =
-        std::iter::once("s3haul").chain(command.iter().map(String::as_str)).map(OsString::from).collect();
-    match parse(&words).ok()?.command {
-        Command::Run(run) => run.manifest().map(Path::to_path_buf),
-        _ => None,
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Work;
+use super::again::Listed;
 use super::breaker::{Breaker, Means, Suspect};
 use super::monitor::{Event, Monitor};
 use super::object::BULK_FROM;
@@ -55,13 +56,13 @@ pub(super) struct Conductor<'a> {
     pub(super) job: &'a Job,
     pub(super) stop: CancellationToken,
     slots: Slots,
-    monitor: Arc<dyn Monitor>,
+    pub(super) monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
     /// Objects that had failed and ended when this session began.
     pub(super) before: (u64, u64),
     /// Transfers that have not begun, by their place in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
-    transfers: BTreeMap<u32, Running>,
+    pub(super) transfers: BTreeMap<u32, Running>,
     /// What is told of the transfers that are being planned; `None` at the end of each.
     news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
     pub(super) waiting: Waiting,
@@ -85,10 +86,12 @@ pub(super) struct Conductor<'a> {
 }
 
 /// A transfer that has begun and not ended.
-struct Running {
-    work: Arc<Work>,
+pub(super) struct Running {
+    pub(super) work: Arc<Work>,
     /// What the journal is told.
-    record: Record,
+    pub(super) record: Record,
+    /// What earlier sessions left of its keys.
+    pub(super) listed: Listed,
     /// What its patterns probably missed.
     misses: Misses,
     hunger: Hunger,
@@ -212,8 +215,9 @@ impl<'a> Conductor<'a> {
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
             let has_found = work.resumed.ranges_of(number).any(|(_, range)| range.passed.is_some());
+            let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
             let running =
-                Running { work, record, misses, hunger, is_planned: false, has_found, excluded: 0, left: 0 };
+                Running { work, record, listed, misses, hunger, is_planned, has_found, excluded, left };
             self.transfers.insert(number, running);
         }
     }
@@ -336,12 +340,7 @@ impl<'a> Conductor<'a> {
         running.has_found |= !matches!(planned, Planned::Excluded(_) | Planned::Ignored(..));
         match planned {
             Planned::Step(step) => self.queue(transfer, step, held.as_mut()),
-            Planned::Skip(entry, key, reason) => {
-                let passed = entry.key.clone();
-                let receipt = running.skipped(*entry, key, reason);
-                self.count(&receipt);
-                self.tell(transfer, |record| record.skip(passed, &receipt));
-            }
+            Planned::Skip(entry, key, reason) => self.skip(transfer, *entry, key, reason, held),
             Planned::Archived(entry, key) => {
                 let passed = entry.key.clone();
                 self.fail_archived(transfer, None, *entry, key);
@@ -374,34 +373,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// What became of an object that an earlier session has planned.
-    fn take_again(&mut self, transfer: u32, object: u64, planned: Planned, held: &mut Option<Held>) {
-        let Some(running) = self.transfers.get(&transfer) else { return };
-        match planned {
-            Planned::Step(mut step) => {
-                step.object = Some(object);
-                self.queue(transfer, step, held.as_mut());
-            }
-            Planned::Skip(entry, key, reason) => {
-                let receipt = running.skipped(*entry, key, reason);
-                self.end_with(transfer, Some(object), &receipt);
-            }
-            Planned::Archived(entry, key) => self.fail_archived(transfer, Some(object), *entry, key),
-            Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
-                self.fail(transfer, Some(object), place, &failure);
-            }
-            // Only a job that was changed meanwhile leaves out what it had planned.
-            Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
-                let place = running.work.sides.transfer.to.location.to_string();
-                let message = "the run had planned it, and the job as it is now leaves it out";
-                let failure = Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, message);
-                self.fail(transfer, Some(object), place, &failure);
-            }
-        }
-    }
-
     /// Puts a step in line.
-    fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
+    pub(super) fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
         running.work.announce(&step);
         let range = running.plan(&mut step);
@@ -438,7 +411,7 @@ impl<'a> Conductor<'a> {
         self.transfers.get(&transfer).map(|running| Arc::clone(&running.work))
     }
 
-    fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
+    pub(super) fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
         let Some(running) = self.transfers.get(&transfer) else { return };
         let receipt = running.failed(place, failure);
         self.end_with(transfer, object, &receipt);
@@ -564,7 +537,7 @@ impl Running {
         EmptySelection::of(&self.work.sides.transfer, self.excluded)
     }
 
-    fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
+    pub(super) fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
         let step = Step::without_work(entry, key);
         let (source, destination) = self.work.location(&step);
         let draft = Draft { route: None, ..Draft::of(&step) };

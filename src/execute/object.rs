@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::adopt::{self, Begun, Found, Left, Published, Wish};
+use super::again::MAY_BE_OURS;
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::claim;
@@ -125,7 +126,7 @@ impl Copy<'_> {
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { work.slots().bulk(step.entry.size, step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        if let Some(etag) = self.needs_no_look().filter(|_| !draft.in_place)
+        if let Some(etag) = self.needs_no_look().filter(|_| !draft.in_place && step.found.is_none())
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
@@ -154,7 +155,8 @@ impl Copy<'_> {
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
         draft.pinned(&head, &route, pin.version.clone());
         let condition = self.condition(route.publishes_by());
-        if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
+        let is_free = step.turn.is_some() || step.found.is_some();
+        if !is_free && work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
@@ -173,6 +175,11 @@ impl Copy<'_> {
                 }
             };
             return Err(work.unprovable(&step.key, why).into());
+        }
+        if let Some(reason) = step.found {
+            drop(slot);
+            let asked = wanted.asked(&head);
+            return Box::pin(self.found_again(&head, asked, reason, draft)).await;
         }
         let ending = match route {
             Route::MultipartCopy(layout) => {
@@ -299,6 +306,28 @@ impl Copy<'_> {
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
         }
+    }
+
+    /// Proves a copy that an earlier session of the run may have made, or leaves it alone.
+    async fn found_again(
+        &self,
+        head: &Head,
+        asked: Asked<'_>,
+        otherwise: Skip,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        let ending = self.adopt(head, Some(asked), otherwise, draft).await?;
+        draft.reason = None;
+        draft.notes.push(match &ending {
+            Ending::Done { .. } => {
+                "copied by an earlier session of this run, and proven by this one".to_owned()
+            }
+            _ => MAY_BE_OURS.to_owned(),
+        });
+        if matches!(ending, Ending::Done { .. }) {
+            self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
+        }
+        Ok(ending)
     }
 
     async fn multipart(

@@ -18,7 +18,6 @@ use super::{Draft, Trouble, Work};
 use crate::listing::Entry;
 use crate::manifest::job::PartSize;
 use crate::pace::slots::Want;
-use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
@@ -45,15 +44,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
     };
     let layout = PartLayout::uniform(0, UPLOAD_PART, 1);
     let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step {
-        entry,
-        key,
-        reason: Reason::Always,
-        route,
-        seen: Seen::Unknown,
-        object: None,
-        turn: None,
-    }))
+    Planned::Step(Box::new(Step { reason: Reason::Always, route, ..Step::without_work(entry, key) }))
 }
 
 /// Sends standard input to its end.

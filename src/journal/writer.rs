@@ -45,6 +45,9 @@ pub trait Ledger: Send {
     /// It can not be written.
     fn rewind(&mut self, length: u64) -> io::Result<u64>;
 
+    /// Says in it that receipts are missing: those of sessions that wrote no report.
+    fn lack(&mut self);
+
     /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next [`Ledger::sync`].
     fn add(&mut self, receipt: &str);
 
@@ -440,6 +443,9 @@ impl<S: Store> WriterTask<S> {
             }
         };
         let read = self.store.tail(&mut add).await;
+        if self.start.state.unreported > 0 {
+            ledger.lack();
+        }
         self.start.ledger = Some(ledger);
         read?;
         match rewound {

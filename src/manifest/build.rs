@@ -82,7 +82,16 @@ pub(super) fn build(
     };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
     Built {
-        job: Job { name, endpoints, transfers, limits, report, journal, claims: false },
+        job: Job {
+            name,
+            endpoints,
+            transfers,
+            limits,
+            report,
+            journal,
+            claims: false,
+            manifest_sha256: None,
+        },
         indices,
         findings: reader.findings,
     }

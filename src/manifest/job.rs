@@ -45,6 +45,8 @@ pub struct Job {
     /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal knows, are resumed if their parts
     /// can be proven. Only the user knows that nobody else writes these keys.
     pub claims: bool,
+    /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
+    pub manifest_sha256: Option<String>,
 }
 
 /// A pair of locations: objects of `from` are copied to `to`.
@@ -445,6 +447,7 @@ impl Job {
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
             claims: false,
+            manifest_sha256: None,
         }
     }
 }

@@ -118,6 +118,21 @@ pub enum ReadError {
         /// Where that was given.
         directory: PathBuf,
     },
+    /// A line was changed and is a receipt all the same.
+    #[error(
+        "the report {}: lines 1 to {} are not those that the footer in line {line} was written for: the file was changed. Run \
+         `{command}` again in {}, which writes the report anew", path.display(), line - 1, directory.display()
+    )]
+    Changed {
+        /// Where.
+        path: PathBuf,
+        /// The footer.
+        line: usize,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
     /// It has no footer.
     #[error(
         "the report {} has no footer behind line {line}: its run is still at work or was killed, or the file was cut. Wait for \
@@ -267,6 +282,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     };
     let mut undone: BTreeMap<_, (Undone, usize, String)> = BTreeMap::new();
     let (mut end, mut last, mut seen) = (None, 1, Lines::default());
+    let mut sum = super::Counted::of_head(format!("{first}\n").as_bytes()).sum;
     for (number, line) in (2..).zip(lines) {
         let line = match line {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -284,9 +300,10 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
             return Err(ReadError::Repeated { path: path_of(), line: number, of, command, directory });
         }
         last = number;
-        let line = match serde_json::from_str::<Line>(&line) {
+        let text = line;
+        let line = match serde_json::from_str::<Line>(&text) {
             Ok(line) => line,
-            Err(error) => match footer(&line) {
+            Err(error) => match footer(&text) {
                 Some(footer) => {
                     end = Some(footer);
                     continue;
@@ -294,6 +311,8 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
                 None => return Err(torn(number, error.to_string())),
             },
         };
+        sum.update(text.as_bytes());
+        sum.update(b"\n");
         let object = (line.transfer, line.source, line.source_version);
         let before = undone.get(&object).map(|(what, ..)| *what);
         let insert = |object, what| _ = undone.insert(object, (what, number, line.destination));
@@ -317,6 +336,11 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
     {
         let path = path_of();
         return Err(ReadError::Miscounted { path, line: last, receipts, counted, command, directory });
+    }
+    if let Some(checksum) = end.as_ref().and_then(|footer| footer.checksum.as_deref())
+        && checksum != format!("{:016x}", sum.finalize())
+    {
+        return Err(ReadError::Changed { path: path_of(), line: last, command, directory });
     }
     let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone
