@@ -434,3 +434,78 @@ async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 40), "{stderr}");
 }
+
+/// Only `verify` sees an object that somebody replaced by another one of its size.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_the_command_that_mends_what_is_different() {
+    let world = world(3, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    let provider = ["--provider", "aws"];
+    let copy = [&COPY[..], &provider].concat();
+    assert_eq!(run_in(&world, dir.path(), &copy).await.0, 0);
+    world.sandbox.store().put_object(DESTINATION, "k0001", Content::pattern(2, 100), &ObjectSpec::default());
+    world.sandbox.store().delete_object(DESTINATION, "k0002");
+    let verify = [&["verify", "s3://source/", "s3://destination/"], &provider[..]].concat();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &verify).await;
+    assert!(
+        exit == 1 && stdout.contains("different") && stdout.contains("missing"),
+        "{exit} {stdout} {stderr}"
+    );
+    let told = stdout.lines().chain(stderr.lines()).find_map(|line| line.split_once("missing: s3haul "));
+    let command = told.unwrap().1.split(" (with the flags").next().unwrap();
+    let command: Vec<_> = command.split(' ').chain(provider).collect();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
+    assert!(exit == 0 && stdout.contains("2 objects copied"), "{command:?}: {exit} {stdout} {stderr}");
+    assert_eq!(run_in(&world, dir.path(), &verify).await.0, 0);
+}
+
+/// Without a journal, the report is the record of what a stop left undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
+    let world = world(60, Duration::from_millis(100)).await;
+    let dir = TempDir::new().unwrap();
+    let more = ["--provider", "aws", "--journal", "none", "--in-flight", "2", "--report", "report.jsonl"];
+    let child = started(&world, dir.path(), &[&COPY[..], &more].concat(), 6).await;
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(ended(child).await.0, 4);
+    let receipts = receipts_in(&dir.path().join("report.jsonl"));
+    let stopped = receipts.iter().filter(|receipt| receipt["status"] == "stopped").count();
+    assert_eq!(
+        lines_of(&dir.path().join("report.jsonl")).pop().unwrap()["footer"]["stopped_objects"],
+        stopped
+    );
+    assert!(stopped > 20, "{receipts:?}");
+    let verify = ["verify", "--report", "report.jsonl"];
+    assert_eq!(run_in(&world, dir.path(), &verify).await.0, 1);
+    world.sandbox.faults().clear();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
+    assert!(exit == 0 && stdout.contains(&format!("{stopped} objects copied")), "{exit} {stdout} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 60);
+}
+
+/// What is printed as failed stands in the report as failed, also if the server went away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_leaves_one_tally() {
+    for journal in ["none", "kept"] {
+        let world = world(60, Duration::from_millis(50)).await;
+        let dir = TempDir::new().unwrap();
+        let more =
+            ["--provider", "aws", "--journal", journal, "--in-flight", "2", "--report", "report.jsonl"];
+        let command = [&COPY[..], &more, &["--patience", "2s"]].concat();
+        let child = started(&world, dir.path(), &command, 10).await;
+        world.sandbox.faults().clear();
+        world.sandbox.faults().add(Fault::on_any().when(When::Always).then(Effect::ResetBefore));
+        let (exit, stderr) = ended(child).await;
+        assert_eq!(exit, 4, "{stderr}");
+        let receipts = receipts_in(&dir.path().join("report.jsonl"));
+        let of = |status: &str| receipts.iter().filter(|receipt| receipt["status"] == status).count();
+        let footer = lines_of(&dir.path().join("report.jsonl")).pop().unwrap()["footer"].clone();
+        assert_eq!(footer["failed_objects"], of("failed"), "{journal}: {stderr}");
+        assert_eq!(footer["stopped_objects"], of("stopped"), "{journal}: {stderr}");
+        let told = stderr.lines().filter(|line| line.starts_with("failed: ")).count();
+        assert!(told > 0 && told == of("failed").min(20), "{journal}: {told} {stderr}");
+        world.sandbox.faults().clear();
+        let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+        assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 60), "{journal}: {stderr}");
+    }
+}
