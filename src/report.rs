@@ -212,7 +212,7 @@ impl ReportWriter {
                 head,
                 position: 0,
                 shared,
-                sum: counted.sum.clone(),
+                sum: counted.sum,
                 counted,
             };
             if first == 0 {
@@ -324,7 +324,7 @@ impl ReportWriter {
         if !self.is_stream && self.counted.length != length {
             self.counted = count(self.file.get_mut())?;
         }
-        self.sum.clone_from(&self.counted.sum);
+        self.sum = self.counted.sum;
         self.shared.lines.store(self.counted.lines, Ordering::Relaxed);
         Ok(())
     }
@@ -437,16 +437,17 @@ impl Ledger for ReportWriter {
         if let Some(error) = &self.error {
             return Err(io::Error::new(error.kind(), error.to_string()));
         }
-        let synced = match self.is_stream {
-            true => self.file.flush().map(|()| self.position),
-            false => (self.file.flush().and_then(|()| self.file.get_ref().sync_data()))
-                .and_then(|()| self.length()),
+        let flushed = self.file.flush();
+        let synced = if self.is_stream {
+            flushed.map(|()| self.position)
+        } else {
+            flushed.and_then(|()| self.file.get_ref().sync_data()).and_then(|()| self.length())
         };
         match &synced {
             Err(error) => self.error = Some(io::Error::new(error.kind(), error.to_string())),
             Ok(length) => {
                 let lines = self.shared.lines.load(Ordering::Relaxed);
-                self.counted = Counted { length: *length, lines, sum: self.sum.clone() };
+                self.counted = Counted { length: *length, lines, sum: self.sum };
                 self.shared.length.store(*length, Ordering::Relaxed);
                 self.shared.sum.store(self.sum.finalize(), Ordering::Relaxed);
             }

@@ -75,7 +75,7 @@ impl Fingerprint {
     /// Returns the transfers that now copy from or to another place, in words.
     #[must_use]
     pub fn moves(&self, now: &Self) -> Vec<String> {
-        let is_side = |name: &str| name.ends_with(".from") || name.ends_with(".to");
+        let is_side = |name: &str| matches!(name.rsplit_once('.'), Some((_, "from" | "to")));
         let sides = |settings: &Self| {
             Self(
                 settings
