@@ -65,7 +65,7 @@ impl Conductor<'_> {
     ) {
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
         if running.work.can_look(reason) && running.listed.under_way.remove(&entry.key) {
-            return self.look(transfer, None, (entry, key), reason, held);
+            return self.look(transfer, None, entry, key, reason, held);
         }
         let passed = entry.key.clone();
         let receipt = running.skipped(entry, key, reason);
@@ -85,7 +85,8 @@ impl Conductor<'_> {
         &mut self,
         transfer: u32,
         object: Option<u64>,
-        (entry, key): (Entry, ObjectKey),
+        entry: Entry,
+        key: ObjectKey,
         reason: Skip,
         held: &mut Option<Held>,
     ) {
@@ -108,7 +109,7 @@ impl Conductor<'_> {
                 self.queue(transfer, step, held.as_mut());
             }
             Planned::Skip(entry, key, reason) if running.work.can_look(reason) => {
-                self.look(transfer, Some(object), (*entry, key), reason, held);
+                self.look(transfer, Some(object), *entry, key, reason, held);
             }
             Planned::Skip(entry, key, reason) => {
                 let mut receipt = running.skipped(*entry, key, reason);

@@ -298,7 +298,7 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     let command = [&COPY[..], &more].concat();
     let agreed = async |what: &str, all: bool| {
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
-        assert_eq!(exit, if all { 0 } else { 1 }, "{what}: {stderr}");
+        assert_eq!(exit, i32::from(!all), "{what}: {stderr}");
         let summary = summary(&stdout);
         let count = |name: &str| summary[name].as_u64().unwrap();
         let lines = lines_of(&dir.path().join("report.jsonl"));
@@ -323,7 +323,7 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     world.sandbox.faults().clear();
     fs::remove_dir_all(dir.path().join("kept")).unwrap();
     world.sandbox.store().delete_object(DESTINATION, "k0010");
-    for key in world.sandbox.store().keys(DESTINATION).iter().filter(|key| *key > &"k0040".to_owned()) {
+    for key in world.sandbox.store().keys(DESTINATION).iter().filter(|key| key.as_str() > "k0040") {
         world.sandbox.store().delete_object(DESTINATION, key);
     }
     let denied = Fault::on(Operation::CopyObject).key("k0003").when(When::Always);
