@@ -273,7 +273,6 @@ fn edit(random: &mut fastrand::Rng, file: &Path, old: &Path) -> &'static str {
     what
 }
 
-#[expect(clippy::print_stderr, reason = "the seed of a failure")]
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_says_that_all_is_done_while_something_is_missing() {
     let number = |name: &str, usual: u64| std::env::var(name).map_or(usual, |number| number.parse().unwrap());
