@@ -20,7 +20,7 @@ use super::prove::{Expected, Forecast, Made, Verdict, by_look, forecast, proves}
 use super::published::Publication;
 use super::receipt::{Ending, Proof};
 use super::tracked::Terms;
-use super::{Draft, Trouble, Work, layout, read};
+use super::{Draft, Trouble, Work, layout, read, repair};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
@@ -40,7 +40,7 @@ use crate::s3::{
 /// How often an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
 /// A single copy of more than this takes long enough to count as bulk.
-pub(super) const BULK_FROM: u64 = 16 << 20;
+pub(super) use crate::bucket::parking::BULK_FROM;
 
 /// Copies the object of `step`; what it came to is in `draft` and the ending.
 pub(super) async fn copy(
@@ -50,6 +50,9 @@ pub(super) async fn copy(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let left = work.inherited.take(step.object, &work.upload_place(&step.key));
+    if let Some(ending) = Box::pin(repair::tags(work, source, step, draft)).await? {
+        return Ok(ending);
+    }
     draft.in_place = work.sides.is_in_place();
     let seen = step.seen.clone();
     let mut copy = Copy { work, source, step, ask_each: false, seen, left, before: None };
@@ -134,7 +137,7 @@ impl Copy<'_> {
         let mut head = if draft.in_place {
             Box::pin(work.sides.look_in_place(&step.key)).await?
         } else {
-            source.head(&step.entry.key, step.entry.version.as_deref()).await?
+            source.parking_heads().head(&step.entry.key, step.entry.version.as_deref()).await?
         };
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
@@ -406,7 +409,7 @@ impl Copy<'_> {
     ) -> Result<Ending, Trouble> {
         let work = self.work;
         draft.parts = begun.layout.count;
-        let mut progress = Progress::of(begun.tracked, begun.kept.clone());
+        let mut progress = Progress::of(&begun, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
         let outcome = self.parts_to_object(head, pin, (&begun, asked), (id, &mut progress), draft).await;
         let outcome = begun.vouched(work, asked.attributes, outcome, &mut self.seen, draft).await;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::attributes::Wanted;
-use super::part::{self, Progress, Running};
+use super::part::{self, Progress};
 use super::receipt::Ending;
 use super::upload::{Upload, put, reserve};
 use super::{Draft, Trouble, Work};
@@ -79,9 +79,9 @@ async fn stream(
         return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
     }
     let upload = Upload::of_stream(work, &step.key, attributes, draft).await?;
-    let mut progress = Progress::of(upload.begun.tracked, Vec::new());
+    let mut progress = Progress::of(&upload.begun, Vec::new());
     let outcome = async {
-        let mut running = Running::default();
+        let mut running = progress.begin();
         let (mut body, mut permit, mut number) = (first, first_permit, 1);
         while !body.is_empty() && running.trouble.is_none() {
             running.collect(work, upload.id, &mut progress).await;

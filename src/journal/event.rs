@@ -143,6 +143,11 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
+    /// The object failed, and its upload is kept for the next run, which goes on with its parts.
+    UploadKept {
+        /// The upload.
+        upload: u64,
+    },
     /// What the servers accept, as far as it was learned; in the place of what was known before.
     PaceLearned(Learned),
 }

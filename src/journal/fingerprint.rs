@@ -130,6 +130,8 @@ impl Fingerprint {
             proof,
             chosen,
             own_files: _,
+            // No run with a journal has any.
+            repairs: _,
             customer_keys,
             // It decides about the exit code only.
             empty: _,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo, is_zero};
 use super::sample::{Copied, Sample};
 pub use super::tally::{Tally, Totals};
-use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
+use super::uploads::{BegunUpload, Completing, Kept, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 
@@ -124,7 +124,7 @@ impl RunState {
                     began: Some(at),
                     last: Some(at),
                     session: Some(at),
-                    uploads: std::mem::take(&mut self.uploads),
+                    uploads: for_next_run(std::mem::take(&mut self.uploads)),
                     next_id: self.next_id,
                     ..Self::default()
                 };
@@ -218,7 +218,8 @@ impl RunState {
             Event::UploadIntended { upload, object, place, server } => {
                 self.next_id = self.next_id.max(upload.saturating_add(1));
                 let (place, server) = (place.clone(), server.clone());
-                let open = OpenUpload { object: *object, place, server, intended: at, begun: None };
+                let open =
+                    OpenUpload { object: *object, place, server, intended: at, kept: Kept::No, begun: None };
                 self.uploads.insert(*upload, open);
             }
             Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed } => {
@@ -250,6 +251,11 @@ impl RunState {
             }
             Event::UploadEnded { upload } => {
                 self.uploads.remove(upload);
+            }
+            Event::UploadKept { upload } => {
+                if let Some(open) = self.uploads.get_mut(upload) {
+                    open.kept = Kept::ForNextRun;
+                }
             }
             _ => {}
         }
@@ -295,7 +301,7 @@ impl RunState {
     #[must_use]
     pub fn left_behind(self) -> Self {
         let Self { last, uploads, next_id, .. } = self;
-        Self { last, uploads, next_id, ..Self::default() }
+        Self { last, uploads: for_next_run(uploads), next_id, ..Self::default() }
     }
 
     /// True when there is a run that can be gone on with.
@@ -335,6 +341,14 @@ impl RunState {
             .filter(move |(_, open)| open.object == object)
             .map(|(upload, open)| (*upload, open))
     }
+}
+
+/// Returns the open uploads as a new run finds them.
+fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpload> {
+    for open in uploads.values_mut() {
+        open.kept = open.kept.in_next_run();
+    }
+    uploads
 }
 
 /// Milliseconds; none when a clock was set back, or nothing has happened.

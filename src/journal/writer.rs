@@ -25,6 +25,7 @@ use super::event::{Event, ReceiptLine};
 use super::segment::push_record;
 use super::state::RunState;
 use super::store::Store;
+use super::uploads::OpenUpload;
 
 /// Events that wait for the writer. When it falls behind, whoever has more to tell waits too.
 const QUEUE: usize = 8192;
@@ -80,6 +81,8 @@ enum Message {
     Event(Event, Option<oneshot::Sender<()>>),
     /// A receipt of what is left to the next session.
     Left(ReceiptLine),
+    /// Somebody asks for what is on record of an open upload.
+    Upload(u64, oneshot::Sender<Option<OpenUpload>>),
     /// The last event.
     Close(Event, oneshot::Sender<Closed>),
 }
@@ -141,6 +144,13 @@ impl Journal {
     /// The journal can not be written any more.
     pub async fn leave(&self, receipt: ReceiptLine) -> Result<(), JournalError> {
         self.send(Message::Left(receipt)).await
+    }
+
+    /// Returns what is on record of an open upload, with all that was appended before the question.
+    pub async fn open_upload(&self, upload: u64) -> Option<OpenUpload> {
+        let (asked, answer) = oneshot::channel();
+        self.send(Message::Upload(upload, asked)).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     /// Ends the session with a last event, [`Event::RunStopped`] or [`Event::RunEnded`].
@@ -264,6 +274,11 @@ impl<S: Store> WriterTask<S> {
                         waiting.extend(done);
                     }
                     Message::Left(receipt) => self.left.push(receipt),
+                    Message::Upload(upload, asked) => {
+                        let open = self.start.state.uploads.get(&upload).cloned();
+                        // Whoever asked may have been stopped meanwhile.
+                        let _ = asked.send(open);
+                    }
                     Message::Close(event, done) => close = close.or(Some((event, done))),
                 }
             }

@@ -256,8 +256,7 @@ impl Reader<'_> {
             self.refuse(&format!("{path}.parts.goal"), message, "remove it");
         }
         let is_exact = |size: &String| size != "auto";
-        let exact = own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact));
-        if exact {
+        if own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact)) {
             let message = "a goal is what `size: auto` aims at, and the size is given";
             self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
         }
@@ -279,6 +278,7 @@ impl Reader<'_> {
             keys,
             parts,
             chosen: None,
+            repairs: BTreeMap::new(),
             own_files: Vec::new(),
             preserve,
             source_access: source_access.unwrap_or_default(),

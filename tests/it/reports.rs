@@ -146,7 +146,8 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     let keys: Vec<_> = (0..40).map(|index| format!("k{index:02}")).collect();
     put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
     // Not the first: the run would give up before it knows the others.
-    deny(&world, "k20");
+    let invalid = Effect::Error(400, "InvalidStorageClass");
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).key("k20").then(invalid));
     let slow = Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(300)));
     world.sandbox.faults().add(slow);
     let dir = TempDir::new().unwrap();
