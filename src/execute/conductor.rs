@@ -157,7 +157,7 @@ impl<'a> Conductor<'a> {
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
                 () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_on() => self.see_progress(),
                 () = sleep_until(next_look), if may_stall => {}
-                Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look(),
+                Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look_again(),
                 () = stop.cancelled(), if is_busy && !stopping => {
                     stopping = true;
                     self.news = SelectAll::new();

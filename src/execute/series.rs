@@ -225,7 +225,7 @@ impl Conductor<'_> {
     }
 
     /// Tries one more object of a paused run once nothing is under way, or gives up.
-    pub(super) fn look(&mut self) {
+    pub(super) fn look_again(&mut self) {
         let Some(mut pause) = self.series.pause else { return };
         if self.series.has_copied() {
             return self.break_series();
