@@ -8,15 +8,18 @@ mod blob;
 mod body;
 mod caught;
 pub mod contact;
+mod denial;
 mod describe;
 mod doubt;
 mod hidden;
 pub mod history;
 mod judge;
 mod list;
+pub(crate) mod parking;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -26,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::contact::Contact;
 pub use self::hidden::HiddenEtags;
 use self::judge::{Doubts, Verdict};
+use self::parking::Parks;
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
@@ -53,6 +57,12 @@ pub struct Bucket {
     /// Set while it is not known whether the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
+    /// Cancelled with `halt`, or once the object that the requests are for has failed: then what waits is not sent.
+    over: CancellationToken,
+    /// Set once the upload that the requests are for has stored a part.
+    has_parts: Arc<AtomicBool>,
+    /// Requests that leave their places while they wait.
+    parks: Parks,
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
     versioned: Arc<OnceCell<bool>>,
@@ -98,7 +108,10 @@ impl Bucket {
         let client = client.to_bucket(&name, Access::default());
         let reads = pacer.lanes(client.endpoint(), name.as_str(), Class::Read);
         let writes = pacer.lanes(client.endpoint(), name.as_str(), Class::Write);
-        let retry = pacer.retry;
+        let mut retry = pacer.retry;
+        if client.url().is_some() {
+            retry.doubt = retry.brief_doubt;
+        }
         let hidden = HiddenEtags::default();
         Self {
             name,
@@ -108,7 +121,10 @@ impl Bucket {
             writes,
             retry,
             contact: None,
+            over: halt.clone(),
             halt,
+            has_parts: Arc::default(),
+            parks: Parks::default(),
             hidden,
             versioned: Arc::default(),
             waited: Duration::ZERO,
@@ -184,13 +200,19 @@ impl Bucket {
     /// The same bucket, whose requests end with `halt` and not with the run.
     #[must_use]
     pub fn halted_by(&self, halt: CancellationToken) -> Self {
-        Self { halt, ..self.clone() }
+        Self { over: halt.clone(), halt, ..self.clone() }
     }
 
     /// How long a request for `key` would stand in line at the moment.
     #[must_use]
     pub fn line(&self, class: Class, key: &ObjectKey) -> Duration {
         self.lanes(class).line(key.as_str(), self.pacer.elapsed())
+    }
+
+    /// Returns true while the bucket refuses everything that is sent for keys like this one.
+    #[must_use]
+    pub fn is_shut(&self, class: Class, key: &ObjectKey) -> bool {
+        self.lanes(class).is_shut(key.as_str())
     }
 
     fn lanes(&self, class: Class) -> &Lanes {
@@ -260,13 +282,13 @@ impl Bucket {
         let (mut since, mut held) = (None::<Instant>, Duration::ZERO);
         let (mut attempts, mut maybe_twice, mut doubts) = (0, false, Doubts::default());
         let mut is_late = !self.waited.is_zero();
+        let mut parked = None;
         loop {
             // Nor does the time without credentials, which has a clock of its own too.
             let unsigned =
                 self.credentials(operation, key).await.map_err(|failure| failure.after(attempts.max(1)))?;
-            let admitted = tokio::select! {
-                admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience) => admitted,
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+            let Some(admitted) = self.admitted(at, operation, bytes, parked.take()).await else {
+                return Err(self.stopped(operation, key).after(attempts));
             };
             let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if since.is_some() {
@@ -298,9 +320,7 @@ impl Bucket {
             }
             let failure = match outcome {
                 Ok(value) => {
-                    if matches!(operation, Operation::CopyObject | Operation::UploadPartCopy) {
-                        self.pacer.copied(bytes, took);
-                    }
+                    self.note_success(operation, bytes, took);
                     self.client.accepted(credentials, sent);
                     return Ok(Answer { value, attempts, maybe_twice });
                 }
@@ -328,7 +348,7 @@ impl Bucket {
             };
             // Attempts that take long would otherwise outlast the patience: each may take some seconds.
             let is_over = self.contact.as_ref().is_some_and(|contact| contact.left().is_zero());
-            let wait = self.retry.wait(failure.kind(), attempts, waited, fastrand::f64());
+            let wait = self.wait(&failure, waited);
             let wait = match wait.filter(|_| !is_over) {
                 Some(wait) => self.contact.as_ref().map_or(wait, |contact| contact.pause(wait)),
                 None if let Some(contact) = &self.contact => return Err(contact.given_up(failure)),
@@ -350,11 +370,12 @@ impl Bucket {
                 contact.failed(&failure);
             }
             self.pacer.retried();
+            parked = self.park_throttled(&failure, bytes);
             let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
             tokio::select! {
                 () = sleep(wait) => {}
                 // It would have been sent again: the stop ends it, not what the server said.
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.over.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
     }

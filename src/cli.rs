@@ -175,7 +175,10 @@ impl CliError {
             | Self::Journal(_)
             | Self::Unusable(_) => Exit::Refused,
             Self::Report(
-                ReportError::Incomplete { .. } | ReportError::Footer { .. } | ReportError::Moved { .. },
+                ReportError::Incomplete { .. }
+                | ReportError::Footer { .. }
+                | ReportError::Changed { .. }
+                | ReportError::Moved { .. },
             )
             | Self::Io(_) => Exit::Failures,
         }

@@ -8,6 +8,7 @@
 //! and every object that was not done says so.
 
 mod adopt;
+mod again;
 mod archive;
 mod attributes;
 mod breaker;
@@ -15,6 +16,7 @@ mod buffers;
 mod claim;
 mod condition;
 mod conductor;
+mod fair;
 mod hedge;
 mod history;
 mod in_place;
@@ -32,14 +34,18 @@ pub(crate) mod read;
 pub mod receipt;
 mod record;
 mod refusals;
+mod repair;
+mod running;
+pub mod sample;
 mod sent;
+mod series;
 mod stream;
 mod tracked;
 mod upload;
 mod vouch;
 mod waiting;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -53,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::Connections;
 use crate::journal::Journal;
 use crate::journal::state::RunState;
-use crate::location::{LocalPath, S3Uri};
+use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::multipart::{Aborted, MultipartUpload, Stray};
 use crate::pace::RetryPolicy;
@@ -68,14 +74,17 @@ use breaker::{Means, Noting};
 use buffers::Buffers;
 use conductor::Conductor;
 use monitor::Monitor;
-pub use outcome::{GaveUp, Outcome};
+pub use outcome::{Earlier, GaveUp, Outcome};
 use receipt::{Draft, Ending, Receipt, seconds};
 use refusals::Refusals;
+use series::Copies;
 
 /// How long requests under way may go on after a stop.
 pub const DRAIN: Duration = Duration::from_secs(20);
 /// The same where the server has not answered for as long as the run's patience lasts.
 const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
+/// What would stand in line for so long is not begun where others are under way.
+const LINE: Duration = Duration::from_millis(200);
 /// How long an upload may take to abort, then.
 const ABORT: Duration = Duration::from_secs(8);
 /// Memory for parts of local files, in MiB.
@@ -113,6 +122,8 @@ struct Work {
     journal: Journal,
     /// What the journal said when this session began: how far the run was, and its open uploads.
     resumed: Arc<RunState>,
+    /// Objects that stay counted although its keys are listed again.
+    settled: u64,
     /// The open uploads of earlier sessions that nobody has taken up yet.
     inherited: Arc<Inherited>,
     /// Uploads that no journal knows are taken up.
@@ -174,6 +185,16 @@ impl Work {
         self.slots().request(Want::Small).await.ok()
     }
 
+    /// Returns true while a part that is sent to this key would have to stand in line.
+    fn is_clogged(&self, key: &ObjectKey) -> bool {
+        self.is_shut(key) || self.sides.destination.line(Class::Write, key) >= LINE
+    }
+
+    /// Returns true while everything is refused that is sent to keys like this one.
+    fn is_shut(&self, key: &ObjectKey) -> bool {
+        self.sides.destination.is_shut(Class::Write, key)
+    }
+
     /// How long the requests of a step would have to stand in line.
     fn line(&self, step: &Step) -> Duration {
         let Sides { source, destination, .. } = &self.sides;
@@ -190,19 +211,19 @@ impl Work {
     ///
     /// Hundreds of these are in memory at once, nearly all of them small copies. So what is rarely awaited is in a box of its
     /// own, here and further down: in one piece with everything that could happen, each would take 23 KiB.
-    async fn run(&self, step: Step) -> Receipt {
+    async fn run(&self, step: &Step) -> Receipt {
         let began = Instant::now();
-        let mut draft = Draft::of(&step);
+        let mut draft = Draft::of(step);
         let outcome = match (&self.sides.source, &self.sides.transfer.from) {
             (Some(source), _) if step.route == Route::Restore => {
-                Box::pin(object::restore(self, source, &step, &mut draft)).await
+                Box::pin(object::restore(self, source, step, &mut draft)).await
             }
             (Some(_), _) if step.route == Route::DeleteMarker => {
-                Box::pin(history::mark(self, &step, &mut draft)).await
+                Box::pin(history::mark(self, step, &mut draft)).await
             }
-            (Some(source), _) => object::copy(self, source, &step, &mut draft).await,
-            (None, Source::Files { path, .. }) => Box::pin(upload::file(self, path, &step, &mut draft)).await,
-            (None, _) => Box::pin(stream::stdin(self, &step, &mut draft)).await,
+            (Some(source), _) => object::copy(self, source, step, &mut draft).await,
+            (None, Source::Files { path, .. }) => Box::pin(upload::file(self, path, step, &mut draft)).await,
+            (None, _) => Box::pin(stream::stdin(self, step, &mut draft)).await,
         };
         let outcome = match outcome {
             // What no header carries follows an upload too.
@@ -228,7 +249,7 @@ impl Work {
             }
             Err(Trouble::Failed(failure)) => Ending::Failed { error: (&failure).into() },
         };
-        let (source, destination) = self.location(&step);
+        let (source, destination) = self.location(step);
         draft.receipt(self.sides.transfer.name.clone(), source, destination, began.elapsed(), ending)
     }
 }
@@ -253,8 +274,9 @@ pub async fn run(
     halt: &CancellationToken,
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
-    let copied = CancellationToken::new();
-    let monitor: Arc<dyn Monitor> = Arc::new(Noting { inner: monitor, copied: copied.clone() });
+    let (copied, progress) = (CancellationToken::new(), Copies::default());
+    let noting = Noting { inner: monitor, copied: copied.clone(), copies: progress.clone() };
+    let monitor: Arc<dyn Monitor> = Arc::new(noting);
     // All buckets answer before the first byte moves: a typo in the last transfer is told now, not in an hour.
     let (mut width, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
@@ -265,7 +287,7 @@ pub async fn run(
         let counted_from =
             resumed.run.as_ref().and_then(|run| run.counted_from).or(transfer.ages.counted_from);
         transfer.count_from(counted_from.unwrap_or_else(Timestamp::now));
-        all_sides.push(Sides::new(&transfer, source, destination));
+        all_sides.push(Sides::new(&transfer, source, destination.parking_copies()));
     }
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);
@@ -293,9 +315,12 @@ pub async fn run(
         }
     });
     watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
-    let mut outcome = Outcome::from(&**resumed);
-    let refusals = Arc::new(Refusals::default());
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
+    let mut before = RunState::clone(resumed);
+    let settled: BTreeMap<_, _> =
+        listed_anew.iter().map(|number| (*number, before.relist(*number))).collect();
+    let mut outcome = Outcome::from(&before);
+    let refusals = Arc::new(Refusals::default());
     let patience = job.limits.patience.unwrap_or(RetryPolicy::default().patience);
     let inherited = Arc::new(Inherited::of(resumed, listed_anew, patience));
     tokio::select! {
@@ -312,6 +337,7 @@ pub async fn run(
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
+            settled: settled.get(&number).copied().unwrap_or_default(),
             inherited: Arc::clone(&inherited),
             // What was read of a stream is gone: nobody could go on with it.
             claims: job.claims && sides.transfer.from != Source::Stdin,
@@ -325,7 +351,9 @@ pub async fn run(
         };
         works.push_back((number, Arc::new(work)));
     }
-    let means = Means { slots: pacer.slots().clone(), monitor, stop: stop.clone(), in_vain, copied };
+    let RetryPolicy { patience, probes, .. } = pacer.retry;
+    let (slots, stop_run) = (pacer.slots().clone(), stop.clone());
+    let means = Means { slots, monitor, stop: stop_run, in_vain, copied, copies: progress, patience, probes };
     Conductor::new(job, works, means, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
     tokio::select! {

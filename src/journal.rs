@@ -15,7 +15,7 @@
 //!
 //! # Layout
 //!
-//! `event` and `uploads` are what is recorded, `state` folds it, `segment` is the format and `salvage` reads what is left of a
+//! `event` and `uploads` are what is recorded, `state` folds it, `tally` counts it, `sample` keeps some of it for a look, `segment` is the format and `salvage` reads what is left of a
 //! damaged one, all of them pure. `directory` and
 //! `bucket` are the stores, `writer` the task that uses one. `fingerprint` tells whether a job is still the same.
 
@@ -27,9 +27,11 @@ mod fault;
 pub mod fingerprint;
 mod identity;
 mod salvage;
+pub mod sample;
 mod segment;
 pub mod state;
 mod store;
+mod tally;
 pub mod uploads;
 mod writer;
 
@@ -95,8 +97,8 @@ pub enum Decision {
 /// Decides whether to go on.
 ///
 /// # Errors
-/// [`JournalError::Changed`] when the unfinished run is one of another job, and [`JournalError::OtherTransfers`] when it
-/// can not go on with this one at all.
+/// [`JournalError::Changed`] if the unfinished run is one of another job, and [`JournalError::OtherTransfers`] or
+/// [`JournalError::OtherPlaces`] if it cannot resume as this one at all.
 pub fn decide(state: &RunState, job: &Fingerprint, intent: Intent) -> Result<Decision, JournalError> {
     let Some(run) = state.run.as_ref().filter(|_| state.is_unfinished() && intent != Intent::Fresh) else {
         return Ok(Decision::Begin);
@@ -107,6 +109,11 @@ pub fn decide(state: &RunState, job: &Fingerprint, intent: Intent) -> Result<Dec
     }
     if !run.fingerprint.has_transfers_of(job) {
         return Err(JournalError::OtherTransfers { changes });
+    }
+    // What is done there says nothing about another place.
+    let moves = run.fingerprint.moves(job);
+    if !moves.is_empty() {
+        return Err(JournalError::OtherPlaces { changes: moves });
     }
     if intent == Intent::ResumeAnyway {
         return Ok(Decision::Resume);

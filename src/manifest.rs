@@ -42,14 +42,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use self::diagnose::{Doubts, Issue};
 pub use self::diagnose::{Finding, Problem, Problems};
 use self::file::ManifestFile;
 use self::job::Job;
-pub(crate) use self::overlap::{may_read, must_wait};
+pub(crate) use self::overlap::{journal as journal_in_source, may_read, must_wait};
 use crate::endpoint::Environment;
+use crate::printable::hex;
 
 /// A manifest of more bytes than this is something else.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -96,6 +98,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<Job, Problems> {
+    // Of the bytes as they are in the file, because that is what `sha256sum` prints.
+    let manifest_sha256 = Some(hex(&Sha256::digest(text)));
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() as u64 > MAX_BYTES {
         let message = "the file is larger than 1MiB, too large for a manifest";
@@ -117,7 +121,7 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
                 let place = |finding| place(finding, &shaped.places);
                 issues.extend(built.findings.into_iter().chain(broken).map(place));
                 if issues.is_empty() {
-                    return Ok(built.job);
+                    return Ok(Job { manifest_sha256, ..built.job });
                 }
             }
             // What fits the schema loads; should the two ever disagree, this is an error like the others.

@@ -126,7 +126,7 @@ impl MultipartUpload {
         let before = Timestamp::now();
         let initiated = Some(before);
         let answer = bucket.create_upload(key, attributes).await?;
-        let (bucket, key, begun) = (bucket.clone(), key.clone(), answer.value);
+        let (bucket, key, begun) = (bucket.for_upload(), key.clone(), answer.value);
         let declared = Arc::new(OnceLock::from(attributes.checksum));
         let mut upload =
             Self { bucket, key, id: begun.id, declared, kms: begun.kms, initiated, strays: Vec::new() };
@@ -147,7 +147,7 @@ impl MultipartUpload {
     /// parts, as soon as it is needed.
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
-        let (bucket, key, id) = (bucket.clone(), key.clone(), id.into());
+        let (bucket, key, id) = (bucket.for_upload(), key.clone(), id.into());
         Self { bucket, key, id, declared: Arc::default(), kms: false, initiated: None, strays: Vec::new() }
     }
 
@@ -162,6 +162,11 @@ impl MultipartUpload {
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self { bucket: self.bucket.halted_by(CancellationToken::new()), ..self.clone() }
+    }
+
+    /// Returns the token that calls off those of its requests that wait.
+    pub(crate) fn over(&self) -> CancellationToken {
+        self.bucket.over().clone()
     }
 
     /// The upload id.

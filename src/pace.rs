@@ -21,6 +21,7 @@ mod recent;
 pub mod retry;
 pub mod slots;
 pub mod speed;
+mod trust;
 pub mod width;
 
 use std::collections::{BTreeMap, HashMap};
@@ -190,6 +191,23 @@ impl Pacer {
         down.collect()
     }
 
+    /// Returns where everything is refused at the moment, as `bucket/prefix`.
+    #[must_use]
+    pub fn refused(&self) -> Vec<String> {
+        let all = self.all_lanes();
+        let mut refused: Vec<_> = all
+            .iter()
+            .flat_map(|((bucket, _), lanes)| {
+                let bucket = bucket.split_once('/').map_or(bucket.as_str(), |(_, bucket)| bucket);
+                lanes.shut().into_iter().map(move |prefix| format!("{bucket}/{prefix}"))
+            })
+            .collect();
+        drop(all);
+        refused.sort();
+        refused.dedup();
+        refused
+    }
+
     /// Waits until a request for `key` (a listing: where it begins) that moves `bytes` may be sent on one of `lanes`. What comes
     /// of it is told to [`Pacer::learn`].
     ///
@@ -254,6 +272,9 @@ impl Pacer {
             }
             _ => {
                 lanes.answers.note(operation, now);
+                if failure.is_none() {
+                    lanes.trust.succeeded(operation);
+                }
                 pass.answered(now);
             }
         }
@@ -262,6 +283,8 @@ impl Pacer {
         if throttled {
             lanes.throttled(&passed, key, now.saturating_sub(took), now);
             self.counters.throttled.fetch_add(1, Ordering::Relaxed);
+        } else if failure.is_none() {
+            Lanes::accepted(&passed, key, now);
         }
         let answers = failure.is_none() || failure == Some(&FailureKind::TimedOut);
         self.slots.answered(&Answered {

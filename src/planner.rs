@@ -79,6 +79,9 @@ pub struct Step {
     pub object: Option<u64>,
     /// Its place among the versions of its key, where all of them are copied.
     pub turn: Option<Box<Turn>>,
+    /// Set if the destination has it, perhaps from an earlier session of the run: it is proven, or else left alone for this
+    /// reason.
+    pub found: Option<Skip>,
 }
 
 impl Step {
@@ -86,7 +89,7 @@ impl Step {
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
         let (route, seen) = (Route::Copy, Seen::Unknown);
-        Self { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None }
+        Self { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None, found: None }
     }
 }
 
@@ -483,7 +486,7 @@ impl Sides {
         };
         match route {
             Ok(route) => {
-                Planned::Step(Box::new(Step { entry, key, reason, route, seen, object: None, turn: None }))
+                Planned::Step(Box::new(Step { reason, route, seen, ..Step::without_work(entry, key) }))
             }
             Err(failure) => self.failed(&entry, failure),
         }

@@ -44,6 +44,15 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     })
 }
 
+/// Returns bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Cuts text that is longer than `bytes`, and says so.
 #[must_use]
 pub fn cut(mut text: String, bytes: usize) -> String {

@@ -3,30 +3,28 @@
 //! The first line names the command that the receipts come from, so that [`read`] can find out what to run again.
 //! The file is opened before anything is sent, so that a path that can not be written is told at once. A disk that
 //! fills up later does not stop the copies: the first error is kept, and the run does not exit 0. The writer is the
-//! journal's [`Ledger`], which brings what is missing when the run goes on.
+//! journal's [`Ledger`], which brings what is missing when the run goes on, or when somebody else cut the file or wrote
+//! to it.
 
 mod frame;
 pub mod read;
+mod summary;
 mod target;
 
-use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use crc_fast::{CrcAlgorithm, Digest};
 use thiserror::Error;
 
 pub use self::frame::{FORMAT, Footer, Origin, header};
-use self::frame::{GAP, first_line, is_gap, length_of_receipts};
+use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
+pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
-use crate::execute::Outcome;
 use crate::journal::Ledger;
-use crate::plan::unchanged::Unchanged;
-use crate::printable::printable;
-use crate::size::{ByteSize, display_count as count, display_duration};
 
 /// Why a report is missing or incomplete.
 #[derive(Debug, Error)]
@@ -39,8 +37,8 @@ pub enum ReportError {
         "the report {} lacks receipts: {error}; {}",
         path.display(),
         if *kept {
-            "the journal has them: free some space and run the same command again, it completes the report and copies \
-             nothing twice"
+            "the journal has them: free some space, or put the file back, and run the same command again; it completes the \
+             report and copies nothing twice"
         } else {
             "they are lost, because no journal is kept; what was copied is at the destination, and the same command run \
              again reports it as skipped"
@@ -65,6 +63,15 @@ pub enum ReportError {
         /// What the system says.
         error: io::Error,
     },
+    /// Somebody else wrote to it, or cut it, after its last receipt.
+    #[error(
+        "the report {}: {CHANGED}; run the same command again for a whole report, and do not rotate a report before its run has \
+         ended", path.display()
+    )]
+    Changed {
+        /// Where.
+        path: PathBuf,
+    },
     /// The path names another file now.
     #[error(
         "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
@@ -75,9 +82,6 @@ pub enum ReportError {
         path: PathBuf,
     },
 }
-
-/// Causes of failures that the summary names.
-const SHOWN_CAUSES: usize = 10;
 
 /// Writes receipts as they come.
 #[derive(Debug)]
@@ -92,13 +96,54 @@ pub struct ReportWriter {
     /// Set for a stream that has to begin with [`GAP`].
     lacks_receipts: bool,
     error: Option<io::Error>,
-    /// Set for a device or a pipe. Its length is what was written to it.
-    stream: Option<u64>,
-    /// Receipts in the file, with those that are about to be written.
-    lines: Arc<AtomicU64>,
-    /// A length of the file and the number of its receipts.
-    counted: (u64, u64),
+    /// Set for a device or a pipe.
+    is_stream: bool,
+    /// The first line of a file, by which it is known again.
+    head: Vec<u8>,
+    /// The length that the file has when all is written. A file with another one was cut, or somebody else wrote to it.
+    position: u64,
+    shared: Arc<Shared>,
+    /// The checksum of all that is written.
+    sum: Digest,
+    /// What was in the file when it was last synced or read.
+    counted: Counted,
 }
+
+/// A length of a report, the number of its receipts, and the checksum of all its lines.
+#[derive(Clone, Debug)]
+struct Counted {
+    length: u64,
+    lines: u64,
+    sum: Digest,
+}
+
+impl Counted {
+    /// A report that has its first line.
+    fn of_head(head: &[u8]) -> Self {
+        let mut sum = checksum();
+        sum.update(head);
+        Self { length: head.len() as u64, lines: 0, sum }
+    }
+}
+
+/// Begins the checksum of a report.
+fn checksum() -> Digest {
+    Digest::new(CrcAlgorithm::Crc64Nvme)
+}
+
+/// What the writer of a report leaves to [`ReportEnd`].
+#[derive(Debug, Default)]
+struct Shared {
+    /// Receipts in the file, with those that are about to be written.
+    lines: AtomicU64,
+    /// Its length when it was last synced.
+    length: AtomicU64,
+    /// The checksum of its lines then.
+    sum: AtomicU64,
+}
+
+/// What the system would say of a report that somebody else has changed.
+const CHANGED: &str = "the file was cut or written by somebody else during the run";
 
 impl ReportWriter {
     /// Finds out whether a report can be written there, and leaves it as it is.
@@ -144,14 +189,18 @@ impl ReportWriter {
             let mut header = serde_json::to_vec(origin)?;
             header.push(b'\n');
             let first = if is_stream { 0 } else { first(&mut file)? };
-            if first > 0 {
-                file.seek(SeekFrom::End(0))?;
-            } else if !is_stream {
+            if first == 0 && !is_stream {
                 file.set_len(0)?;
                 file.rewind()?;
             }
-            let stream = is_stream.then_some(header.len() as u64);
-            let (file, lines) = (BufWriter::new(file), Arc::default());
+            let mut head = Vec::new();
+            if first > 0 {
+                file.rewind()?;
+                Read::by_ref(&mut file).take(first).read_to_end(&mut head)?;
+            } else {
+                head.clone_from(&header);
+            }
+            let (file, shared, counted) = (BufWriter::new(file), Arc::default(), Counted::of_head(&head));
             let mut writer = Self {
                 file,
                 header,
@@ -159,16 +208,23 @@ impl ReportWriter {
                 is_new: first == 0,
                 lacks_receipts: false,
                 error: None,
-                stream,
-                lines,
-                counted: (0, 0),
+                is_stream,
+                head,
+                position: 0,
+                shared,
+                sum: counted.sum,
+                counted,
             };
             if first == 0 {
                 // The header is there from the start, so that a run that is killed early leaves a report of itself.
                 writer.first = writer.header.len() as u64;
                 writer.error = writer.file.write_all(&writer.header).and_then(|()| writer.file.flush()).err();
             }
-            writer.counted = (writer.first, 0);
+            writer.position = if is_stream || first == 0 {
+                writer.header.len() as u64
+            } else {
+                writer.file.seek(SeekFrom::End(0))?
+            };
             Ok(writer)
         };
         begin()
@@ -181,33 +237,43 @@ impl ReportWriter {
     /// The process has too many open files.
     pub fn end(&self, path: &Path) -> io::Result<ReportEnd> {
         let file = self.file.get_ref().try_clone()?;
-        let (path, lines) = (path.to_owned(), Arc::clone(&self.lines));
-        Ok(ReportEnd { file, path, is_stream: self.stream.is_some(), lines })
+        let (path, shared) = (path.to_owned(), Arc::clone(&self.shared));
+        Ok(ReportEnd { file, path, is_stream: self.is_stream, shared })
     }
 
     /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a report without receipts.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
-        if let Some(position) = &mut self.stream {
+        if self.is_stream {
             // Nothing can be taken back: what the journal adds again stands there twice.
             let header = self.header.len() as u64;
             if length == 0 {
-                (self.lacks_receipts, *position) = (false, header);
+                (self.lacks_receipts, self.position) = (false, header);
                 return Ok(0);
             }
             // Receipts of an earlier session went to another stream. The mark is written with what follows, because the
             // journal may find out first that they belong to another run.
             self.lacks_receipts |= is_new;
-            *position = if is_new { header + GAP.len() as u64 } else { length };
-            return Ok(*position);
+            self.position = if is_new { header + GAP.len() as u64 } else { length };
+            return Ok(self.position);
         }
         let file = self.file.get_mut();
-        let there = file.metadata()?.len();
+        let mut there = file.metadata()?.len();
+        if !begins_with(file, &self.head)? {
+            if !is_remnant(file)? {
+                return Err(io::Error::other("something else stands in the file by now"));
+            }
+            // Cut by who rotates logs, and written to since.
+            file.set_len(0)?;
+            there = 0;
+        }
         if there < self.first || self.first == 0 {
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(&self.header)?;
             self.first = self.header.len() as u64;
+            self.head.clone_from(&self.header);
+            self.counted = Counted::of_head(&self.head);
             is_new = true;
         }
         if length == 0 || (length == self.first && !is_new) {
@@ -231,6 +297,19 @@ impl ReportWriter {
         self.file.stream_position()
     }
 
+    /// Writes a line of the report; a line that cannot be written is told by the next sync.
+    fn write_line(&mut self, line: &str) {
+        self.is_new = false;
+        self.mark_gap();
+        if self.error.is_none() {
+            let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
+            self.error = written.err();
+            self.position += line.len() as u64 + 1;
+            self.sum.update(line.as_bytes());
+            self.sum.update(b"\n");
+        }
+    }
+
     /// Begins a stream that lacks receipts of an earlier session with [`GAP`].
     fn mark_gap(&mut self) {
         if self.lacks_receipts && self.error.is_none() {
@@ -240,13 +319,20 @@ impl ReportWriter {
         }
     }
 
-    /// Counts the receipts in a file that ends at `length`, unless that is known.
+    /// Counts and sums up a file that ends at `length`, unless that is known.
     fn count(&mut self, length: u64) -> io::Result<()> {
-        if self.stream.is_none() && self.counted.0 != length {
-            self.counted = (length, count_lines(self.file.get_mut(), self.first)?);
+        if !self.is_stream && self.counted.length != length {
+            self.counted = count(self.file.get_mut())?;
         }
-        self.lines.store(self.counted.1, Ordering::Relaxed);
+        self.sum = self.counted.sum;
+        self.shared.lines.store(self.counted.lines, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Returns the length of a file that is as this session wrote it.
+    fn length(&self) -> io::Result<u64> {
+        let length = self.file.get_ref().metadata()?.len();
+        if length == self.position { Ok(length) } else { Err(io::Error::other(CHANGED)) }
     }
 }
 
@@ -256,16 +342,24 @@ pub struct ReportEnd {
     file: File,
     path: PathBuf,
     is_stream: bool,
-    lines: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Moved`] if the path names another file by now.
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Changed`] if it is not as the journal left it, and
+    /// [`ReportError::Moved`] if the path names another file by now.
     pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
-        let footer = Footer { lines: Some(self.lines.load(Ordering::Relaxed)), ..footer.clone() };
+        let Shared { lines, length, sum } = &*self.shared;
+        let checksum = Some(format!("{:016x}", sum.load(Ordering::Relaxed)));
+        let footer = Footer { lines: Some(lines.load(Ordering::Relaxed)), checksum, ..footer.clone() };
+        let length = length.load(Ordering::Relaxed);
+        if !self.is_stream && self.file.metadata().is_ok_and(|file| file.len() != length) {
+            // Without a footer, nobody takes it for a whole report.
+            return Err(ReportError::Changed { path: self.path });
+        }
         if let Err(error) = self.write(&footer) {
             return Err(ReportError::Footer { path: self.path, error });
         }
@@ -277,12 +371,8 @@ impl ReportEnd {
 
     fn write(&mut self, footer: &Footer) -> io::Result<()> {
         let line = footer.line()?;
-        if self.is_stream {
-            return self.file.write_all(&line);
-        }
-        self.file.seek(SeekFrom::End(0))?;
         self.file.write_all(&line)?;
-        self.file.sync_data()
+        if self.is_stream { Ok(()) } else { self.file.sync_data() }
     }
 }
 
@@ -294,16 +384,29 @@ fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// Counts the receipts of a report from a position to its end.
-fn count_lines(file: &mut File, from: u64) -> io::Result<u64> {
-    file.seek(SeekFrom::Start(from))?;
-    let (mut reader, mut line, mut lines) = (BufReader::with_capacity(1 << 20, &mut *file), Vec::new(), 0);
+/// Returns true if these are the first bytes of a file, as far as it has so many.
+fn begins_with(file: &mut File, head: &[u8]) -> io::Result<bool> {
+    let mut found = Vec::new();
+    file.rewind()?;
+    Read::by_ref(file).take(head.len() as u64).read_to_end(&mut found)?;
+    Ok(head.starts_with(&found))
+}
+
+/// Counts the receipts of a report and sums up its lines.
+fn count(file: &mut File) -> io::Result<Counted> {
+    file.rewind()?;
+    let (mut reader, mut line) = (BufReader::with_capacity(1 << 20, &mut *file), Vec::new());
+    reader.read_until(b'\n', &mut line)?;
+    let mut counted = Counted::of_head(&line);
+    line.clear();
     while reader.read_until(b'\n', &mut line)? > 0 {
-        lines += u64::from(!std::str::from_utf8(&line).is_ok_and(is_gap));
+        counted.lines += u64::from(!std::str::from_utf8(&line).is_ok_and(is_gap));
+        counted.length += line.len() as u64;
+        counted.sum.update(&line);
         line.clear();
     }
     file.seek(SeekFrom::End(0))?;
-    Ok(lines)
+    Ok(counted)
 }
 
 impl Ledger for ReportWriter {
@@ -314,18 +417,19 @@ impl Ledger for ReportWriter {
         self.error = None;
         let rewound = self.rewind_to(length)?;
         self.count(rewound.max(self.first))?;
+        if !self.is_stream {
+            self.position = self.file.get_ref().metadata()?.len();
+        }
         Ok(rewound)
     }
 
     fn add(&mut self, receipt: &str) {
-        self.is_new = false;
-        self.mark_gap();
-        if self.error.is_none() {
-            let written = self.file.write_all(receipt.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
-            self.error = written.err();
-            self.lines.fetch_add(1, Ordering::Relaxed);
-            self.stream = self.stream.map(|position| position + receipt.len() as u64 + 1);
-        }
+        self.write_line(receipt);
+        self.shared.lines.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lack(&mut self) {
+        self.write_line(GAP.trim_end());
     }
 
     fn sync(&mut self) -> io::Result<u64> {
@@ -333,166 +437,25 @@ impl Ledger for ReportWriter {
         if let Some(error) = &self.error {
             return Err(io::Error::new(error.kind(), error.to_string()));
         }
-        let synced = match self.stream {
-            Some(position) => self.file.flush().map(|()| position),
-            None => (self.file.flush().and_then(|()| self.file.get_ref().sync_data()))
-                .and_then(|()| self.file.stream_position()),
+        let flushed = self.file.flush();
+        let synced = if self.is_stream {
+            flushed.map(|()| self.position)
+        } else {
+            flushed.and_then(|()| self.file.get_ref().sync_data()).and_then(|()| self.length())
         };
         match &synced {
             Err(error) => self.error = Some(io::Error::new(error.kind(), error.to_string())),
-            Ok(length) => self.counted = (*length, self.lines.load(Ordering::Relaxed)),
+            Ok(length) => {
+                let lines = self.shared.lines.load(Ordering::Relaxed);
+                self.counted = Counted { length: *length, lines, sum: self.sum };
+                self.shared.length.store(*length, Ordering::Relaxed);
+                self.shared.sum.store(self.sum.finalize(), Ordering::Relaxed);
+            }
         }
         // The next session may write another header, whose length says nothing about receipts.
-        let header = if self.stream.is_some() { self.header.len() as u64 } else { self.first };
+        let header = if self.is_stream { self.header.len() as u64 } else { self.first };
         synced.map(|length| if length > header { length } else { 0 })
     }
-}
-
-/// The summary that ends a run, a few lines.
-#[must_use]
-pub fn summary(outcome: &Outcome) -> String {
-    let mut text = String::new();
-    let how = match (outcome.stopped, outcome.failed_objects) {
-        (true, _) if outcome.gave_up.is_some() => "gave up",
-        (true, _) => "stopped",
-        (false, 0) if outcome.restoring_objects > 0 => "waiting for restores",
-        (false, 0) if outcome.has_empty_failure() => "finished with an empty source",
-        (false, 0) => "done",
-        (false, _) => "finished with failures",
-    };
-    let took = display_duration(Duration::from_secs_f64(outcome.seconds.max(0.0)));
-    let sessions = match outcome.sessions {
-        0 | 1 => String::new(),
-        sessions => format!(" over {sessions} sessions"),
-    };
-    let all_in_place = outcome.in_place_objects > 0 && outcome.in_place_objects == outcome.done_objects;
-    let what = if all_in_place { "changed in place" } else { "copied" };
-    let _ = write!(
-        text,
-        "{how} in {took}{sessions}: {} objects {what} and proven ({}",
-        count(outcome.done_objects),
-        ByteSize(outcome.done_bytes)
-    );
-    if outcome.parts > 0 {
-        let _ = write!(text, " in {} parts", count(outcome.parts));
-    }
-    let _ = write!(text, ")");
-    if outcome.in_place_objects > 0 && !all_in_place {
-        let _ = write!(text, ", {} of them changed in place", count(outcome.in_place_objects));
-    }
-    if outcome.delete_markers > 0 {
-        let _ = write!(text, ", {} delete markers written", count(outcome.delete_markers));
-    }
-    let _ = write!(text, ", {} left as they are", count(outcome.skipped_objects));
-    for (number, what) in [
-        (outcome.restoring_objects, "being restored (run the job again when they are readable)"),
-        (outcome.archived_objects, "archived and left out"),
-        (outcome.failed_objects, "failed"),
-        (outcome.stopped_objects, "not done"),
-        (outcome.excluded_objects, "excluded"),
-        (outcome.ignored, "ignored (excluded directories, links, special files)"),
-        (outcome.objects_with_losses, "with something not kept"),
-    ] {
-        if number > 0 {
-            let _ = write!(text, ", {} {what}", count(number));
-        }
-    }
-    text.push('\n');
-    if outcome.old_versions > 0 {
-        let _ = writeln!(
-            text,
-            "{} old versions stay in the bucket and cost money until they are deleted or expire",
-            count(outcome.old_versions)
-        );
-    }
-    if !outcome.proofs.is_empty() {
-        let proofs: Vec<_> =
-            outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();
-        let _ = writeln!(text, "proven by: {}", proofs.join(", "));
-    }
-    if outcome.done_objects > 0 && !outcome.reasons.is_empty() {
-        let reasons: Vec<_> =
-            outcome.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
-        let _ = writeln!(text, "copied because: {}", reasons.join(", "));
-    }
-    for line in comparison(&outcome.unchanged) {
-        let _ = writeln!(text, "{line}");
-    }
-    for (loss, objects) in outcome.losses.iter() {
-        let line = format!("{} {} on {} objects: {}", loss.attribute, loss.lost, count(objects), loss.reason);
-        let _ = writeln!(text, "{}", printable(&line));
-    }
-    if outcome.losses.others() > 0 {
-        let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
-    }
-    for empty in &outcome.empty {
-        let _ = writeln!(text, "{}", printable(&empty.to_string()));
-    }
-    failures(&mut text, outcome);
-    for hint in &outcome.hints {
-        let _ = writeln!(text, "hint: {}", printable(hint));
-    }
-    if let Some(gave_up) = &outcome.gave_up {
-        let _ = writeln!(text, "gave up: {}", printable(&gave_up.reason));
-    }
-    let requests = outcome.requests;
-    let _ = writeln!(
-        text,
-        "requests{}: {} ({} throttled, {} sent again)",
-        if sessions.is_empty() { "" } else { " of this session" },
-        count(requests.requests),
-        count(requests.throttled),
-        count(requests.retried)
-    );
-    text
-}
-
-/// Adds what objects failed for: a line per cause.
-fn failures(text: &mut String, outcome: &Outcome) {
-    let causes = outcome.causes.by_frequency();
-    for cause in causes.iter().take(SHOWN_CAUSES) {
-        let message = cause.message.trim_end_matches('.');
-        let line = format!(
-            "{} x {} {}: {message}, for example {}",
-            count(cause.objects),
-            cause.operation,
-            cause.code,
-            cause.example
-        );
-        let _ = writeln!(text, "{}", printable(&line));
-    }
-    let more = causes.len().saturating_sub(SHOWN_CAUSES) as u64 + u64::from(outcome.causes.others() > 0);
-    if more > 0 {
-        let objects: u64 = causes.iter().skip(SHOWN_CAUSES).map(|cause| cause.objects).sum();
-        let objects = objects + outcome.causes.others();
-        let _ = writeln!(text, "and {} more kinds of failures ({} objects)", count(more), count(objects));
-    }
-}
-
-/// Tells how objects were compared that are left as they are, and what of them was not compared, line by line.
-#[must_use]
-pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
-    let mut lines = Vec::new();
-    let by: Vec<_> =
-        unchanged.by.iter().map(|(basis, number)| format!("{} by {basis}", count(*number))).collect();
-    if !by.is_empty() {
-        lines.push(format!("unchanged: {}", by.join(", ")));
-    }
-    if unchanged.attributes_not_checked > 0 {
-        lines.push(format!(
-            "{} unchanged objects were not checked for the headers, metadata, tags, or encryption that this job sets; \
-             `compare_attributes: true` (--compare-attributes) checks them, `when: always` copies them",
-            count(unchanged.attributes_not_checked)
-        ));
-    }
-    if unchanged.other_storage_class > 0 {
-        lines.push(format!(
-            "{} unchanged objects have another storage class than this job sets, perhaps by a lifecycle rule; \
-             `when: always` copies them",
-            count(unchanged.other_storage_class)
-        ));
-    }
-    lines
 }
 
 #[cfg(test)]

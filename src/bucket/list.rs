@@ -27,7 +27,10 @@ impl Bucket {
     ) -> Result<Page<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
         let list = || self.client.list_objects(&self.name, prefix, after, token);
-        self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
+        // A policy may allow the list of one prefix and not of another, which is asked for in vain at its first page.
+        let goes_on = token.is_some() || after.is_some();
+        let asks = if goes_on { self } else { &self.without_doubt() };
+        asks.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
     }
 
     /// Returns the first object behind `after` whose key begins with `prefix`. An empty page that leads to another one does

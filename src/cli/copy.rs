@@ -120,7 +120,7 @@ pub(super) struct Copy {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     patience: Option<Duration>,
     /// Stop when more objects than this have failed: a number, a percentage such as 5%, or none. The default, auto, stops a
-    /// run whose first few hundred objects all fail for the same reason.
+    /// run whose first 300 objects fail alike, and pauses one in which 300 objects in a row are refused alike.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
     /// Consequence if the source or a pattern matches nothing: fail (exit code 1), warn, or ok. Default: warn.
@@ -150,7 +150,7 @@ impl Copy {
         if self.dry_run {
             interruptible(Box::pin(plan::show(&job, &Place::ambient(), None, output))).await
         } else {
-            let origin = Origin::of_process()?.begin(&job, None);
+            let origin = Origin::of_process()?.begin(&job);
             run(&job, &Place::ambient(), &origin, self.journal.intent(), output).await
         }
     }

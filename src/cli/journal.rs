@@ -18,6 +18,7 @@ use super::idle::Flag;
 use super::place::{Place, bucket_at};
 use super::{CliError, EndpointFlags, idle, load, tidy};
 use crate::connections::Connections;
+use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
@@ -99,6 +100,8 @@ pub(super) struct Session {
     pub(super) journal: Journal,
     /// What the journal said before.
     pub(super) resumed: Arc<RunState>,
+    /// Objects on record that were seen at the destination.
+    pub(super) seen: u64,
     /// Ends the report, if there is one.
     pub(super) report: Option<ReportEnd>,
 }
@@ -114,7 +117,7 @@ pub(super) async fn open(
     let without = async || {
         replaces(job, |_| false, &tell);
         let (ledger, report) = report(job, origin, ReportWriter::create).await?;
-        Ok(Session { journal: journal::off(ledger), resumed: Arc::default(), report })
+        Ok(Session { journal: journal::off(ledger), resumed: Arc::default(), seen: 0, report })
     };
     let Some(location) = location(job, connections).await? else { return without().await };
     let fingerprint = Fingerprint::of(job);
@@ -143,6 +146,14 @@ pub(super) async fn open(
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
         tell(&going_on(&resumed));
+        let looked = sample::look(job, connections, &resumed).await?;
+        let seen = looked.there;
+        if let Some(missing) = untrue(looked) {
+            if intent != Intent::ResumeAnyway {
+                return Err(missing.into());
+            }
+            tell(&format!("{missing}"));
+        }
         // The report is about the run, whichever session has begun it.
         let run = resumed.run.as_ref().map_or_else(|| origin.run.clone(), |run| run.run.clone());
         let origin = Origin { run, ..origin.clone() };
@@ -152,7 +163,7 @@ pub(super) async fn open(
         if intent == Intent::ResumeAnyway {
             journal.commit(Event::JobChanged(fingerprint)).await?;
         }
-        return Ok(Session { journal, resumed, report });
+        return Ok(Session { journal, resumed, seen, report });
     }
     replaces(job, |_| false, &tell);
     let (ledger, report) = report(job, origin, ReportWriter::create).await?;
@@ -165,7 +176,13 @@ pub(super) async fn open(
         counted_from: job.counted_from(),
     };
     let journal = opened.begin(run, ledger).await?;
-    Ok(Session { journal, resumed, report })
+    Ok(Session { journal, resumed, seen: 0, report })
+}
+
+/// Returns the error of a record that is not true any more.
+fn untrue(looked: Looked) -> Option<JournalError> {
+    let example = looked.example?;
+    Some(JournalError::Untrue { example, missing: looked.objects - looked.there, of: looked.objects })
 }
 
 /// A journal that a command looks at.

@@ -109,6 +109,7 @@ impl Mine {
 mod tests {
     use super::*;
     use crate::journal::event::{SourceVersion, UploadPlace};
+    use crate::journal::uploads::Kept;
     use crate::journal::uploads::{BegunUpload, PartMarks};
 
     fn at(second: i64) -> Timestamp {
@@ -130,7 +131,8 @@ mod tests {
         });
         let (bucket, key) = ("bucket".parse().unwrap(), "key".parse().unwrap());
         let place = UploadPlace { endpoint: "default".into(), bucket, key };
-        let recorded = Recorded { object: 1, place, server: None, intended: at(intended), begun };
+        let recorded =
+            Recorded { object: 1, place, server: None, intended: at(intended), kept: Kept::No, begun };
         Known { recorded, until: at(intended + 100), running: running.map(str::to_owned) }
     }
 

@@ -106,6 +106,11 @@ impl Place {
         Ok(Self::ambient())
     }
 
+    /// Returns true for a sandbox.
+    pub(super) fn is_sandbox(&self) -> bool {
+        self.credentials.is_some()
+    }
+
     /// Connections to the job's endpoints, under its limits.
     pub(super) fn connect(&self, job: &Job, halt: &CancellationToken) -> Connections {
         let ceiling = slots::default_ceiling(self.sockets);

@@ -67,6 +67,8 @@ struct Line<'a> {
     part_size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sandbox: bool,
 }
 
 impl<'a> Line<'a> {
@@ -92,6 +94,7 @@ impl<'a> Line<'a> {
             parts: step.route.parts(),
             part_size,
             source_version: step.entry.version.as_deref(),
+            sandbox: false,
         }
     }
 }
@@ -103,7 +106,8 @@ pub(super) async fn show(
     out: Option<PathBuf>,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let out = out.as_deref().map(Target::begin_plan).transpose().map_err(ReportError::from)?;
+    let sandbox = place.is_sandbox();
+    let out = out.map(|path| Target::begin_plan(&path, sandbox)).transpose().map_err(ReportError::from)?;
     let mut file = out.map(BufWriter::new);
     let mut connections = place.connect(job, &CancellationToken::new());
     presence::require(job, &mut connections).await?;
@@ -141,7 +145,7 @@ pub(super) async fn show(
                             totals.in_place_objects += u64::from(sides.is_in_place());
                             estimate.copy(step.entry.size, &step.route, capacity);
                         }
-                        let line = Line::of(&sides, &step);
+                        let line = Line { sandbox, ..Line::of(&sides, &step) };
                         if let Some(file) = &mut file {
                             serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
                             file.write_all(b"\n")?;

@@ -230,6 +230,10 @@ impl Console {
             .iter()
             .map(|(_, down_for, reason)| format!("no answer for {}: {reason}", display_duration(*down_for)));
         pieces.extend(outages);
+        if let [first, others @ ..] = &self.pacer.refused()[..] {
+            let others = if others.is_empty() { String::new() } else { format!(" (+{})", others.len()) };
+            pieces.push(format!("all refused (503) below s3://{first}{others}"));
+        }
         let failed = load(&self.failed_objects);
         if failed > 0 {
             pieces.push(format!("{} failed", display_count(failed)));

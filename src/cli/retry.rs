@@ -16,10 +16,12 @@ use super::run::run;
 use super::{CliError, Command, Exit, Output, interruptible, journal, note, output_file, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
-use crate::manifest::job::{Chosen, Compare, Job, JournalPlace, Source, Transfer, Versions, When};
+use crate::manifest::job::{
+    Attribute, Chosen, Compare, Job, JournalPlace, Policy, Source, Transfer, Versions, When,
+};
 use crate::manifest::moment::Age;
 use crate::report::Origin;
-use crate::report::read::{FailedObject, Report, read};
+use crate::report::read::{FailedObject, LostObject, Report, read};
 
 /// Runs the failed objects of a report again.
 #[derive(Debug, Args)]
@@ -27,7 +29,8 @@ use crate::report::read::{FailedObject, Report, read};
 Examples:
   s3haul run nightly.yaml --report nightly.jsonl
   s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
-  s3haul retry nightly.retry-1.jsonl                copies what failed again")]
+  s3haul retry nightly.retry-1.jsonl                copies what failed again
+  s3haul retry --losses nightly.jsonl               repairs tags and other attributes that were lost")]
 pub(super) struct Retry {
     /// Report of an earlier run.
     #[arg(value_name = "REPORT")]
@@ -35,6 +38,9 @@ pub(super) struct Retry {
     /// Write the new report to FILE. Default: REPORT.retry-N.jsonl.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
+    /// Repair the copies that lost attributes, instead of copying the objects that failed.
+    #[arg(long)]
+    losses: bool,
     /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -53,7 +59,16 @@ impl Retry {
         }
         let report_read = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
         let is_incomplete = report_read.is_incomplete();
-        let Report { origin, failed, .. } = report_read;
+        let Report { origin, mut failed, lost, .. } = report_read;
+        if self.losses {
+            if lost.is_empty() {
+                return say("no object of this report was copied with losses: nothing to do");
+            }
+            if !failed.is_empty() {
+                note(&format!("{} objects of this report failed: retry them without --losses", failed.len()));
+            }
+            failed = lost.iter().map(|lost| lost.object.clone()).collect();
+        }
         let again = format!("run `{}` again in {}", origin.command_line(), origin.directory.display());
         if failed.is_empty() {
             if is_incomplete {
@@ -77,6 +92,9 @@ impl Retry {
         }
         same_places(&job, &failed, &path)?;
         narrow(&mut job, &failed)?;
+        if self.losses {
+            repair(&mut job, &lost);
+        }
         job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
         journal::leave_out_own_files(&mut job);
         if is_incomplete {
@@ -92,7 +110,7 @@ impl Retry {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
-            let origin = origin.begin(&job, manifest_of(&origin.command).as_deref());
+            let origin = origin.begin(&job);
             run(&job, &place, &origin, Intent::Fresh, output).await
         }
     }
@@ -134,16 +152,6 @@ fn job(command: &[String]) -> Result<Job, CliError> {
         )),
         Command::Run(run) => run.job(),
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
-    }
-}
-
-/// The manifest that a command line names.
-fn manifest_of(command: &[String]) -> Option<PathBuf> {
-    let words: Vec<_> =
-        std::iter::once("s3haul").chain(command.iter().map(String::as_str)).map(OsString::from).collect();
-    match parse(&words).ok()?.command {
-        Command::Run(run) => run.manifest().map(Path::to_path_buf),
-        _ => None,
     }
 }
 
@@ -253,6 +261,26 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
         _ if is_listed => vec![again],
         Some([_, ..]) if hides_failures => vec![again, transfer_as_it_is],
         _ => vec![transfer_as_it_is],
+    }
+}
+
+/// Makes a retry one of losses: the attributes that were lost are required now, and a copy that lacks nothing but its tags gets
+/// them where it is.
+fn repair(job: &mut Job, lost: &[LostObject]) {
+    for transfer in &mut job.transfers {
+        (transfer.when, transfer.compare, transfer.compare_attributes) = (When::Always, Compare::Auto, false);
+        for LostObject { object, attributes, copy } in
+            lost.iter().filter(|lost| lost.object.transfer == transfer.name)
+        {
+            for attribute in attributes {
+                transfer.preserve.set(*attribute, Policy::Require);
+            }
+            let source = object.source.parse::<S3Uri>().ok();
+            let has_all_else = attributes.iter().all(|attribute| *attribute == Attribute::Tags);
+            if let (Some(source), Some(copy), true) = (source, copy, has_all_else) {
+                transfer.repairs.insert(source.key.to_string(), copy.clone());
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `run` and the second half of `copy`: connect, watch, stop on a signal, sum up.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,6 +20,7 @@ use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
 use crate::manifest::job::Job;
+use crate::manifest::{Finding, journal_in_source};
 use crate::plan::unlisted::Cause;
 use crate::report::{Footer, Origin, ReportError, Target, summary};
 
@@ -51,12 +52,11 @@ impl RunJob {
             job.report.json = Some(path.clone());
         }
         self.journal.apply(&mut job);
-        Ok(job)
-    }
-
-    /// The file that the manifest is in.
-    pub(super) fn manifest(&self) -> Option<&Path> {
-        Some(self.job.path.as_path()).filter(|path| *path != Path::new("-"))
+        // The manifest alone was checked; --journal or the environment may have named another one.
+        match journal_in_source(&job) {
+            Some(Finding { message, remedy, .. }) => Err(CliError::Usage(format!("{message}; {remedy}"))),
+            None => Ok(job),
+        }
     }
 
     /// True when the manifest is read from standard input.
@@ -87,7 +87,7 @@ impl RunJob {
             interruptible(Box::pin(plan::show(&job, &place, None, output))).await
         } else {
             let origin = Origin { sandbox: self.is_sandboxed(), ..Origin::of_process()? };
-            let origin = origin.begin(&job, self.manifest());
+            let origin = origin.begin(&job);
             run(&job, &place, &origin, self.journal.intent(), output).await
         }
     }
@@ -120,7 +120,7 @@ pub(super) async fn run(
         journal::open(job, &mut connections, &origin, intent, tell).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
-    let Session { journal, resumed, report } = interruptible(contact).await?;
+    let Session { journal, resumed, seen, report } = interruptible(contact).await?;
     console.go_on(&resumed);
     let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
@@ -129,7 +129,10 @@ pub(super) async fn run(
     let outcome = Box::pin(run).await;
     ticking.abort();
     console.finish();
-    let outcome = outcome?;
+    let mut outcome = outcome?;
+    if let Some(earlier) = &mut outcome.earlier {
+        earlier.seen = seen;
+    }
     let exit = exit_of(&outcome);
     let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
     let kept = journal.keeps();

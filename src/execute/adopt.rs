@@ -9,6 +9,9 @@
 //! Then what stands at the key must be recognised: by the source's checksum, or by the `ETag` that was on record before
 //! Complete was sent.
 //!
+//! The upload of an object that failed may be kept for the next run, if it holds parts and another attempt may succeed.
+//! That run finds it by its place, because the object has another number then.
+//!
 //! A run aborts the uploads of objects that nobody will copy any more (a fresh run, a failed abort) at its start, and the
 //! uploads that no object resumed at its end. An upload that cannot be aborted stays in the journal, and the next run tries
 //! again. If the server accepts the abort but cannot show that the upload is gone, the run reports it once, with its id and a
@@ -34,7 +37,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::Journal;
 use crate::journal::event::{PartLengths, UploadPlace};
 use crate::journal::state::RunState;
-use crate::journal::uploads::{BegunUpload, OpenUpload};
+use crate::journal::uploads::{BegunUpload, Kept, OpenUpload};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Policy, Transfer};
 use crate::multipart::{self, MultipartUpload, Stray};
@@ -105,6 +108,11 @@ impl Inherited {
         })
     }
 
+    /// Takes back an upload of an object that failed: the object may be tried again in this session.
+    pub(super) fn give_back(&self, upload: u64, open: OpenUpload) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(upload, open);
+    }
+
     /// True when all keys of a transfer are listed again.
     pub(super) fn lists_anew(&self, transfer: u32) -> bool {
         self.listed_anew.contains(&transfer)
@@ -130,7 +138,7 @@ impl Inherited {
         let is_wanted = |open: &OpenUpload| {
             let is_below = |(number, transfer): (u32, &Transfer)| {
                 let (place, to) = (&open.place, &transfer.to);
-                self.begun.contains(&number)
+                (self.begun.contains(&number) || open.kept != Kept::No)
                     && (&place.endpoint, &place.bucket) == (&to.endpoint, &to.location.bucket)
                     && place.key.as_str().starts_with(to.location.key.as_str())
             };
@@ -139,9 +147,9 @@ impl Inherited {
         self.cancel_those(|open| !is_wanted(open), journal, (job, connections)).await;
     }
 
-    /// Cancels what no object took up.
+    /// Cancels what no object took up. What is kept of an object that failed in this run waits for the next one.
     pub(super) async fn cancel_rest(&self, journal: &Journal, (job, connections): (&Job, &mut Connections)) {
-        self.cancel_those(|_| true, journal, (job, connections)).await;
+        self.cancel_those(|open| open.kept != Kept::ForNextRun, journal, (job, connections)).await;
     }
 
     async fn cancel_those(
@@ -326,7 +334,7 @@ impl Begun {
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         draft.attempts += progress.attempts;
-        if self.tracked.settle(work, &self.upload, &outcome, draft).await {
+        if self.tracked.settle(work, &self.upload, &outcome, (progress, draft)).await {
             work.monitor.observe(&Event::BytesVoided { bytes: progress.bytes });
         }
         work.monitor.observe(&Event::UploadEnded { id });

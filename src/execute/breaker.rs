@@ -2,7 +2,7 @@
 //!
 //! A job whose role may list a source and not read it fails once per object, however many there are. After [`LIMIT`] such
 //! failures the session stops and names the reason; one success, or one failure of another kind, turns the breaker off for
-//! good, so that a run with scattered failures goes on to its end.
+//! good, so that a run with scattered failures goes on to its end. From then on [`super::series`] watches it.
 //!
 //! Answers to refused requests are fast and copies are slow, so a count alone would be unfair to objects that are still
 //! under way. From the first failure on, at most [`LIMIT`] objects are failed or open, and the breaker trips only when
@@ -13,10 +13,13 @@ use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
 use super::outcome::GaveUp;
 use super::receipt::{ErrorRecord, Receipt};
+use super::series::Copies;
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
 use crate::s3::FailureKind;
 use std::sync::Arc;
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 /// Failures alike, without a success, that end a session.
@@ -33,8 +36,10 @@ pub(super) struct Breaker {
 
 impl Breaker {
     /// Creates the breaker of a job with this limit.
-    pub(super) fn new(limit: Option<FailureLimit>) -> Self {
-        Self { is_on: matches!(limit, None | Some(FailureLimit::Auto)), kind: None, failed: 0 }
+    /// A run that has copied something in an earlier session needs no such haste.
+    pub(super) fn new(limit: Option<FailureLimit>, has_succeeded: bool) -> Self {
+        let is_on = matches!(limit, None | Some(FailureLimit::Auto)) && !has_succeeded;
+        Self { is_on, kind: None, failed: 0 }
     }
 
     /// Returns true while every object has failed alike.
@@ -87,18 +92,24 @@ pub(super) struct Means {
     pub(super) in_vain: CancellationToken,
     /// Cancelled when the first bytes were copied.
     pub(super) copied: CancellationToken,
+    pub(super) copies: Copies,
+    pub(super) patience: Duration,
+    /// The shortest and the longest time between two looks at what is refused.
+    pub(super) probes: (Duration, Duration),
 }
 
-/// A monitor that also notes when the first bytes were copied.
+/// A monitor that also notes when bytes were copied.
 pub(super) struct Noting {
     pub(super) inner: Arc<dyn Monitor>,
     pub(super) copied: CancellationToken,
+    pub(super) copies: Copies,
 }
 
 impl Monitor for Noting {
     fn observe(&self, event: &Event<'_>) {
         if matches!(event, Event::BytesCopied { .. }) {
             self.copied.cancel();
+            self.copies.note();
         }
         self.inner.observe(event);
     }
@@ -145,6 +156,18 @@ impl Conductor<'_> {
             (Some(_), _) => {}
         }
         Receipt { ending: Ending::Stopped, ..receipt }
+    }
+
+    /// Counts a receipt, and ends the run if going on would be in vain.
+    pub(super) fn count(&mut self, receipt: &Receipt) {
+        self.outcome.count(receipt);
+        self.monitor.observe(&Event::ObjectEnded(receipt));
+        if let Ending::Failed { error } = &receipt.ending
+            && self.outcome.gave_up.is_none()
+            && let Some(gave_up) = self.is_hopeless(error)
+        {
+            self.give_up_run(gave_up);
+        }
     }
 
     /// Records the end of an object, or holds its failure back while the breaker is on.
@@ -265,7 +288,7 @@ mod tests {
             ("turned off", Some(none), alike.clone(), 0, false),
             ("another limit", Some(FailureLimit::Percent(5)), alike.clone(), 0, false),
         ] {
-            let mut breaker = Breaker::new(limit);
+            let mut breaker = Breaker::new(limit, false);
             for ending in &endings {
                 breaker.observe(ending);
             }
@@ -275,7 +298,7 @@ mod tests {
 
     #[test]
     fn few_objects_are_opened_while_all_fail() {
-        let mut breaker = Breaker::new(None);
+        let mut breaker = Breaker::new(None, false);
         assert!(breaker.may_open(2048), "nothing has failed");
         breaker.observe(&failed("denied"));
         assert!(breaker.may_open(298) && !breaker.may_open(299));

@@ -2,8 +2,8 @@
 //! to.
 //!
 //! All transfers of a run share the places in flight. One begins in its turn, as soon as everything that the ones before it
-//! found is begun or waits, so that the tail of one leaves no places empty; unless it has to wait for the end of another
-//! ([`must_wait`]). Only single objects are planned side by side with others: a listing takes up memory.
+//! found is begun or waits, so that the tail of one leaves no places empty, or while they cannot keep the places busy; unless
+//! it has to wait for the end of another ([`must_wait`]). Only single objects are planned side by side with others: a listing takes up memory.
 //!
 //! The largest objects are opened first (their tail is what a run ends with) while small ones fill the places beside them.
 //! As many uploads are open as it takes to have a part for every place, and some more: the end of one object must not
@@ -13,26 +13,28 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use futures::stream::{BoxStream, SelectAll, StreamExt, once, poll_fn};
 use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Work;
+use super::again::Listed;
 use super::breaker::{Breaker, Means, Suspect};
+use super::fair::Shares;
 use super::monitor::{Event, Monitor};
-use super::object::BULK_FROM;
 use super::outcome::Outcome;
 use super::receipt::{Draft, Ending, Receipt};
 use super::record::{self, Record};
+use super::running::{Open, Running};
+use super::series::{Held as Refused, Series};
 use super::waiting::{Queued, Waiting};
-use crate::listing::Entry;
+use super::{LINE, Work};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Job, Source};
 use crate::manifest::must_wait;
 use crate::pace::Slots;
-use crate::plan::decide::Skip;
-use crate::plan::empty::EmptySelection;
-use crate::planner::{Following, Held, Hunger, Misses, News, Planned, Planning, Step};
+use crate::planner::{Held, Misses, News, Planned, Planning, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// Multipart objects that are open at the same time, whatever they are cut into.
@@ -42,32 +44,45 @@ const MOST_OPEN_UPLOADS: usize = 1024;
 /// Single objects that are looked for at once, each of which is a transfer.
 const OBJECTS_AT_ONCE: usize = 32;
 
+/// Transfers that are planned at once while those that have begun do not keep the places busy.
+const PLANNED_AT_ONCE: usize = 4;
+/// What is open is looked at this often, if nothing happens.
+const LOOK: Duration = Duration::from_millis(250);
+/// If no object ends for so long, the next transfer begins too.
+const STALLED: Duration = Duration::from_secs(2);
+
 /// The next transfer begins while fewer objects wait.
 const FEW: usize = 4096;
 
 /// So many more objects are open than there are places: one is there when a place becomes free.
 const AHEAD: u32 = 64;
-/// An object is not begun yet where others are under way and its requests would have to stand in line for so long.
-const LINE: Duration = Duration::from_millis(200);
+/// At least so many, and a quarter of the places: what is slow would fill all places from among those that wait.
+const FEW_AHEAD: u32 = 2;
 
 /// Owns the state of a run's objects.
 pub(super) struct Conductor<'a> {
     pub(super) job: &'a Job,
     pub(super) stop: CancellationToken,
     slots: Slots,
-    monitor: Arc<dyn Monitor>,
+    pub(super) monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
     /// Objects that had failed and ended when this session began.
     pub(super) before: (u64, u64),
     /// Transfers that have not begun, by their place in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
-    transfers: BTreeMap<u32, Running>,
+    pub(super) transfers: BTreeMap<u32, Running>,
     /// What is told of the transfers that are being planned; `None` at the end of each.
     news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
     pub(super) waiting: Waiting,
-    tasks: JoinSet<Receipt>,
+    tasks: JoinSet<(Receipt, Box<Step>)>,
     /// What is under way, so that a task that panics can still be named.
     pub(super) open: HashMap<Id, Open>,
+    /// Open objects by prefix.
+    shares: Shares,
+    /// When an object ended last.
+    last_end: Instant,
+    /// Places are free although objects wait.
+    is_hungry: bool,
     open_large: usize,
     /// Their parts.
     open_parts: u64,
@@ -78,46 +93,11 @@ pub(super) struct Conductor<'a> {
     pub(super) suspects: Vec<Suspect>,
     /// Set when the breaker ended the session.
     pub(super) is_tripped: bool,
+    pub(super) series: Series,
     /// Cancelled when nobody answers what is under way.
     pub(super) in_vain: CancellationToken,
     /// Cancelled when the first bytes were copied.
     copied: CancellationToken,
-}
-
-/// A transfer that has begun and not ended.
-struct Running {
-    work: Arc<Work>,
-    /// What the journal is told.
-    record: Record,
-    /// What its patterns probably missed.
-    misses: Misses,
-    hunger: Hunger,
-    /// Nothing more will be found.
-    is_planned: bool,
-    /// The selection has matched something, or could not be looked at as a whole.
-    has_found: bool,
-    excluded: u64,
-    /// Objects that wait or are under way.
-    left: usize,
-}
-
-pub(super) struct Open {
-    transfer: u32,
-    /// Its number in the journal.
-    object: Option<u64>,
-    source: String,
-    destination: String,
-    size: u64,
-    /// Zero for what is done in one request.
-    parts: u32,
-    /// The newer versions of its key.
-    then: Option<Box<Following>>,
-}
-
-impl Open {
-    fn is_heavy(&self) -> bool {
-        self.parts == 0 && self.size > BULK_FROM
-    }
 }
 
 impl<'a> Conductor<'a> {
@@ -125,9 +105,10 @@ impl<'a> Conductor<'a> {
     pub(super) fn new(
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
-        Means { slots, monitor, stop, in_vain, copied }: Means,
+        Means { slots, monitor, stop, in_vain, copied, copies, patience, probes }: Means,
         outcome: &'a mut Outcome,
     ) -> Self {
+        let has_succeeded = outcome.done_objects > 0;
         Self {
             job,
             stop,
@@ -141,12 +122,16 @@ impl<'a> Conductor<'a> {
             waiting: Waiting::default(),
             tasks: JoinSet::new(),
             open: HashMap::new(),
+            shares: Shares::default(),
+            last_end: Instant::now(),
+            is_hungry: false,
             open_large: 0,
             open_parts: 0,
             open_heavy: 0,
-            breaker: Breaker::new(job.limits.max_failures),
+            breaker: Breaker::new(job.limits.max_failures, has_succeeded),
             suspects: Vec::new(),
             is_tripped: false,
+            series: Series::new(job.limits.max_failures, copies, (patience, probes)),
             in_vain,
             copied,
         }
@@ -156,16 +141,23 @@ impl<'a> Conductor<'a> {
         let stop = self.stop.clone();
         let mut stopping = false;
         loop {
+            self.pause_or_settle();
             self.write().await;
             self.begin_transfers();
             self.begin();
-            let waits = self.waiting.len() > 0;
+            let waits = self.waiting.len() > 0 || self.series.is_paused();
+            let look = self.series.next_look();
+            // Others may be begun once it turns out that what is open waits for something.
+            let next_look = Instant::now() + LOOK;
+            let may_stall = !self.open.is_empty() && (waits || !self.coming.is_empty());
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
             let copied = self.copied.clone();
             tokio::select! {
                 Some((transfer, news)) = self.news.next() => self.hear(transfer, news),
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
                 () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_on() => self.see_progress(),
+                () = sleep_until(next_look), if may_stall => {}
+                Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look_again(),
                 () = stop.cancelled(), if is_busy && !stopping => {
                     stopping = true;
                     self.news = SelectAll::new();
@@ -175,6 +167,7 @@ impl<'a> Conductor<'a> {
             }
         }
         self.clear_suspects();
+        self.end_series();
         for running in self.transfers.values_mut() {
             running.record.flush_all();
             running.record.leave_unlisted();
@@ -212,8 +205,9 @@ impl<'a> Conductor<'a> {
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
             let has_found = work.resumed.ranges_of(number).any(|(_, range)| range.passed.is_some());
+            let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
             let running =
-                Running { work, record, misses, hunger, is_planned: false, has_found, excluded: 0, left: 0 };
+                Running { work, record, listed, misses, hunger, is_planned, has_found, excluded, left };
             self.transfers.insert(number, running);
         }
     }
@@ -222,54 +216,73 @@ impl<'a> Conductor<'a> {
     fn may_begin(&self, work: &Work) -> bool {
         let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
         let (_, width) = self.slots.in_flight();
-        if !self.opens_more(width) || self.waiting.len() >= FEW {
+        let is_stalled = self.is_stalled() && self.planned().count() < PLANNED_AT_ONCE;
+        if !is_stalled && (!self.opens_more(width) || self.waiting.len() >= FEW) {
             return false;
         }
         let mut planned = self.planned();
         let may_join = is_one(work) && self.planned().count() < OBJECTS_AT_ONCE;
         let waits_for =
             |other: &Running| must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer);
-        planned.all(|other| may_join && is_one(&other.work)) && !self.transfers.values().any(waits_for)
+        let has_turn = is_stalled || planned.all(|other| may_join && is_one(&other.work));
+        has_turn && !self.transfers.values().any(waits_for)
+    }
+
+    /// Returns true while the transfers that have begun do not keep the places busy: their objects wait for a rate, or for
+    /// answers.
+    fn is_stalled(&self) -> bool {
+        self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }
 
     /// Transfers of which more may be found.
-    fn planned(&self) -> impl Iterator<Item = &Running> {
+    pub(super) fn planned(&self) -> impl Iterator<Item = &Running> {
         self.transfers.values().filter(|running| !running.is_planned)
     }
 
     /// Opens as many objects as the places can serve, the largest first.
     fn begin(&mut self) {
         self.trip();
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() || self.series.is_paused() {
             return;
         }
         let (_, width) = self.slots.in_flight();
         while self.opens_more(width)
             && self.breaker.may_open(self.open.len())
-            && let Some(queued) = self.waiting.pop_large()
+            && let Some(queued) = self.pop_large()
         {
             self.spawn(queued);
         }
         while self.open_heavy < width + AHEAD
             && self.breaker.may_open(self.open.len())
-            && let Some(queued) = self.waiting.pop_heavy()
+            && let Some(queued) = self.pop_heavy()
         {
             self.spawn(queued);
         }
-        let small = self.slots.for_small() + AHEAD;
+        // An object whose request waits has given its place back.
+        let places = self.slots.for_small();
+        let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
             // What waits for a rate takes none of the places that others could use; somebody always goes on.
             let is_idle = self.open_small() == 0;
-            let transfers = &self.transfers;
-            let is_free = |queued: &Queued| {
-                let running = transfers.get(&queued.transfer);
-                is_idle || running.is_none_or(|running| running.work.line(&queued.step) < LINE)
-            };
-            let Some(queued) = self.waiting.pop_small(is_free) else { break };
+            let (transfers, shares) = (&self.transfers, &self.shares);
+            let is_free = |queued: &Queued| is_idle || is_free(transfers, queued);
+            let Some(queued) = self.waiting.pop_small(is_free, |group| shares.open_in(group)) else { break };
             self.spawn(queued);
         }
         let is_hungry = self.open_small() < small as usize;
+        self.is_hungry = is_hungry && self.waiting.len() > 0;
         self.planned().for_each(|running| running.hunger.set(is_hungry));
+    }
+
+    /// The largest that would not stand in line; somebody always goes on.
+    fn pop_large(&mut self) -> Option<Queued> {
+        let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
+        self.waiting.pop_large(|queued| is_idle || is_free(transfers, queued))
+    }
+
+    fn pop_heavy(&mut self) -> Option<Queued> {
+        let (transfers, is_idle) = (&self.transfers, self.open_heavy == 0);
+        self.waiting.pop_heavy(|queued| is_idle || is_free(transfers, queued))
     }
 
     fn open_small(&self) -> usize {
@@ -278,11 +291,27 @@ impl<'a> Conductor<'a> {
 
     /// Whether one more multipart object should be open.
     fn opens_more(&self, width: u32) -> bool {
-        let lacks_parts = self.open_parts < 2 * u64::from(width);
-        self.open_large < OPEN_UPLOADS || (lacks_parts && self.open_large < MOST_OPEN_UPLOADS)
+        let opens = |large: usize, parts: u64| {
+            let lacks_parts = parts < 2 * u64::from(width);
+            large < OPEN_UPLOADS || (lacks_parts && large < MOST_OPEN_UPLOADS)
+        };
+        if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
+            return self.open_large < MOST_OPEN_UPLOADS;
+        }
+        // Those that wait because everything is refused use no places.
+        let is_shut = |open: &&Open| {
+            let running = self.transfers.get(&open.transfer);
+            open.parts > 0 && running.is_some_and(|running| running.work.is_shut(&open.key))
+        };
+        let (large, parts) = self
+            .open
+            .values()
+            .filter(is_shut)
+            .fold((0, 0), |(large, parts), open| (large + 1, parts + u64::from(open.parts)));
+        large > 0 && opens(self.open_large - large, self.open_parts.saturating_sub(parts))
     }
 
-    fn spawn(&mut self, queued: Queued) {
+    pub(super) fn spawn(&mut self, queued: Queued) {
         let Queued { transfer, mut step, held } = queued;
         drop(held);
         let Some(running) = self.transfers.get(&transfer) else { return };
@@ -290,9 +319,15 @@ impl<'a> Conductor<'a> {
         let then = step.turn.as_mut().and_then(|turn| turn.then.take());
         let (source, destination) = work.location(&step);
         let parts = step.route.parts();
-        let open =
-            Open { transfer, object: step.object, source, destination, size: step.entry.size, parts, then };
-        let handle = self.tasks.spawn(async move { work.run(*step).await });
+        let group = self.shares.group(transfer, &step.entry.key);
+        self.shares.opened(&group);
+        let size = step.entry.size;
+        let (object, key) = (step.object, step.key.clone());
+        let open = Open { transfer, object, source, destination, key, size, parts, group, then };
+        let handle = self.tasks.spawn(async move {
+            let receipt = work.run(&step).await;
+            (receipt, step)
+        });
         self.open_large += usize::from(parts > 0);
         self.open_parts += u64::from(parts);
         self.open_heavy += u32::from(open.is_heavy());
@@ -336,12 +371,7 @@ impl<'a> Conductor<'a> {
         running.has_found |= !matches!(planned, Planned::Excluded(_) | Planned::Ignored(..));
         match planned {
             Planned::Step(step) => self.queue(transfer, step, held.as_mut()),
-            Planned::Skip(entry, key, reason) => {
-                let passed = entry.key.clone();
-                let receipt = running.skipped(*entry, key, reason);
-                self.count(&receipt);
-                self.tell(transfer, |record| record.skip(passed, &receipt));
-            }
+            Planned::Skip(entry, key, reason) => self.skip(transfer, *entry, key, reason, held),
             Planned::Archived(entry, key) => {
                 let passed = entry.key.clone();
                 self.fail_archived(transfer, None, *entry, key);
@@ -374,39 +404,19 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// What became of an object that an earlier session has planned.
-    fn take_again(&mut self, transfer: u32, object: u64, planned: Planned, held: &mut Option<Held>) {
-        let Some(running) = self.transfers.get(&transfer) else { return };
-        match planned {
-            Planned::Step(mut step) => {
-                step.object = Some(object);
-                self.queue(transfer, step, held.as_mut());
-            }
-            Planned::Skip(entry, key, reason) => {
-                let receipt = running.skipped(*entry, key, reason);
-                self.end_with(transfer, Some(object), &receipt);
-            }
-            Planned::Archived(entry, key) => self.fail_archived(transfer, Some(object), *entry, key),
-            Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
-                self.fail(transfer, Some(object), place, &failure);
-            }
-            // Only a job that was changed meanwhile leaves out what it had planned.
-            Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
-                let place = running.work.sides.transfer.to.location.to_string();
-                let message = "the run had planned it, and the job as it is now leaves it out";
-                let failure = Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, message);
-                self.fail(transfer, Some(object), place, &failure);
-            }
-        }
-    }
-
     /// Puts a step in line.
-    fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
+    pub(super) fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else { return };
         running.work.announce(&step);
         let range = running.plan(&mut step);
+        if let Some(group) = self.shares.learn(transfer, &step.entry.key) {
+            let open = self.open.values_mut().map(|open| &mut open.group);
+            let groups = open.chain(self.waiting.groups());
+            groups.filter(|old| old.is_of(transfer)).for_each(|old| old.clone_from(&group));
+        }
         let held = held.and_then(Held::split);
-        self.waiting.push(range, Queued { transfer, step, held });
+        let group = self.shares.group(transfer, &step.entry.key);
+        self.waiting.push(range, group, Queued { transfer, step, held });
     }
 
     /// Puts the next version of a key before all others.
@@ -438,7 +448,7 @@ impl<'a> Conductor<'a> {
         self.transfers.get(&transfer).map(|running| Arc::clone(&running.work))
     }
 
-    fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
+    pub(super) fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
         let Some(running) = self.transfers.get(&transfer) else { return };
         let receipt = running.failed(place, failure);
         self.end_with(transfer, object, &receipt);
@@ -451,7 +461,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn fold(&mut self, joined: Result<(Id, Receipt), tokio::task::JoinError>) {
+    fn fold(&mut self, joined: Result<(Id, (Receipt, Box<Step>)), tokio::task::JoinError>) {
         let (id, receipt) = match joined {
             Ok((id, receipt)) => (id, Ok(receipt)),
             Err(error) => (error.id(), Err(error)),
@@ -459,8 +469,11 @@ impl<'a> Conductor<'a> {
         let Some(open) = self.closed(id) else { return };
         let transfer = open.transfer;
         match receipt {
-            Ok(receipt) => {
+            Ok((receipt, step)) => {
+                let is_single = open.then.is_none();
                 let receipt = self.without_blame(receipt);
+                let held = Refused { transfer, step, receipt };
+                let Some(Refused { receipt, .. }) = self.end_or_hold(held, is_single) else { return };
                 if let Some(then) = open.then {
                     self.end_or_suspect(transfer, open.object, receipt.clone(), true);
                     self.follow(transfer, then, &receipt);
@@ -484,7 +497,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// One object less to do.
-    fn over(&mut self, transfer: u32) {
+    pub(super) fn over(&mut self, transfer: u32) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             running.left -= 1;
         }
@@ -493,6 +506,8 @@ impl<'a> Conductor<'a> {
 
     fn closed(&mut self, id: Id) -> Option<Open> {
         let open = self.open.remove(&id)?;
+        self.shares.closed(&open.group);
+        self.last_end = Instant::now();
         self.open_large -= usize::from(open.parts > 0);
         self.open_parts -= u64::from(open.parts);
         self.open_heavy -= u32::from(open.is_heavy());
@@ -535,50 +550,9 @@ impl<'a> Conductor<'a> {
         let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
         self.tell(transfer, |record| record.end(object, receipt, goes_on));
     }
-
-    pub(super) fn count(&mut self, receipt: &Receipt) {
-        self.outcome.count(receipt);
-        self.monitor.observe(&Event::ObjectEnded(receipt));
-        if let Ending::Failed { error } = &receipt.ending
-            && self.outcome.gave_up.is_none()
-            && let Some(gave_up) = self.is_hopeless(error)
-        {
-            self.give_up_run(gave_up);
-        }
-    }
 }
 
-impl Running {
-    /// Nothing is left to do.
-    fn is_over(&self) -> bool {
-        self.is_planned && self.left == 0
-    }
-
-    /// Takes note of an object that will be copied; the range in which it was found.
-    fn plan(&mut self, step: &mut Step) -> u32 {
-        self.left += 1;
-        self.record.plan(step)
-    }
-
-    fn empty(&self) -> Option<EmptySelection> {
-        EmptySelection::of(&self.work.sides.transfer, self.excluded)
-    }
-
-    fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
-        let step = Step::without_work(entry, key);
-        let (source, destination) = self.work.location(&step);
-        let draft = Draft { route: None, ..Draft::of(&step) };
-        self.receipt(draft, source, destination, Ending::Skipped { reason })
-    }
-
-    fn failed(&self, place: String, failure: &Failure) -> Receipt {
-        let destination = self.work.sides.transfer.to.location.to_string();
-        let ending = Ending::Failed { error: failure.into() };
-        self.receipt(Draft::of_size(0), place, destination, ending)
-    }
-
-    fn receipt(&self, draft: Draft, source: String, destination: String, ending: Ending) -> Receipt {
-        let transfer = self.work.sides.transfer.name.clone();
-        draft.receipt(transfer, source, destination, Duration::ZERO, ending)
-    }
+/// Returns true if the requests of an object would not have to stand in line.
+fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
+    transfers.get(&queued.transfer).is_none_or(|running| running.work.line(&queued.step) < LINE)
 }

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::adopt::{self, Begun, Found, Left, Published, Wish};
+use super::again::MAY_BE_OURS;
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::claim;
@@ -19,7 +20,7 @@ use super::prove::{Expected, Forecast, Made, Verdict, by_look, forecast, proves}
 use super::published::Publication;
 use super::receipt::{Ending, Proof};
 use super::tracked::Terms;
-use super::{Draft, Trouble, Work, layout, read};
+use super::{Draft, Trouble, Work, layout, read, repair};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
@@ -39,7 +40,7 @@ use crate::s3::{
 /// How often an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
 /// A single copy of more than this takes long enough to count as bulk.
-pub(super) const BULK_FROM: u64 = 16 << 20;
+pub(super) use crate::bucket::parking::BULK_FROM;
 
 /// Copies the object of `step`; what it came to is in `draft` and the ending.
 pub(super) async fn copy(
@@ -49,6 +50,9 @@ pub(super) async fn copy(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let left = work.inherited.take(step.object, &work.upload_place(&step.key));
+    if let Some(ending) = Box::pin(repair::tags(work, source, step, draft)).await? {
+        return Ok(ending);
+    }
     draft.in_place = work.sides.is_in_place();
     let seen = step.seen.clone();
     let mut copy = Copy { work, source, step, ask_each: false, seen, left, before: None };
@@ -125,7 +129,7 @@ impl Copy<'_> {
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
         let want = if is_bulk { work.slots().bulk(step.entry.size, step.entry.size) } else { Want::Small };
         let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        if let Some(etag) = self.needs_no_look().filter(|_| !draft.in_place)
+        if let Some(etag) = self.needs_no_look().filter(|_| !draft.in_place && step.found.is_none())
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
@@ -133,7 +137,7 @@ impl Copy<'_> {
         let mut head = if draft.in_place {
             Box::pin(work.sides.look_in_place(&step.key)).await?
         } else {
-            source.head(&step.entry.key, step.entry.version.as_deref()).await?
+            source.parking_heads().head(&step.entry.key, step.entry.version.as_deref()).await?
         };
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
@@ -154,7 +158,8 @@ impl Copy<'_> {
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
         draft.pinned(&head, &route, pin.version.clone());
         let condition = self.condition(route.publishes_by());
-        if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
+        let is_free = step.turn.is_some() || step.found.is_some();
+        if !is_free && work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(Ending::Skipped { reason: Skip::Present });
         }
         let destination = &work.sides.destination;
@@ -173,6 +178,11 @@ impl Copy<'_> {
                 }
             };
             return Err(work.unprovable(&step.key, why).into());
+        }
+        if let Some(reason) = step.found {
+            drop(slot);
+            let asked = wanted.asked(&head);
+            return Box::pin(self.found_again(&head, asked, reason, draft)).await;
         }
         let ending = match route {
             Route::MultipartCopy(layout) => {
@@ -301,6 +311,28 @@ impl Copy<'_> {
         }
     }
 
+    /// Proves a copy that an earlier session of the run may have made, or leaves it alone.
+    async fn found_again(
+        &self,
+        head: &Head,
+        asked: Asked<'_>,
+        otherwise: Skip,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        let ending = self.adopt(head, Some(asked), otherwise, draft).await?;
+        draft.reason = None;
+        draft.notes.push(match &ending {
+            Ending::Done { .. } => {
+                "copied by an earlier session of this run, and proven by this one".to_owned()
+            }
+            _ => MAY_BE_OURS.to_owned(),
+        });
+        if matches!(ending, Ending::Done { .. }) {
+            self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
+        }
+        Ok(ending)
+    }
+
     async fn multipart(
         &mut self,
         place: Slot,
@@ -377,7 +409,7 @@ impl Copy<'_> {
     ) -> Result<Ending, Trouble> {
         let work = self.work;
         draft.parts = begun.layout.count;
-        let mut progress = Progress::of(begun.tracked, begun.kept.clone());
+        let mut progress = Progress::of(&begun, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
         let outcome = self.parts_to_object(head, pin, (&begun, asked), (id, &mut progress), draft).await;
         let outcome = begun.vouched(work, asked.attributes, outcome, &mut self.seen, draft).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::receipt::{Ending, Proof, Receipt};
@@ -76,10 +77,24 @@ pub struct Outcome {
     pub proofs: BTreeMap<String, u64>,
     /// Sessions that the run took.
     pub sessions: u32,
+    /// What earlier sessions have copied; `None` in the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Earlier>,
     /// Requests, throttles and retries of the last session.
     pub requests: PaceCounts,
     /// Seconds at work, over all sessions. One that was killed counts until it was heard of last.
     pub seconds: f64,
+}
+
+/// What earlier sessions of a run have copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Earlier {
+    /// Objects that they copied and proved.
+    pub objects: u64,
+    /// When the last of them was heard of last.
+    pub until: Timestamp,
+    /// Objects of which this session saw before it began that they are still there.
+    pub seen: u64,
 }
 
 /// Why a run ended itself: to go on would have been in vain.
@@ -118,6 +133,10 @@ impl From<&RunState> for Outcome {
             objects_with_losses: totals.objects_with_losses,
             losses: totals.losses.clone(),
             proofs,
+            earlier: state
+                .last
+                .filter(|_| totals.done_objects > 0 && state.run.is_some())
+                .map(|until| Earlier { objects: totals.done_objects, until, seen: 0 }),
             sessions: state.run.as_ref().map_or(1, |_| state.resumed.saturating_add(2)),
             seconds: earlier.as_secs_f64(),
             ..Self::default()

@@ -1,8 +1,8 @@
 //! The parts of one object, under way side by side.
 //!
 //! A part is begun only when a place in flight is there for it, so a 10,000-part object holds as many futures as it
-//! has requests in flight. The first part that fails ends the beginning of new ones; those under way are let finish,
-//! because an abort that overtakes a part leaves it behind.
+//! has requests in flight. The first part that fails ends the beginning of new ones, and calls off those that wait for
+//! their next attempt; requests under way are let finish, because an abort that overtakes a part leaves it behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -11,10 +11,13 @@ use std::sync::Arc;
 use futures::future::OptionFuture;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
+use super::adopt::Begun;
 use super::hedge::{Hedge, once_or_twice};
 use super::{Trouble, Work};
 use crate::bucket::Answer;
+use crate::location::ObjectKey;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::parts::{PartLayout, PartRange};
@@ -27,6 +30,10 @@ use super::tracked::Tracked;
 #[derive(Debug)]
 pub(super) struct Progress {
     tracked: Tracked,
+    /// Calls off the requests of the upload that wait.
+    over: CancellationToken,
+    /// Where the object goes.
+    key: ObjectKey,
     /// Parts that S3 has confirmed.
     pub(super) done: Vec<PartDone>,
     /// Requests that it took.
@@ -37,9 +44,15 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Where an upload is when it is begun or taken up: S3 holds `kept` already.
-    pub(super) fn of(tracked: Tracked, kept: Vec<PartDone>) -> Self {
+    pub(super) fn of(begun: &Begun, kept: Vec<PartDone>) -> Self {
         let bytes = kept.iter().map(|part| part.size).sum();
-        Self { tracked, done: kept, attempts: 0, bytes }
+        let (over, key) = (begun.upload.over(), begun.upload.key().clone());
+        Self { tracked: begun.tracked, over, key, done: kept, attempts: 0, bytes }
+    }
+
+    /// Begins with no part under way.
+    pub(super) fn begin(&self) -> Running {
+        Running { tasks: JoinSet::new(), over: self.over.clone(), trouble: None }
     }
 
     async fn take(&mut self, work: &Work, id: u64, answer: Answer<PartDone>) -> Result<(), Trouble> {
@@ -71,9 +84,11 @@ where
     let held: BTreeSet<u32> = progress.done.iter().map(|part| part.number).collect();
     let mut parts = layout.parts().filter(|part| !held.contains(&part.number)).peekable();
     let mut place = None;
-    let mut running = Running::default();
+    let mut running = progress.begin();
     loop {
-        if place.is_none() && running.trouble.is_none() && parts.peek().is_some() {
+        // Where parts stand in line, those that do so already are enough.
+        let is_clogged = !running.is_empty() && work.is_clogged(&progress.key);
+        if place.is_none() && running.trouble.is_none() && parts.peek().is_some() && !is_clogged {
             place = Some(work.slots().request(work.slots().bulk(left, layout.part_size)));
         }
         let due = hedge.due().filter(|_| running.trouble.is_none());
@@ -113,13 +128,18 @@ where
 }
 
 /// Part requests under way, and the first trouble that one of them met.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Running {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
+    over: CancellationToken,
     pub(super) trouble: Option<Trouble>,
 }
 
 impl Running {
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// Sends a part; it keeps the place until it is answered.
     pub(super) fn spawn<F>(&mut self, slot: Slot, part: F)
     where
@@ -132,8 +152,12 @@ impl Running {
         });
     }
 
-    /// Takes note of trouble; the first one counts.
+    /// Takes note of trouble; the first one counts. Parts that wait for their turn or their next attempt are not sent
+    /// any more, unless the run only stops: then they have the time that all requests have.
     pub(super) fn fail(&mut self, trouble: Trouble) {
+        if !matches!(trouble, Trouble::Stopped) {
+            self.over.cancel();
+        }
         self.trouble.get_or_insert(trouble);
     }
 

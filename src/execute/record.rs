@@ -143,6 +143,16 @@ impl Record {
         });
     }
 
+    /// The destination has an object, which an earlier list of the run has counted.
+    pub(super) fn skip_known(&mut self, key: ObjectKey, receipt: &Receipt) {
+        let line = self.line(receipt);
+        self.gather(|passed| {
+            passed.known_objects += 1;
+            passed.receipts.extend(line);
+            passed.to = Some(key);
+        });
+    }
+
     /// The selection leaves an object out.
     pub(super) fn exclude(&mut self, key: ObjectKey) {
         self.gather(|passed| {

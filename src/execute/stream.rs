@@ -11,14 +11,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::attributes::Wanted;
-use super::part::{self, Progress, Running};
+use super::part::{self, Progress};
 use super::receipt::Ending;
 use super::upload::{Upload, put, reserve};
 use super::{Draft, Trouble, Work};
 use crate::listing::Entry;
 use crate::manifest::job::PartSize;
 use crate::pace::slots::Want;
-use crate::plan::condition::Seen;
 use crate::plan::decide::{Reason, Route};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
@@ -45,15 +44,7 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
     };
     let layout = PartLayout::uniform(0, UPLOAD_PART, 1);
     let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step {
-        entry,
-        key,
-        reason: Reason::Always,
-        route,
-        seen: Seen::Unknown,
-        object: None,
-        turn: None,
-    }))
+    Planned::Step(Box::new(Step { reason: Reason::Always, route, ..Step::without_work(entry, key) }))
 }
 
 /// Sends standard input to its end.
@@ -88,9 +79,9 @@ async fn stream(
         return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
     }
     let upload = Upload::of_stream(work, &step.key, attributes, draft).await?;
-    let mut progress = Progress::of(upload.begun.tracked, Vec::new());
+    let mut progress = Progress::of(&upload.begun, Vec::new());
     let outcome = async {
-        let mut running = Running::default();
+        let mut running = progress.begin();
         let (mut body, mut permit, mut number) = (first, first_permit, 1);
         while !body.is_empty() && running.trouble.is_none() {
             running.collect(work, upload.id, &mut progress).await;

@@ -1,8 +1,8 @@
 //! What the journal is told of an upload, and what becomes of one that is not finished.
 //!
 //! An upload that nobody remembers costs money until somebody finds it. So it is on record before it is begun, its id before
-//! its first part, and its end only when the server has it no more. Where no journal is kept, an upload that a stop left
-//! unfinished is aborted; where one is kept, or the next session claims what is open, that goes on with it. A Create whose
+//! its first part, and its end only when the server has it no more. Where no journal is kept, an upload that a stop or a
+//! failure left unfinished is aborted; where one is kept, or the next session claims what is open, that goes on with it. A Create whose
 //! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown to be gone is reported
 //! once, with its id and a command.
 
@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::part::Progress;
 use super::receipt::Ending;
 use super::{ABORT, Draft, Trouble, Work};
 use crate::bucket::Bucket;
@@ -24,6 +25,7 @@ use crate::multipart::{self, Aborted, MultipartUpload, Stray};
 use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, PartDone};
+use crate::size::ByteSize;
 
 /// An upload's number in the journal, none where no journal is kept, and the time before it was begun.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +184,7 @@ impl Tracked {
         work: &Work,
         upload: &MultipartUpload,
         outcome: &Result<Ending, Trouble>,
-        draft: &mut Draft,
+        (progress, draft): (&Progress, &mut Draft),
     ) -> bool {
         if matches!(outcome, Ok(Ending::Done { .. })) {
             self.ended(&work.journal).await;
@@ -206,12 +208,36 @@ impl Tracked {
             }
             return false;
         }
+        if let Err(Trouble::Failed(failure)) = outcome
+            && !progress.done.is_empty()
+            && may_succeed_later(failure)
+            && self.keep(work).await
+        {
+            draft.notes.push(format!(
+                "its upload keeps {} of its parts ({}) for the next run of the same command",
+                progress.done.len(),
+                ByteSize(progress.bytes)
+            ));
+            return false;
+        }
         if matches!(outcome, Err(Trouble::NotOurs)) {
             self.ended(&work.journal).await;
             return true;
         }
         if work.abandon(upload, draft).await {
             self.ended(&work.journal).await;
+        }
+        true
+    }
+
+    /// Puts on record that the next run goes on with the upload. Returns false where nobody would know of it then.
+    async fn keep(self, work: &Work) -> bool {
+        let Some(upload) = self.upload else { return false };
+        if work.journal.append(Event::UploadKept { upload }).await.is_err() {
+            return false;
+        }
+        if let Some(open) = work.journal.open_upload(upload).await {
+            work.inherited.give_back(upload, open);
         }
         true
     }
@@ -262,4 +288,19 @@ impl Tracked {
         // A journal that is broken stops the run by itself.
         work.journal.commit(event(upload)).await.map_err(|_| Trouble::Stopped)
     }
+}
+
+/// Returns true for a failure that says nothing about the parts: with a permission that is granted, or a server that
+/// answers, the same upload can be finished.
+fn may_succeed_later(failure: &Failure) -> bool {
+    failure.is_passing()
+        || matches!(
+            failure.kind(),
+            FailureKind::Denied
+                | FailureKind::Credentials
+                | FailureKind::NoCredentials
+                | FailureKind::ClockSkew
+                | FailureKind::Certificate
+                | FailureKind::Unreadable
+        )
 }

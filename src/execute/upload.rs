@@ -155,7 +155,7 @@ async fn file_round(
         drop((slot, permit, read));
         let upload = Upload::of_file(work, step, attributes, (stamp, layout), left, draft).await?;
         draft.parts = upload.begun.layout.count;
-        let mut progress = Progress::of(upload.begun.tracked, Vec::new());
+        let mut progress = Progress::of(&upload.begun, Vec::new());
         let outcome = async {
             let parts = (upload.begun.layout.clone(), false);
             let (reader, place) = (Arc::clone(&file), path.to_owned());

@@ -2,12 +2,13 @@
 //!
 //! What takes long waits by size, the largest first, because its tail is what a run ends with. Small objects wait by the range of
 //! keys in which they were planned, and the ranges take turns: they lie in different places of the bucket, so that a run
-//! spreads over S3's partitions. A range whose next key lies where requests are standing in line is passed over, as long as
+//! spreads over S3's partitions. In each range, every prefix has a line of its own. One whose next key lies where requests are standing in line is passed over, as long as
 //! others are not: a prefix that is throttled must not fill all places in flight with objects that wait for it.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 
+use super::fair::Group;
 use super::object::BULK_FROM;
 use crate::planner::{Held, Step};
 
@@ -46,6 +47,14 @@ impl Ord for BySize {
     }
 }
 
+/// Small objects that wait in the order of their keys.
+#[derive(Debug)]
+struct Line {
+    range: u32,
+    group: Group,
+    queue: VecDeque<Queued>,
+}
+
 /// All objects that wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -54,24 +63,29 @@ pub(super) struct Waiting {
     heavy: BinaryHeap<BySize>,
     /// Goes before all others.
     urgent: VecDeque<Queued>,
-    /// By range; the one whose turn it is comes first, and none is empty.
-    small: VecDeque<(u32, VecDeque<Queued>)>,
+    /// By range and prefix; the one whose turn it is comes first, and none is empty.
+    small: VecDeque<Line>,
 }
 
 impl Waiting {
+    /// The groups of small objects.
+    pub(super) fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.small.iter_mut().map(|line| &mut line.group)
+    }
+
     /// How many they are.
     pub(super) fn len(&self) -> usize {
-        let small = self.small.iter().map(|(_, line)| line.len()).sum::<usize>();
+        let small = self.small.iter().map(|line| line.queue.len()).sum::<usize>();
         self.large.len() + self.heavy.len() + self.urgent.len() + small
     }
 
     /// One more, found in this range.
-    pub(super) fn push(&mut self, range: u32, queued: Queued) {
+    pub(super) fn push(&mut self, range: u32, group: Group, queued: Queued) {
         match queued.step.route.parts() {
             0 if queued.step.entry.size > BULK_FROM => self.heavy.push(BySize(queued)),
-            0 => match self.small.iter_mut().find(|(other, _)| *other == range) {
-                Some((_, line)) => line.push_back(queued),
-                None => self.small.push_back((range, VecDeque::from([queued]))),
+            0 => match self.small.iter_mut().find(|line| line.range == range && line.group == group) {
+                Some(line) => line.queue.push_back(queued),
+                None => self.small.push_back(Line { range, group, queue: VecDeque::from([queued]) }),
             },
             _ => self.large.push(BySize(queued)),
         }
@@ -85,37 +99,75 @@ impl Waiting {
         }
     }
 
-    /// The largest in parts.
-    pub(super) fn pop_large(&mut self) -> Option<Queued> {
-        self.large.pop().map(|BySize(queued)| queued)
+    /// The largest in parts whose requests would not stand in a long line.
+    pub(super) fn pop_large(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
+        pop_free(&mut self.large, is_free)
     }
 
-    /// The largest copy in one request that takes long.
-    pub(super) fn pop_heavy(&mut self) -> Option<Queued> {
-        self.heavy.pop().map(|BySize(queued)| queued)
+    /// The largest copy in one request that takes long and would not stand in a long line.
+    pub(super) fn pop_heavy(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
+        pop_free(&mut self.heavy, is_free)
     }
 
-    /// The next small one whose requests would not stand in a long line.
-    pub(super) fn pop_small(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
+    /// The next small one whose requests would not stand in a long line, of the prefix with the fewest `open` ones.
+    pub(super) fn pop_small(
+        &mut self,
+        is_free: impl Fn(&Queued) -> bool,
+        open: impl Fn(&Group) -> u32,
+    ) -> Option<Queued> {
         if let Some(queued) = self.urgent.pop_front() {
             return Some(queued);
         }
-        let at = self.small.iter().position(|(_, line)| line.front().is_some_and(&is_free))?;
+        let mut best = None::<(u32, usize)>;
+        for (at, line) in self.small.iter().enumerate() {
+            let open = open(&line.group);
+            let is_better = best.is_none_or(|(fewest, _)| open < fewest);
+            if is_better && line.queue.front().is_some_and(&is_free) {
+                best = Some((open, at));
+            }
+        }
+        let (_, at) = best?;
         self.small.rotate_left(at);
-        let (range, mut line) = self.small.pop_front()?;
-        let queued = line.pop_front();
-        if !line.is_empty() {
-            self.small.push_back((range, line));
+        let mut line = self.small.pop_front()?;
+        let queued = line.queue.pop_front();
+        if !line.queue.is_empty() {
+            self.small.push_back(line);
         }
         queued
+    }
+
+    /// Any of them, of the range whose turn it is.
+    pub(super) fn pop_any(&mut self) -> Option<Queued> {
+        let all = |_: &Queued| true;
+        self.pop_small(all, |_| 0).or_else(|| self.pop_heavy(all)).or_else(|| self.pop_large(all))
     }
 
     /// All of them, because none will be begun.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Queued> + use<> {
         let Self { large, heavy, urgent, small } = std::mem::take(self);
         let by_size = large.into_iter().chain(heavy).map(|BySize(queued)| queued);
-        by_size.chain(urgent).chain(small.into_iter().flat_map(|(_, line)| line))
+        by_size.chain(urgent).chain(small.into_iter().flat_map(|line| line.queue))
     }
+}
+
+/// Objects that are looked at for one that need not stand in line.
+const PASSED_OVER: usize = 64;
+
+/// Takes the largest that is free, of the first ones.
+fn pop_free(line: &mut BinaryHeap<BySize>, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
+    let (mut passed, mut found) = (Vec::new(), None);
+    while found.is_none()
+        && passed.len() < PASSED_OVER
+        && let Some(BySize(queued)) = line.pop()
+    {
+        if is_free(&queued) {
+            found = Some(queued);
+        } else {
+            passed.push(BySize(queued));
+        }
+    }
+    line.extend(passed);
+    found
 }
 
 #[cfg(test)]
@@ -150,15 +202,15 @@ mod tests {
     fn ranges_take_turns_and_those_in_line_are_passed_over() {
         let mut waiting = Waiting::default();
         for (range, name) in [(1, "a1"), (1, "a2"), (1, "a3"), (2, "hot1"), (2, "hot2"), (3, "c1")] {
-            waiting.push(range, queued(name, 1, Route::Copy));
+            waiting.push(range, Group::default(), queued(name, 1, Route::Copy));
         }
         waiting.push_first(queued("again", 1, Route::Copy));
         let cold = |queued: &Queued| !queued.step.key.as_str().starts_with("hot");
-        let mut seen: Vec<_> = (0..4).map(|_| key(waiting.pop_small(|_| true))).collect();
+        let mut seen: Vec<_> = (0..4).map(|_| key(waiting.pop_small(|_| true, |_| 0))).collect();
         assert_eq!(seen, ["again", "a1", "hot1", "c1"]);
-        seen = (0..4).map(|_| key(waiting.pop_small(cold))).collect();
+        seen = (0..4).map(|_| key(waiting.pop_small(cold, |_| 0))).collect();
         assert_eq!(seen, ["a2", "a3", "", ""], "what is hot waits");
-        assert_eq!(key(waiting.pop_small(|_| true)), "hot2");
+        assert_eq!(key(waiting.pop_small(|_| true, |_| 0)), "hot2");
         assert_eq!(waiting.take().count(), 0);
     }
 
@@ -166,11 +218,11 @@ mod tests {
     fn what_takes_long_goes_by_size() {
         let mut waiting = Waiting::default();
         for size in [BULK_FROM + 2, BULK_FROM + 9, BULK_FROM + 5] {
-            waiting.push(1, queued(&size.to_string(), size, Route::Copy));
+            waiting.push(1, Group::default(), queued(&size.to_string(), size, Route::Copy));
         }
-        waiting.push(1, queued("small", 1, Route::Copy));
-        assert_eq!(key(waiting.pop_heavy()), (BULK_FROM + 9).to_string());
-        assert!(waiting.pop_large().is_none());
+        waiting.push(1, Group::default(), queued("small", 1, Route::Copy));
+        assert_eq!(key(waiting.pop_heavy(|_| true)), (BULK_FROM + 9).to_string());
+        assert!(waiting.pop_large(|_| true).is_none());
         let mut left: Vec<_> = waiting.take().map(|queued| queued.step.entry.size).collect();
         left.sort_unstable();
         assert_eq!(left, [1, BULK_FROM + 2, BULK_FROM + 5]);

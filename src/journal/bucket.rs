@@ -93,6 +93,24 @@ impl Place {
         Err(JournalError::Unconditional { place: self.to_string(), endpoint })
     }
 
+    /// Writes a segment that was just created once more, which the server must refuse: a profile may promise conditions that
+    /// a proxy or another version of the server ignores.
+    async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
+        let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());
+        match self.bucket.put_object(&key, header.into(), &attributes, None, WriteCondition::Absent).await {
+            Err(failure)
+                if matches!(failure.kind(), FailureKind::PreconditionFailed | FailureKind::Conflict) =>
+            {
+                Ok(())
+            }
+            Err(failure) => Err(JournalError::store(self, failure)),
+            Ok(_) => {
+                let endpoint = self.bucket.client().endpoint().to_owned();
+                Err(JournalError::ConditionIgnored { place: self.to_string(), endpoint })
+            }
+        }
+    }
+
     /// What objects that make no journal together still say.
     async fn salvage(&self, names: &BTreeSet<Name>) -> Result<Salvage, JournalError> {
         let get = |name: Name| async move {
@@ -269,8 +287,8 @@ impl BucketLog {
         loop {
             let found = place.load().await?;
             let (number, next, at) = (found.next_segment, found.replay.next, Timestamp::now());
-            let header = Header::new(number, next, &writer, at);
-            match place.create(&segment_name(number), header.line()).await {
+            let header = Header::new(number, next, &writer, at).line();
+            match place.create(&segment_name(number), header.clone()).await {
                 Ok(()) => {}
                 // The writer before goes on; what it wrote meanwhile must be read first.
                 Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
@@ -279,6 +297,7 @@ impl BucketLog {
                 }
                 Err(error) => return Err(error),
             }
+            place.try_condition(number, header).await?;
             let Found { replay, stale, snapshot_bytes, tail_bytes, .. } = found;
             place.remove(stale).await;
             let mut fences = replay.fences.clone();
@@ -308,7 +327,8 @@ impl BucketLog {
             let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
             let number = names.iter().map(next).max().unwrap_or(1);
             let at = Timestamp::now();
-            match place.create(&segment_name(number), Header::new(number, 0, &writer, at).line()).await {
+            let header = Header::new(number, 0, &writer, at).line();
+            match place.create(&segment_name(number), header.clone()).await {
                 Ok(()) => {}
                 Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
                     rounds += 1;
@@ -316,6 +336,7 @@ impl BucketLog {
                 }
                 Err(error) => return Err(error),
             }
+            place.try_condition(number, header).await?;
             // Any of them may be one with which a session took over.
             let segments = names.iter().filter_map(|name| match name {
                 Name::Segment(number) => Some(*number),

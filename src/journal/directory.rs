@@ -40,7 +40,7 @@ pub(super) struct Directory {
     path: PathBuf,
     writer: Writer,
     /// Held until the end.
-    _lock: File,
+    lock: Arc<File>,
     file: Arc<File>,
     /// The segment that is being written.
     segment: u64,
@@ -85,7 +85,7 @@ impl Directory {
         let directory = Self {
             path: path.to_owned(),
             writer,
-            _lock: lock,
+            lock: Arc::new(lock),
             file: Arc::new(file),
             segment,
             segment_bytes,
@@ -183,7 +183,19 @@ impl Store for Directory {
 
     async fn sync(&mut self) -> Result<(), JournalError> {
         let file = Arc::clone(&self.file);
-        self.blocking(move || file.sync_data()).await
+        self.blocking(move || file.sync_data()).await?;
+        // A file that has no name any more takes what is written, and nobody will ever read it. Without the lock's name, a
+        // second run would take a lock of its own.
+        let (lock, file) = (Arc::clone(&self.lock), Arc::clone(&self.file));
+        let names = [self.path.join(LOCK), self.path.join(segment_name(self.segment))];
+        let gone = self.blocking(move || {
+            let open = [lock, file].into_iter().zip(names);
+            Ok(open.filter(|(open, name)| !is_at(open, name)).map(|(_, name)| name).next())
+        });
+        match gone.await? {
+            Some(name) => Err(JournalError::Gone { place: name.display().to_string() }),
+            None => Ok(()),
+        }
     }
 
     fn wants_snapshot(&self) -> bool {
@@ -214,6 +226,18 @@ impl Store for Directory {
         }
         Ok(())
     }
+}
+
+/// Returns true if the file still has this name.
+fn is_at(file: &File, name: &Path) -> bool {
+    let same =
+        |open: &fs::Metadata, named: &fs::Metadata| (open.dev(), open.ino()) == (named.dev(), named.ino());
+    // Who cannot look has no reason to say that it is gone.
+    let Ok(open) = file.metadata() else { return true };
+    fs::metadata(name).map_or_else(
+        |error| !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        |named| same(&open, &named),
+    )
 }
 
 /// The files of a journal.

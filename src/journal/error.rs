@@ -54,8 +54,9 @@ pub enum JournalError {
     },
     /// It belongs to a run of another job, or the job was changed.
     #[error(
-        "the journal holds an unfinished run that began otherwise: {}; begin anew with --fresh, or go on with \
-         the changed job with --resume-anyway",
+        "the journal holds an unfinished run that began otherwise: {}; begin anew with --fresh (what is at the \
+         destination is compared and not copied again), or go on with the changed job with --resume-anyway (what is done \
+         stays as it is)",
         changes.join("; ")
     )]
     Changed {
@@ -64,13 +65,58 @@ pub enum JournalError {
     },
     /// It belongs to a run of other transfers: what is on record says nothing about these.
     #[error(
-        "the journal holds an unfinished run of other transfers: {}; begin anew with --fresh, or put the manifest \
-         back as it was and finish that run",
+        "the journal holds an unfinished run of other transfers: {}; begin anew with --fresh (what is at the destination is \
+         compared and not copied again), or put the manifest back as it was and finish that run",
         changes.join("; ")
     )]
     OtherTransfers {
         /// What is different, in words.
         changes: Vec<String>,
+    },
+    /// It belongs to a run between other places: what is done there says nothing about these.
+    #[error(
+        "the journal holds an unfinished run between other places: {}; begin anew with --fresh (what is at the destination is \
+         compared and not copied again), or put the job back as it was and finish that run",
+        changes.join("; ")
+    )]
+    OtherPlaces {
+        /// What is different, in words.
+        changes: Vec<String>,
+    },
+    /// The destination lacks what is on record.
+    #[error(
+        "the journal's record is not true any more: {missing} of {of} copied objects that were looked at are not at the \
+         destination as they were copied, for example {example}. They were deleted or replaced, or another bucket or server \
+         stands there. Begin anew with --fresh (what is at the destination is compared, what is missing is copied), or, if \
+         that is as it should be, go on with --resume-anyway"
+    )]
+    Untrue {
+        /// One of the objects, and what became of it.
+        example: String,
+        /// How many are missing or differ.
+        missing: u64,
+        /// How many were looked at.
+        of: u64,
+    },
+    /// The directory, its lock, or its segment went away or was replaced under the run.
+    #[error(
+        "the journal {place} was removed or replaced while the run was at work, so that nobody would know what it does; run the \
+         same command again: it compares what is at the destination and copies the rest"
+    )]
+    Gone {
+        /// The file that is no longer there.
+        place: String,
+    },
+    /// The endpoint replaces objects in spite of the condition, so a second writer could not be kept out.
+    #[error(
+        "{place}: a journal in S3 needs `If-None-Match` on PutObject, and the endpoint `{endpoint}` ignored it in a test; use a \
+         directory or another endpoint"
+    )]
+    ConditionIgnored {
+        /// The journal.
+        place: String,
+        /// The endpoint's name.
+        endpoint: String,
     },
     /// The endpoint has no conditional writes, so a second writer could not be kept out.
     #[error(
@@ -138,9 +184,12 @@ impl JournalError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Held { .. } | Self::Fenced { .. } | Self::Full { .. } | Self::Io { .. } | Self::Closed => {
-                true
-            }
+            Self::Held { .. }
+            | Self::Fenced { .. }
+            | Self::Full { .. }
+            | Self::Gone { .. }
+            | Self::Io { .. }
+            | Self::Closed => true,
             Self::Store { failure, .. } => {
                 failure.kind().may_pass_later() || *failure.kind() == FailureKind::Stopped
             }

@@ -143,6 +143,11 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
+    /// The object failed, and its upload is kept for the next run, which goes on with its parts.
+    UploadKept {
+        /// The upload.
+        upload: u64,
+    },
     /// What the servers accept, as far as it was learned; in the place of what was known before.
     PaceLearned(Learned),
 }
@@ -193,6 +198,9 @@ pub struct Passed {
     pub unchanged: Unchanged,
     /// Objects that are left out because they are in an archive.
     pub archived_objects: u64,
+    /// Objects that the destination has and that an earlier list of the run has counted.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub known_objects: u64,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
     /// What is no object or regular file.
@@ -200,6 +208,19 @@ pub struct Passed {
     /// Their lines in the report, if there is one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<ReceiptLine>,
+}
+
+impl Passed {
+    /// Returns the number of objects that have a line in a report.
+    pub(super) const fn objects(&self) -> u64 {
+        self.skipped_objects + self.archived_objects + self.known_objects
+    }
+}
+
+/// Leaves a count out of the JSON.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A planned object: enough to copy it without listing it again.

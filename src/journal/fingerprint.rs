@@ -72,6 +72,23 @@ impl Fingerprint {
             .collect()
     }
 
+    /// Returns the transfers that now copy from or to another place, in words.
+    #[must_use]
+    pub fn moves(&self, now: &Self) -> Vec<String> {
+        let is_side = |name: &str| matches!(name.rsplit_once('.'), Some((_, "from" | "to")));
+        let sides = |settings: &Self| {
+            Self(
+                settings
+                    .0
+                    .iter()
+                    .filter(|(name, _)| is_side(name))
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .collect(),
+            )
+        };
+        sides(self).changes(&sides(now))
+    }
+
     /// True when both jobs have the same transfers in the same order.
     #[must_use]
     pub fn has_transfers_of(&self, other: &Self) -> bool {
@@ -113,6 +130,8 @@ impl Fingerprint {
             proof,
             chosen,
             own_files: _,
+            // No run with a journal has any.
+            repairs: _,
             customer_keys,
             // It decides about the exit code only.
             empty: _,

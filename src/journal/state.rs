@@ -13,14 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::event::{Ended, Event, FailedObject, InPlace, Passed, PlannedObject, RunInfo};
-use super::uploads::{BegunUpload, Completing, OpenUpload, PartMarks};
+use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo, is_zero};
+use super::sample::{Copied, Sample};
+pub use super::tally::{Tally, Totals};
+use super::uploads::{BegunUpload, Completing, Kept, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
-use crate::plan::cause::{CauseCounts, Failed};
-use crate::plan::decide::Reason;
-use crate::plan::loss::{LossCounts, whole};
-use crate::plan::unchanged::Unchanged;
 
 /// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
 const FAILURES_KEPT: usize = 20;
@@ -69,6 +67,15 @@ pub struct RunState {
     pub uploads: BTreeMap<u64, OpenUpload>,
     /// Sums.
     pub totals: Totals,
+    /// Counts of the transfers that are not over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tallies: BTreeMap<u32, Tally>,
+    /// Some of the copied objects, by which the next session sees that the destination still has what is on record.
+    #[serde(default, skip_serializing_if = "Sample::is_empty")]
+    pub sample: Sample,
+    /// Objects that ended without a receipt, because their session wrote no report.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreported: u64,
     /// The latest failures.
     pub failures: VecDeque<FailedObject>,
     /// The next number for an object or upload.
@@ -105,57 +112,6 @@ pub struct RangeState {
     pub pending: BTreeMap<u64, PlannedObject>,
 }
 
-/// Sums over a run, over all of its sessions.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Totals {
-    /// Objects found that were to be copied.
-    pub planned_objects: u64,
-    /// Their bytes.
-    pub planned_bytes: u64,
-    /// Objects copied or uploaded, and proven.
-    pub done_objects: u64,
-    /// Their bytes.
-    pub done_bytes: u64,
-    /// Those of them that were changed in place.
-    pub in_place_objects: u64,
-    /// Versions that are left of what these were before.
-    pub old_versions: u64,
-    /// Their parts.
-    pub parts: u64,
-    /// Objects that the destination has.
-    pub skipped_objects: u64,
-    /// Their bytes.
-    pub skipped_bytes: u64,
-    /// By what they were found equal.
-    pub unchanged: Unchanged,
-    /// Copied objects by the reason for which they were copied.
-    pub reasons: BTreeMap<Reason, u64>,
-    /// Objects in an archive that are left out.
-    pub archived_objects: u64,
-    /// Objects in an archive that are being restored.
-    pub restoring_objects: u64,
-    /// Their bytes.
-    pub restoring_bytes: u64,
-    /// Objects that the selection leaves out.
-    pub excluded_objects: u64,
-    /// What is no object or regular file.
-    pub ignored: u64,
-    /// Objects that failed.
-    pub failed_objects: u64,
-    /// Objects of which something could not be kept.
-    pub objects_with_losses: u64,
-    /// What could not be kept, and of how many objects.
-    #[serde(with = "whole")]
-    pub losses: LossCounts,
-    /// Objects by the proof that they rest on.
-    pub proofs: BTreeMap<String, u64>,
-    /// Failed objects by the kind of failure.
-    pub failures: BTreeMap<String, u64>,
-    /// The same by cause.
-    pub causes: CauseCounts,
-}
-
 impl RunState {
     /// Takes an event in that happened at a time.
     pub fn apply(&mut self, at: Timestamp, event: &Event) {
@@ -168,7 +124,7 @@ impl RunState {
                     began: Some(at),
                     last: Some(at),
                     session: Some(at),
-                    uploads: std::mem::take(&mut self.uploads),
+                    uploads: for_next_run(std::mem::take(&mut self.uploads)),
                     next_id: self.next_id,
                     ..Self::default()
                 };
@@ -195,8 +151,12 @@ impl RunState {
                 let fresh = RangeState { transfer: *transfer, ordered: *ordered, ..RangeState::default() };
                 self.ranges.retain(|_, other| other.transfer != *transfer);
                 self.ranges.insert(*range, fresh);
+                self.relist(*transfer);
             }
-            Event::KeysPassed(passed) => self.pass(passed),
+            Event::KeysPassed(passed) => {
+                self.unreported += passed.objects().saturating_sub(passed.receipts.len() as u64);
+                self.pass(passed);
+            }
             Event::RangePlanned { range } => {
                 if let Some(range) = self.ranges.get_mut(range) {
                     range.planned = true;
@@ -213,6 +173,7 @@ impl RunState {
             Event::TransferEnded { transfer } => {
                 self.ended_transfers.insert(*transfer);
                 self.ranges.retain(|_, range| range.transfer != *transfer);
+                self.tallies.remove(transfer);
             }
             Event::ObjectPlanned { range, object, entry } => {
                 self.next_id = self.next_id.max(object.saturating_add(1));
@@ -221,15 +182,20 @@ impl RunState {
                     range.passed = Some(entry.key.clone());
                 }
                 range.pending.insert(*object, entry.clone());
-                self.totals.planned_objects += 1;
-                self.totals.planned_bytes += entry.size;
+                let transfer = range.transfer;
+                self.totals.plan(entry.size);
+                self.tallies.entry(transfer).or_default().void.plan(entry.size);
             }
-            Event::ObjectEnded { range, object, ended, receipt: _ } => {
-                if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object) {
-                    range.pending.remove(object);
+            Event::ObjectEnded { range, object, ended, receipt } => {
+                self.unreported += u64::from(receipt.is_none());
+                self.end(*range, ended);
+                if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object)
+                    && let Some(entry) = range.pending.remove(object)
+                    && let Ended::Done { bytes, .. } = ended
+                {
+                    self.sample.take(Copied { transfer: range.transfer, at, bytes: *bytes, entry });
                 }
                 self.forget(*range);
-                self.end(ended);
             }
             _ => self.apply_to_upload(at, event),
         }
@@ -252,7 +218,8 @@ impl RunState {
             Event::UploadIntended { upload, object, place, server } => {
                 self.next_id = self.next_id.max(upload.saturating_add(1));
                 let (place, server) = (place.clone(), server.clone());
-                let open = OpenUpload { object: *object, place, server, intended: at, begun: None };
+                let open =
+                    OpenUpload { object: *object, place, server, intended: at, kept: Kept::No, begun: None };
                 self.uploads.insert(*upload, open);
             }
             Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed } => {
@@ -285,6 +252,11 @@ impl RunState {
             Event::UploadEnded { upload } => {
                 self.uploads.remove(upload);
             }
+            Event::UploadKept { upload } => {
+                if let Some(open) = self.uploads.get_mut(upload) {
+                    open.kept = Kept::ForNextRun;
+                }
+            }
             _ => {}
         }
     }
@@ -294,72 +266,42 @@ impl RunState {
     }
 
     fn pass(&mut self, passed: &Passed) {
-        if let Some(range) = self.ranges.get_mut(&passed.range)
-            && range.ordered
-            && passed.to.is_some()
-        {
+        let Some(range) = self.ranges.get_mut(&passed.range) else { return self.totals.pass(passed) };
+        if range.ordered && passed.to.is_some() {
             range.passed.clone_from(&passed.to);
         }
-        self.totals.skipped_objects += passed.skipped_objects;
-        self.totals.skipped_bytes += passed.skipped_bytes;
-        self.totals.unchanged.merge(&passed.unchanged);
-        self.totals.archived_objects += passed.archived_objects;
-        self.totals.excluded_objects += passed.excluded_objects;
-        self.totals.ignored += passed.ignored;
+        let transfer = range.transfer;
+        self.totals.pass(passed);
+        self.tallies.entry(transfer).or_default().void.pass(passed);
     }
 
-    fn end(&mut self, ended: &Ended) {
-        let totals = &mut self.totals;
-        match ended {
-            Ended::Done { bytes, parts, proof, reason, losses, in_place } => {
-                totals.done_objects += 1;
-                totals.in_place_objects += u64::from(in_place.is_some());
-                totals.old_versions += u64::from(*in_place == Some(InPlace::OldVersionLeft));
-                totals.done_bytes += bytes;
-                totals.parts += u64::from(*parts);
-                totals.objects_with_losses += u64::from(!losses.is_empty());
-                for loss in losses {
-                    totals.losses.add(loss);
-                }
-                *totals.proofs.entry(proof.clone()).or_default() += 1;
-                if let Some(reason) = reason {
-                    *totals.reasons.entry(*reason).or_default() += 1;
-                }
-            }
-            Ended::Skipped { archived: true, .. } => totals.archived_objects += 1,
-            Ended::Skipped { bytes, archived: false, unchanged } => {
-                totals.skipped_objects += 1;
-                totals.skipped_bytes += bytes;
-                totals.unchanged.merge(unchanged);
-            }
-            Ended::Restoring { bytes } => {
-                totals.restoring_objects += 1;
-                totals.restoring_bytes += bytes;
-            }
-            Ended::Failed(failed) => {
-                totals.failed_objects += 1;
-                *totals.failures.entry(failed.kind.clone()).or_default() += 1;
-                totals.causes.add(&Failed {
-                    operation: &failed.operation,
-                    code: &failed.code,
-                    message: &failed.message,
-                    source: &failed.source,
-                    destination: &failed.destination,
-                });
-                if self.failures.len() == FAILURES_KEPT {
-                    self.failures.pop_front();
-                }
-                let message = failed.message.chars().take(MESSAGE_KEPT).collect();
-                self.failures.push_back(FailedObject { message, ..failed.clone() });
-            }
+    fn end(&mut self, range: u32, ended: &Ended) {
+        self.totals.end(ended);
+        if let Some(range) = self.ranges.get(&range) {
+            self.tallies.entry(range.transfer).or_default().end(ended);
         }
+        if let Ended::Failed(failed) = ended {
+            if self.failures.len() == FAILURES_KEPT {
+                self.failures.pop_front();
+            }
+            let message = failed.message.chars().take(MESSAGE_KEPT).collect();
+            self.failures.push_back(FailedObject { message, ..failed.clone() });
+        }
+    }
+
+    /// Takes back what was counted of a transfer whose keys are all listed again, as far as they are found again. Returns
+    /// the number of objects that stay counted although the list finds them too.
+    pub fn relist(&mut self, transfer: u32) -> u64 {
+        let Some(tally) = self.tallies.get_mut(&transfer) else { return 0 };
+        self.totals.take_back(&std::mem::take(&mut tally.void));
+        tally.settled
     }
 
     /// What a new run takes over from this one: no more than its open uploads.
     #[must_use]
     pub fn left_behind(self) -> Self {
         let Self { last, uploads, next_id, .. } = self;
-        Self { last, uploads, next_id, ..Self::default() }
+        Self { last, uploads: for_next_run(uploads), next_id, ..Self::default() }
     }
 
     /// True when there is a run that can be gone on with.
@@ -399,6 +341,14 @@ impl RunState {
             .filter(move |(_, open)| open.object == object)
             .map(|(upload, open)| (*upload, open))
     }
+}
+
+/// Returns the open uploads as a new run finds them.
+fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpload> {
+    for open in uploads.values_mut() {
+        open.kept = open.kept.in_next_run();
+    }
+    uploads
 }
 
 /// Milliseconds; none when a clock was set back, or nothing has happened.

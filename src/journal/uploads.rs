@@ -27,9 +27,37 @@ pub struct OpenUpload {
     pub server: Option<String>,
     /// When it was about to be begun.
     pub intended: Timestamp,
+    /// Its object failed, and the next run goes on with it.
+    #[serde(default, skip_serializing_if = "Kept::is_not")]
+    pub kept: Kept,
     /// What is known of it since it was begun. Without it, it may exist and its id is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<BegunUpload>,
+}
+
+/// Tells for whom the upload of a failed object is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// Its object has not failed, or the upload is of no use.
+    #[default]
+    No,
+    /// The object failed in this run.
+    ForNextRun,
+    /// The object failed in an earlier run. This one goes on with the upload, or aborts it at its end.
+    ForThisRun,
+}
+
+impl Kept {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_not(&self) -> bool {
+        *self == Self::No
+    }
+
+    /// Returns the same when a new run begins.
+    pub(super) fn in_next_run(self) -> Self {
+        if self == Self::No { Self::No } else { Self::ForThisRun }
+    }
 }
 
 /// An upload whose id is known.

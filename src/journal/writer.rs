@@ -25,6 +25,7 @@ use super::event::{Event, ReceiptLine};
 use super::segment::push_record;
 use super::state::RunState;
 use super::store::Store;
+use super::uploads::OpenUpload;
 
 /// Events that wait for the writer. When it falls behind, whoever has more to tell waits too.
 const QUEUE: usize = 8192;
@@ -44,6 +45,9 @@ pub trait Ledger: Send {
     /// # Errors
     /// It can not be written.
     fn rewind(&mut self, length: u64) -> io::Result<u64>;
+
+    /// Says in it that receipts are missing: those of sessions that wrote no report.
+    fn lack(&mut self);
 
     /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next [`Ledger::sync`].
     fn add(&mut self, receipt: &str);
@@ -77,6 +81,8 @@ enum Message {
     Event(Event, Option<oneshot::Sender<()>>),
     /// A receipt of what is left to the next session.
     Left(ReceiptLine),
+    /// Somebody asks for what is on record of an open upload.
+    Upload(u64, oneshot::Sender<Option<OpenUpload>>),
     /// The last event.
     Close(Event, oneshot::Sender<Closed>),
 }
@@ -138,6 +144,13 @@ impl Journal {
     /// The journal can not be written any more.
     pub async fn leave(&self, receipt: ReceiptLine) -> Result<(), JournalError> {
         self.send(Message::Left(receipt)).await
+    }
+
+    /// Returns what is on record of an open upload, with all that was appended before the question.
+    pub async fn open_upload(&self, upload: u64) -> Option<OpenUpload> {
+        let (asked, answer) = oneshot::channel();
+        self.send(Message::Upload(upload, asked)).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     /// Ends the session with a last event, [`Event::RunStopped`] or [`Event::RunEnded`].
@@ -261,6 +274,11 @@ impl<S: Store> WriterTask<S> {
                         waiting.extend(done);
                     }
                     Message::Left(receipt) => self.left.push(receipt),
+                    Message::Upload(upload, asked) => {
+                        let open = self.start.state.uploads.get(&upload).cloned();
+                        // Whoever asked may have been stopped meanwhile.
+                        let _ = asked.send(open);
+                    }
                     Message::Close(event, done) => close = close.or(Some((event, done))),
                 }
             }
@@ -440,6 +458,9 @@ impl<S: Store> WriterTask<S> {
             }
         };
         let read = self.store.tail(&mut add).await;
+        if self.start.state.unreported > 0 {
+            ledger.lack();
+        }
         self.start.ledger = Some(ledger);
         read?;
         match rewound {

@@ -82,7 +82,16 @@ pub(super) fn build(
     };
     let name = file.name.unwrap_or_else(|| default_name.to_owned());
     Built {
-        job: Job { name, endpoints, transfers, limits, report, journal, claims: false },
+        job: Job {
+            name,
+            endpoints,
+            transfers,
+            limits,
+            report,
+            journal,
+            claims: false,
+            manifest_sha256: None,
+        },
         indices,
         findings: reader.findings,
     }
@@ -247,8 +256,7 @@ impl Reader<'_> {
             self.refuse(&format!("{path}.parts.goal"), message, "remove it");
         }
         let is_exact = |size: &String| size != "auto";
-        let exact = own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact));
-        if exact {
+        if own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact)) {
             let message = "a goal is what `size: auto` aims at, and the size is given";
             self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
         }
@@ -270,6 +278,7 @@ impl Reader<'_> {
             keys,
             parts,
             chosen: None,
+            repairs: BTreeMap::new(),
             own_files: Vec::new(),
             preserve,
             source_access: source_access.unwrap_or_default(),

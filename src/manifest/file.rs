@@ -510,7 +510,8 @@ pub struct LimitsSection {
     #[schemars(extend("examples" = ["15m"]))]
     pub patience: Option<String>,
     /// Ends the run when more objects than this have failed: a number, a percentage of the objects that ended, or `none`. The
-    /// default, `auto`, ends a run whose first few hundred objects all fail for the same reason.
+    /// default, `auto`, ends a run whose first 300 objects fail alike, and pauses one in which 300 objects in a row are
+    /// refused alike.
     #[schemars(extend("examples" = ["5%"]))]
     pub max_failures: Option<String>,
 }

@@ -45,6 +45,8 @@ pub struct Job {
     /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal knows, are resumed if their parts
     /// can be proven. Only the user knows that nobody else writes these keys.
     pub claims: bool,
+    /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
+    pub manifest_sha256: Option<String>,
 }
 
 /// A pair of locations: objects of `from` are copied to `to`.
@@ -94,6 +96,8 @@ pub struct Transfer {
     pub customer_keys: CustomerKeys,
     /// Copies these objects alone. `retry` sets it to the failed objects of a report.
     pub chosen: Option<Vec<Chosen>>,
+    /// Copies of earlier runs, by source key, that lack nothing but their tags.
+    pub repairs: BTreeMap<String, PublishedCopy>,
     /// The run's own report and journal, which are never part of a local source.
     pub own_files: Vec<std::path::PathBuf>,
 }
@@ -176,6 +180,21 @@ impl Default for Restore {
 pub struct Chosen {
     /// The whole key in S3, or the path below the source directory.
     pub key: String,
+}
+
+/// A copy that an earlier run published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedCopy {
+    /// The version of the source that it was made of.
+    pub source_version: Option<String>,
+    /// Its `ETag`.
+    pub etag: String,
+    /// Its version.
+    pub version: Option<String>,
+    /// The proof that it equals its source, as the report names it.
+    pub proof: Option<String>,
+    /// When it was proven.
+    pub at: Timestamp,
 }
 
 /// The proof that copies need, and the treatment of a copy without it.
@@ -419,6 +438,7 @@ impl Transfer {
             set: SetValues::default(),
             customer_keys: CustomerKeys::default(),
             chosen: None,
+            repairs: BTreeMap::new(),
             own_files: Vec::new(),
         }
     }
@@ -445,6 +465,7 @@ impl Job {
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
             claims: false,
+            manifest_sha256: None,
         }
     }
 }

@@ -17,7 +17,7 @@
 //! bucket and its access point count as two where something would be refused, and as one where somebody would wait.
 
 use super::diagnose::{Doubts, Finding};
-use super::job::{Job, ResolvedEndpoint, Source, Transfer, Versions};
+use super::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions};
 use crate::location::BucketName;
 
 /// Keys that a transfer reads or writes: all with a prefix, or one.
@@ -65,6 +65,9 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
         }
         written.push((target, *index, transfer));
     }
+    if !doubts.about("journal") && !doubts.about("transfers") {
+        findings.extend(journal(job));
+    }
     // Sorted like this, all regions inside another one follow it directly.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
     for (at, outer) in written.iter().enumerate() {
@@ -74,6 +77,26 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
             findings.extend(collision(outer, inner));
         }
     }
+}
+
+/// Returns the mistake of a journal that lies in what a transfer reads: its objects would be copied while they are written.
+pub(crate) fn journal(job: &Job) -> Option<Finding> {
+    let JournalPlace::Prefix(place) = &job.journal else { return None };
+    let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
+    let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());
+    let journal = Region { endpoint, bucket, key, exact: false };
+    let inside = |transfer: &&Transfer| {
+        let source = read_region(job, transfer).filter(|source| source.same_bucket(&journal));
+        let rest = source.as_ref().and_then(|source| source.contains(&journal));
+        rest.is_some_and(|rest| !transfer.select.leaves_out_all_below(rest))
+    };
+    let transfer = job.transfers.iter().find(inside)?;
+    let message = format!(
+        "the journal {place} lies in the source of `{}`: its own objects would be copied",
+        transfer.name
+    );
+    let remedy = "name a prefix outside of all sources, or exclude it there".to_owned();
+    Some(Finding { path: "journal".to_owned(), message, remedy })
 }
 
 /// Whether `later` begins only when `earlier` has ended: because it says so, or because one of them writes where the other

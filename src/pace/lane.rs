@@ -20,6 +20,7 @@ use super::meter::{Meter, Ticket};
 use super::outage::Outage;
 use super::prefix::{Evidence, Hot};
 use super::rate::RateController;
+use super::trust::Trust;
 use crate::s3::{Class, Operation};
 
 /// Prefixes of a bucket that can have a lane of their own.
@@ -28,6 +29,8 @@ const MOST: usize = 64;
 const FORGOTTEN: Duration = Duration::from_mins(15);
 /// Requests a second that may go ahead of the line, because their keys were never refused while others were.
 const SCOUTS: f64 = 20.0;
+/// So many refusals in a row say that a lane accepts nothing at the moment.
+const SHUT: u32 = 16;
 /// What an earlier session learned is used with this much caution.
 const CAUTION: f64 = 0.9;
 
@@ -49,6 +52,7 @@ pub struct Lanes {
     changing: Mutex<()>,
     pub(super) outage: Arc<Outage>,
     pub(super) answers: LastAnswers,
+    pub(super) trust: Trust,
 }
 
 #[derive(Clone, Debug)]
@@ -75,8 +79,23 @@ struct State {
     evidence: Evidence,
     /// Refused requests that have not come back yet.
     late: u32,
+    /// Refusals since the last request that was accepted.
+    streak: u32,
     /// Another lane has taken its place.
     retired: bool,
+}
+
+impl State {
+    /// Returns true while everything is refused.
+    fn is_shut(&self) -> bool {
+        self.streak >= SHUT
+    }
+
+    /// Returns true if a request for `key` may go ahead of the line. Below a prefix that is throttled alone, a key that is
+    /// spared would be accepted in its turn.
+    fn may_scout(&self, prefix: &str, key: &str) -> bool {
+        (prefix.is_empty() || !self.is_shut()) && self.evidence.may_scout(key)
+    }
 }
 
 /// A request that was refused and waits before it stands in line again.
@@ -111,7 +130,15 @@ enum Turn {
 impl Lane {
     fn new(prefix: &str, rate: RateController, now: Duration) -> Arc<Self> {
         let (meter, scouts) = (Meter::new(rate.rate(now), now), Meter::new(SCOUTS, now));
-        let state = State { rate, meter, scouts, evidence: Evidence::new(prefix), late: 0, retired: false };
+        let state = State {
+            rate,
+            meter,
+            scouts,
+            evidence: Evidence::new(prefix),
+            late: 0,
+            streak: 0,
+            retired: false,
+        };
         Arc::new(Self { prefix: prefix.to_owned(), state: Mutex::new(state) })
     }
 
@@ -121,6 +148,7 @@ impl Lane {
 
     fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
         let mut state = self.lock();
+        let may_scout = state.may_scout(&self.prefix, key);
         let State { rate, meter, scouts, evidence, retired, .. } = &mut *state;
         if *retired {
             return Turn::Elsewhere;
@@ -130,7 +158,7 @@ impl Lane {
         let wait = meter.wait(ticket, now);
         let is_open = evidence.is_open(now);
         if let Some(wait) = wait {
-            if !(is_open && evidence.may_scout(key) && scouts.draw_now(now)) {
+            if !(is_open && may_scout && scouts.draw_now(now)) {
                 return Turn::Wait(ticket, wait);
             }
             meter.give_back(1.0);
@@ -158,7 +186,8 @@ impl Lanes {
     pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
         let root = Lane::new("", RateController::new(documented(class)), now);
         let table = ArcSwap::from_pointee(Table { root, branches: Vec::new() });
-        Self { class, table, changing: Mutex::default(), outage, answers: LastAnswers::default() }
+        let (answers, trust) = (LastAnswers::default(), Trust::default());
+        Self { class, table, changing: Mutex::default(), outage, answers, trust }
     }
 
     /// True while the endpoint does not answer anyone.
@@ -173,6 +202,17 @@ impl Lanes {
         self.answers.any_after(operation, since)
     }
 
+    /// Returns true if a 403 to this kind of request is worth a repetition: others of its kind have succeeded.
+    #[must_use]
+    pub(crate) fn doubts_denial(&self, operation: Operation, now: Duration) -> bool {
+        self.trust.doubts(operation, now)
+    }
+
+    /// Notes that a 403 to this kind of request outlasted its repetitions, which took `doubted`.
+    pub(crate) fn believe_denial(&self, operation: Operation, doubted: Duration, now: Duration) {
+        self.trust.believe(operation, doubted, now);
+    }
+
     fn of(&self, key: &str) -> Arc<Lane> {
         let table = self.table.load();
         let branch = table.branches.iter().find(|lane| key.starts_with(&*lane.prefix));
@@ -183,7 +223,7 @@ impl Lanes {
     pub(crate) fn line(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
-        if state.evidence.is_open(now) && state.evidence.may_scout(key) {
+        if state.evidence.is_open(now) && state.may_scout(&lane.prefix, key) {
             return Duration::ZERO;
         }
         let rate = state.rate.rate(now);
@@ -232,6 +272,7 @@ impl Lanes {
             if state.retired {
                 return;
             }
+            state.streak = state.streak.saturating_add(1);
             // A scout's failure is about the keys that it was sent for.
             if !scout && state.rate.throttled(sent_at, now) {
                 tracing::debug!(prefix = lane.prefix, accepted = state.rate.limit(), "slows down");
@@ -241,6 +282,28 @@ impl Lanes {
         if !hot.is_empty() {
             self.split(lane, &hot, now);
         }
+    }
+
+    /// Takes note that a request for `key` that `passed` was accepted.
+    pub(super) fn accepted(passed: &Passed, key: &str, now: Duration) {
+        let mut state = passed.lane.lock();
+        state.streak = 0;
+        if state.evidence.is_open(now) {
+            state.evidence.accepted(key);
+        }
+    }
+
+    /// Returns true while everything is refused that is sent for keys like this one.
+    #[must_use]
+    pub(crate) fn is_shut(&self, key: &str) -> bool {
+        self.of(key).lock().is_shut()
+    }
+
+    /// Returns the prefixes, empty for all other keys, for which everything is refused at the moment.
+    pub(super) fn shut(&self) -> Vec<String> {
+        let table = self.table.load();
+        let lanes = table.branches.iter().chain([&table.root]);
+        lanes.filter(|lane| lane.lock().is_shut()).map(|lane| lane.prefix.clone()).collect()
     }
 
     /// Gives the hot prefixes lanes of their own, and `lane` another start without them.
@@ -353,6 +416,8 @@ mod tests {
             sent += 1;
             if keep.is_some_and(|keep| sent % keep != 0) {
                 lanes.throttled(&passed, key, sent_at, began.elapsed());
+            } else {
+                Lanes::accepted(&passed, key, began.elapsed());
             }
         }
         sent
@@ -373,6 +438,27 @@ mod tests {
         assert!(lanes.of("cold/x").lock().rate.rate(now) >= 3500.0);
         assert!(lanes.of("hot/y").lock().rate.rate(now) < 1000.0);
         assert!(cold.await.unwrap() > 1500, "one at a time with two milliseconds each");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_in_which_everything_is_refused_is_not_split_and_sends_few_requests() {
+        let (lanes, began, time) = (lanes(), Instant::now(), Duration::from_secs(20));
+        let mut tasks = JoinSet::new();
+        for index in 0..60 {
+            let key: &str = Box::leak(format!("hot/{index:02}/x").into_boxed_str());
+            tasks.spawn(send(Arc::clone(&lanes), key, Some(u32::MAX), began, time));
+        }
+        let cold = tokio::spawn(send(Arc::clone(&lanes), "cold/x", None, began, time));
+        sleep(time / 2).await;
+        assert_eq!((prefixes(&lanes), lanes.shut()), (vec!["hot/".to_owned()], vec!["hot/".to_owned()]));
+        assert!(lanes.is_shut("hot/x") && !lanes.is_shut("cold/x"));
+        let before = lanes.of("hot/x").lock().streak;
+        sleep(time / 2).await;
+        assert_eq!(prefixes(&lanes), ["hot/"], "nothing else is throttled alone");
+        let sent = lanes.of("hot/x").lock().streak - before;
+        assert!((5..100).contains(&sent), "{sent} requests in ten seconds");
+        tasks.abort_all();
+        assert!(cold.await.unwrap() > 5000, "two milliseconds each");
     }
 
     #[tokio::test(start_paused = true)]

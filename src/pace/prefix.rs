@@ -12,6 +12,10 @@
 //! Behind a long line of requests for hot keys a cold one would hardly be tried, and nobody would ever find out that it is
 //! cold. So requests whose piece was never refused may go ahead of the line now and then ([`Evidence::may_scout`]). They are
 //! more than the server takes of those in line; that it takes them all the same tells more than an answer in turn.
+//!
+//! A piece is cold only if its requests were *accepted*. Where everything is refused, each new piece looks spared until its first
+//! refusal arrives, and a lane would be split again and again for no reason. So a piece of which nothing was accepted yet
+//! sends no more than [`TRIALS`] requests ahead of the line.
 
 use std::time::Duration;
 
@@ -31,6 +35,8 @@ const PLENTY: u32 = 100;
 const WINDOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// Windows in which a piece must have been refused to be hot, or spared to be cold, and refusals that make it hot.
 const AGAIN: (u32, u32) = (3, 5);
+/// Requests that a piece may send ahead of the line before the first of them is accepted.
+const TRIALS: u32 = 3;
 /// A piece is spared by chance once in so many times, as a logarithm: e^7 is a thousand.
 const ODDS: f64 = 7.0;
 
@@ -54,6 +60,10 @@ struct Count {
     /// In this window.
     sent: u32,
     refused: u32,
+    /// In all windows, since the counting began.
+    accepted: u32,
+    /// Requests ahead of the line.
+    trials: u32,
     /// Those that were more than the server takes, weighed by how likely it was to refuse them for that.
     scouted: f64,
     /// In all windows before.
@@ -87,6 +97,7 @@ impl Count {
         self.spared >= AGAIN.0
             && self.expected >= ODDS
             && f64::from(self.refused_before) * 10.0 <= self.expected
+            && f64::from(self.accepted) * 2.0 >= self.expected
     }
 
     /// Both as one.
@@ -94,6 +105,8 @@ impl Count {
         Self {
             sent: self.sent + other.sent,
             refused: self.refused + other.refused,
+            accepted: self.accepted + other.accepted,
+            trials: self.trials + other.trials,
             scouted: self.scouted + other.scouted,
             sent_before: self.sent_before + other.sent_before,
             refused_before: self.refused_before + other.refused_before,
@@ -153,8 +166,15 @@ impl Evidence {
         let hot = if now >= self.window + WINDOW.1 { self.fold(now) } else { Vec::new() };
         let count = self.count(key);
         count.sent += 1;
+        count.trials += 1;
         count.scouted += odds;
         hot
+    }
+
+    /// Takes note that a request for `key` was accepted.
+    pub(super) fn accepted(&mut self, key: &str) {
+        self.meet(key);
+        self.count(key).accepted += 1;
     }
 
     /// When a key comes that does not begin as all others did, those others are one piece.
@@ -197,7 +217,10 @@ impl Evidence {
             // None that begins like this was refused.
             None => true,
             Some(piece) => match self.pieces.iter().find(|(known, _)| known == piece) {
-                Some((_, count)) => count.refused + count.refused_before == 0,
+                Some((_, count)) => {
+                    let is_tried = count.accepted == 0 && count.trials >= TRIALS;
+                    count.refused + count.refused_before == 0 && !is_tried
+                }
                 None => !piece.is_empty() && self.pieces.len() < PIECES,
             },
         };
@@ -297,6 +320,8 @@ mod tests {
                 if !hot.is_empty() {
                     return (round, hot);
                 }
+            } else if evidence.is_open(now) {
+                evidence.accepted(key);
             }
         }
         (2000, Vec::new())
@@ -352,6 +377,30 @@ mod tests {
         assert!(!evidence.may_scout("cold/2") && !evidence.may_scout(""));
     }
 
+    /// Each new piece is spared until its first refusal arrives, many windows after its first request.
+    #[test]
+    fn where_everything_is_refused_nothing_is_split_and_few_requests_go_ahead() {
+        let (mut evidence, mut now, mut ahead) = (Evidence::new("a/"), Duration::ZERO, 0);
+        for piece in 0..200 {
+            let key = format!("a/{piece:03}/x");
+            let sent_at = now;
+            for _ in 0..40 {
+                let before = now;
+                now += MS * 20;
+                if evidence.may_scout(&key) {
+                    ahead += 1;
+                    assert_eq!(evidence.scouted(&key, 1.0, now), []);
+                } else if evidence.is_open(now) {
+                    evidence.sent(&key);
+                }
+                // Others are refused meanwhile.
+                assert_eq!(evidence.throttled("a/000/x", before, now), []);
+            }
+            assert_eq!(evidence.throttled(&key, sent_at, now), []);
+        }
+        assert!(ahead <= 32 * TRIALS, "{ahead} requests went ahead of the line");
+    }
+
     /// Keys come in order: first those that are throttled, and when the others come nobody is refused any more, because the
     /// rate is what the first ones need.
     #[test]
@@ -374,6 +423,7 @@ mod tests {
             assert!(evidence.may_scout("cold/2026/x"), "after {scouts}");
             scouts += 1;
             let hot = evidence.scouted("cold/2026/x", 0.25, now);
+            evidence.accepted("cold/2026/x");
             if !hot.is_empty() {
                 break hot;
             }

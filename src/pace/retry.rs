@@ -28,6 +28,11 @@ pub struct RetryPolicy {
     pub complete: Duration,
     /// Bytes per second below which a stream counts as dead.
     pub slowest: u64,
+    /// How long a 403 is repeated where the same kind of request has succeeded in this run: permissions on AWS are
+    /// eventually consistent.
+    pub doubt: Duration,
+    /// The same at other servers, whose permissions are those of one machine or a few.
+    pub brief_doubt: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -40,6 +45,8 @@ impl Default for RetryPolicy {
             silence: Duration::from_mins(1),
             complete: Duration::from_mins(10),
             slowest: 2 * MIB,
+            doubt: Duration::from_mins(1),
+            brief_doubt: Duration::from_secs(3),
         }
     }
 }
@@ -73,6 +80,8 @@ impl RetryPolicy {
         complete: Duration::from_secs(15),
         persistence: Duration::ZERO,
         slowest: 1 << 20,
+        doubt: Duration::ZERO,
+        brief_doubt: Duration::ZERO,
     };
 
     /// The policy for a bucket that has not answered yet. All faults that may pass are waited for as long as the run's
@@ -108,6 +117,19 @@ impl RetryPolicy {
             _ => full,
         };
         quiet.min(left.max(LEAST.min(self.patience)))
+    }
+
+    /// Returns the time to wait before a 403 is doubted once more, or `None` to believe it.
+    ///
+    /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is uniform in `0..1`.
+    #[must_use]
+    pub fn wait_in_doubt(&self, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
+        let doubt = self.doubt.min(self.patience);
+        if waited >= doubt {
+            return None;
+        }
+        let ceiling = (doubt / 120).saturating_mul(1 << attempt.saturating_sub(1).min(4));
+        Some(ceiling.mul_f64(chance.clamp(0.0, 1.0)))
     }
 
     /// How long to wait before the next attempt, or `None` to give up.
@@ -148,6 +170,8 @@ mod tests {
         silence: Duration::from_mins(1),
         complete: Duration::from_mins(10),
         slowest: 2 * MIB,
+        doubt: Duration::from_mins(1),
+        brief_doubt: Duration::from_secs(3),
     };
 
     #[test]
@@ -200,6 +224,11 @@ mod tests {
             format!("in addition | 1s for each {} |", ByteSize(policy.slowest / SHARERS)),
             format!("the rest of `patience`, but at least {} |", shown(LEAST)),
             format!("are retried for | {}, and {} attempts |", shown(policy.persistence), policy.attempts),
+            format!(
+                "| a 403 of a kind of request that has succeeded before is repeated for | {} |",
+                shown(policy.doubt)
+            ),
+            format!("| the same at a server other than Amazon S3 | {} |", shown(policy.brief_doubt)),
         ] {
             assert!(document.contains(&row), "{row}");
         }

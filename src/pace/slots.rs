@@ -5,6 +5,10 @@
 //! quarter of the places is kept open for small work when there is any, so that neither kind starves the other, and no place
 //! stays free while anything waits. How many places there are is learned ([`Width`]) below a ceiling.
 //!
+//! A request that was refused, or that stands in a long line, gives its place back until its turn comes ([`Parked`]). So a
+//! prefix in which everything is refused holds no places that others could use, and no more requests are in flight
+//! than there are places.
+//!
 //! Small work may take only some of them, and how many is learned apart: thousands of copies that S3 is busy with cost
 //! nothing here, but a quick request that is early only stands in line for a rate or for this machine's CPU.
 
@@ -22,6 +26,8 @@ const START: u32 = 512;
 const START_SMALL: u32 = 256;
 /// The most requests in flight that are useful by default.
 pub const CEILING: u32 = 2048;
+/// Requests that may wait without a place. Each takes some KiB of memory.
+const MOST_PARKED: u32 = 4096;
 /// Requests that move less are small: no part is.
 const SMALL: u64 = 5 << 20;
 
@@ -47,6 +53,11 @@ struct State {
     small_width: Width,
     small: u32,
     bulk: u32,
+    /// Those of them that are given back for a while.
+    parked_small: u32,
+    parked_bulk: u32,
+    /// Requests that want their places again.
+    returning: VecDeque<Returning>,
     waiting_small: VecDeque<oneshot::Sender<Slot>>,
     waiting_bulk: BinaryHeap<Waiting>,
     arrivals: u64,
@@ -98,6 +109,86 @@ impl Drop for Slot {
     }
 }
 
+impl State {
+    fn parked(&mut self, is_bulk: bool) -> &mut u32 {
+        if is_bulk { &mut self.parked_bulk } else { &mut self.parked_small }
+    }
+
+    /// Places in use.
+    fn used(&self) -> u32 {
+        (self.small + self.bulk).saturating_sub(self.parked_small + self.parked_bulk)
+    }
+
+    /// Those of them that small work uses.
+    fn used_small(&self) -> u32 {
+        self.small.saturating_sub(self.parked_small)
+    }
+}
+
+/// A request that wants its place again.
+#[derive(Debug)]
+struct Returning {
+    is_bulk: bool,
+    place: oneshot::Sender<Returned>,
+}
+
+/// A place that was given back while its request waits. Its [`Slot`] is still its holder's.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    slots: Slots,
+    is_bulk: bool,
+    is_back: bool,
+}
+
+impl Parked {
+    /// Waits until there is a place again.
+    pub(crate) async fn back(mut self) {
+        let returned = self.ask();
+        // The places are closed when the run stops; what had one may end in peace.
+        if let Ok(mut returned) = returned.await {
+            returned.is_taken = true;
+            self.is_back = true;
+        }
+    }
+
+    fn ask(&self) -> oneshot::Receiver<Returned> {
+        let (place, returned) = oneshot::channel();
+        let mut state = self.slots.lock();
+        if !state.closed {
+            state.returning.push_back(Returning { is_bulk: self.is_bulk, place });
+            self.slots.hand_out(state);
+        }
+        returned
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        if !self.is_back {
+            *self.slots.lock().parked(self.is_bulk) -= 1;
+        }
+    }
+}
+
+/// A place that a request has again, on its way there.
+#[derive(Debug)]
+struct Returned {
+    slots: Slots,
+    is_bulk: bool,
+    is_taken: bool,
+}
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        // Nobody is there to take it; what was parked says so itself.
+        if !self.is_taken {
+            let mut state = self.slots.lock();
+            *state.parked(self.is_bulk) += 1;
+            self.slots.hand_out(state);
+        }
+    }
+}
+
 /// The ceiling that this process can hold: [`CEILING`], or what the open-file limit allows once it is raised as far as the
 /// system lets us. Each request in flight is one socket; `per_request` is two where the server is in this process.
 #[must_use]
@@ -118,6 +209,9 @@ impl Slots {
             small_width: Width::new(START_SMALL, ceiling),
             small: 0,
             bulk: 0,
+            parked_small: 0,
+            parked_bulk: 0,
+            returning: VecDeque::new(),
             waiting_small: VecDeque::new(),
             waiting_bulk: BinaryHeap::new(),
             arrivals: 0,
@@ -161,11 +255,28 @@ impl Slots {
     /// Gives free places to those who wait. A receiver that is gone gives its place back at once by dropping it,
     /// which must happen without the lock.
     fn hand_out(&self, mut state: MutexGuard<'_, State>) {
-        let mut refused = Vec::new();
+        let (mut refused, mut gone) = (Vec::new(), Vec::new());
         let (places, small_places) = (state.width.get(), state.small_width.get());
-        while state.small + state.bulk < places {
-            let small_first = state.small < places / 4 || state.waiting_bulk.is_empty();
-            let small = (small_first && state.small < small_places).then(|| state.waiting_small.pop_front());
+        // Whoever had a place before goes first.
+        while state.used() < places
+            && let Some(Returning { is_bulk, place }) = state.returning.pop_front()
+        {
+            // Whoever has given up says itself that nothing is parked any more.
+            if place.is_closed() {
+                continue;
+            }
+            *state.parked(is_bulk) -= 1;
+            if let Err(mut returned) = place.send(Returned { slots: self.clone(), is_bulk, is_taken: false })
+            {
+                *state.parked(is_bulk) += 1;
+                returned.is_taken = true;
+                gone.push(returned);
+            }
+        }
+        while state.used() < places {
+            let small_first = state.used_small() < places / 4 || state.waiting_bulk.is_empty();
+            let small =
+                (small_first && state.used_small() < small_places).then(|| state.waiting_small.pop_front());
             let (want, place) = if let Some(place) = small.flatten() {
                 (Want::Small, place)
             } else if let Some(waiting) = state.waiting_bulk.pop() {
@@ -181,25 +292,25 @@ impl Slots {
                 refused.push(slot);
             }
         }
-        if !state.waiting_small.is_empty() && state.small >= small_places {
+        if !state.waiting_small.is_empty() && state.used_small() >= small_places {
             state.small_width.is_short();
         }
-        if state.small + state.bulk >= places
-            && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty())
-        {
+        if state.used() >= places && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty()) {
             state.width.is_short();
         }
         drop(state);
-        drop(refused);
+        drop((refused, gone));
     }
 
     /// No more places: those who wait are sent away, those in flight end in peace.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
+        // Whoever had a place may end in peace.
+        let returning = std::mem::take(&mut state.returning);
         let waiting = (std::mem::take(&mut state.waiting_small), std::mem::take(&mut state.waiting_bulk));
         drop(state);
-        drop(waiting);
+        drop((waiting, returning));
     }
 
     /// Learns from an answer.
@@ -229,7 +340,7 @@ impl Slots {
     #[must_use]
     pub fn in_flight(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.small + state.bulk, state.width.get())
+        (state.used(), state.width.get())
     }
 
     /// Places that small work may take, at this moment.
@@ -237,6 +348,24 @@ impl Slots {
     pub fn for_small(&self) -> u32 {
         let state = self.lock();
         state.small_width.get().min(state.width.get())
+    }
+
+    /// Gives the place of a request back while that waits for its turn. `None` where so many are given back already that
+    /// no more work should be begun for it.
+    pub(crate) fn park(&self, is_bulk: bool) -> Option<Parked> {
+        let mut state = self.lock();
+        if state.parked_small + state.parked_bulk >= MOST_PARKED {
+            return None;
+        }
+        *state.parked(is_bulk) += 1;
+        self.hand_out(state);
+        Some(Parked { slots: self.clone(), is_bulk, is_back: false })
+    }
+
+    /// Places of small work that are given back for a while.
+    #[must_use]
+    pub fn parked_small(&self) -> u32 {
+        self.lock().parked_small
     }
 
     /// The most places that there can be.
@@ -310,6 +439,44 @@ mod tests {
         let _ = gone.await;
         drop(held);
         assert!(slots.request(Want::Bulk(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_parked_request_leaves_its_place_and_no_more_are_in_flight_than_there_are_places() {
+        let slots = Slots::new(2);
+        let first = slots.request(Want::Small).await.unwrap();
+        let second = slots.request(Want::Small).await.unwrap();
+        let parked = slots.park(false).expect("few are parked");
+        assert_eq!(slots.in_flight().0, 1);
+        let third = slots.request(Want::Small).await.unwrap();
+        let (fourth, back) = (slots.request(Want::Small), tokio::spawn(parked.back()));
+        tokio::task::yield_now().await;
+        assert!(!back.is_finished(), "both places are in use");
+        drop(third);
+        back.await.unwrap();
+        assert_eq!((slots.in_flight().0, slots.parked_small()), (2, 0), "whoever had a place goes first");
+        drop(first);
+        let fourth = fourth.await.unwrap();
+        assert_eq!(slots.in_flight().0, 2);
+        drop((second, fourth));
+        assert_eq!(slots.in_flight().0, 0);
+    }
+
+    #[tokio::test]
+    async fn a_parked_request_that_is_given_up_is_not_counted_any_more() {
+        let slots = Slots::new(1);
+        let held = slots.request(Want::Bulk(1)).await.unwrap();
+        let parked = slots.park(true).expect("few are parked");
+        let other = slots.request(Want::Small).await.unwrap();
+        let back = tokio::spawn(parked.back());
+        tokio::task::yield_now().await;
+        back.abort();
+        let _ = back.await;
+        drop(held);
+        assert_eq!(slots.in_flight().0, 1);
+        drop(other);
+        assert_eq!((slots.in_flight().0, slots.parked_small()), (0, 0));
+        assert!(slots.request(Want::Small).await.is_ok());
     }
 
     #[tokio::test]

@@ -70,6 +70,18 @@ impl CauseCounts {
         }
     }
 
+    /// Takes back counts of objects that are tried once more.
+    pub fn take_back(&mut self, void: &Self) {
+        for (pattern, void) in &void.causes {
+            match self.causes.get_mut(pattern) {
+                Some(cause) => cause.objects = cause.objects.saturating_sub(void.objects),
+                None => self.others = self.others.saturating_sub(void.objects),
+            }
+        }
+        self.causes.retain(|_, cause| cause.objects > 0);
+        self.others = self.others.saturating_sub(void.others);
+    }
+
     /// Returns the causes, the most frequent first.
     #[must_use]
     pub fn by_frequency(&self) -> Vec<&Cause> {

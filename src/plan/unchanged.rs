@@ -56,6 +56,18 @@ impl Unchanged {
         self.other_storage_class += other.other_storage_class;
     }
 
+    /// Takes back counts that are made anew.
+    pub fn take_back(&mut self, void: &Self) {
+        for (basis, void) in &void.by {
+            if let Some(count) = self.by.get_mut(basis) {
+                *count = count.saturating_sub(*void);
+            }
+        }
+        self.by.retain(|_, count| *count > 0);
+        self.attributes_not_checked = self.attributes_not_checked.saturating_sub(void.attributes_not_checked);
+        self.other_storage_class = self.other_storage_class.saturating_sub(void.other_storage_class);
+    }
+
     /// True when nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

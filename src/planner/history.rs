@@ -24,8 +24,7 @@ use crate::listing::versions::{self, History, Scope, Told, Version, Walk};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Source, When};
 use crate::pace::gate::by_itself;
-use crate::plan::condition::Seen;
-use crate::plan::decide::{Basis, Content, Reason, Route, SetAttributes, Skip, content};
+use crate::plan::decide::{Basis, Content, Route, SetAttributes, Skip, content};
 use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
@@ -82,7 +81,7 @@ impl Following {
         let entry = entry(&key, self.relative_at, version);
         let then = (!self.versions.is_empty()).then_some(self);
         let turn = Some(Box::new(Turn { tip, then }));
-        Some(Step { entry, key: to, reason: Reason::Missing, route, seen: Seen::Unknown, object: None, turn })
+        Some(Step { route, turn, ..Step::without_work(entry, to) })
     }
 }
 
@@ -386,18 +385,8 @@ impl Sides {
             if entry.archive == ArchiveState::Readable {
                 entry.archive = ArchiveState::Restoring;
             }
-            let (key, reason, route) = (to.clone(), Reason::Missing, Route::Restore);
-            planned
-                .send(Planned::Step(Box::new(Step {
-                    entry,
-                    key,
-                    reason,
-                    route,
-                    seen: Seen::Unknown,
-                    object: None,
-                    turn: None,
-                })))
-                .await?;
+            let step = Step { route: Route::Restore, ..Step::without_work(entry, to.clone()) };
+            planned.send(Planned::Step(Box::new(step))).await?;
         }
         Ok(())
     }

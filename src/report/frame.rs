@@ -4,9 +4,8 @@
 //! one was cut, or its run was killed or is still at work.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -17,6 +16,7 @@ use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 use crate::execute::Outcome;
 use crate::journal::host;
 use crate::manifest::job::Job;
+use crate::printable::hex;
 
 /// The format with a footer. Reports of format 1 have none.
 pub const FORMAT: u32 = 2;
@@ -49,7 +49,7 @@ pub struct Origin {
     /// The job's name.
     #[serde(default)]
     pub job: String,
-    /// The SHA-256 of the manifest file, or of the command line where there is no file.
+    /// The SHA-256 of the manifest, or of the command line where there is no manifest.
     #[serde(default)]
     pub manifest_sha256: String,
     /// Profile or other credentials, Region, and URL of each endpoint.
@@ -70,11 +70,10 @@ impl Origin {
         Ok(Self { command, directory: std::env::current_dir()?, ..Self::default() })
     }
 
-    /// Describes a run of `job` that begins now. `manifest` is its file, unless there is none.
+    /// Describes a run of `job` that begins now.
     #[must_use]
-    pub fn begin(&self, job: &Job, manifest: Option<&Path>) -> Self {
-        let manifest = manifest.and_then(|path| fs::read(path).ok());
-        let hashed = manifest.unwrap_or_else(|| self.command.join("\0").into_bytes());
+    pub fn begin(&self, job: &Job) -> Self {
+        let of_command = || hex(&Sha256::digest(self.command.join("\0")));
         Self {
             report: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,7 +83,7 @@ impl Origin {
             host: host(),
             run: format!("{:016x}", fastrand::u64(..)),
             job: job.name.clone(),
-            manifest_sha256: hex(&Sha256::digest(hashed)),
+            manifest_sha256: job.manifest_sha256.clone().unwrap_or_else(of_command),
             identity: job.endpoints.iter().map(|(name, at)| (name.clone(), identity(at, None))).collect(),
             sandbox: self.sandbox,
         }
@@ -129,13 +128,6 @@ impl Origin {
     pub fn command_line(&self) -> String {
         format!("s3haul {}", self.command.join(" "))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1, https://…`. Before a
@@ -198,6 +190,9 @@ pub struct Footer {
     /// Receipts in the file. [`ReportEnd`](super::ReportEnd) counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
+    /// The CRC-64/NVME of the header and the receipts, with the ends of their lines, in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
 }
 
 impl Footer {
@@ -219,6 +214,7 @@ impl Footer {
             sessions: outcome.sessions,
             seconds: outcome.seconds,
             lines: None,
+            checksum: None,
         }
     }
 
@@ -266,6 +262,26 @@ pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<Origin>)> {
     BufReader::new(&mut *file).take(HEAD).read_until(b'\n', &mut line)?;
     let length = if line.ends_with(b"\n") { line.len() as u64 } else { 0 };
     Ok((length, serde_json::from_slice(&line).ok()))
+}
+
+/// Returns true for what is left of a report that was cut: it begins with receipts, or with a part of a header.
+pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
+    #[derive(Deserialize)]
+    struct Receipt {
+        #[serde(rename = "transfer")]
+        _transfer: String,
+        #[serde(rename = "source")]
+        _source: String,
+        #[serde(rename = "status")]
+        _status: String,
+    }
+    let mut begin = Vec::new();
+    file.rewind()?;
+    Read::by_ref(file).take(TAIL).read_to_end(&mut begin)?;
+    let first = begin.split(|byte| *byte == b'\n').find(|line| !line.is_empty());
+    Ok(first.is_some_and(|line| {
+        line.starts_with(b"{\"report\":") || serde_json::from_slice::<Receipt>(line).is_ok()
+    }))
 }
 
 /// Returns the length of a report without the footer at its end and without a last line that was cut.

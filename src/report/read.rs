@@ -5,14 +5,18 @@
 //! failed and was then left as it is stays failed: what was wrong with it, no comparison by lists sees.
 
 use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::hash::BuildHasher as _;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use thiserror::Error;
+
+use crate::manifest::job::{Attribute, PublishedCopy};
+use crate::plan::loss::Loss;
 
 use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 
@@ -118,6 +122,21 @@ pub enum ReadError {
         /// Where that was given.
         directory: PathBuf,
     },
+    /// A line was changed and is a receipt all the same.
+    #[error(
+        "the report {}: lines 1 to {} are not those that the footer in line {line} was written for: the file was changed. Run \
+         `{command}` again in {}, which writes the report anew", path.display(), line - 1, directory.display()
+    )]
+    Changed {
+        /// Where.
+        path: PathBuf,
+        /// The footer.
+        line: usize,
+        /// The command that wrote it.
+        command: String,
+        /// Where that was given.
+        directory: PathBuf,
+    },
     /// It has no footer.
     #[error(
         "the report {} has no footer behind line {line}: its run is still at work or was killed, or the file was cut. Wait for \
@@ -167,6 +186,17 @@ pub struct FailedObject {
     pub line: usize,
 }
 
+/// A copied object of which something was lost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LostObject {
+    /// The object.
+    pub object: FailedObject,
+    /// What it lacks.
+    pub attributes: BTreeSet<Attribute>,
+    /// The copy; absent in reports of old versions.
+    pub copy: Option<PublishedCopy>,
+}
+
 /// What a report says, as far as running again needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -177,6 +207,8 @@ pub struct Report {
     /// What failed or was stopped, without what a later line says is done. Where the run did not end by itself, also what
     /// it left in an archive.
     pub failed: Vec<FailedObject>,
+    /// Copied objects of which something was lost.
+    pub lost: Vec<LostObject>,
 }
 
 impl Report {
@@ -194,6 +226,24 @@ struct Line {
     source_version: Option<String>,
     destination: String,
     status: Status,
+    #[serde(default)]
+    losses: Vec<Loss>,
+    etag: Option<String>,
+    destination_version: Option<String>,
+    proof: Option<String>,
+    at: Option<Timestamp>,
+}
+
+impl Line {
+    fn copy(&self) -> Option<PublishedCopy> {
+        Some(PublishedCopy {
+            source_version: self.source_version.clone(),
+            etag: self.etag.clone()?,
+            version: self.destination_version.clone(),
+            proof: self.proof.clone(),
+            at: self.at?,
+        })
+    }
 }
 
 /// How an object ended. A line with another word is not a receipt.
@@ -266,7 +316,9 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         ReadError::Torn { path: path_of(), line, error, command, directory }
     };
     let mut undone: BTreeMap<_, (Undone, usize, String)> = BTreeMap::new();
+    let mut lossy: BTreeMap<_, LostObject> = BTreeMap::new();
     let (mut end, mut last, mut seen) = (None, 1, Lines::default());
+    let mut sum = super::Counted::of_head(format!("{first}\n").as_bytes()).sum;
     for (number, line) in (2..).zip(lines) {
         let line = match line {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -284,9 +336,10 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
             return Err(ReadError::Repeated { path: path_of(), line: number, of, command, directory });
         }
         last = number;
-        let line = match serde_json::from_str::<Line>(&line) {
+        let text = line;
+        let line = match serde_json::from_str::<Line>(&text) {
             Ok(line) => line,
-            Err(error) => match footer(&line) {
+            Err(error) => match footer(&text) {
                 Some(footer) => {
                     end = Some(footer);
                     continue;
@@ -294,6 +347,9 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
                 None => return Err(torn(number, error.to_string())),
             },
         };
+        sum.update(text.as_bytes());
+        sum.update(b"\n");
+        note_losses(&mut lossy, &line, number);
         let object = (line.transfer, line.source, line.source_version);
         let before = undone.get(&object).map(|(what, ..)| *what);
         let insert = |object, what| _ = undone.insert(object, (what, number, line.destination));
@@ -318,6 +374,11 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         let path = path_of();
         return Err(ReadError::Miscounted { path, line: last, receipts, counted, command, directory });
     }
+    if let Some(checksum) = end.as_ref().and_then(|footer| footer.checksum.as_deref())
+        && checksum != format!("{:016x}", sum.finalize())
+    {
+        return Err(ReadError::Changed { path: path_of(), line: last, command, directory });
+    }
     let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone
         .into_iter()
@@ -330,7 +391,25 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
             line,
         })
         .collect();
-    Ok(Report { origin, footer: end, failed })
+    Ok(Report { origin, footer: end, failed, lost: lossy.into_values().collect() })
+}
+
+/// Remembers an object that was copied with losses, until a later line says otherwise.
+fn note_losses(lost: &mut BTreeMap<(String, String), LostObject>, line: &Line, number: usize) {
+    let key = (line.transfer.clone(), line.source.clone());
+    if line.status == Status::Done && !line.losses.is_empty() {
+        let object = FailedObject {
+            transfer: line.transfer.clone(),
+            source: line.source.clone(),
+            version: line.source_version.clone(),
+            destination: line.destination.clone(),
+            line: number,
+        };
+        let attributes = line.losses.iter().map(|loss| loss.attribute).collect();
+        lost.insert(key, LostObject { object, attributes, copy: line.copy() });
+    } else if !lost.is_empty() && line.status == Status::Done {
+        lost.remove(&key);
+    }
 }
 
 #[cfg(test)]

@@ -46,12 +46,14 @@ pub enum TargetError {
         /// What is there.
         reason: &'static str,
     },
-    /// The report of a run on real buckets is in it.
+    /// What is in it is about real buckets.
     #[error(
-        "{} holds the report of a run on real buckets, which a run with --sandbox does not replace; choose another path in \
-         {}", path.display(), Kind::Report.setting()
+        "{} holds a {} of real buckets, which a command with --sandbox does not replace; choose another path in {}",
+        path.display(), kind.name(), kind.setting()
     )]
     Real {
+        /// What was to be written.
+        kind: Kind,
         /// Where.
         path: PathBuf,
     },
@@ -94,6 +96,8 @@ struct PlanLine {
     _route: String,
     #[serde(rename = "parts")]
     _parts: u64,
+    #[serde(default)]
+    sandbox: bool,
 }
 
 /// An output file that is open and has not been changed.
@@ -138,11 +142,11 @@ impl Target {
         Ok(target)
     }
 
-    /// Opens the file of a plan and empties it.
+    /// Opens the file of a plan and empties it. A plan of the sandbox replaces no plan of real buckets.
     ///
     /// # Errors
     /// [`TargetError`].
-    pub fn begin_plan(path: &Path) -> Result<File, TargetError> {
+    pub fn begin_plan(path: &Path, sandbox: bool) -> Result<File, TargetError> {
         let kind = Kind::Plan;
         let failed = |error| TargetError::Create { kind, path: path.to_owned(), error };
         let Self { mut file, is_stream } = Self::open(path).map_err(failed)?;
@@ -151,9 +155,16 @@ impl Target {
         }
         let mut line = Vec::new();
         BufReader::new(&mut file).take(LINE).read_until(b'\n', &mut line).map_err(failed)?;
-        if !line.is_empty() && serde_json::from_slice::<PlanLine>(&line).is_err() {
-            let reason = "its first line is not a step of a plan";
-            return Err(TargetError::Foreign { kind, path: path.to_owned(), reason });
+        match serde_json::from_slice::<PlanLine>(&line) {
+            _ if line.is_empty() => {}
+            Ok(old) if sandbox && !old.sandbox => {
+                return Err(TargetError::Real { kind, path: path.to_owned() });
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let reason = "its first line is not a step of a plan";
+                return Err(TargetError::Foreign { kind, path: path.to_owned(), reason });
+            }
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
         Ok(file)
@@ -170,7 +181,8 @@ impl Target {
             }
         }
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        // Whatever happens to the file meanwhile, each write goes to its end: a report that is cut gets no hole.
+        let file = options.read(true).append(true).create(true).mode(MODE).open(path)?;
         let is_stream = !file.metadata()?.is_file();
         Ok(Self { file, is_stream })
     }
@@ -202,7 +214,7 @@ fn may_replace_report(path: &Path, origin: &Origin, file: &mut File) -> Result<(
     }
     match first_line(file).map_err(failed)? {
         (_, Some(old)) if origin.sandbox && !old.is_of_sandbox() => {
-            Err(TargetError::Real { path: path.to_owned() })
+            Err(TargetError::Real { kind, path: path.to_owned() })
         }
         (_, Some(_)) => Ok(()),
         (_, None) => {
@@ -237,16 +249,18 @@ mod tests {
         let old = "{\"report\":1,\"tool\":\"0.0.9\",\"command\":[],\"directory\":\"/\"}\n";
         let step = "{\"transfer\":\"t\",\"source\":\"s\",\"destination\":\"d\",\"size\":1,\"reason\":\"missing\",\
                     \"route\":\"copy\",\"parts\":0}\n";
-        for (text, by_real, by_sandbox, by_plan) in [
-            ("", true, true, true),
-            (&*real, true, false, false),
-            (&sandbox, true, true, false),
-            (old, true, false, false),
-            (step, false, false, true),
-            ("{}\n", false, false, false),
-            ("precious\n", false, false, false),
-            ("precious", false, false, false),
-            ("\n", false, false, false),
+        let of_sandbox = step.replace("\"parts\":0", "\"parts\":0,\"sandbox\":true");
+        for (text, by_real, by_sandbox, by_plan, by_sandbox_plan) in [
+            ("", true, true, true, true),
+            (&*real, true, false, false, false),
+            (&sandbox, true, true, false, false),
+            (old, true, false, false, false),
+            (step, false, false, true, false),
+            (&of_sandbox, false, false, true, true),
+            ("{}\n", false, false, false, false),
+            ("precious\n", false, false, false, false),
+            ("precious", false, false, false, false),
+            ("\n", false, false, false, false),
         ] {
             for (is_sandbox, may) in [(false, by_real), (true, by_sandbox)] {
                 fs::write(&path, text).unwrap();
@@ -255,8 +269,11 @@ mod tests {
                 assert_eq!((checked.is_ok(), opened.is_ok()), (may, may), "{is_sandbox} {text}");
                 assert_eq!(fs::read_to_string(&path).unwrap(), text);
             }
-            assert_eq!(Target::begin_plan(&path).is_ok(), by_plan, "{text}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), if by_plan { "" } else { text });
+            for (is_sandbox, may) in [(false, by_plan), (true, by_sandbox_plan)] {
+                fs::write(&path, text).unwrap();
+                assert_eq!(Target::begin_plan(&path, is_sandbox).is_ok(), may, "{is_sandbox} {text}");
+                assert_eq!(fs::read_to_string(&path).unwrap(), if may { "" } else { text });
+            }
         }
     }
 
@@ -271,7 +288,7 @@ mod tests {
         fs::set_permissions(&old, fs::Permissions::from_mode(0o644)).unwrap();
         Target::open_report(&old, &origin(false)).unwrap();
         assert_eq!(mode(&old), 0o644);
-        Target::begin_plan(&dir.path().join("plan")).unwrap();
+        Target::begin_plan(&dir.path().join("plan"), false).unwrap();
         assert_eq!(mode(&dir.path().join("plan")), 0o600);
     }
 }

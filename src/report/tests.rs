@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::execute::Outcome;
 
 fn origin() -> Origin {
     Origin { report: 2, command: vec!["copy".into()], directory: "/".into(), ..Origin::default() }
@@ -162,7 +163,7 @@ fn a_stream_that_lacks_receipts_of_an_earlier_session_begins_with_a_gap() {
         assert_eq!(writer.rewind(length).unwrap(), length);
         writer.add("2");
         assert_eq!(writer.sync().unwrap(), length + 2);
-        assert_eq!(writer.lines.load(Ordering::Relaxed), 2);
+        assert_eq!(writer.shared.lines.load(Ordering::Relaxed), 2);
         drop(writer);
         let text = reader.join().unwrap();
         text.split_once('\n').unwrap().1.to_owned()

@@ -58,6 +58,8 @@ pub enum When {
     Every(u64),
     /// The first n.
     First(u64),
+    /// All but the first n.
+    After(u64),
     /// Each with this probability, drawn from a generator with this seed.
     Chance(f64, u64),
 }
@@ -353,6 +355,7 @@ impl Armed {
             When::Nth(n) => seen == n,
             When::Every(n) => n > 0 && seen.is_multiple_of(n),
             When::First(n) => seen <= n,
+            When::After(n) => seen > n,
             When::Chance(probability, _) => self.random.f64() < probability,
         };
         is_chosen && self.fault.count.is_none_or(|count| self.counts.struck < count)
@@ -460,6 +463,7 @@ mod tests {
         assert_eq!(struck(get(), 3), [1, 2, 3]);
         assert_eq!(struck(get().nth(2), 4), [2]);
         assert_eq!(struck(get().first(2), 4), [1, 2]);
+        assert_eq!(struck(get().when(When::After(2)), 4), [3, 4]);
         assert_eq!(struck(get().when(When::Every(2)), 5), [2, 4]);
         assert_eq!(struck(Fault { count: Some(2), ..get().when(When::Every(2)) }, 9), [2, 4]);
         assert_eq!(struck(get().key("me/k"), 1), [1]);

@@ -284,6 +284,7 @@ pub(super) fn show(rule: &Rule) -> Value {
         When::Always => {}
         When::Nth(n) => put("nth", Some(n.into())),
         When::Every(n) => put("every", Some(n.into())),
+        When::After(n) => put("after", Some(n.into())),
         When::First(n) => count = Some(count.map_or(n, |count| count.min(n))),
         When::Chance(probability, seed) => {
             put("probability", Some(probability.into()));

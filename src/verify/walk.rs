@@ -7,8 +7,6 @@ use super::{Finding, Verdict};
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
-use crate::plan::condition::Seen;
-use crate::plan::decide::{Reason, Route};
 use crate::planner::{Planned, Sides, Step, Steps};
 use crate::s3::{Failure, FailureKind};
 
@@ -110,16 +108,7 @@ impl Walk {
                 Some(Planned::Step(step)) => self.waiting = Some(step),
                 // What can not be read can be compared all the same.
                 Some(Planned::Archived(entry, key)) => {
-                    let (reason, route, seen) = (Reason::Always, Route::Copy, Seen::Unknown);
-                    self.waiting = Some(Box::new(Step {
-                        entry: *entry,
-                        key,
-                        reason,
-                        route,
-                        seen,
-                        object: None,
-                        turn: None,
-                    }));
+                    self.waiting = Some(Box::new(Step::without_work(*entry, key)));
                 }
                 // A plan of everything skips nothing, and goes on with nothing.
                 Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}

@@ -248,6 +248,7 @@ async fn a_source_that_never_rests_fails_with_that_reason() {
 async fn what_was_there_before_stays_when_the_copy_fails() {
     let mut world = world().await;
     world.retry.attempts = 2;
+    world.retry.brief_doubt = Duration::ZERO;
     let before = world.sandbox.store().put_object(
         DESTINATION,
         "large",

@@ -32,6 +32,12 @@ async fn begin(world: &World) -> Journal {
     opened.begin(run(), None).await.unwrap()
 }
 
+/// A run whose journal is in a directory.
+pub(crate) async fn begin_in(directory: &std::path::Path) -> Journal {
+    let opened = Opened::open(Location::Directory(directory.to_owned())).await.unwrap();
+    opened.begin(run(), None).await.unwrap()
+}
+
 async fn resume(world: &World) -> Journal {
     let opened = Opened::open(location(world).await).await.unwrap();
     assert!(opened.state().is_unfinished());
@@ -40,7 +46,7 @@ async fn resume(world: &World) -> Journal {
 
 const RANGE: Event = Event::RangeBegan { range: 0, transfer: 0, ordered: true };
 
-fn planned(object: u64) -> Event {
+pub(crate) fn planned(object: u64) -> Event {
     let key = format!("k{object:06}").parse().unwrap();
     let entry = PlannedObject { key, size: 1, etag: None, version: None, modified: None, class: None };
     Event::ObjectPlanned { range: 0, object, entry }

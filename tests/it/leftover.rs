@@ -97,6 +97,7 @@ async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
 #[tokio::test]
 async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
     let mut world = World::new().await;
+    world.retry.brief_doubt = Duration::ZERO;
     put_many(&world);
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
@@ -114,6 +115,7 @@ async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
 #[tokio::test]
 async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() {
     let mut world = World::new().await;
+    world.retry.brief_doubt = Duration::ZERO;
     put_many(&world);
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());

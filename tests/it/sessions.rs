@@ -102,7 +102,9 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
     let (exit, _, stderr) = copy(&world, directory.path(), &[]).await;
     assert_eq!(exit, 4, "{stderr}");
     assert!(
-        stderr.contains("the journal has them: free some space and run the same command again"),
+        stderr.contains(
+            "the journal has them: free some space, or put the file back, and run the same command again"
+        ),
         "{stderr}"
     );
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();

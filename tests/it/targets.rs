@@ -108,7 +108,7 @@ async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
     assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
     let report = fs::read_to_string(dir.path().join("tried.jsonl")).unwrap();
     let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
-    assert!(exit == 3 && stderr.contains("holds the report of a run on real buckets"), "{exit} {stderr}");
+    assert!(exit == 3 && stderr.contains("holds a report of real buckets"), "{exit} {stderr}");
     assert_eq!(fs::read_to_string(dir.path().join("tried.jsonl")).unwrap(), report);
     assert!(lines_of(&dir.path().join("tried.jsonl"))[0].get("sandbox").is_none());
 }

@@ -75,6 +75,7 @@ impl World {
             probes: (Duration::from_millis(5), Duration::from_millis(50)),
             silence: Duration::from_secs(3),
             complete: Duration::from_secs(3),
+            brief_doubt: Duration::from_millis(300),
             ..RetryPolicy::default()
         };
         Self { sandbox, provider: Provider::Aws, retry, ceiling: 256, stop: CancellationToken::new() }

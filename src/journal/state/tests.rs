@@ -102,6 +102,51 @@ fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
 }
 
 #[test]
+fn what_a_list_finds_again_counts_once() {
+    let list = || Event::RangeBegan { range: 0, transfer: 0, ordered: false };
+    let failed = |object, kind: &str| {
+        let failed = FailedObject {
+            source: format!("s3://lake/{object}"),
+            destination: String::new(),
+            operation: "CopyObject".into(),
+            code: "AccessDenied".into(),
+            kind: kind.into(),
+            message: "no".into(),
+        };
+        Event::ObjectEnded { range: 0, object: Some(object), ended: Ended::Failed(failed), receipt: None }
+    };
+    let skipped = |objects, known| {
+        Event::KeysPassed(Passed { skipped_objects: objects, known_objects: known, ..Passed::default() })
+    };
+    let keys = ["a", "b", "c"];
+    let plan = || (1..).zip(keys).map(|(object, key)| planned(object, key));
+    let first = [ended(1), failed(2, "denied"), failed(3, "not-equal"), skipped(4, 0)];
+    let begin = [Event::RunBegan(info()), list()].into_iter().chain(plan()).chain(first);
+    let mut state = state(begin);
+    let counts = |state: &RunState| {
+        let Totals { done_objects, skipped_objects, failed_objects, planned_objects, .. } = state.totals;
+        (done_objects, skipped_objects, failed_objects, planned_objects)
+    };
+    assert_eq!(counts(&state), (1, 4, 2, 3));
+    let mut again = state.clone();
+    state.apply(at(9), &list());
+    // The copy, and the bad copy that looks like a good one. The one that was denied is tried again.
+    assert_eq!((counts(&state), state.tallies[&0].settled), ((1, 0, 1, 2), 2));
+    assert_eq!((again.relist(0), again.totals.clone()), (2, state.totals.clone()));
+    assert_eq!(state.totals.causes.by_frequency().iter().map(|cause| cause.objects).sum::<u64>(), 1);
+    for event in [planned(4, "b"), ended(4), skipped(4, 2)] {
+        state.apply(at(10), &event);
+    }
+    assert_eq!(counts(&state), (2, 4, 1, 3));
+    state.apply(at(11), &list());
+    assert_eq!((counts(&state), state.tallies[&0].settled), ((2, 0, 1, 3), 3));
+    let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+    assert_eq!(read, state);
+    state.apply(at(12), &Event::TransferEnded { transfer: 0 });
+    assert!(state.tallies.is_empty());
+}
+
+#[test]
 fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
     let other = Event::RangeBegan { range: 1, transfer: 1, ordered: true };
     let known = [Event::RunBegan(info()), range(), other, passed(0, "b"), cut(0, "m", 7), planned(1, "c")];

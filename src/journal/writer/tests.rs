@@ -107,6 +107,10 @@ impl Ledger for Report {
         Ok(length as u64)
     }
 
+    fn lack(&mut self) {
+        self.add("gap");
+    }
+
     fn add(&mut self, receipt: &str) {
         let mut paper = self.0.lock().unwrap();
         paper.failed |= paper.full;

@@ -160,6 +160,8 @@ struct Stage {
 impl Stage {
     async fn new(scene: Scene) -> Self {
         let mut world = World::new().await;
+        // A refusal is believed at once: what is doubted has tests of its own.
+        world.retry.brief_doubt = Duration::ZERO;
         world.ceiling = IN_FLIGHT;
         let directory = TempDir::new().unwrap();
         let store = world.sandbox.store();
@@ -324,7 +326,10 @@ async fn cell(scene: Scene, operation: Operation, nth: u64, effect: Effect, come
                 assert_eq!(failed.len(), 1, "{failed:?}");
             }
             assert_eq!((run.outcome.gave_up, run.outcome.stopped_objects), (None, 0));
-            stage.world.assert_no_upload_is_left();
+            // Of an object that was denied, the next run goes on with the parts.
+            if scene != Scene::Resume || kind != "denied" {
+                stage.world.assert_no_upload_is_left();
+            }
         }
         Comes::IsLost => {
             assert!(failed.is_empty(), "{failed:?}");

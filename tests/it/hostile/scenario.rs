@@ -148,6 +148,8 @@ impl Scenario {
             silence: Duration::from_secs(2),
             complete: Duration::from_secs(2),
             // No stream counts as alive for its bytes' sake.
+            doubt: Duration::ZERO,
+            brief_doubt: Duration::ZERO,
             slowest: 1 << 40,
         };
         let store = world.sandbox.store();

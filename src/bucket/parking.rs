@@ -1,0 +1,103 @@
+//! Gives the place of a request back while it waits for its turn.
+//!
+//! A request of an object has a place in flight, and keeps it from one attempt to the next. While it waits after a refusal, or
+//! stands in a long line, the place is of no use to it: in a prefix in which everything is refused, such requests would
+//! hold all places of the run within a minute. So it leaves the place to others and takes the next free one when its turn
+//! has come.
+//!
+//! That is safe only for requests that nobody else waits for with a place in hand. A request that answers a question for
+//! all objects, or that holds some of the memory for parts of files, would wait for a place of those who wait for it.
+//! So only copies leave their places, and the HEAD that an object begins with.
+
+use std::time::Duration;
+
+use super::Bucket;
+use crate::pace::Admitted;
+use crate::pace::outage::Outlasted;
+use crate::pace::slots::Parked;
+use crate::s3::{Failure, FailureKind, Operation};
+
+/// A request in a longer line leaves its place.
+const LINE: Duration = Duration::from_millis(200);
+/// A copy in one request of more than this takes a place of bulk work.
+pub(crate) const BULK_FROM: u64 = 16 << 20;
+
+impl Bucket {
+    /// Returns the same bucket for objects whose copies leave their places while they wait.
+    #[must_use]
+    pub(crate) fn parking_copies(&self) -> Self {
+        Self { parks: Parks::Copies, ..self.clone() }
+    }
+
+    /// Returns the same bucket for a HEAD that leaves its place while it waits.
+    #[must_use]
+    pub(crate) fn parking_heads(&self) -> Self {
+        Self { parks: Parks::Heads, ..self.clone() }
+    }
+
+    /// Waits until a request about the keys around `at` may be sent, and has its place again if it was `parked`. Returns `None`
+    /// if requests that wait were called off.
+    pub(super) async fn admitted<'a>(
+        &'a self,
+        at: &'a str,
+        operation: Operation,
+        bytes: u64,
+        parked: Option<Parked>,
+    ) -> Option<Result<Admitted<'a>, Outlasted>> {
+        let parked = parked.or_else(|| self.park_in_line(at, operation, bytes));
+        let lanes = self.lanes(operation.class());
+        let wait = async {
+            let admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience).await;
+            if let Some(parked) = parked {
+                parked.back().await;
+            }
+            admitted
+        };
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => None,
+            admitted = wait => Some(admitted),
+        }
+    }
+
+    /// Gives the place of a request about the keys around `at` back if it has to wait in line.
+    fn park_in_line(&self, at: &str, operation: Operation, bytes: u64) -> Option<Parked> {
+        if !self.may_park(operation) {
+            return None;
+        }
+        let line = self.lanes(operation.class()).line(at, self.pacer.elapsed());
+        if line < LINE { None } else { self.park(operation, bytes) }
+    }
+
+    /// Gives the place of a request that was throttled back until it is sent again.
+    pub(super) fn park_throttled(&self, failure: &Failure, bytes: u64) -> Option<Parked> {
+        let operation = failure.details().operation;
+        let is_throttled = *failure.kind() == FailureKind::Throttled;
+        if is_throttled && self.may_park(operation) { self.park(operation, bytes) } else { None }
+    }
+
+    fn park(&self, operation: Operation, bytes: u64) -> Option<Parked> {
+        let is_bulk = match operation {
+            Operation::UploadPartCopy => true,
+            operation => operation == Operation::CopyObject && bytes > BULK_FROM,
+        };
+        self.pacer.slots().park(is_bulk)
+    }
+
+    fn may_park(&self, operation: Operation) -> bool {
+        match self.parks {
+            Parks::Nothing => false,
+            Parks::Copies => matches!(operation, Operation::CopyObject | Operation::UploadPartCopy),
+            Parks::Heads => operation == Operation::HeadObject,
+        }
+    }
+}
+
+/// Tells which requests have a place in flight that they may leave while they wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Parks {
+    #[default]
+    Nothing,
+    Copies,
+    Heads,
+}

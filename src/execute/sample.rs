@@ -1,0 +1,72 @@
+//! Looks at some of what earlier sessions have copied, before a run resumes.
+//!
+//! Nobody looks at these objects again otherwise: the record says that they are done. Only what the server clearly says
+//! counts. That it does not answer, or that a look is denied, says nothing about an object.
+
+use futures::stream::{self, StreamExt as _};
+
+use crate::connections::Connections;
+use crate::journal::sample::Copied;
+use crate::journal::state::RunState;
+use crate::location::S3Uri;
+use crate::manifest::job::{Job, Versions};
+use crate::planner::Sides;
+use crate::s3::{Failure, FailureKind};
+
+/// Looks under way at once.
+const AT_ONCE: usize = 8;
+
+/// What looks at some copied objects found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Objects that are there as they were copied.
+    pub there: u64,
+    /// All that were looked at with an answer.
+    pub objects: u64,
+    /// What became of one of the others, in words.
+    pub example: Option<String>,
+}
+
+/// Looks at some of the objects that earlier sessions of a run have copied.
+///
+/// # Errors
+/// A bucket cannot be used.
+pub async fn look(job: &Job, connections: &mut Connections, state: &RunState) -> Result<Looked, Failure> {
+    let mut questions = Vec::new();
+    for copied in state.sample.objects() {
+        let transfer = usize::try_from(copied.transfer).ok().and_then(|number| job.transfers.get(number));
+        // The newest version of a history may be a delete marker.
+        let Some(transfer) = transfer.filter(|transfer| transfer.versions != Versions::All) else { continue };
+        let (source, destination) = connections.of_transfer(transfer).await?;
+        questions.push(found(Sides::new(transfer, source, destination), copied));
+    }
+    let mut looked = Looked::default();
+    let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+    while let Some(answer) = answers.next().await {
+        let Some(found) = answer else { continue };
+        looked.objects += 1;
+        match found {
+            Ok(()) => looked.there += 1,
+            Err(what) => looked.example = looked.example.or(Some(what)),
+        }
+    }
+    Ok(looked)
+}
+
+/// Looks at one object; `None` without a clear answer.
+async fn found(sides: Sides, copied: &Copied) -> Option<Result<(), String>> {
+    let entry = copied.entry.clone().into_entry(sides.relative_at(&copied.entry.key));
+    let key = sides.key_of(&entry).ok()?;
+    let uri = S3Uri { bucket: sides.destination.name().clone(), key: key.clone() };
+    match sides.destination.in_place(sides.destination.head(&key, None)).await {
+        Ok(head) if head.size == copied.bytes => Some(Ok(())),
+        Ok(head) => Some(Err(format!(
+            "{uri}, copied at {:.0} with {} bytes, has {}",
+            copied.at, copied.bytes, head.size
+        ))),
+        Err(failure) if *failure.kind() == FailureKind::NotFound => {
+            Some(Err(format!("{uri}, copied at {:.0}, is not there", copied.at)))
+        }
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,318 @@
+//! Pauses a run in which everything is refused from some moment on.
+//!
+//! A policy is changed or a key of KMS disabled in mid-run, and from then on every object is refused, one request each, however
+//! many are left. So the objects of a series of equal refusals are held back. One success ends the series: its objects
+//! have failed, and the run goes on. After [`LIMIT`] refusals without a success the run pauses. It tries single objects
+//! at growing intervals, in turn one that was refused and one that was not tried yet, because those may lie elsewhere. When one
+//! of them succeeds, or a copy under way makes progress, all held objects are tried again. When none did for as long as the
+//! run's `patience`, the session ends as one that was interrupted, and the next one tries them.
+//!
+//! Only refusals that say nothing about the object count: a thousand archived objects in a row are no reason to stop.
+//! What is skipped says nothing either way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::breaker::LIMIT;
+use super::conductor::Conductor;
+use super::outcome::GaveUp;
+use super::receipt::{Ending, Receipt};
+use super::waiting::Queued;
+use crate::manifest::job::FailureLimit;
+use crate::planner::Step;
+use crate::s3::FailureKind;
+use crate::size::display_duration;
+
+/// Counts how often bytes were copied. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Copies(Arc<AtomicU64>);
+
+impl Copies {
+    pub(super) fn note(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An object that was refused.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Its transfer's place in the job.
+    pub(super) transfer: u32,
+    /// Its work, to be done again.
+    pub(super) step: Box<Step>,
+    pub(super) receipt: Receipt,
+}
+
+/// The equal refusals since the last success.
+#[derive(Debug)]
+pub(super) struct Series {
+    is_enabled: bool,
+    copies: Copies,
+    /// The copies when the series began.
+    copies_before: u64,
+    kind: Option<&'static str>,
+    held: Vec<Held>,
+    /// How long to look for a success, and how often.
+    patience: Duration,
+    probes: (Duration, Duration),
+    pause: Option<Pause>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    since: Instant,
+    next: Instant,
+    interval: Duration,
+    /// The next object to try is one that was refused.
+    tries_refused: bool,
+}
+
+/// What an object that ended says about a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It goes on with this object.
+    Refused(&'static str),
+    /// It is over.
+    Over,
+    Nothing,
+}
+
+impl Series {
+    /// Creates the series of a job with this limit.
+    pub(super) fn new(
+        limit: Option<FailureLimit>,
+        copies: Copies,
+        (patience, probes): (Duration, (Duration, Duration)),
+    ) -> Self {
+        Self {
+            is_enabled: matches!(limit, None | Some(FailureLimit::Auto)),
+            copies_before: copies.count(),
+            copies,
+            kind: None,
+            held: Vec::new(),
+            patience,
+            probes,
+            pause: None,
+        }
+    }
+
+    /// Returns true while nothing but single objects is tried.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    /// Returns the time of the next look at a paused run.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.pause.map(|pause| pause.next)
+    }
+
+    fn has_copied(&self) -> bool {
+        self.copies.count() > self.copies_before
+    }
+
+    fn judge(&self, ending: &Ending) -> Verdict {
+        let kinds = [FailureKind::Denied, FailureKind::Credentials, FailureKind::Throttled];
+        match ending {
+            Ending::Done { .. } => Verdict::Over,
+            Ending::Failed { error } if error.is_published || error.ends_run => Verdict::Nothing,
+            Ending::Failed { error } if kinds.iter().any(|kind| kind.name() == error.kind) => {
+                Verdict::Refused(error.kind)
+            }
+            Ending::Failed { .. } if self.pause.is_none() => Verdict::Over,
+            Ending::Failed { .. } | Ending::Stopped | Ending::Skipped { .. } | Ending::Restoring { .. } => {
+                Verdict::Nothing
+            }
+        }
+    }
+
+    /// Ends the series and returns its objects.
+    fn take(&mut self) -> Vec<Held> {
+        (self.kind, self.pause) = (None, None);
+        std::mem::take(&mut self.held)
+    }
+
+    /// Holds an object that was refused back.
+    fn hold(&mut self, kind: &'static str, held: Held) {
+        if self.held.is_empty() {
+            self.copies_before = self.copies.count();
+        }
+        self.kind = Some(kind);
+        self.held.push(held);
+    }
+
+    fn reason(&self) -> String {
+        let example = self.held.last().and_then(|held| match &held.receipt.ending {
+            Ending::Failed { error } => {
+                Some(format!(" ({} {}: {}; {})", error.operation, error.code, error.message, error.remedy))
+            }
+            _ => None,
+        });
+        format!("{} objects in a row were refused alike{}", self.held.len(), example.unwrap_or_default())
+    }
+}
+
+impl Conductor<'_> {
+    /// Holds an object back that was refused, or returns it. `is_single` is false for one of several versions of its key,
+    /// whose newer versions cannot wait.
+    pub(super) fn end_or_hold(&mut self, held: Held, is_single: bool) -> Option<Held> {
+        if !self.series.is_enabled {
+            return Some(held);
+        }
+        match self.series.judge(&held.receipt.ending) {
+            Verdict::Refused(kind)
+                if is_single && !self.breaker.is_on() && self.outcome.gave_up.is_none() =>
+            {
+                if self.series.has_copied() || self.series.kind.is_some_and(|other| other != kind) {
+                    self.break_series();
+                }
+                self.series.hold(kind, held);
+                None
+            }
+            Verdict::Over => {
+                self.break_series();
+                Some(held)
+            }
+            Verdict::Refused(_) | Verdict::Nothing => Some(held),
+        }
+    }
+
+    /// Ends the series because something succeeded: its objects have failed, unless the run was paused. Then the cause is
+    /// gone, and they are tried again.
+    fn break_series(&mut self) {
+        let was_paused = self.series.is_paused();
+        let held = self.series.take();
+        self.series.copies_before = self.series.copies.count();
+        if was_paused {
+            tracing::warn!("going on: an object was copied again; {} objects are tried again", held.len());
+            for Held { transfer, step, .. } in held {
+                self.waiting.push_first(Queued { transfer, step, held: None });
+            }
+            return;
+        }
+        for Held { transfer, step, receipt } in held {
+            self.end_or_suspect(transfer, step.object, receipt, false);
+            self.over(transfer);
+        }
+    }
+
+    /// Pauses the run after a long series, and ends a series behind which nothing comes any more.
+    pub(super) fn pause_or_settle(&mut self) {
+        if self.stop.is_cancelled() || self.series.held.is_empty() || self.series.is_paused() {
+            return;
+        }
+        if (self.series.held.len() as u64) < LIMIT {
+            let is_idle = self.open.is_empty() && self.waiting.len() == 0 && self.planned().next().is_none();
+            if is_idle {
+                self.break_series();
+            }
+            return;
+        }
+        let (now, interval) = (Instant::now(), self.series.probes.0);
+        tracing::warn!(
+            "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) goes on \
+             all the same",
+            self.series.reason(),
+            display_duration(self.series.patience)
+        );
+        self.series.pause = Some(Pause { since: now, next: now + interval, interval, tries_refused: true });
+    }
+
+    /// Tries one more object of a paused run once nothing is under way, or gives up.
+    pub(super) fn look_again(&mut self) {
+        let Some(mut pause) = self.series.pause else { return };
+        if self.series.has_copied() {
+            return self.break_series();
+        }
+        let now = Instant::now();
+        if self.open.is_empty() {
+            if now.duration_since(pause.since) >= self.series.patience {
+                return self.give_up_series();
+            }
+            self.probe(&mut pause);
+            pause.interval = (pause.interval * 2).min(self.series.probes.1);
+        }
+        pause.next = now + pause.interval;
+        self.series.pause = Some(pause);
+    }
+
+    fn probe(&mut self, pause: &mut Pause) {
+        let fresh = if pause.tries_refused { None } else { self.waiting.pop_any() };
+        pause.tries_refused = !pause.tries_refused;
+        if let Some(queued) = fresh {
+            return self.spawn(queued);
+        }
+        if !self.series.held.is_empty() {
+            // The one that was tried the longest ago.
+            let Held { transfer, step, .. } = self.series.held.remove(0);
+            self.spawn(Queued { transfer, step, held: None });
+        }
+    }
+
+    fn give_up_series(&mut self) {
+        let reason = format!(
+            "{}, and none succeeded for {}. The next session tries them again; `max_failures: none` (--max-failures \
+             none) runs the job to its end all the same",
+            self.series.reason(),
+            display_duration(self.series.patience)
+        );
+        tracing::warn!("giving up: {reason}");
+        self.outcome.gave_up = Some(GaveUp { reason, may_pass_later: true });
+        self.stop.cancel();
+    }
+
+    /// Leaves the objects of a series to the next session.
+    pub(super) fn end_series(&mut self) {
+        for Held { transfer, step, receipt } in self.series.take() {
+            self.end_with(transfer, step.object, &Receipt { ending: Ending::Stopped, ..receipt });
+            self.over(transfer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::decide::Skip;
+    use crate::s3::{Failure, Operation};
+
+    fn failed(kind: FailureKind) -> Ending {
+        Ending::Failed { error: (&Failure::new(kind, Operation::CopyObject, "b/k", "")).into() }
+    }
+
+    #[test]
+    fn only_refusals_that_say_nothing_about_the_object_make_a_series() {
+        let times = (Duration::ZERO, (Duration::ZERO, Duration::ZERO));
+        let mut series = Series::new(None, Copies::default(), times);
+        for (ending, verdict) in [
+            (failed(FailureKind::Denied), Verdict::Refused("denied")),
+            (failed(FailureKind::Throttled), Verdict::Refused("throttled")),
+            (failed(FailureKind::Archived), Verdict::Over),
+            (failed(FailureKind::NotFound), Verdict::Over),
+            (failed(FailureKind::Unreachable), Verdict::Nothing),
+            (Ending::Skipped { reason: Skip::Present }, Verdict::Nothing),
+            (Ending::Stopped, Verdict::Nothing),
+        ] {
+            assert_eq!(series.judge(&ending), verdict, "{ending:?}");
+        }
+        let now = Instant::now();
+        let interval = Duration::ZERO;
+        series.pause = Some(Pause { since: now, next: now, interval, tries_refused: true });
+        assert_eq!(series.judge(&failed(FailureKind::NotFound)), Verdict::Nothing, "no copy");
+    }
+
+    #[test]
+    fn copied_bytes_are_noticed() {
+        let copies = Copies::default();
+        let series = Series::new(None, copies.clone(), (Duration::ZERO, (Duration::ZERO, Duration::ZERO)));
+        assert!(!series.has_copied());
+        copies.note();
+        assert!(series.has_copied());
+    }
+}

@@ -1,0 +1,81 @@
+//! A few of the objects that a run has copied, chosen by chance.
+//!
+//! The record of a run is worth nothing if its destination lost what it names: a bucket that was made anew, another server
+//! behind the same URL. No session looks at everything again, but a few objects tell that all are gone, or a good part.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::event::PlannedObject;
+
+/// Objects that are kept. If a third of all is gone, 16 of them miss that once in 650 times.
+const KEPT: usize = 16;
+
+/// An object that was copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Its transfer, by position in the job.
+    pub transfer: u32,
+    /// When it was done.
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    pub at: Timestamp,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The source.
+    pub entry: PlannedObject,
+}
+
+/// Copied objects, each as likely as any other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    seen: u64,
+    kept: Vec<Copied>,
+}
+
+impl Sample {
+    /// Takes an object in, perhaps in the place of another one. A replay chooses the same ones.
+    pub(super) fn take(&mut self, copied: Copied) {
+        self.seen += 1;
+        if self.kept.len() < KEPT {
+            return self.kept.push(copied);
+        }
+        let chance = fastrand::Rng::with_seed(self.seen).u64(..self.seen);
+        if let Some(kept) = usize::try_from(chance).ok().and_then(|slot| self.kept.get_mut(slot)) {
+            *kept = copied;
+        }
+    }
+
+    /// Returns the objects.
+    #[must_use]
+    pub fn objects(&self) -> &[Copied] {
+        &self.kept
+    }
+
+    /// Returns true if nothing was copied yet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.seen == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_objects_have_the_same_chance() {
+        let mut sample = Sample::default();
+        for number in 0..1600_u64 {
+            let key = format!("{number:04}").parse().unwrap();
+            let entry =
+                PlannedObject { key, size: 1, etag: None, version: None, modified: None, class: None };
+            sample.take(Copied { transfer: 0, at: Timestamp::UNIX_EPOCH, bytes: number, entry });
+        }
+        let mut bytes: Vec<_> = sample.objects().iter().map(|copied| copied.bytes).collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes.len(), KEPT);
+        assert!(bytes[3] < 800 && bytes[12] >= 800, "{bytes:?}");
+        let read: Sample = serde_json::from_str(&serde_json::to_string(&sample).unwrap()).unwrap();
+        assert_eq!(read, sample);
+    }
+}

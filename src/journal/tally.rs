@@ -1,0 +1,186 @@
+//! Counts of what became of objects, over all sessions of a run.
+//!
+//! Each object counts once. That is easy as long as a list goes on where the session before left it. A list without order
+//! is read again from its beginning and finds everything once more: what needs no work is counted anew, and what an earlier
+//! session has copied is found equal. So a [`Tally`] remembers of each transfer what such a list finds again: some of it is
+//! taken back from the sums, and the rest is not counted when it is found.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Ended, FailedObject, InPlace, Passed};
+use crate::plan::cause::{CauseCounts, Failed};
+use crate::plan::decide::Reason;
+use crate::plan::loss::{LossCounts, whole};
+use crate::plan::unchanged::Unchanged;
+use crate::s3::FailureKind;
+
+/// Sums over a run, over all of its sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Objects found that were to be copied.
+    pub planned_objects: u64,
+    /// Their bytes.
+    pub planned_bytes: u64,
+    /// Objects copied or uploaded, and proven.
+    pub done_objects: u64,
+    /// Their bytes.
+    pub done_bytes: u64,
+    /// Those of them that were changed in place.
+    pub in_place_objects: u64,
+    /// Versions that are left of what these were before.
+    pub old_versions: u64,
+    /// Their parts.
+    pub parts: u64,
+    /// Objects that the destination has.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// By what they were found equal.
+    pub unchanged: Unchanged,
+    /// Copied objects by the reason for which they were copied.
+    pub reasons: BTreeMap<Reason, u64>,
+    /// Objects in an archive that are left out.
+    pub archived_objects: u64,
+    /// Objects in an archive that are being restored.
+    pub restoring_objects: u64,
+    /// Their bytes.
+    pub restoring_bytes: u64,
+    /// Objects that the selection leaves out.
+    pub excluded_objects: u64,
+    /// What is no object or regular file.
+    pub ignored: u64,
+    /// Objects that failed.
+    pub failed_objects: u64,
+    /// Objects of which something could not be kept.
+    pub objects_with_losses: u64,
+    /// What could not be kept, and of how many objects.
+    #[serde(with = "whole")]
+    pub losses: LossCounts,
+    /// Objects by the proof that they rest on.
+    pub proofs: BTreeMap<String, u64>,
+    /// Failed objects by the kind of failure.
+    pub failures: BTreeMap<String, u64>,
+    /// The same by cause.
+    pub causes: CauseCounts,
+}
+
+/// What a list that is read again finds of one transfer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// Objects that stay counted and are found equal: those that were copied, and bad copies.
+    pub settled: u64,
+    /// Counts of all others, which the list makes anew.
+    pub void: Totals,
+}
+
+impl Tally {
+    pub(super) fn end(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Done { bytes, .. } => {
+                self.settled += 1;
+                self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
+                self.void.planned_bytes = self.void.planned_bytes.saturating_sub(*bytes);
+            }
+            // A bad copy looks like a good one, so that its failure must stay.
+            Ended::Failed(failed) if leaves_copy(failed) => {
+                self.settled += 1;
+                self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
+            }
+            ended => self.void.end(ended),
+        }
+    }
+}
+
+/// Returns true if a copy may be there that lists cannot tell from a good one.
+fn leaves_copy(failed: &FailedObject) -> bool {
+    [FailureKind::NotEqual, FailureKind::Unprovable, FailureKind::NotKept]
+        .iter()
+        .any(|kind| kind.name() == failed.kind)
+}
+
+impl Totals {
+    pub(super) fn plan(&mut self, bytes: u64) {
+        self.planned_objects += 1;
+        self.planned_bytes += bytes;
+    }
+
+    pub(super) fn pass(&mut self, passed: &Passed) {
+        self.skipped_objects += passed.skipped_objects;
+        self.skipped_bytes += passed.skipped_bytes;
+        self.unchanged.merge(&passed.unchanged);
+        self.archived_objects += passed.archived_objects;
+        self.excluded_objects += passed.excluded_objects;
+        self.ignored += passed.ignored;
+    }
+
+    pub(super) fn end(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Done { bytes, parts, proof, reason, losses, in_place } => {
+                self.done_objects += 1;
+                self.in_place_objects += u64::from(in_place.is_some());
+                self.old_versions += u64::from(*in_place == Some(InPlace::OldVersionLeft));
+                self.done_bytes += bytes;
+                self.parts += u64::from(*parts);
+                self.objects_with_losses += u64::from(!losses.is_empty());
+                for loss in losses {
+                    self.losses.add(loss);
+                }
+                *self.proofs.entry(proof.clone()).or_default() += 1;
+                if let Some(reason) = reason {
+                    *self.reasons.entry(*reason).or_default() += 1;
+                }
+            }
+            Ended::Skipped { archived: true, .. } => self.archived_objects += 1,
+            Ended::Skipped { bytes, archived: false, unchanged } => {
+                self.skipped_objects += 1;
+                self.skipped_bytes += bytes;
+                self.unchanged.merge(unchanged);
+            }
+            Ended::Restoring { bytes } => {
+                self.restoring_objects += 1;
+                self.restoring_bytes += bytes;
+            }
+            Ended::Failed(failed) => {
+                self.failed_objects += 1;
+                *self.failures.entry(failed.kind.clone()).or_default() += 1;
+                self.causes.add(&Failed {
+                    operation: &failed.operation,
+                    code: &failed.code,
+                    message: &failed.message,
+                    source: &failed.source,
+                    destination: &failed.destination,
+                });
+            }
+        }
+    }
+
+    /// Takes back counts that are made anew. Copied objects are not among them.
+    pub(super) fn take_back(&mut self, void: &Self) {
+        for (count, void) in [
+            (&mut self.planned_objects, void.planned_objects),
+            (&mut self.planned_bytes, void.planned_bytes),
+            (&mut self.skipped_objects, void.skipped_objects),
+            (&mut self.skipped_bytes, void.skipped_bytes),
+            (&mut self.archived_objects, void.archived_objects),
+            (&mut self.restoring_objects, void.restoring_objects),
+            (&mut self.restoring_bytes, void.restoring_bytes),
+            (&mut self.excluded_objects, void.excluded_objects),
+            (&mut self.ignored, void.ignored),
+            (&mut self.failed_objects, void.failed_objects),
+        ] {
+            *count = count.saturating_sub(void);
+        }
+        self.unchanged.take_back(&void.unchanged);
+        self.causes.take_back(&void.causes);
+        for (kind, void) in &void.failures {
+            if let Some(count) = self.failures.get_mut(kind) {
+                *count = count.saturating_sub(*void);
+            }
+        }
+        self.failures.retain(|_, count| *count > 0);
+    }
+}

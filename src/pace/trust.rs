@@ -1,0 +1,113 @@
+//! Decides which 403 is repeated before it is believed.
+//!
+//! Permissions on AWS are eventually consistent: for some seconds after a policy was changed, or a key of KMS or a role
+//! touched, some of S3's servers refuse what the others allow. Where the same kind of request has succeeded for the bucket in
+//! this run, a refusal is therefore repeated for a while. Other refusals last, because a policy denies one prefix or
+//! one object. They would cost each of thousands of objects that time. So after a refusal that outlasted its
+//! repetitions, all refusals of its kind are believed for [`BELIEVED`] times as long; only an upload that has stored
+//! parts already is worth the doubt even then.
+//!
+//! S3 answers HEAD and GET of a key that does not exist with 403 to those who may not list the bucket. Where no list has
+//! succeeded, such a refusal may just say that nothing is there, and is believed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::s3::Operation;
+
+/// A refusal that lasted is believed for so many times as long as it was doubted.
+const BELIEVED: u32 = 10;
+
+/// Remembers which kinds of requests to a bucket have succeeded in this run, and which refusals lasted.
+#[derive(Debug, Default)]
+pub(super) struct Trust([OfKind; Operation::COUNT]);
+
+#[derive(Debug, Default)]
+struct OfKind {
+    succeeded: AtomicBool,
+    /// In milliseconds since the run began.
+    believed_until: AtomicU64,
+}
+
+impl Trust {
+    /// Notes that a request of this kind succeeded.
+    pub(super) fn succeeded(&self, operation: Operation) {
+        // Parts need the permission that their upload was created with, and are refused sooner than the first is copied.
+        if operation == Operation::CreateMultipartUpload {
+            self.succeeded(Operation::UploadPart);
+            self.succeeded(Operation::UploadPartCopy);
+        }
+        let of_kind = self.of(operation);
+        if !of_kind.succeeded.load(Ordering::Relaxed) {
+            of_kind.succeeded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true if a refusal of this kind at `now` is worth a repetition.
+    pub(super) fn doubts(&self, operation: Operation, now: Duration) -> bool {
+        let hides_absence = matches!(
+            operation,
+            Operation::HeadObject
+                | Operation::GetObject
+                | Operation::GetObjectTagging
+                | Operation::GetObjectAcl
+                | Operation::GetObjectRetention
+                | Operation::GetObjectLegalHold
+        );
+        self.has_succeeded(operation)
+            && (!hides_absence || self.has_succeeded(Operation::ListObjects))
+            && self.of(operation).believed_until.load(Ordering::Relaxed) <= millis(now)
+    }
+
+    /// Notes at `now` that a refusal of this kind outlasted its repetitions, which took `doubted`.
+    pub(super) fn believe(&self, operation: Operation, doubted: Duration, now: Duration) {
+        let until = millis(now.saturating_add(doubted * BELIEVED));
+        self.of(operation).believed_until.store(until, Ordering::Relaxed);
+    }
+
+    fn has_succeeded(&self, operation: Operation) -> bool {
+        self.of(operation).succeeded.load(Ordering::Relaxed)
+    }
+
+    fn of(&self, operation: Operation) -> &OfKind {
+        &self.0[operation as usize]
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_refusal_is_doubted_where_the_same_kind_has_succeeded() {
+        let trust = Trust::default();
+        assert!(!trust.doubts(Operation::CopyObject, SECOND), "nothing has succeeded yet");
+        trust.succeeded(Operation::CopyObject);
+        assert!(trust.doubts(Operation::CopyObject, SECOND));
+        assert!(!trust.doubts(Operation::UploadPartCopy, SECOND), "another kind");
+    }
+
+    #[test]
+    fn a_refusal_that_lasted_is_believed_for_a_while() {
+        let trust = Trust::default();
+        trust.succeeded(Operation::CopyObject);
+        trust.believe(Operation::CopyObject, SECOND, SECOND);
+        assert!(!trust.doubts(Operation::CopyObject, SECOND * 10));
+        assert!(trust.doubts(Operation::CopyObject, SECOND * 11));
+    }
+
+    #[test]
+    fn a_head_that_may_hide_a_missing_key_is_believed() {
+        let trust = Trust::default();
+        trust.succeeded(Operation::HeadObject);
+        assert!(!trust.doubts(Operation::HeadObject, SECOND));
+        trust.succeeded(Operation::ListObjects);
+        assert!(trust.doubts(Operation::HeadObject, SECOND));
+    }
+}

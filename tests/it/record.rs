@@ -1,0 +1,516 @@
+//! One record: the journal, the report, and what commands say of both agree, and where one of them is damaged or another
+//! one takes its place, somebody says so.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, SystemTime};
+
+use s3haul::journal::{JournalError, Location, Opened};
+use s3haul::printable::hex;
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, When};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::cli::{COPY_ALL, process_at};
+use crate::journal::{begin_in, planned};
+use crate::reports::{lines_of, receipts_in, run_in};
+use crate::world::{DESTINATION, SOURCE, World};
+
+const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
+
+/// A world with so many objects, each copy of which takes so long.
+async fn world(objects: usize, copy: Duration) -> World {
+    let world = World::new().await;
+    for index in 0..objects {
+        put_old(&world, &format!("k{index:04}"));
+    }
+    if !copy.is_zero() {
+        slow(&world, copy);
+    }
+    world
+}
+
+/// Puts an object that is older than any copy of it, so that times alone tell the copy.
+fn put_old(world: &World, key: &str) {
+    let spec = ObjectSpec {
+        last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
+        ..ObjectSpec::default()
+    };
+    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &spec);
+}
+
+fn slow(world: &World, copy: Duration) {
+    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Delay(copy)));
+}
+
+/// Starts the program in a directory and waits for so many more copies.
+async fn started(world: &World, directory: &Path, arguments: &[&str], copies: u64) -> Child {
+    let before = world.calls(Operation::CopyObject);
+    let child = process_at(world)
+        .args(arguments)
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let working = async {
+        while world.calls(Operation::CopyObject) < before + copies {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), working).await.expect("the run does nothing");
+    child
+}
+
+async fn killed(mut child: Child) {
+    child.kill().unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+}
+
+/// The exit code and what was said, once it has ended.
+async fn ended(child: Child) -> (i32, String) {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_from_a_pipe_is_read_once_and_its_hash_is_in_the_report() {
+    let world = world(1, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(dir.path().join("job")).status().unwrap().success());
+    let pipe = dir.path().join("job");
+    let writer = tokio::task::spawn_blocking(move || fs::write(pipe, COPY_ALL).unwrap());
+    let (exit, _, stderr) = run_in(&world, dir.path(), &["run", "job", "--report", "report.jsonl"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    writer.await.unwrap();
+    let hash = hex(&Sha256::digest(COPY_ALL));
+    assert_eq!(lines_of(&dir.path().join("report.jsonl"))[0]["manifest_sha256"], hash.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_the_sandbox_does_not_replace_a_real_one() {
+    let world = world(2, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
+    let on_sandbox = ["plan", "job.yaml", "--sandbox", "--out", "plan.jsonl"];
+    let real = ["plan", "job.yaml", "--out", "plan.jsonl"];
+    assert_eq!(run_in(&world, dir.path(), &on_sandbox).await.0, 0);
+    assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
+    let plan = fs::read_to_string(dir.path().join("plan.jsonl")).unwrap();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
+    assert!(exit == 3 && stderr.contains("plan.jsonl holds a plan of real buckets"), "{exit} {stderr}");
+    assert_eq!(fs::read_to_string(dir.path().join("plan.jsonl")).unwrap(), plan);
+}
+
+/// A session without a report has no receipts to give to one that has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
+    let world = world(40, Duration::from_millis(100)).await;
+    let dir = TempDir::new().unwrap();
+    let few = [&COPY[..], &["--in-flight", "2"]].concat();
+    killed(started(&world, dir.path(), &few, 8).await).await;
+    let reported = [&few[..], &["--report", "report.jsonl"]].concat();
+    killed(started(&world, dir.path(), &reported, 8).await).await;
+    world.sandbox.faults().clear();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &reported).await;
+    assert!(exit == 0 && stderr.contains("going on with the run"), "{exit} {stderr}");
+    for command in [&["retry", "report.jsonl"][..], &["verify", "--report", "report.jsonl"]] {
+        let (exit, stdout, stderr) = run_in(&world, dir.path(), command).await;
+        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout}");
+        assert!(stderr.contains("lacks receipts of an earlier session"), "{command:?}: {stderr}");
+    }
+    // A run that has had a report from the start lacks none.
+    let (exit, ..) = run_in(&world, dir.path(), &reported).await;
+    assert_eq!((exit, receipts_in(&dir.path().join("report.jsonl")).len()), (0, 40));
+}
+
+/// What may happen to the file of a report while its run is at work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_that_it_is_not() {
+    type Damage = fn(&Path);
+    let copytruncate: Damage = |path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+    let cut: Damage = |path| {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - 7).unwrap();
+    };
+    let more: Damage = |path| {
+        let mut file = fs::File::options().append(true).open(path).unwrap();
+        file.write_all(b"a line of somebody else\n").unwrap();
+    };
+    let other: Damage = |path| fs::write(path, "precious\n").unwrap();
+    for (what, damage, journal, exit) in [
+        ("copytruncate", copytruncate, "kept", 0),
+        ("cut", cut, "kept", 0),
+        ("more", more, "kept", 0),
+        ("other", other, "kept", 4),
+        ("copytruncate", copytruncate, "none", 1),
+        ("cut", cut, "none", 1),
+        ("more", more, "none", 1),
+    ] {
+        let world = world(60, Duration::from_millis(50)).await;
+        let dir = TempDir::new().unwrap();
+        let report = dir.path().join("report.jsonl");
+        let command =
+            [&COPY[..], &["--in-flight", "2", "--report", "report.jsonl", "--journal", journal]].concat();
+        let child = started(&world, dir.path(), &command, 20).await;
+        damage(&report);
+        let (ended_with, stderr) = ended(child).await;
+        assert_eq!(ended_with, exit, "{what} {journal}: {stderr}");
+        if exit == 0 {
+            assert_eq!(receipts_in(&report).len(), 60, "{what}");
+            continue;
+        }
+        assert!(stderr.contains("report.jsonl lacks receipts"), "{what} {journal}: {stderr}");
+        let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
+        assert!((exit, stdout.as_str()) == (2, ""), "{what} {journal}: {exit} {stdout} {stderr}");
+        if what == "other" {
+            assert!(fs::read_to_string(&report).unwrap().starts_with("precious\n"), "it was replaced");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_does_not_resume_to_or_from_another_place() {
+    let world = world(60, Duration::from_millis(50)).await;
+    world.sandbox.store().create_bucket("other", BucketOptions::default());
+    let dir = TempDir::new().unwrap();
+    let few = ["--journal", "kept", "--in-flight", "2"];
+    killed(started(&world, dir.path(), &[&COPY[..], &few].concat(), 10).await).await;
+    world.sandbox.faults().clear();
+    for (from, to, changed) in [
+        ("s3://source/", "s3://other/", "`copy.to` was s3://destination/ at "),
+        ("s3://source/", "s3://destination/x/", "and is s3://destination/x/ at "),
+        ("s3://other/", "s3://destination/", "`copy.from` was s3://source/ at "),
+    ] {
+        for more in [&[][..], &["--resume-anyway"]] {
+            let before = world.calls(Operation::CopyObject);
+            let (exit, _, stderr) =
+                run_in(&world, dir.path(), &[&["copy", from, to], &few[..], more].concat()).await;
+            assert!(exit == 3 && stderr.contains("run between other places"), "{exit} {stderr}");
+            assert!(stderr.contains(changed) && stderr.contains("with --fresh"), "{stderr}");
+            assert_eq!(world.calls(Operation::CopyObject), before);
+        }
+    }
+    let fresh = [&["copy", "s3://source/", "s3://other/"], &few[..], &["--fresh"]].concat();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &fresh).await;
+    assert_eq!((exit, world.sandbox.store().keys("other").len()), (0, 60), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_a_source_is_refused_unless_it_is_left_out_there() {
+    let world = world(2, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    let manifest = |journal: &str| {
+        fs::write(dir.path().join("job.yaml"), format!("{COPY_ALL}{journal}")).unwrap();
+    };
+    let journal = ["--journal", "s3://source/ops/j/"];
+    let copy = [&COPY[..], &["--provider", "aws"], &journal].concat();
+    manifest("");
+    let (run, check) = ([&["run", "job.yaml"][..], &journal].concat(), ["check", "job.yaml"]);
+    let refused = async |command: &[&str]| {
+        let (exit, _, stderr) = run_in(&world, dir.path(), command).await;
+        assert_eq!(exit, 2, "{command:?}: {stderr}");
+        assert!(stderr.contains("s3://source/ops/j/ lies in the source of `"), "{command:?}: {stderr}");
+        assert_eq!(world.sandbox.calls().total(), 0, "{command:?}");
+    };
+    refused(&copy).await;
+    refused(&run).await;
+    manifest("journal: s3://source/ops/j/\n");
+    refused(&["run", "job.yaml"]).await;
+    refused(&check).await;
+    for more in [["--exclude", "ops/**"], ["--include", "k*"]] {
+        let (exit, _, stderr) = run_in(&world, dir.path(), &[&copy[..], &more].concat()).await;
+        assert_eq!(exit, 0, "{stderr}");
+    }
+    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ignores_conditions_keeps_no_journal_whatever_its_profile_says() {
+    let world = world(2, Duration::ZERO).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let ignores = Effect::Ignore(&["if-none-match"]);
+    world.sandbox.faults().add(Fault::on(Operation::PutObject).when(When::Always).then(ignores));
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
+    let run = ["run", "job.yaml", "--journal"];
+    let (exit, _, stderr) = run_in(&world, dir.path(), &[&run[..], &["s3://ops/j/"]].concat()).await;
+    assert!(exit == 3 && stderr.contains("`default` ignored it in a test"), "{exit} {stderr}");
+    assert_eq!(world.calls(Operation::CopyObject), 0);
+    world.sandbox.faults().clear();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &[&run[..], &["s3://ops/k/"]].concat()).await;
+    assert_eq!(exit, 0, "{stderr}");
+}
+
+#[tokio::test]
+async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
+    for what in ["", "lock", "segment-0000000002.log"] {
+        let dir = TempDir::new().unwrap();
+        let place = dir.path().join("journal");
+        let journal = begin_in(&place).await;
+        journal.commit(planned(1)).await.unwrap();
+        if what.is_empty() {
+            fs::remove_dir_all(&place).unwrap();
+        } else {
+            // Another one of the same name is not the one that is open.
+            fs::remove_file(place.join(what)).unwrap();
+            fs::write(place.join(what), "").unwrap();
+        }
+        let error = journal.commit(planned(2)).await.unwrap_err();
+        assert!(matches!(&error, JournalError::Gone { .. }), "{what}: {error}");
+        assert!(error.is_passing() && error.to_string().contains("run the same command again"), "{error}");
+        journal.broken().cancelled().await;
+    }
+    // Another process that takes the journal meanwhile is not disturbed by the one that lost it.
+    let dir = TempDir::new().unwrap();
+    let journal = begin_in(dir.path()).await;
+    fs::remove_file(dir.path().join("lock")).unwrap();
+    let second = Opened::open(Location::Directory(dir.path().to_owned())).await.unwrap();
+    let second = second.resume(None).await.unwrap();
+    assert!(journal.commit(planned(1)).await.is_err());
+    second.commit(planned(1)).await.unwrap();
+}
+
+/// The last line of a command's output, which is JSON.
+fn summary(stdout: &str) -> Value {
+    let last = stdout.lines().last().unwrap();
+    serde_json::from_str::<Value>(last).unwrap()["summary"].clone()
+}
+
+/// An unnamed provider's lists may be in any order, so that each session reads them from their beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_object_counts_once_however_often_it_is_listed() {
+    let world = world(80, Duration::ZERO).await;
+    // Ten are there before, and two are denied.
+    for index in 0..10 {
+        let key = format!("a{index}");
+        put_old(&world, &key);
+        world.sandbox.store().put_object(DESTINATION, &key, Content::pattern(1, 100), &ObjectSpec::default());
+    }
+    for key in ["k0003", "k0005"] {
+        let fault = Fault::on(Operation::CopyObject).key(key).when(When::Always);
+        world.sandbox.faults().add(fault.then(Effect::Error(403, "AccessDenied")));
+    }
+    slow(&world, Duration::from_millis(60));
+    let dir = TempDir::new().unwrap();
+    let more = ["--in-flight", "4", "--report", "report.jsonl", "--journal", "kept", "--json"];
+    let command = [&COPY[..], &more].concat();
+    let agreed = async |what: &str, all: bool| {
+        let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
+        assert_eq!(exit, i32::from(!all), "{what}: {stderr}");
+        let summary = summary(&stdout);
+        let count = |name: &str| summary[name].as_u64().unwrap();
+        let lines = lines_of(&dir.path().join("report.jsonl"));
+        let footer = &lines.last().unwrap()["footer"];
+        let (_, stdout, _) = run_in(&world, dir.path(), &["status", "kept", "--json"]).await;
+        let status: Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
+        for name in ["done_objects", "skipped_objects", "failed_objects"] {
+            assert_eq!(
+                (&footer[name], &status[name]),
+                (&count(name).into(), &count(name).into()),
+                "{what} {name}"
+            );
+        }
+        (count("done_objects"), count("skipped_objects"), count("failed_objects"))
+    };
+    killed(started(&world, dir.path(), &command, 25).await).await;
+    let child = started(&world, dir.path(), &command, 25).await;
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(ended(child).await.0, 4);
+    assert_eq!(agreed("the denied ones fail", false).await, (78, 10, 2));
+    // What a later list finds done counts as failed no more.
+    world.sandbox.faults().clear();
+    fs::remove_dir_all(dir.path().join("kept")).unwrap();
+    world.sandbox.store().delete_object(DESTINATION, "k0010");
+    for key in world.sandbox.store().keys(DESTINATION).iter().filter(|key| key.as_str() > "k0040") {
+        world.sandbox.store().delete_object(DESTINATION, key);
+    }
+    let denied = Fault::on(Operation::CopyObject).key("k0003").when(When::Always);
+    world.sandbox.faults().add(denied.then(Effect::Error(403, "AccessDenied")));
+    slow(&world, Duration::from_millis(60));
+    killed(started(&world, dir.path(), &command, 15).await).await;
+    world.sandbox.faults().clear();
+    let (done, skipped, failed) = agreed("all are there", true).await;
+    assert_eq!((done + skipped, failed), (90, 0), "{done} {skipped}");
+    assert!((42..=43).contains(&done), "{done}");
+}
+
+/// A copy that was made and whose answer the session did not live to see.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
+    for more in [&["--provider", "aws"][..], &[]] {
+        let world = World::new().await;
+        for key in ["a", "b", "c"] {
+            put_old(&world, key);
+        }
+        let silent = Fault::on(Operation::CopyObject).when(When::Always).then(Effect::StallAfter(None));
+        world.sandbox.faults().add(silent);
+        let dir = TempDir::new().unwrap();
+        let command = [&COPY[..], &["--report", "report.jsonl", "--journal", "kept"], more].concat();
+        let child = started(&world, dir.path(), &command, 3).await;
+        let copied = async {
+            while world.sandbox.store().keys(DESTINATION).len() < 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), copied).await.expect("nothing is copied");
+        killed(child).await;
+        world.sandbox.faults().clear();
+        world.sandbox.calls().clear();
+        let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
+        assert!(exit == 0 && stdout.contains("3 objects copied and proven"), "{exit} {stdout} {stderr}");
+        assert_eq!(world.calls(Operation::CopyObject), 0, "{more:?}");
+        let receipts = receipts_in(&dir.path().join("report.jsonl"));
+        assert_eq!(receipts.len(), 3, "{receipts:?}");
+        for receipt in receipts {
+            assert_eq!(receipt["status"], "done", "{receipt}");
+            assert_eq!(
+                receipt["notes"][0],
+                "copied by an earlier session of this run, and proven by this one"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
+    let world = world(60, Duration::from_millis(50)).await;
+    let dir = TempDir::new().unwrap();
+    let command = [&COPY[..], &["--in-flight", "4", "--journal", "kept"]].concat();
+    killed(started(&world, dir.path(), &command, 30).await).await;
+    world.sandbox.faults().clear();
+    let there = world.sandbox.store().keys(DESTINATION);
+    for key in &there {
+        world.sandbox.store().delete_object(DESTINATION, key);
+    }
+    let before = world.calls(Operation::CopyObject);
+    let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+    assert_eq!((exit, world.calls(Operation::CopyObject)), (3, before), "{stderr}");
+    for said in
+        ["16 of 16 copied objects", "s3://destination/k0", "is not there", "--fresh", "--resume-anyway"]
+    {
+        assert!(stderr.contains(said), "{said}: {stderr}");
+    }
+    // An object of another size is not the one on record.
+    for key in &there {
+        world.sandbox.store().put_object(DESTINATION, key, Content::pattern(1, 7), &ObjectSpec::default());
+    }
+    let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+    assert!(exit == 3 && stderr.contains("with 100 bytes, has 7"), "{exit} {stderr}");
+    let (exit, _, stderr) = run_in(&world, dir.path(), &[&command[..], &["--fresh"]].concat()).await;
+    assert_eq!(exit, 0, "{stderr}");
+    for key in world.sandbox.store().keys(SOURCE) {
+        world.assert_equal(&key, &key);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_summary_says_what_was_proven_when_and_what_was_looked_at_again() {
+    let world = world(60, Duration::from_millis(50)).await;
+    let dir = TempDir::new().unwrap();
+    let command = [&COPY[..], &["--provider", "aws", "--in-flight", "4", "--journal", "kept"]].concat();
+    killed(started(&world, dir.path(), &command, 30).await).await;
+    world.sandbox.faults().clear();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
+    assert!(exit == 0 && stdout.contains("60 objects copied and proven"), "{exit} {stdout} {stderr}");
+    let line = stdout.lines().find(|line| line.contains("by earlier sessions, until 2")).unwrap();
+    assert!(line.ends_with("16 of them looked at again when this session began"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
+    let world = world(40, Duration::from_millis(100)).await;
+    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    let dir = TempDir::new().unwrap();
+    let more = ["--provider", "aws", "--journal", "s3://ops/j/", "--patience", "2s", "--in-flight", "2"];
+    let command = [&COPY[..], &more].concat();
+    let child = started(&world, dir.path(), &command, 3).await;
+    world.sandbox.faults().add(Fault::on(Operation::PutObject).when(When::Always).then(Effect::SlowDown));
+    let began = std::time::Instant::now();
+    let (exit, stderr) = ended(child).await;
+    assert!(exit == 4 && stderr.contains("the journal s3://ops/j/"), "{exit} {stderr}");
+    // Without it, this takes the three minutes for which faults of a server are retried.
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+    world.sandbox.faults().clear();
+    let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 40), "{stderr}");
+}
+
+/// Only `verify` sees an object that somebody replaced by another one of its size.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_the_command_that_mends_what_is_different() {
+    let world = world(3, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    let provider = ["--provider", "aws"];
+    let copy = [&COPY[..], &provider].concat();
+    assert_eq!(run_in(&world, dir.path(), &copy).await.0, 0);
+    world.sandbox.store().put_object(DESTINATION, "k0001", Content::pattern(2, 100), &ObjectSpec::default());
+    world.sandbox.store().delete_object(DESTINATION, "k0002");
+    let verify = [&["verify", "s3://source/", "s3://destination/"], &provider[..]].concat();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &verify).await;
+    assert!(
+        exit == 1 && stdout.contains("different") && stdout.contains("missing"),
+        "{exit} {stdout} {stderr}"
+    );
+    let told = stdout.lines().chain(stderr.lines()).find_map(|line| line.split_once("missing: s3haul "));
+    let command = told.unwrap().1.split(" (with the flags").next().unwrap();
+    let command: Vec<_> = command.split(' ').chain(provider).collect();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
+    assert!(exit == 0 && stdout.contains("2 objects copied"), "{command:?}: {exit} {stdout} {stderr}");
+    assert_eq!(run_in(&world, dir.path(), &verify).await.0, 0);
+}
+
+/// Without a journal, the report is the record of what a stop left undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
+    let world = world(60, Duration::from_millis(100)).await;
+    let dir = TempDir::new().unwrap();
+    let more = ["--provider", "aws", "--journal", "none", "--in-flight", "2", "--report", "report.jsonl"];
+    let child = started(&world, dir.path(), &[&COPY[..], &more].concat(), 6).await;
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(ended(child).await.0, 4);
+    let receipts = receipts_in(&dir.path().join("report.jsonl"));
+    let stopped = receipts.iter().filter(|receipt| receipt["status"] == "stopped").count();
+    assert_eq!(
+        lines_of(&dir.path().join("report.jsonl")).pop().unwrap()["footer"]["stopped_objects"],
+        stopped
+    );
+    assert!(stopped > 20, "{receipts:?}");
+    let verify = ["verify", "--report", "report.jsonl"];
+    assert_eq!(run_in(&world, dir.path(), &verify).await.0, 1);
+    world.sandbox.faults().clear();
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
+    assert!(exit == 0 && stdout.contains(&format!("{stopped} objects copied")), "{exit} {stdout} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 60);
+}
+
+/// What is printed as failed stands in the report as failed, also if the server went away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_leaves_one_tally() {
+    for journal in ["none", "kept"] {
+        let world = world(60, Duration::from_millis(50)).await;
+        let dir = TempDir::new().unwrap();
+        let more =
+            ["--provider", "aws", "--journal", journal, "--in-flight", "2", "--report", "report.jsonl"];
+        let command = [&COPY[..], &more, &["--patience", "2s"]].concat();
+        let child = started(&world, dir.path(), &command, 10).await;
+        world.sandbox.faults().clear();
+        world.sandbox.faults().add(Fault::on_any().when(When::Always).then(Effect::ResetBefore));
+        let (exit, stderr) = ended(child).await;
+        assert_eq!(exit, 4, "{stderr}");
+        let receipts = receipts_in(&dir.path().join("report.jsonl"));
+        let of = |status: &str| receipts.iter().filter(|receipt| receipt["status"] == status).count();
+        let footer = lines_of(&dir.path().join("report.jsonl")).pop().unwrap()["footer"].clone();
+        assert_eq!(footer["failed_objects"], of("failed"), "{journal}: {stderr}");
+        assert_eq!(footer["stopped_objects"], of("stopped"), "{journal}: {stderr}");
+        let told = stderr.lines().filter(|line| line.starts_with("failed: ")).count();
+        assert!(told > 0 && told == of("failed").min(20), "{journal}: {told} {stderr}");
+        world.sandbox.faults().clear();
+        let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+        assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 60), "{journal}: {stderr}");
+    }
+}
