@@ -26,7 +26,8 @@ use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
-    Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition, Written,
+    AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition,
+    Written,
 };
 
 /// Annotations of one object that are held in memory from their reading to their writing, in bytes: the largest one,
@@ -107,13 +108,33 @@ impl Source<'_> {
         known.is_some()
     }
 
-    /// Puts the source's tags into `attributes`, with those that the job sets.
-    async fn tags(&self, attributes: &mut Attributes, draft: &mut Draft) -> Result<(), Trouble> {
+    /// Reads the source's tags. HEAD counts them, so that a list of another length is no answer: some servers answer what they
+    /// do not know with nothing, as others answer for an object without tags.
+    async fn counted_tags(&self, count: Option<u32>) -> Result<Vec<Tag>, Failure> {
+        let (key, version) = (&self.pin.key, self.version());
+        let tags = self.bucket.tags(key, version).await?;
+        let is_as_counted = |count: Option<u32>| count.is_none_or(|count| count as usize == tags.len());
+        // Tags may change without a new version.
+        if is_as_counted(count) || is_as_counted(Box::pin(self.bucket.head(key, version)).await?.tag_count) {
+            return Ok(tags);
+        }
+        let place = self.bucket.place(key);
+        let message = format!("it answers with {} tags, and HEAD counts {}", tags.len(), count.unwrap_or(0));
+        Err(Failure::new(FailureKind::NotUnderstood, Operation::GetObjectTagging, place, message))
+    }
+
+    /// Puts the source's tags into `attributes`, with those that the job sets. HEAD showed so many.
+    async fn tags(
+        &self,
+        attributes: &mut Attributes,
+        count: Option<u32>,
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
         attributes.tags = Tags::Exactly(set_tags(self.transfer()));
         if self.is_known_unreadable(Attribute::Tags, draft) {
             return Ok(());
         }
-        let answer = self.bucket.tags(&self.pin.key, self.version()).await;
+        let answer = self.counted_tags(count).await;
         let permission = self.permission("Tagging");
         let Some(kept) = self.or_loss(Attribute::Tags, &permission, answer, draft).await? else {
             return Ok(());
@@ -154,7 +175,7 @@ impl Source<'_> {
 
     /// The names of the annotations, and the texts of the first ones: whether they may be read must be known before
     /// anything is published.
-    async fn annotations(&self, draft: &mut Draft) -> Result<Vec<(String, Option<Bytes>)>, Trouble> {
+    async fn annotations(&self, draft: &mut Draft) -> Result<Vec<Annotation>, Trouble> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
         }
@@ -176,7 +197,7 @@ impl Source<'_> {
                 let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
                 let fits = held + size <= ANNOTATIONS_HELD;
                 let text = if fits {
-                    let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry.name).await;
+                    let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry).await;
                     let permission = "s3:GetObjectAnnotation";
                     let text = self.or_loss(Attribute::Annotations, permission, answer, draft).await?;
                     let Some(text) = text else { return Ok(Vec::new()) };
@@ -185,7 +206,7 @@ impl Source<'_> {
                 } else {
                     None
                 };
-                found.push((entry.name, text));
+                found.push(Annotation { entry, text });
             }
             if again {
                 continue;
@@ -278,7 +299,14 @@ pub(super) struct Wanted<'w> {
     wished: Attributes,
     trial: Option<Trial>,
     late_tags: Vec<Tag>,
-    annotations: Vec<(String, Option<Bytes>)>,
+    annotations: Vec<Annotation>,
+}
+
+/// An annotation of the source.
+struct Annotation {
+    entry: AnnotationEntry,
+    /// `None` for one that is read when it is written.
+    text: Option<Bytes>,
 }
 
 /// The search for the attribute that the server does not take.
@@ -315,7 +343,7 @@ impl<'w> Wanted<'w> {
         // Tags that HEAD counts may be read.
         let carried = full.tags == Tags::AsSource && head.tag_count.is_none();
         if reads.tags {
-            Box::pin(source.tags(&mut full, draft)).await?;
+            Box::pin(source.tags(&mut full, head.tag_count, draft)).await?;
         } else if carried && source.is_known_unreadable(Attribute::Tags, draft) {
             full.tags = Tags::Exactly(set_tags(transfer));
         }
@@ -530,15 +558,15 @@ impl<'w> Wanted<'w> {
         let Some((bucket, pin)) = source else { return Ok(()) };
         let policy = self.work.sides.transfer.preserve.annotations;
         let mut read_late = false;
-        for (name, text) in &self.annotations {
+        for Annotation { entry, text } in &self.annotations {
             let text = if let Some(text) = text {
                 Ok(text.clone())
             } else {
                 read_late = true;
-                bucket.annotation(&pin.key, pin.version.as_deref(), name).await
+                bucket.annotation(&pin.key, pin.version.as_deref(), entry).await
             };
             let outcome = match text {
-                Ok(text) => destination.put_annotation(key, version, etag, name, text).await,
+                Ok(text) => destination.put_annotation(key, version, etag, &entry.name, text).await,
                 Err(failure) => Err(failure),
             };
             if !self.or_lost(Attribute::Annotations, policy, outcome, draft)? {

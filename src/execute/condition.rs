@@ -31,7 +31,8 @@ impl Work {
         demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
-    /// True when the job copies only what is missing, the write itself can not see to it, and the key is there by now.
+    /// True when the job copies only what is missing, the write itself cannot see to it or is not believed, and the key is
+    /// there by now.
     pub(super) async fn is_taken(
         &self,
         key: &ObjectKey,
@@ -39,12 +40,25 @@ impl Work {
         condition: &WriteCondition,
     ) -> Result<bool, Trouble> {
         let is_ours = matches!(seen, Seen::Object(_));
-        if self.sides.transfer.when != When::Missing || *condition != WriteCondition::None || is_ours {
+        let sees_to_it =
+            *condition != WriteCondition::None && self.sides.destination.capabilities().believes_answers();
+        if self.sides.transfer.when != When::Missing || sees_to_it || is_ours {
             return Ok(false);
         }
         match self.sides.destination.head(key, None).await {
             Ok(_) => Ok(true),
             Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(false),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Returns true if nothing stands at the key.
+    pub(super) async fn is_absent(&self, key: &ObjectKey) -> Result<bool, Trouble> {
+        match self.sides.destination.head(key, None).await {
+            Ok(_) => Ok(false),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(true),
+            // Whoever may not look has been told that it is there.
+            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(false),
             Err(failure) => Err(failure.into()),
         }
     }

@@ -255,7 +255,7 @@ pub(super) async fn put(
     };
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => {
-            confirm(work, key, &written, size, attributes, draft).await?;
+            confirm(work, key, &written, proof, size, attributes, draft).await?;
             proof
         }
         Some(Err(message)) => return Err(work.unequal(key, &written, &message).await.into()),
@@ -424,7 +424,8 @@ impl Upload {
         let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
         let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let must_look = !is_answered && !size_will_do;
+        let believes = work.sides.destination.capabilities().believes_answers();
+        let must_look = (!is_answered && !size_will_do) || !believes;
         // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again if they differ.
         let unasked = Attributes::default();
         let asked = if self.begun.claimed { &unasked } else { attributes };

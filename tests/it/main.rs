@@ -74,6 +74,7 @@ mod targets;
 mod tenant;
 mod times;
 mod transfers;
+mod trust;
 mod untrusted;
 mod upload;
 mod verify;
