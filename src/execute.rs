@@ -33,6 +33,7 @@ pub mod receipt;
 mod record;
 mod refusals;
 mod sent;
+mod source;
 mod stream;
 mod tracked;
 mod upload;

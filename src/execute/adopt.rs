@@ -292,9 +292,8 @@ impl Begun {
             Err(failure) => failure,
         };
         match work.refused(&spec.condition, &failure) {
-            // A condition that fails without an object that it could be about is a mistake of the server.
-            Some(Refused::Taken(_)) if work.is_absent(self.upload.key()).await? => {
-                Err(failure.noting("although nothing stands at the key").into())
+            Some(Refused::Taken(_)) if work.holds(self.upload.key(), &spec.condition).await? => {
+                Err(failure.noting("although the condition of the write holds").into())
             }
             Some(Refused::Taken(skip)) => Ok(Published::Taken(skip)),
             // 409: the upload is void for its condition, and all parts must be sent again.

@@ -52,14 +52,21 @@ impl Work {
         }
     }
 
-    /// Returns true if nothing stands at the key.
-    pub(super) async fn is_absent(&self, key: &ObjectKey) -> Result<bool, Trouble> {
-        match self.sides.destination.head(key, None).await {
-            Ok(_) => Ok(false),
-            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(true),
+    /// Returns true if a condition that the server says has failed holds: nothing stands at the key, or the very object that
+    /// the write names. HEAD tells, and the list where HEAD shows another one: the two are wrong together less often.
+    pub(super) async fn holds(&self, key: &ObjectKey, condition: &WriteCondition) -> Result<bool, Trouble> {
+        let destination = &self.sides.destination;
+        match (destination.head(key, None).await, condition) {
+            (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
+                let listed = destination.first(key.as_str(), None).await.ok().flatten();
+                let listed = listed.filter(|listed| listed.key == key.as_str());
+                Ok(listed.is_some_and(|listed| listed.etag.as_ref() == Some(etag)))
+            }
+            (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),
+            (Err(failure), _) if *failure.kind() == FailureKind::NotFound => Ok(true),
             // Whoever may not look has been told that it is there.
-            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(false),
-            Err(failure) => Err(failure.into()),
+            (Err(failure), _) if *failure.kind() == FailureKind::Denied => Ok(false),
+            (Err(failure), _) => Err(failure.into()),
         }
     }
 

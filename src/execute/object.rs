@@ -262,13 +262,13 @@ impl Copy<'_> {
             }
             // The object is its own source, which is as it was: the condition was about something that is over.
             Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
+            // It was deleted, or the server refused because of the source and told HEAD another tale.
+            Some(Refused::Taken(_)) if self.work.holds(&self.step.key, condition).await? => {
+                Err(Trouble::SourceChanged)
+            }
             // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
             Some(Refused::Taken(skip)) if draft.attempts > 1 => {
                 self.adopt(head, Some(asked), skip, draft).await
-            }
-            // Nothing there: it was deleted, or the server refused because of the source and told HEAD another tale.
-            Some(Refused::Taken(_)) if self.work.is_absent(&self.step.key).await? => {
-                Err(Trouble::SourceChanged)
             }
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
         }

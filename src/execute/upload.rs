@@ -42,7 +42,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone, Written,
+    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone,
+    WriteCondition, Written,
 };
 use crate::size::MIB;
 
@@ -244,6 +245,9 @@ pub(super) async fn put(
             Some(Refused::Taken(skip)) => {
                 // By someone else, or by an earlier attempt of ours whose answer was lost.
                 let found = destination.head(key, None).await?.written();
+                if condition == WriteCondition::Matches(found.etag.clone()) {
+                    return Err(failure.noting("although the condition of the write holds").into());
+                }
                 match strong_proof(&body, sum.as_ref(), &found) {
                     Some(Ok(_)) if draft.attempts > 1 => break found,
                     _ => return Ok(Ending::Skipped { reason: skip }),

@@ -118,12 +118,15 @@ impl Scenario {
     }
 
     /// True for requests that are answered wrongly in this scenario.
-    pub(super) fn is_about(self, operation: Operation) -> bool {
-        let publishes = matches!(
-            operation,
-            Operation::CopyObject | Operation::CompleteMultipartUpload | Operation::HeadObject
-        );
-        self != Self::Replace || publishes
+    pub(super) fn is_about(self, operation: Operation, profile: Profile) -> bool {
+        use Operation::{CompleteMultipartUpload, CopyObject, GetObject, HeadObject};
+        match self {
+            Self::Replace => matches!(operation, CopyObject | CompleteMultipartUpload | HeadObject),
+            Self::VerifyDeep => operation == GetObject,
+            // The library that they use is the same for all profiles.
+            Self::Uploads => profile == Profile::Aws && operation != HeadObject,
+            _ => true,
+        }
     }
 
     /// Runs it, with one operation answered wrongly. Returns what does not hold, and what was asked for.

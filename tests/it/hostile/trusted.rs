@@ -15,20 +15,35 @@ struct Trusted {
 }
 
 const TRUSTED: &[Trusted] = &[
-    // A list of the destination that is another bucket's: what it shows is equal is left.
+    // What a list of Amazon's shows to be equal is left.
     Trusted {
         operation: Operation::ListObjectsV2,
-        ways: &[Way::Repeated],
-        by: &[Profile::Aws, Profile::Auto, Profile::Tencent],
+        ways: &[Way::Repeated, Way::WrongObject],
+        by: &[Profile::Aws],
+    },
+    Trusted { operation: Operation::ListObjectVersions, ways: &[Way::Repeated], by: &[Profile::Aws] },
+    // An object that Amazon's answer proves is not looked at.
+    Trusted {
+        operation: Operation::PutObject,
+        ways: &[Way::WithoutEffect, Way::OtherKey],
+        by: &[Profile::Aws],
     },
     Trusted {
-        operation: Operation::ListObjectVersions,
-        ways: &[Way::Repeated],
-        by: &[Profile::Aws, Profile::Auto, Profile::Tencent],
+        operation: Operation::CopyObject,
+        ways: &[Way::WithoutEffect, Way::IgnoredHeaders],
+        by: &[Profile::Aws],
     },
-    // A small object that was written is not looked at if the answer proves its bytes.
-    Trusted { operation: Operation::PutObject, ways: &[Way::WithoutEffect], by: &[Profile::Aws] },
-    Trusted { operation: Operation::CopyObject, ways: &[Way::WithoutEffect], by: &[Profile::Aws] },
+    Trusted {
+        operation: Operation::DeleteObject,
+        ways: &[Way::WithoutEffect, Way::OtherKey],
+        by: &[Profile::Aws],
+    },
+    // Where lists show no `ETag` that counts, `verify` has nothing but HEAD.
+    Trusted {
+        operation: Operation::HeadObject,
+        ways: &[Way::Repeated, Way::OtherKey],
+        by: &[Profile::Auto, Profile::Tencent],
+    },
 ];
 
 pub(super) fn all() -> impl Iterator<Item = (Operation, Way, Profile)> {

@@ -152,9 +152,19 @@ impl Way {
                     | Operation::GetObjectLockConfiguration
             ),
             Self::UntoldPages | Self::EndlessPages => LISTS.contains(&to),
-            Self::OtherKey => !LISTS.contains(&to) && !to.name().contains("Bucket"),
+            // An upload under another key is nobody's.
+            Self::OtherKey => {
+                !LISTS.contains(&to)
+                    && !to.name().contains("Bucket")
+                    && to != Operation::CreateMultipartUpload
+            }
             Self::OtherRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
             Self::FewerParts => to == Operation::CompleteMultipartUpload,
+            Self::OtherVersion => {
+                matches!(to, Operation::HeadObject | Operation::CopyObject | Operation::UploadPartCopy)
+            }
+            Self::HalfSize => to == Operation::HeadObject || LISTS.contains(&to),
+            Self::Refused => to.is_write() || to == Operation::HeadObject,
             _ => true,
         }
     }
@@ -191,7 +201,10 @@ impl Way {
                         *value = other_key(value);
                     }
                 }
-                if !is_copy {
+                // What is written elsewhere must not destroy what was written before.
+                if operation.is_write() && !is_copy {
+                    request.path.push_str("-elsewhere");
+                } else if !is_copy {
                     request.path = other_key(&request.path);
                 }
             }
@@ -392,6 +405,7 @@ pub(super) fn refusal(status: u16, code: &str) -> Answer {
 /// An answer that tells of success where nothing was done.
 pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
     let source = store.object(SOURCE, request.key()).map(|object| object.etag);
+    let source = source.filter(|_| operation != Operation::PutObject);
     let etag = source.unwrap_or_else(|| s3haul::checksum::md5_etag(&request.body));
     let xml = |root: &str, inside: &str| format!("<?xml version=\"1.0\"?>\n<{root}>{inside}</{root}>");
     let date = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>";
