@@ -153,6 +153,7 @@ pub(super) async fn run(
 }
 
 /// Returns the exit code of a run.
+#[must_use]
 pub fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
     // A signal alone decides nothing about a run that did not end by itself.

@@ -21,7 +21,7 @@ use crate::plan::asked::Asked;
 use crate::plan::attributes::{self, Reads, set_tags, take_late_tags, weaker_encryption};
 use crate::plan::concede::{optional, refused, suspects, without};
 use crate::plan::decide::Route;
-use crate::plan::loss::{Loss, Lost};
+use crate::plan::loss::Lost;
 use crate::planner::Step;
 use crate::s3::{
     Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition, Written,

@@ -436,7 +436,8 @@ impl Upload {
         let look = Look { size, parts, is_needed: must_look, ..look_at(work, key, &written, asked) };
         let found = Box::pin(found(work, look, draft)).await?;
         // KMS uploads answer without a checksum; the object shows it.
-        let stored = written.checksum.clone().or_else(|| found.and_then(|found| found.checksum));
+        let shown = found.and_then(|found| found.checksum);
+        let stored = if believes { written.checksum.clone().or(shown) } else { shown };
         let proof = match (&whole, &stored) {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
             _ if made_of_md5s => Ok(Proof::PartEtags),
