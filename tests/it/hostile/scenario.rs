@@ -76,6 +76,13 @@ fn uploaded(key: &str) -> Content {
     Content::pattern_bytes(seed, if key == "b-large" { 6 * MIB } else { SMALL })
 }
 
+/// The versions of a key, oldest first.
+fn versions_of(world: &World, bucket: &str, key: &str) -> Vec<VersionInfo> {
+    let mut versions = world.sandbox.store().versions(bucket, key);
+    versions.reverse();
+    versions
+}
+
 /// What a run wrote to the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -336,7 +343,7 @@ impl Scenario {
             VersionInfo::DeleteMarker(_) => None,
         };
         let contents =
-            |bucket: &str| -> Vec<_> { self.versions(world, bucket, key).into_iter().map(content).collect() };
+            |bucket: &str| -> Vec<_> { versions_of(world, bucket, key).into_iter().map(content).collect() };
         let source = match self {
             Self::Upload => vec![Some(uploaded(key).to_bytes())],
             _ => contents(SOURCE),
@@ -350,13 +357,6 @@ impl Scenario {
         if is_told { Ok(()) } else { Err(format!("there are {receipts} receipts of {key}")) }
     }
 
-    /// The versions of a key, oldest first.
-    fn versions(self, world: &World, bucket: &str, key: &str) -> Vec<VersionInfo> {
-        let mut versions = world.sandbox.store().versions(bucket, key);
-        versions.reverse();
-        versions
-    }
-
     /// Asserts that what a receipt calls done is there, and is what its source is, but for the losses that are told.
     fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
         let key = KEYS.into_iter().find(|key| receipt.destination.ends_with(key)).ok_or("a foreign key")?;
@@ -364,10 +364,10 @@ impl Scenario {
             VersionInfo::Object(object) => object.version_id.clone(),
             VersionInfo::DeleteMarker(id) => id.clone(),
         };
-        let newest = |bucket: &str| self.versions(world, bucket, key).pop();
+        let newest = |bucket: &str| versions_of(world, bucket, key).pop();
         let (copy, source) = if self == Self::History {
             let named = |bucket: &str, version: &Option<String>| {
-                let versions = self.versions(world, bucket, key);
+                let versions = versions_of(world, bucket, key);
                 versions.into_iter().find(|found| version.is_some() && id(found) == *version)
             };
             let made = match &receipt.ending {

@@ -278,18 +278,7 @@ impl Way {
                 answer =
                     document("<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>");
             }
-            Self::OtherRoot => {
-                let text = text();
-                let root =
-                    text.trim_end().rsplit("</").next().unwrap_or_default().trim_end_matches('>').to_owned();
-                if !root.is_empty() {
-                    let (open, close) = (format!("<{root}"), format!("</{root}>"));
-                    answer.body = text
-                        .replacen(&open, "<AnotherRoot", 1)
-                        .replace(&close, "</AnotherRoot>")
-                        .into_bytes();
-                }
-            }
+            Self::OtherRoot => answer.body = under_another_root(&text()).into_bytes(),
             Self::WrongObject => {
                 let wrong = "ffffffffffffffffffffffffffffffff";
                 for (name, value) in &mut answer.headers {
@@ -353,6 +342,16 @@ impl Way {
         }
         answer
     }
+}
+
+/// The document with another name of its root.
+fn under_another_root(document: &str) -> String {
+    let root = document.trim_end().rsplit("</").next().unwrap_or_default().trim_end_matches('>');
+    if root.is_empty() {
+        return document.to_owned();
+    }
+    let (open, close) = (format!("<{root}"), format!("</{root}>"));
+    document.replacen(&open, "<AnotherRoot", 1).replace(&close, "</AnotherRoot>")
 }
 
 /// The document with half of each size.
