@@ -49,9 +49,11 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use self::out::{note, note_lines, row_up, say, say_json, say_line};
 use self::parse::Refusal;
+pub use self::run::exit_of;
 use self::signals::Signals;
 use crate::endpoint::{
     DEFAULT_ENDPOINT, Endpoint, Environment, Mistake, Provider, ProxyError, ProxySetting, ResolvedEndpoint,
+    Trust,
 };
 use crate::journal::JournalError;
 use crate::location::{LocalPath, bare, suggestion};
@@ -307,11 +309,15 @@ struct EndpointFlags {
     /// Kind of server, which decides what s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
+    /// How far the server's answers are believed. `nothing` looks at each object once more: after it was written, and before
+    /// it is called equal.
+    #[arg(long, global = true, value_name = "HOW", value_parser = word::<Trust>())]
+    trust: Option<Trust>,
 }
 
 impl EndpointFlags {
     /// Returns the flags, and which of them were typed.
-    fn flags(&self) -> [idle::Flag; 8] {
+    fn flags(&self) -> [idle::Flag; 9] {
         [
             ("--endpoint-url", self.endpoint_url.is_some()),
             ("--path-style", self.path_style.is_some()),
@@ -321,6 +327,7 @@ impl EndpointFlags {
             ("--region", self.region.is_some()),
             ("--profile", self.profile.is_some()),
             ("--provider", self.provider.is_some()),
+            ("--trust", self.trust.is_some()),
         ]
     }
 
@@ -335,6 +342,7 @@ impl EndpointFlags {
             ca_bundle: self.ca_bundle.clone().map(LocalPath),
             proxy: self.proxy.as_deref().and_then(|text| text.parse().ok()),
             provider: self.provider.unwrap_or_default(),
+            trust: self.trust.unwrap_or_default(),
             ..Endpoint::default()
         };
         let mut resolved = endpoint.resolve(&Environment::load());

@@ -65,8 +65,21 @@ pub struct Endpoint {
     pub proxy: Option<ProxySetting>,
     /// The kind of server, which decides what s3haul relies on.
     pub provider: Provider,
+    /// How far the answers of this server are believed.
+    pub trust: Trust,
     /// Capabilities of this server that differ from its provider's.
     pub capabilities: Overrides<ByteSize>,
+}
+
+/// How far the answers of a server are believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// An answer that proves what a request did is enough.
+    #[default]
+    Answers,
+    /// No answer is enough: each object is looked at after it was written, and before it is called equal.
+    Nothing,
 }
 
 /// The kind of server. Servers differ in part limits, conditions, checksums, and tags.
@@ -169,6 +182,7 @@ impl Default for Endpoint {
             ca_bundle: None,
             proxy: None,
             provider: Provider::Auto,
+            trust: Trust::Answers,
             capabilities: Overrides::default(),
         }
     }

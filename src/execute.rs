@@ -39,6 +39,7 @@ mod running;
 pub mod sample;
 mod sent;
 mod series;
+mod source;
 mod stream;
 mod tracked;
 mod upload;

@@ -73,6 +73,7 @@ pub(crate) use self::abort::{
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
+use crate::s3::look::Made;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, OpenUpload,
@@ -359,6 +360,44 @@ impl MultipartUpload {
             }
             sleep((Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE)).await;
             round += 1;
+        }
+    }
+
+    /// Publishes the object like [`MultipartUpload::complete`], and looks at it once: no answer shows that it is there, and made
+    /// of all parts.
+    ///
+    /// # Errors
+    /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object is not what was published.
+    pub async fn complete_and_look(
+        &self,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        let written = self.complete(parts, spec).await?;
+        let unequal = |what: String| {
+            let place = self.bucket.place(&self.key);
+            Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
+        };
+        let found = match self.bucket.head(&self.key, written.version.as_deref()).await {
+            Ok(found) => found,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                let what = "the server answered that the object is published, and there is none";
+                return Err(unequal(what.to_owned()));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let made = Made { size: spec.size, parts: count };
+        let capabilities = self.bucket.capabilities();
+        if let Some(what) = written.contradicted_by(&found, made, capabilities) {
+            return Err(unequal(what));
+        }
+        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
+        match predicted.filter(|_| capabilities.content_etags && !found.kms) {
+            Some(predicted) if predicted != found.etag => {
+                Err(unequal(format!("the ETag is {}, but its parts make {predicted}", found.etag)))
+            }
+            _ => Ok(written),
         }
     }
 

@@ -401,6 +401,12 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
+    /// False if a side is believed nothing, so that what its lists say of an object is seen by HEAD.
+    fn believes_lists(&self) -> bool {
+        let believes = |bucket: &Bucket| bucket.capabilities().believes_answers();
+        believes(&self.destination) && self.source.as_ref().is_none_or(believes)
+    }
+
     /// Where the part of a source's key begins that is relative to the transfer's source, in bytes.
     #[must_use]
     pub fn relative_at(&self, key: &ObjectKey) -> usize {

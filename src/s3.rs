@@ -25,6 +25,7 @@ pub mod history;
 mod identity;
 mod ids;
 mod list;
+pub mod look;
 mod octets;
 pub mod paging;
 mod pool;

@@ -65,9 +65,9 @@ impl Bucket {
         &self,
         key: &ObjectKey,
         version: Option<&str>,
-        name: &str,
+        entry: &AnnotationEntry,
     ) -> Result<bytes::Bytes, Failure> {
-        let get = || self.client.get_annotation(&self.name, key, version, name);
+        let get = || self.client.get_annotation(&self.name, key, version, entry);
         self.read(Operation::GetObjectAnnotation, Some(key), get).await
     }
 

@@ -78,7 +78,7 @@ impl Bucket {
     }
 
     /// The newest version or delete marker of a key.
-    async fn newest_version(&self, key: &ObjectKey) -> Result<Option<ListedVersion>, Failure> {
+    pub(crate) async fn newest_version(&self, key: &ObjectKey) -> Result<Option<ListedVersion>, Failure> {
         // Where lists are in order, the key itself comes before all that begin with it.
         let most = self.capabilities().ordered_lists.then_some(1);
         let order = Order::of_versions(self.capabilities().ordered_lists);

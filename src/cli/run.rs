@@ -155,8 +155,9 @@ pub(super) async fn run(
     Ok(exit)
 }
 
-/// The exit code of a run.
-fn exit_of(outcome: &Outcome) -> Exit {
+/// Returns the exit code of a run.
+#[must_use]
+pub fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
     // A signal alone decides nothing about a run that did not end by itself.
     let ended_itself = outcome.gave_up.is_some() || !interrupted;

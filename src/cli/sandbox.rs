@@ -255,6 +255,7 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
             path_style: Some(true),
             proxy: Some(ProxySetting::None),
             provider,
+            trust: endpoint.stated.trust,
             capabilities: std::mem::take(&mut endpoint.stated.capabilities),
             ..Endpoint::default()
         };

@@ -289,7 +289,7 @@ async fn complete(
         return Err(CliError::Usage(format!("{location}: the upload has no parts yet; abort it instead")));
     }
     let size = parts.iter().map(|part| part.size).sum();
-    let written = upload.complete(&parts, &CompleteSpec { size, ..CompleteSpec::default() }).await?;
+    let written = upload.complete_and_look(&parts, &CompleteSpec { size, ..CompleteSpec::default() }).await?;
     if output.json {
         let line = serde_json::json!({ "destination": location.to_string(), "size": size, "parts": parts.len(), "etag": written.etag });
         return say_json(&line);

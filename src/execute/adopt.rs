@@ -305,6 +305,9 @@ impl Begun {
             Err(failure) => failure,
         };
         match work.refused(&spec.condition, &failure) {
+            Some(Refused::Taken(_)) if work.holds(self.upload.key(), &spec.condition).await? => {
+                Err(failure.noting("although the condition of the write holds").into())
+            }
             Some(Refused::Taken(skip)) => Ok(Published::Taken(skip)),
             // 409: the upload is void for its condition, and all parts must be sent again.
             Some(Refused::Raced | Refused::Deleted) => Err(Trouble::SourceChanged),

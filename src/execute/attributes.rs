@@ -8,264 +8,24 @@
 //! A permission that a bucket denied once is not asked for again: the run remembers it ([`Refusals`](super::refusals::Refusals)) and does without,
 //! and each object's receipt still tells.
 
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::receipt::Ending;
-use super::refusals::{Shown, is_no_answer};
+use super::source::{Annotation, Source};
 use super::{Draft, Trouble, Work};
 use crate::bucket::{Answer, Bucket};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Attribute, Policy, Transfer};
+use crate::manifest::job::{Attribute, Policy};
 use crate::multipart::MultipartUpload;
 use crate::plan::asked::Asked;
-use crate::plan::attributes::{self, Reads, merged_tags, set_tags, take_late_tags, weaker_encryption};
-use crate::plan::concede::{self, optional, refused, suspects, without};
+use crate::plan::attributes::{self, Reads, set_tags, take_late_tags, weaker_encryption};
+use crate::plan::concede::{optional, refused, suspects, without};
 use crate::plan::decide::Route;
-use crate::plan::loss::{Loss, Lost};
+use crate::plan::loss::Lost;
 use crate::planner::Step;
-use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition, Written,
 };
-
-/// Annotations of one object that are held in memory from their reading to their writing, in bytes: the largest one,
-/// so that at least one is read before anything is published.
-const ANNOTATIONS_HELD: usize = 1 << 20;
-
-/// A required attribute that the copy can not have.
-fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
-    Failure::new(FailureKind::NotKept, operation, place, loss.to_string())
-}
-
-/// The source side of a copy: one version of one object.
-struct Source<'a> {
-    work: &'a Work,
-    bucket: &'a Bucket,
-    pin: &'a SourcePin,
-}
-
-impl Source<'_> {
-    fn transfer(&self) -> &Transfer {
-        &self.work.sides.transfer
-    }
-
-    fn version(&self) -> Option<&str> {
-        self.pin.version.as_deref()
-    }
-
-    /// The permission, which has a name of its own where a version is named.
-    fn permission(&self, what: &str) -> String {
-        let version = if self.pin.version.is_some() { "Version" } else { "" };
-        format!("s3:GetObject{version}{what}")
-    }
-
-    /// Returns what was read, or `None` where it cannot be read and is only tried: that is a loss then. A server that does not
-    /// know the question is not asked again.
-    async fn or_loss<T>(
-        &self,
-        attribute: Attribute,
-        permission: &str,
-        answer: Result<T, Failure>,
-        draft: &mut Draft,
-    ) -> Result<Option<T>, Failure> {
-        let failure = match answer {
-            Ok(value) => {
-                self.work.refusals.answered(self.bucket, attribute);
-                return Ok(Some(value));
-            }
-            Err(failure) if self.transfer().preserve.of(attribute) != Policy::Try => return Err(failure),
-            Err(failure) => failure,
-        };
-        // A server that knows no such object to a question may do so for want of the question, or of the object.
-        let failure = if *failure.kind() == FailureKind::NotFound {
-            Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
-            failure.as_kind(FailureKind::NotUnderstood)
-        } else {
-            failure
-        };
-        if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) {
-            return Err(failure);
-        }
-        let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
-        // One bad answer among good ones is about that object.
-        let is_about_all = matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported);
-        if is_about_all || !self.work.refusals.has_answered(self.bucket, attribute) {
-            self.work.refusals.remember(self.bucket, &loss);
-        }
-        draft.losses.push(loss);
-        Ok(None)
-    }
-
-    /// True when the attribute was found unreadable before and is only tried: a loss without a request.
-    fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
-        if self.transfer().preserve.of(attribute) != Policy::Try {
-            return false;
-        }
-        let known = self.work.refusals.get(self.bucket, attribute, Lost::NotReadable);
-        draft.losses.extend(known.clone());
-        known.is_some()
-    }
-
-    /// Puts the source's tags into `attributes`, with those that the job sets.
-    async fn tags(&self, attributes: &mut Attributes, draft: &mut Draft) -> Result<(), Trouble> {
-        attributes.tags = Tags::Exactly(set_tags(self.transfer()));
-        if self.is_known_unreadable(Attribute::Tags, draft) {
-            return Ok(());
-        }
-        let answer = self.bucket.tags(&self.pin.key, self.version()).await;
-        let permission = self.permission("Tagging");
-        let Some(kept) = self.or_loss(Attribute::Tags, &permission, answer, draft).await? else {
-            return Ok(());
-        };
-        match merged_tags(kept, self.transfer()) {
-            Ok(tags) => attributes.tags = Tags::Exactly(tags),
-            Err(loss) if self.transfer().preserve.tags == Policy::Try => draft.losses.push(loss),
-            Err(loss) => return Err(self.not_kept(&loss, Operation::GetObjectTagging).into()),
-        }
-        Ok(())
-    }
-
-    async fn acl(&self, attributes: &mut Attributes, draft: &mut Draft) -> Result<(), Trouble> {
-        if self.is_known_unreadable(Attribute::Acl, draft) {
-            return Ok(());
-        }
-        let answer = match self.bucket.acl(&self.pin.key, self.version()).await {
-            // An object that is changed in place keeps its ACL, if there is such a thing here.
-            Err(failure)
-                if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
-                    && self.work.sides.is_in_place() =>
-            {
-                return Ok(());
-            }
-            Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
-                Err(failure.noting(
-                    "an in-place change keeps the ACL, which needs s3:GetObjectAcl; name one as `to.acl` to do without",
-                ))
-            }
-            answer => answer,
-        };
-        let permission = self.permission("Acl");
-        if let Some(grants) = self.or_loss(Attribute::Acl, &permission, answer, draft).await? {
-            attributes.grants = grants;
-        }
-        Ok(())
-    }
-
-    /// The names of the annotations, and the texts of the first ones: whether they may be read must be known before
-    /// anything is published.
-    async fn annotations(&self, draft: &mut Draft) -> Result<Vec<(String, Option<Bytes>)>, Trouble> {
-        if self.is_known_unreadable(Attribute::Annotations, draft) {
-            return Ok(Vec::new());
-        }
-        let operation = Operation::ListObjectAnnotations;
-        let mut paging = Paging::new(operation, self.bucket.name(), self.pin.key.as_str(), Order::Short);
-        let (mut found, mut token, mut held) = (Vec::new(), None, 0);
-        loop {
-            let mut again = false;
-            let answer = self.bucket.annotations(&self.pin.key, self.version(), token.as_deref()).await;
-            let answer = answer.and_then(|mut page| {
-                again = paging.check(&mut page)? == Turn::Again;
-                Ok(page)
-            });
-            let permission = "s3:ListObjectAnnotations";
-            let Some(page) = self.or_loss(Attribute::Annotations, permission, answer, draft).await? else {
-                return Ok(Vec::new());
-            };
-            for entry in page.items {
-                let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
-                let fits = held + size <= ANNOTATIONS_HELD;
-                let text = if fits {
-                    let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry.name).await;
-                    let permission = "s3:GetObjectAnnotation";
-                    let text = self.or_loss(Attribute::Annotations, permission, answer, draft).await?;
-                    let Some(text) = text else { return Ok(Vec::new()) };
-                    held += text.len();
-                    Some(text)
-                } else {
-                    None
-                };
-                found.push((entry.name, text));
-            }
-            if again {
-                continue;
-            }
-            token = page.next;
-            if token.is_none() {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// Completes what HEAD shows of the lock, which S3 leaves out for those who may not see it. Only versioned buckets
-    /// have locks. Where it is tried, each bucket is asked once whether what is not shown is not there; where it is
-    /// required, so is each object.
-    async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
-        let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
-        if !asks || head.version.is_none() {
-            return Ok(());
-        }
-        let (key, version) = (&self.pin.key, self.version());
-        if head.lock.retention.is_none() {
-            let get = self.bucket.retention(key, version);
-            let unshown = self.unshown(Operation::GetObjectRetention, get, draft);
-            head.lock.retention = Box::pin(unshown).await?;
-        }
-        if head.lock.legal_hold.is_none() {
-            let get = self.bucket.legal_hold(key, version);
-            let unshown = self.unshown(Operation::GetObjectLegalHold, get, draft);
-            head.lock.legal_hold = Box::pin(unshown).await?;
-        }
-        Ok(())
-    }
-
-    /// Half of a lock that HEAD did not show. `get` asks for it, if it is needed.
-    async fn unshown<T>(
-        &self,
-        operation: Operation,
-        get: impl Future<Output = Result<Option<T>, Failure>>,
-        draft: &mut Draft,
-    ) -> Result<Option<T>, Failure> {
-        let cell = self.work.refusals.shown(self.bucket, operation);
-        let of = |answer: &Result<Option<T>, Failure>| match answer {
-            Ok(_) => Some(Shown::All),
-            Err(failure) => match failure.kind() {
-                FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
-                FailureKind::Denied => {
-                    Some(Shown::Nothing(format!("s3:{operation} missing on {}", self.bucket.name())))
-                }
-                FailureKind::NotUnderstood | FailureKind::Unreadable => {
-                    Some(Shown::Nothing(concede::without_answer(failure, self.bucket.name())))
-                }
-                _ => None,
-            },
-        };
-        if self.transfer().preserve.lock == Policy::Require {
-            if cell.get() == Some(&Shown::NoLocks) {
-                return Ok(None);
-            }
-            let answer = get.await;
-            if of(&answer) == Some(Shown::NoLocks) {
-                // Another object may have found that out at the same time.
-                let _ = cell.set(Shown::NoLocks);
-                return Ok(None);
-            }
-            return answer;
-        }
-        let ask = async {
-            let answer = get.await;
-            of(&answer).map_or_else(|| answer.map(|_| Shown::All), Ok)
-        };
-        if let Shown::Nothing(reason) = cell.get_or_try_init(|| ask).await? {
-            draft.losses.push(Loss::new(Attribute::Lock, Lost::NotReadable, reason.clone()));
-        }
-        Ok(None)
-    }
-
-    fn not_kept(&self, loss: &Loss, operation: Operation) -> Failure {
-        not_kept(loss, operation, self.bucket.place(&self.pin.key))
-    }
-}
 
 /// What one object shall have, and how far that came.
 pub(super) struct Wanted<'w> {
@@ -278,7 +38,7 @@ pub(super) struct Wanted<'w> {
     wished: Attributes,
     trial: Option<Trial>,
     late_tags: Vec<Tag>,
-    annotations: Vec<(String, Option<Bytes>)>,
+    annotations: Vec<Annotation>,
 }
 
 /// The search for the attribute that the server does not take.
@@ -315,7 +75,7 @@ impl<'w> Wanted<'w> {
         // Tags that HEAD counts may be read.
         let carried = full.tags == Tags::AsSource && head.tag_count.is_none();
         if reads.tags {
-            Box::pin(source.tags(&mut full, draft)).await?;
+            Box::pin(source.tags(&mut full, head.tag_count, draft)).await?;
         } else if carried && source.is_known_unreadable(Attribute::Tags, draft) {
             full.tags = Tags::Exactly(set_tags(transfer));
         }
@@ -530,15 +290,15 @@ impl<'w> Wanted<'w> {
         let Some((bucket, pin)) = source else { return Ok(()) };
         let policy = self.work.sides.transfer.preserve.annotations;
         let mut read_late = false;
-        for (name, text) in &self.annotations {
+        for Annotation { entry, text } in &self.annotations {
             let text = if let Some(text) = text {
                 Ok(text.clone())
             } else {
                 read_late = true;
-                bucket.annotation(&pin.key, pin.version.as_deref(), name).await
+                bucket.annotation(&pin.key, pin.version.as_deref(), entry).await
             };
             let outcome = match text {
-                Ok(text) => destination.put_annotation(key, version, etag, name, text).await,
+                Ok(text) => destination.put_annotation(key, version, etag, &entry.name, text).await,
                 Err(failure) => Err(failure),
             };
             if !self.or_lost(Attribute::Annotations, policy, outcome, draft)? {

@@ -31,7 +31,8 @@ impl Work {
         demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
-    /// True when the job copies only what is missing, the write itself can not see to it, and the key is there by now.
+    /// True when the job copies only what is missing, the write itself cannot see to it or is not believed, and the key is
+    /// there by now.
     pub(super) async fn is_taken(
         &self,
         key: &ObjectKey,
@@ -39,13 +40,33 @@ impl Work {
         condition: &WriteCondition,
     ) -> Result<bool, Trouble> {
         let is_ours = matches!(seen, Seen::Object(_));
-        if self.sides.transfer.when != When::Missing || *condition != WriteCondition::None || is_ours {
+        let sees_to_it =
+            *condition != WriteCondition::None && self.sides.destination.capabilities().believes_answers();
+        if self.sides.transfer.when != When::Missing || sees_to_it || is_ours {
             return Ok(false);
         }
         match self.sides.destination.head(key, None).await {
             Ok(_) => Ok(true),
             Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(false),
             Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Returns true if a condition that the server says has failed holds: nothing stands at the key, or the very object that
+    /// the write names. HEAD tells, and the list where HEAD shows another one: the two are wrong together less often.
+    pub(super) async fn holds(&self, key: &ObjectKey, condition: &WriteCondition) -> Result<bool, Trouble> {
+        let destination = &self.sides.destination;
+        match (destination.head(key, None).await, condition) {
+            (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
+                let listed = destination.first(key.as_str(), None).await.ok().flatten();
+                let listed = listed.filter(|listed| listed.key == key.as_str());
+                Ok(listed.is_some_and(|listed| listed.etag.as_ref() == Some(etag)))
+            }
+            (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),
+            (Err(failure), _) if *failure.kind() == FailureKind::NotFound => Ok(true),
+            // Whoever may not look has been told that it is there.
+            (Err(failure), _) if *failure.kind() == FailureKind::Denied => Ok(false),
+            (Err(failure), _) => Err(failure.into()),
         }
     }
 

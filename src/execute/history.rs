@@ -28,6 +28,14 @@ pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<
         let message = "a version by somebody else stands where the delete marker should";
         return Err(Failure::new(FailureKind::NotEqual, Operation::DeleteObject, place, message).into());
     }
+    if !destination.capabilities().refuses_what_it_lacks() {
+        let newest = Box::pin(destination.newest_version(&step.key)).await?;
+        let is_there = newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
+        if !is_there {
+            let what = "the server answered that there is a delete marker, and lists none";
+            return Err(work.not_equal(&step.key, what).into());
+        }
+    }
     Ok(Ending::Done { proof: Proof::DeleteMarker, etag: made.etag, destination_version: made.version })
 }
 

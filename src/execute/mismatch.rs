@@ -61,8 +61,9 @@ impl Work {
                 .to_owned();
         }
         let version = written.version.as_deref().filter(|version| *version != "null");
-        if version.is_none() && !destination.capabilities().conditional_deletes {
-            return "the copy was kept, because this server can not delete on condition of an ETag"
+        let capabilities = destination.capabilities();
+        if version.is_none() && !(capabilities.conditional_deletes && capabilities.believes_answers()) {
+            return "the copy was kept, because this server cannot be relied on to delete on condition of an ETag"
                 .to_owned();
         }
         match (destination.delete_object(key, version, Some(&written.etag)).await, version) {

@@ -33,8 +33,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure,
-    FailureKind, Head, Operation, SourcePin, WriteCondition,
+    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
+    Operation, SourcePin, WriteCondition,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -137,7 +137,7 @@ impl Copy<'_> {
         let mut head = if draft.in_place {
             Box::pin(work.sides.look_in_place(&step.key)).await?
         } else {
-            source.parking_heads().head(&step.entry.key, step.entry.version.as_deref()).await?
+            self.source_as_listed().await?
         };
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
@@ -204,6 +204,18 @@ impl Copy<'_> {
         Ok(ending)
     }
 
+    /// Looks at the source. One that is shorter than its list says, with the same `ETag`, would be copied without its end.
+    async fn source_as_listed(&self) -> Result<Head, Trouble> {
+        let Self { source, step: Step { entry, .. }, .. } = self;
+        let head = source.parking_heads().head(&entry.key, entry.version.as_deref()).await?;
+        if entry.etag.as_ref() != Some(&head.etag) || head.size >= entry.size {
+            return Ok(head);
+        }
+        let message = format!("HEAD shows {} bytes and the list {} of the same ETag", head.size, entry.size);
+        let place = source.place(&entry.key);
+        Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message).into())
+    }
+
     async fn single(
         &mut self,
         place: Slot,
@@ -226,7 +238,7 @@ impl Copy<'_> {
             }
         };
         self.seen = Seen::Object(written.etag.clone());
-        let may_be_mixed = !destination.capabilities().copy_conditions && !draft.in_place;
+        let may_be_mixed = !destination.capabilities().pins_copies() && !draft.in_place;
         if may_be_mixed && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
@@ -260,24 +272,15 @@ impl Copy<'_> {
             }
             // The object is its own source, which is as it was: the condition was about something that is over.
             Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
+            // It was deleted, or the server refused because of the source and told HEAD another tale.
+            Some(Refused::Taken(_)) if self.work.holds(&self.step.key, condition).await? => {
+                Err(Trouble::SourceChanged)
+            }
             // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
             Some(Refused::Taken(skip)) if draft.attempts > 1 => {
                 self.adopt(head, Some(asked), skip, draft).await
             }
-            // Nothing there: it was deleted, or the server refused because of the source and told HEAD another tale.
-            Some(Refused::Taken(_)) if self.is_absent().await? => Err(Trouble::SourceChanged),
             Some(Refused::Taken(skip)) => Ok(Ending::Skipped { reason: skip }),
-        }
-    }
-
-    /// Returns true if nothing stands at the key.
-    async fn is_absent(&self) -> Result<bool, Trouble> {
-        match self.work.sides.destination.head(&self.step.key, None).await {
-            Ok(_) => Ok(false),
-            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(true),
-            // Whoever may not look has been told that it is there.
-            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(false),
-            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -451,8 +454,9 @@ impl Copy<'_> {
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
         // Two requests leave the same part behind only where the source is pinned and no key makes ETags of its own: of an
         // upload that was found open, nobody knows its key.
-        let Capabilities { part_conditions, content_etags, .. } = *destination.capabilities();
-        let twice = part_conditions && content_etags && !upload.is_kms() && !begun.claimed;
+        let capabilities = destination.capabilities();
+        let twice =
+            capabilities.pins_parts() && capabilities.content_etags && !upload.is_kms() && !begun.claimed;
         let count = layout.count;
         part::all(work, id, (layout.clone(), twice), progress, move |part| {
             let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
@@ -479,14 +483,14 @@ impl Copy<'_> {
         if begun.claimed && !proves(&expected, &made) {
             return Err(begun.disown(work, draft));
         }
-        match forecast(&expected, &made, &layout.boundaries, destination.capabilities().content_etags) {
+        match forecast(&expected, &made, &layout.boundaries, capabilities.content_etags) {
             Forecast::Publish => {}
             Forecast::Unkept(why) => layout::lose(draft, &why),
             Forecast::OtherBoundaries => return Err(Trouble::OtherBoundaries),
             Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
         }
         let place = work.place().await;
-        if !destination.capabilities().part_conditions && !self.is_unchanged(head, pin).await? {
+        if !capabilities.pins_parts() && !self.is_unchanged(head, pin).await? {
             return Err(Trouble::SourceChanged);
         }
         let condition = self.condition(ConditionalWrite::Complete);

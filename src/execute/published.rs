@@ -4,7 +4,8 @@
 //! shows that the server copied the range that was asked for, or that it published all parts. An object of one request is
 //! looked at where the answer proves nothing, and where the bucket has not shown yet that it keeps what it is asked to keep.
 //! Whatever is looked at is compared with the request (see
-//! [`crate::plan::asked`]), because servers other than Amazon S3 may ignore what they do not support.
+//! [`crate::plan::asked`]), because servers other than Amazon S3 may ignore what they do not support. With `trust: nothing`
+//! every object is looked at, and only what the look shows is a proof.
 
 use super::object::Copy;
 use super::prove::{Expected, Made, Verdict, by_answer, by_checksum, by_look};
@@ -16,7 +17,7 @@ use crate::pace::Slot;
 use crate::plan::asked::{Asked, Difference};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written,
+    Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written, look,
 };
 
 /// A published object, and the facts to compare it with.
@@ -73,12 +74,14 @@ impl Copy<'_> {
         let Publication { written, made, parts, asked, slot } = published;
         let destination = &work.sides.destination;
         let policy = work.sides.transfer.proof;
-        let content_etags = destination.capabilities().content_etags;
+        let capabilities = destination.capabilities();
+        let content_etags = capabilities.content_etags;
         let mut verdict = by_answer(&expected, written, made, content_etags);
         let mut checksum = written.checksum.clone();
         // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
-        let size_is_seen = made.checksum.is_some() && destination.capabilities().checksums;
-        let must_look = verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
+        let size_is_seen = made.checksum.is_some() && capabilities.checksums;
+        let is_unanswered = verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
+        let must_look = is_unanswered || !capabilities.believes_answers();
         let is_over = matches!(verdict, Verdict::Contradicted(_));
         let is_unproven =
             asked.is_some_and(|asked| work.refusals.is_unproven(destination, Operation::CopyObject, asked));
@@ -87,7 +90,10 @@ impl Copy<'_> {
             let look = Look { key, written, size, parts, write, is_needed: must_look, asked };
             let judge = |found: &Head| by_look(&expected, found, made, content_etags);
             let looked = Box::pin(work.look(look, judge, draft)).await?;
-            verdict = verdict.and(looked.verdict);
+            verdict = match looked.verdict {
+                looked if capabilities.believes_answers() => verdict.and(looked),
+                looked => looked,
+            };
             checksum = checksum.or(looked.found.and_then(|found| found.checksum));
         }
         drop(slot);
@@ -210,7 +216,8 @@ impl Work {
             }
             Err(failure) => return Err(failure.into()),
         };
-        let otherwise = found_otherwise(&look, &found, destination.capabilities().content_etags);
+        let made = look::Made { size: look.size, parts: look.parts };
+        let otherwise = written.contradicted_by(&found, made, destination.capabilities());
         let verdict = otherwise.map_or_else(|| judge(&found), Verdict::Contradicted);
         let asked = look.asked.filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
         if let Some(asked) = asked
@@ -269,29 +276,4 @@ impl Work {
         let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;
         is_keyed || (by_policy && self.sides.source.is_some())
     }
-}
-
-/// Returns the reason why the object that was found cannot be the one that was published.
-fn found_otherwise(look: &Look<'_>, found: &Head, content_etags: bool) -> Option<String> {
-    let Look { written, size, parts, .. } = *look;
-    if found.size != size {
-        return Some(format!("{} bytes arrived of {size}", found.size));
-    }
-    let named = |version: &Option<String>| version.clone().filter(|version| version != "null");
-    if let Some((asked, shown)) = named(&written.version).zip(named(&found.version))
-        && asked != shown
-    {
-        return Some(format!("the server shows version {shown} where {asked} was asked for"));
-    }
-    if !content_etags || found.etag.is_empty() {
-        return None;
-    }
-    if found.etag != written.etag {
-        return Some(format!(
-            "the ETag of the object is {}, and the answer to its write said {}; another writer may have replaced it",
-            found.etag, written.etag
-        ));
-    }
-    let count = found.etag.rsplit_once('-').and_then(|(_, count)| count.parse::<u32>().ok())?;
-    (parts > 0 && count != parts).then(|| format!("its ETag says {count} parts, {parts} were published"))
 }

@@ -61,11 +61,14 @@ impl Refusals {
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if `write` asked the bucket for something that it has not been seen to keep yet. Amazon S3 refuses what it
-    /// cannot do, and needs no look.
+    /// Returns true if `write` asked the bucket for something that it has not been seen to keep yet, the object itself among it.
+    /// Amazon S3 refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before says nothing.
     pub(super) fn is_unproven(&self, bucket: &Bucket, write: Operation, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
+        }
+        if !bucket.capabilities().believes_answers() {
+            return true;
         }
         let place = Self::place(bucket);
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +96,8 @@ impl Refusals {
     }
 
     /// Returns true if a bucket ignores an attribute that was asked for and that HEAD does not show. Asks `by` about this
-    /// object, once for each bucket; what may not be read is not known, and taken to be there.
+    /// object, once for each bucket, or each time with `trust: nothing`; what may not be read is not known, and taken to be
+    /// there.
     ///
     /// # Errors
     /// What may pass: then the next object asks again.
@@ -123,6 +127,9 @@ impl Refusals {
                 has_none => has_none,
             }
         };
+        if !bucket.capabilities().believes_answers() {
+            return Box::pin(ask).await;
+        }
         once.get_or_try_init(|| Box::pin(ask)).await.copied()
     }
 }
@@ -172,8 +179,13 @@ impl Work {
         }
         destination.put_tags(key, version, tags).await?;
         let replaces = self.refusals.replaces(destination);
-        let look = async { Ok(destination.head(key, version).await?.etag != etag) };
-        if *replaces.get_or_try_init(|| Box::pin(look)).await? {
+        let look = async { Ok::<_, Failure>(destination.head(key, version).await?.etag != etag) };
+        let has_replaced = if destination.capabilities().believes_answers() {
+            *replaces.get_or_try_init(|| Box::pin(look)).await?
+        } else {
+            Box::pin(look).await?
+        };
+        if has_replaced {
             let message = "the server took the tags for the content of the object";
             return Err(self.not_equal(key, message));
         }

@@ -54,7 +54,7 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
 }
 
 /// Looks at an object whose write answered with no proof, and returns the proof that its size is. Also compares what it
-/// has with the attributes that were sent. A job that asks for the size only does not look.
+/// has with the attributes that were sent. A job that asks for the size only and believes the server does not look.
 pub(super) async fn by_size(
     work: &Work,
     key: &ObjectKey,
@@ -63,7 +63,8 @@ pub(super) async fn by_size(
     attributes: &Attributes,
     draft: &mut Draft,
 ) -> Result<Proof, Trouble> {
-    if work.sides.transfer.proof.verify != Verify::Size {
+    let believes = work.sides.destination.capabilities().believes_answers();
+    if work.sides.transfer.proof.verify != Verify::Size || !believes {
         let look = Look { size, is_needed: true, ..look_at(work, key, written, attributes) };
         Box::pin(found(work, look, draft)).await?;
     }
@@ -80,20 +81,30 @@ pub(super) async fn found(work: &Work, look: Look<'_>, draft: &mut Draft) -> Res
     }
 }
 
-/// Looks at an object of one request whose answer proves its bytes, if the bucket has not shown yet that it keeps what it
-/// was asked to keep.
+/// Looks at an object of one request whose answer proves its bytes, if no answer is believed, or if the bucket has not shown
+/// yet that it keeps what it was asked to keep. The `ETag` that proves the bytes must be that of the object.
 pub(super) async fn confirm(
     work: &Work,
     key: &ObjectKey,
     written: &Written,
+    proof: Proof,
     size: u64,
     attributes: &Attributes,
     draft: &mut Draft,
 ) -> Result<(), Trouble> {
-    let look = Look { size, ..look_at(work, key, written, attributes) };
     let destination = &work.sides.destination;
-    if look.asked.is_some_and(|asked| work.refusals.is_unproven(destination, look.write, asked)) {
-        Box::pin(found(work, look, draft)).await?;
+    let is_needed = !destination.capabilities().believes_answers();
+    let look = Look { size, is_needed, ..look_at(work, key, written, attributes) };
+    if !look.asked.is_some_and(|asked| work.refusals.is_unproven(destination, look.write, asked)) {
+        return Ok(());
+    }
+    if let Some(found) = Box::pin(found(work, look, draft)).await?
+        && proof == Proof::Etag
+        && found.etag != written.etag
+    {
+        let what =
+            format!("the ETag of the object is {}, and what was sent has {}", found.etag, written.etag);
+        return Err(work.unequal(key, written, &what).await.into());
     }
     Ok(())
 }

@@ -42,7 +42,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone, Written,
+    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone,
+    WriteCondition, Written,
 };
 use crate::size::MIB;
 
@@ -244,6 +245,9 @@ pub(super) async fn put(
             Some(Refused::Taken(skip)) => {
                 // By someone else, or by an earlier attempt of ours whose answer was lost.
                 let found = destination.head(key, None).await?.written();
+                if condition == WriteCondition::Matches(found.etag.clone()) {
+                    return Err(failure.noting("although the condition of the write holds").into());
+                }
                 match strong_proof(&body, sum.as_ref(), &found) {
                     Some(Ok(_)) if draft.attempts > 1 => break found,
                     _ => return Ok(Ending::Skipped { reason: skip }),
@@ -255,7 +259,7 @@ pub(super) async fn put(
     };
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => {
-            confirm(work, key, &written, size, attributes, draft).await?;
+            confirm(work, key, &written, proof, size, attributes, draft).await?;
             proof
         }
         Some(Err(message)) => return Err(work.unequal(key, &written, &message).await.into()),
@@ -424,14 +428,16 @@ impl Upload {
         let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
         let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let must_look = !is_answered && !size_will_do;
+        let believes = work.sides.destination.capabilities().believes_answers();
+        let must_look = (!is_answered && !size_will_do) || !believes;
         // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again if they differ.
         let unasked = Attributes::default();
         let asked = if self.begun.claimed { &unasked } else { attributes };
         let look = Look { size, parts, is_needed: must_look, ..look_at(work, key, &written, asked) };
         let found = Box::pin(found(work, look, draft)).await?;
         // KMS uploads answer without a checksum; the object shows it.
-        let stored = written.checksum.clone().or_else(|| found.and_then(|found| found.checksum));
+        let shown = found.and_then(|found| found.checksum);
+        let stored = if believes { written.checksum.clone().or(shown) } else { shown };
         let proof = match (&whole, &stored) {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
             _ if made_of_md5s => Ok(Proof::PartEtags),

@@ -138,6 +138,7 @@ impl Reader<'_> {
             ca_bundle: section.ca_bundle.map(|path| LocalPath(path.into())),
             proxy: section.proxy.and_then(|text| self.proxy(name, &text)),
             provider: section.provider.unwrap_or_default(),
+            trust: section.trust.unwrap_or_default(),
             capabilities: section
                 .capabilities
                 .unwrap_or_default()

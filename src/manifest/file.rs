@@ -17,6 +17,7 @@ use super::job::{
     Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider,
     RestoreTier, Symlinks, Verify, When,
 };
+use crate::endpoint::Trust;
 use crate::endpoint::capabilities::Overrides;
 
 /// A job of s3haul. Values may contain `${NAME}`, which the environment replaces; `$${` is a literal `${`.
@@ -88,6 +89,10 @@ pub struct EndpointSection {
     /// The kind of server, which decides what s3haul relies on.
     #[schemars(extend("default" = "auto"))]
     pub provider: Option<Provider>,
+    /// How far the server's answers are believed. With `nothing`, each object is looked at once after it was written, and
+    /// each pair of objects before it is called equal: one or two HEAD requests more per object.
+    #[schemars(extend("default" = "answers"))]
+    pub trust: Option<Trust>,
     /// Exceptions from what the provider is known to do. `s3haul check JOB --probe` measures them.
     #[schemars(extend("examples" = [{"copy_conditions": true}]))]
     pub capabilities: Option<Overrides<String>>,

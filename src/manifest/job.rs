@@ -23,7 +23,7 @@ pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
 pub use super::traces::{JournalPlace, ReportPaths};
-pub use crate::endpoint::{AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint};
+pub use crate::endpoint::{AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint, Trust};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::ByteSize;
 

@@ -33,11 +33,13 @@ impl Asked<'_> {
         }
     }
 
-    /// Returns the names of all that was asked for: a server that has kept each of them once knows them.
+    /// Returns the names of all that was asked for, the object itself first: a server that has kept each of them once knows
+    /// them.
     #[must_use]
     pub fn kinds(&self) -> Vec<&'static str> {
         let Attributes { headers, metadata, storage_class, encryption, lock, .. } = self.attributes;
         let all = [
+            ("object", true),
             ("metadata", !metadata.is_empty()),
             ("tags", self.tags().is_some_and(|count| count > 0)),
             ("storage class", storage_class.as_ref().is_some_and(|class| class != "STANDARD")),

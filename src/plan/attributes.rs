@@ -73,7 +73,7 @@ impl Reads {
         let tags_carried = !in_parts && transfer.set.tags.is_empty() && capabilities.tag_headers;
         let by_listing = transfer.preserve.is_content_only()
             && transfer.customer_keys.source.is_none()
-            && capabilities.copy_conditions
+            && capabilities.pins_copies()
             && capabilities.content_etags;
         Self {
             head: in_parts || !by_listing,

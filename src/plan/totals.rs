@@ -141,10 +141,11 @@ impl Totals {
         // The source again where the server may ignore conditions; the destination where its answers prove nothing, and always
         // if it was made of parts.
         let is_pinned = match route {
-            Route::MultipartCopy(_) => capabilities.part_conditions,
-            _ => capabilities.copy_conditions,
+            Route::MultipartCopy(_) => capabilities.pins_parts(),
+            _ => capabilities.pins_copies(),
         };
-        let proves_nothing = !capabilities.checksums && !capabilities.content_etags;
+        let believes = capabilities.believes_answers();
+        let proves_nothing = !believes || (!capabilities.checksums && !capabilities.content_etags);
         let more_heads = u64::from(!is_pinned) + u64::from(proves_nothing || parts > 0);
         let read = |totals: &mut Self| {
             reads.operations().for_each(|operation| totals.request(operation, 1));
@@ -170,7 +171,12 @@ impl Totals {
             }
             // Counted elsewhere.
             Route::Restore | Route::DeleteMarker => {}
-            Route::Put => self.request(Operation::PutObject, 1),
+            Route::Put => {
+                self.request(Operation::PutObject, 1);
+                if !believes {
+                    self.request(Operation::HeadObject, 1);
+                }
+            }
             Route::MultipartUpload(_) => {
                 self.request(Operation::CreateMultipartUpload, 1);
                 self.request(Operation::UploadPart, parts);

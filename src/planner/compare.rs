@@ -32,6 +32,9 @@ impl Sides {
     /// Decides about an entry that the destination's list has too.
     pub(super) fn met(&self, entry: Entry, key: ObjectKey, there: &Entry) -> Next {
         let mut decision = self.decide(&entry, Some(self.side(there)));
+        if matches!(decision, Decision::Skip(_)) && !self.believes_lists() {
+            return Next::Ask(entry, key, Question::Destination);
+        }
         if let Decision::Skip(Skip::Equal { equal_by, .. }) = decision {
             match self.by_listed_attributes(equal_by, there.storage_class.as_deref()) {
                 Some(settled) => decision = settled,
@@ -56,7 +59,7 @@ impl Sides {
     }
 
     /// Asks about one key, at the destination and, where lists do not tell, at the source.
-    pub(super) async fn ask(&self, entry: Entry, key: ObjectKey, question: Question) -> Planned {
+    pub(super) async fn ask(&self, mut entry: Entry, key: ObjectKey, question: Question) -> Planned {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, false).await;
         }
@@ -73,10 +76,25 @@ impl Sides {
             }
             Err(failure) => return self.failed(&entry, failure),
         };
+        if let Err(failure) = self.see(&mut entry).await {
+            return self.failed(&entry, failure);
+        }
         match self.by_head(&entry, &key, &head, question).await {
             Ok(decision) => self.planned(entry, key, decision, Seen::Object(head.etag)),
             Err(failure) => self.failed(&entry, failure),
         }
+    }
+
+    /// Replaces what a list of the source says of an object by what HEAD shows, where lists are not believed.
+    async fn see(&self, entry: &mut Entry) -> Result<(), Failure> {
+        let Some(source) = self.source.as_ref().filter(|source| !source.capabilities().believes_answers())
+        else {
+            return Ok(());
+        };
+        let head = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        (entry.size, entry.modified, entry.archive) = (head.size, head.modified, head.archive);
+        (entry.etag, entry.storage_class) = (Some(head.etag), head.storage_class);
+        Ok(())
     }
 
     async fn by_head(
@@ -124,7 +142,9 @@ impl Sides {
                 Decision::Ask(Doubt::Content)
             }
             // It says nothing here, and the lists say that the destination is newer.
-            Decision::Ask(Doubt::Etags) if !is_past && self.destination.hidden_etags().are_usual() => {
+            Decision::Ask(Doubt::Etags)
+                if !is_past && self.believes_lists() && self.destination.hidden_etags().are_usual() =>
+            {
                 Decision::Skip(Skip::equal(Basis::Time))
             }
             decision => decision,

@@ -303,12 +303,14 @@ impl Sides {
         there: &[Version],
     ) -> Result<Option<Vec<Basis>>, Failure> {
         let etags_tell = self.etags_follow_from_bytes();
+        // What lists show to be equal is looked at too where they are not believed.
+        let lists_tell = etags_tell && self.believes_lists();
         let mut looked: HashMap<(usize, usize), Option<Basis>> = HashMap::new();
-        'candidates: for overlap in overlaps(&history.versions, there, etags_tell) {
+        'candidates: for overlap in overlaps(&history.versions, there, lists_tell) {
             let first = there.len() - overlap;
             let unsure: Vec<_> = (0..overlap)
                 .map(|at| (at, first + at))
-                .filter(|(a, b)| liken(&history.versions[*a], &there[*b], etags_tell) == Likeness::Unsure)
+                .filter(|(a, b)| liken(&history.versions[*a], &there[*b], lists_tell) == Likeness::Unsure)
                 .filter(|pair| !matches!(looked.get(pair), Some(Some(_))))
                 .collect();
             if unsure.iter().any(|pair| looked.get(pair) == Some(&None)) {

@@ -45,8 +45,10 @@ impl Sides {
         };
         match listed {
             Listed::Differs => Next::Known(self.change(entry, key)),
-            Listed::AsSet => Next::Known(Planned::Skip(Box::new(entry), key, Skip::AsSet)),
-            Listed::Unknown => Next::Ask(entry, key, Question::Destination),
+            Listed::AsSet if self.believes_lists() => {
+                Next::Known(Planned::Skip(Box::new(entry), key, Skip::AsSet))
+            }
+            Listed::AsSet | Listed::Unknown => Next::Ask(entry, key, Question::Destination),
         }
     }
 

@@ -12,7 +12,7 @@
 use std::fmt;
 
 use crate::endpoint::capabilities::{ConditionalWrite, Overrides};
-use crate::endpoint::{Provider, ResolvedEndpoint};
+use crate::endpoint::{Provider, ResolvedEndpoint, Trust};
 use crate::location::BucketName;
 use crate::size::{ByteSize, GIB, MIB};
 
@@ -160,6 +160,8 @@ pub struct Capabilities {
     pub locks: bool,
     /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
     pub annotations: bool,
+    /// How far its answers are believed, whatever it can do.
+    pub trust: Trust,
 }
 
 impl Capabilities {
@@ -191,6 +193,7 @@ impl Capabilities {
         archive_lists: true,
         locks: true,
         annotations: true,
+        trust: Trust::Answers,
     };
 
     /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are random, its lists
@@ -331,13 +334,32 @@ impl Capabilities {
     /// Returns what an endpoint can do, by its provider and what the manifest knows better.
     #[must_use]
     pub fn of(endpoint: &ResolvedEndpoint) -> Self {
-        Self::profile(endpoint.provider).with(&endpoint.stated.capabilities)
+        let trust = endpoint.stated.trust;
+        Self { trust, ..Self::profile(endpoint.provider).with(&endpoint.stated.capabilities) }
+    }
+
+    /// True where an answer that proves what a request did is enough.
+    #[must_use]
+    pub const fn believes_answers(&self) -> bool {
+        matches!(self.trust, Trust::Answers)
     }
 
     /// True for Amazon S3, which refuses what it cannot do. Other servers may ignore it and answer with success.
     #[must_use]
     pub const fn refuses_what_it_lacks(&self) -> bool {
-        self.archive_lists || self.directory
+        self.believes_answers() && (self.archive_lists || self.directory)
+    }
+
+    /// True where `CopyObject` makes sure that it copies the version that it names, and is believed.
+    #[must_use]
+    pub const fn pins_copies(&self) -> bool {
+        self.copy_conditions && self.believes_answers()
+    }
+
+    /// True where `UploadPartCopy` does.
+    #[must_use]
+    pub const fn pins_parts(&self) -> bool {
+        self.part_conditions && self.believes_answers()
     }
 
     /// The same in one bucket. Directory buckets are told by their names, and only on AWS: elsewhere the name means
@@ -392,6 +414,7 @@ impl Capabilities {
             conditional_deletes: self.conditional_deletes,
             locks: self.locks,
             annotations: self.annotations,
+            trust: self.trust,
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
             encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),

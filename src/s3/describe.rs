@@ -27,9 +27,10 @@ impl Client {
         let request = self.sdk.get_object_tagging().bucket(bucket.as_str()).key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
+        let takes_nothing = !self.capabilities().tag_sets && self.capabilities().believes_answers();
         let output = match answer {
             Ok(output) => output,
-            Err(error) if !self.capabilities().tag_sets && is_empty_success(&error) => return Ok(Vec::new()),
+            Err(error) if takes_nothing && is_empty_success(&error) => return Ok(Vec::new()),
             // Some servers have no other words for an object without tags.
             Err(error) if error.code().is_some_and(|code| code.starts_with("NoSuchTagSet")) => {
                 return Ok(Vec::new());
@@ -155,21 +156,29 @@ impl Client {
         Ok(Page { items: items.collect::<Result<_, _>>().map_err(faulty)?, next })
     }
 
-    /// The text of one annotation, at most 1 MiB.
+    /// The text of one annotation, at most 1 MiB. It has no checksum, so that its listed size must tell whether it is whole.
     pub async fn get_annotation(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         version: Option<&str>,
-        name: &str,
+        entry: &AnnotationEntry,
     ) -> Result<bytes::Bytes, Failure> {
-        let operation = Operation::GetObjectAnnotation;
+        let (operation, name) = (Operation::GetObjectAnnotation, &entry.name);
         let request = self.sdk.get_object_annotation().bucket(bucket.as_str()).key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned)).annotation_name(name);
         let answer = request.send().await;
         let output = answer.map_err(|error| unanswered(operation, bucket, key, &error))?;
         match output.annotation_payload.collect().await {
-            Ok(text) => Ok(text.into_bytes()),
+            Ok(text) => {
+                let text = text.into_bytes();
+                if text.len() as u64 == entry.size {
+                    return Ok(text);
+                }
+                let (arrived, size) = (text.len(), entry.size);
+                let message = format!("annotation {name}: {arrived} bytes arrived of {size}");
+                Err(Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message))
+            }
             Err(error) if find::<TooLong>(&error).is_some() => Err(too_long(operation, bucket, key)),
             Err(error) => {
                 let message = format!("annotation {name}: {error}");

@@ -46,6 +46,7 @@ use super::octets;
 use super::pool::CONNECT_TIMEOUT;
 use super::roots::Root;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
+use super::xml::Unreadable;
 use crate::endpoint::is_plaintext;
 
 const USER_AGENT: &str = concat!("s3haul/", env!("CARGO_PKG_VERSION"));
@@ -220,6 +221,9 @@ impl Way {
             && let Err(error) = headers.try_insert("expiresstring", expires)
         {
             return Err(SdkError::response_error(error, response));
+        }
+        if codec.root.is_some() && Root::is_cut_off(&response) {
+            return Err(SdkError::response_error(Unreadable, response));
         }
         if let Some(document) = codec.root.and_then(|root| root.renamed_in(&response)) {
             *response.body_mut() = document;

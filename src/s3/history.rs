@@ -150,6 +150,9 @@ impl Client {
             .map_err(|error| failure(OPERATION, bucket, None, &error))?;
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
         let faulty = |message| fault(OPERATION, bucket, None, message);
+        if let Some(message) = self.of_another(bucket, output.name.as_deref()) {
+            return Err(faulty(message));
+        }
         let readable = |key: Option<String>| {
             let key = key.ok_or("the list holds a version without a key")?;
             decode(key, encoded).map_err(|key| format!("the list holds a key that is not UTF-8: {key}"))

@@ -74,14 +74,23 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
-        let Listed { items, truncated, next, mistake } = reader.take();
+        let Listed { items, name, truncated, next, mistake } = reader.take();
         let faulty = |message| fault(Operation::ListObjects, bucket, None, message);
-        if let Some(message) = mistake {
+        if let Some(message) = mistake.or_else(|| self.of_another(bucket, name.as_deref())) {
             return Err(faulty(message));
         }
         let next =
             Name::Token.optional(next).and_then(|next| follows(truncated, next, None)).map_err(faulty)?;
         Ok(Page { items, next })
+    }
+
+    /// Returns why a list cannot be one of `bucket`: it names another one. That counts only where no answer is believed, because
+    /// gateways give buckets other names; access points and tenants have names of their own everywhere.
+    pub(super) fn of_another(&self, bucket: &BucketName, named: Option<&str>) -> Option<String> {
+        let has_alias = bucket.as_str().contains(':') || bucket.as_str().ends_with("-s3alias");
+        let named = named.filter(|named| *named != bucket.as_str() && !has_alias)?;
+        let is_another = !self.capabilities().believes_answers();
+        is_another.then(|| format!("the list is one of the bucket `{named}`"))
     }
 }
 
@@ -89,6 +98,8 @@ impl Client {
 #[derive(Debug, Default, PartialEq)]
 struct Listed {
     items: Vec<ListedObject>,
+    /// The bucket, as the server calls it.
+    name: Option<String>,
     /// Absent if the answer does not say it.
     truncated: Option<bool>,
     next: Option<String>,
@@ -201,6 +212,7 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
                     _ => return Err(Unreadable.into()),
                 }
             }
+            Tag::Open("Name") => listed.name = Some(reader.text()?.into_owned()),
             Tag::Open("NextContinuationToken") => listed.next = Some(reader.text()?.into_owned()),
             Tag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
             Tag::Open(_) => reader.skip()?,

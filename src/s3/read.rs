@@ -59,6 +59,9 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::GetObject, &pin.bucket, Some(&pin.key), &error))?;
         same_version(pin, output.e_tag, Operation::GetObject)?;
+        let range = output.content_range.as_deref();
+        same_range((first, last), range)
+            .map_err(|message| fault(Operation::GetObject, &pin.bucket, Some(&pin.key), message))?;
         Ok(Body { stream: output.body, place: place(&pin.bucket, Some(&pin.key)) })
     }
 
@@ -103,6 +106,24 @@ impl Client {
         answer.map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
         Ok(())
     }
+}
+
+/// Refuses the bytes of another range than `first..=last`. An answer that names none may be the whole object.
+fn same_range((first, last): (u64, u64), answered: Option<&str>) -> Result<(), String> {
+    let Some(answered) = answered else {
+        let is_from_the_start = first == 0;
+        return if is_from_the_start {
+            Ok(())
+        } else {
+            Err("the answer does not say which bytes it holds".to_owned())
+        };
+    };
+    let range = answered.trim().strip_prefix("bytes").map(str::trim_start);
+    let range = range.and_then(|range| range.split('/').next()).map(str::trim);
+    if range == Some(&format!("{first}-{last}")) {
+        return Ok(());
+    }
+    Err(format!("the answer holds the bytes {answered:?}, and {first}-{last} were asked for"))
 }
 
 /// Servers that ignore `If-Match` answer with whatever is there; its `ETag` tells.

@@ -84,6 +84,12 @@ impl Root {
         self.renamed(std::str::from_utf8(document).ok()?).ok().flatten().map(SdkBody::from)
     }
 
+    /// Returns true for an answer whose document ends before its root does. The SDK takes what it holds for all of it.
+    pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
+        let document = response.body().bytes().filter(|_| response.status().is_success());
+        document.and_then(|document| std::str::from_utf8(document).ok()).is_some_and(ends_early)
+    }
+
     fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
         let mut reader = Reader::new(document);
         let root = match reader.child()? {
@@ -130,6 +136,14 @@ impl Root {
     fn wrap(&self, inner: &str) -> String {
         format!("<{name}>{inner}</{name}>", name = self.name)
     }
+}
+
+/// True if the last tag of a document does not close its first.
+fn ends_early(document: &str) -> bool {
+    let Ok(Some(Tag::Open(root))) = Reader::new(document).child() else { return false };
+    let last = document.trim_end().strip_suffix('>').and_then(|document| document.rsplit_once("</"));
+    let last = last.map(|(_, name)| name.trim_end().rsplit(':').next().unwrap_or_default());
+    last != Some(root)
 }
 
 /// Returns what stands between `begin` and the tag that was closed last.
@@ -180,6 +194,9 @@ impl DeserializeResponse for Renaming {
         let Some(inner) = self.layer.load::<SharedResponseDeserializer>() else {
             return Err(OrchestratorError::other("nothing reads this answer"));
         };
+        if Root::is_cut_off(response) {
+            return Err(OrchestratorError::response(Unreadable.into()));
+        }
         let Some(document) = self.root.renamed_in(response) else {
             return inner.deserialize_nonstreaming_with_config(response, config);
         };
@@ -233,6 +250,17 @@ mod tests {
         {
             let expected = "<VersioningConfiguration></VersioningConfiguration>";
             assert_eq!(renamed("GetBucketVersioning", never).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_document_without_its_end_is_cut_off() {
+        let whole = "<?xml version=\"1.0\"?>\n<s:L xmlns:s=\"x\"><Upload><Key>a</Key></Upload><A/></s:L>\n";
+        for end in whole.find("<s:L xmlns:s=\"x\">").unwrap() + 17..whole.len() - 1 {
+            assert!(ends_early(&whole[..end]), "{}", &whole[..end]);
+        }
+        for other in [whole, "<A/>", "", "  ", "text", "<?xml version=\"1.0\"?>", "<A></A >"] {
+            assert!(!ends_early(other), "{other}");
         }
     }
 

@@ -70,9 +70,13 @@ impl Pair {
     /// What it comes to. `found` is what the destination's listing says.
     pub(super) async fn settle(&self, found: &Found, deep: Deep) -> Finding {
         let mut size = self.size.unwrap_or(0);
+        let listed = match found {
+            Found::Entry(entry) => entry.etag.as_deref(),
+            Found::Absent | Found::Unknown => None,
+        };
         let verdict = match self.by_lists(found, deep) {
             Some(verdict) => verdict,
-            None => match self.by_looking(deep, &mut size).await {
+            None => match self.by_looking(listed, deep, &mut size).await {
                 Ok(verdict) => verdict,
                 Err(failure) => Verdict::failed(&failure),
             },
@@ -98,11 +102,14 @@ impl Pair {
         let Origin::Object(source) = &self.origin else { return None };
         let follow = source.bucket.capabilities().content_etags
             && self.destination.bucket.capabilities().content_etags;
-        let equal = follow && self.etag.is_some() && self.etag == entry.etag && deep != Deep::All;
+        let believed = source.bucket.capabilities().believes_answers()
+            && self.destination.bucket.capabilities().believes_answers();
+        let equal = follow && believed && self.etag.is_some() && self.etag == entry.etag && deep != Deep::All;
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
     }
 
-    async fn by_looking(&self, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
+    /// Compares by HEAD, and by reading. `listed` is the `ETag` that the destination's list shows.
+    async fn by_looking(&self, listed: Option<&str>, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
         let there = async {
             match head(&self.destination).await {
                 Ok(head) => Ok(Some(head)),
@@ -116,11 +123,16 @@ impl Pair {
                 let (here, there) = (here?, there?);
                 *size = here.size;
                 let Some(there) = there else { return Ok(Verdict::Missing) };
+                as_listed(source, self.etag.as_deref(), &here).await?;
+                as_listed(&self.destination, listed, &there).await?;
                 self.objects(source, &here, &there, deep).await
             }
             Origin::File(path) => match there.await? {
                 None => Ok(Verdict::Missing),
-                Some(there) => self.file(path, &there, deep).await,
+                Some(there) => {
+                    as_listed(&self.destination, listed, &there).await?;
+                    self.file(path, &there, deep).await
+                }
             },
             Origin::Gone => {
                 Ok(Verdict::Unprovable { why: "standard input can not be read again".to_owned() })
@@ -209,6 +221,23 @@ async fn head(place: &Place) -> Result<Head, Failure> {
     let slots = place.bucket.pacer().slots();
     let _place = slots.request(Want::Small).await;
     place.bucket.head(&place.key, place.version.as_deref()).await
+}
+
+/// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since and the list shows it too:
+/// such an answer is about another object.
+async fn as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
+    let capabilities = place.bucket.capabilities();
+    let tells = capabilities.content_etags || !capabilities.believes_answers();
+    let Some(listed) = listed.filter(|listed| tells && *listed != head.etag) else { return Ok(()) };
+    let now = place.bucket.first(place.key.as_str(), None).await?;
+    let is_replaced =
+        now.is_some_and(|now| now.key == place.key.as_str() && now.etag.as_ref() == Some(&head.etag));
+    if is_replaced {
+        return Ok(());
+    }
+    let message = format!("its ETag is {} by HEAD, and {listed} in the list", head.etag);
+    let place = place.bucket.place(&place.key);
+    Err(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message))
 }
 
 fn pin(place: &Place, head: &Head) -> SourcePin {

@@ -80,6 +80,7 @@ mod tenant;
 mod times;
 mod transfers;
 mod truth;
+mod trust;
 mod untrusted;
 mod upload;
 mod verify;

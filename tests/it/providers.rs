@@ -1,8 +1,8 @@
-//! The table in docs/providers.md, written from their profiles.
+//! Tables of providers in the documentation, written from their profiles.
 
 use std::fmt::Write as _;
 
-use s3haul::manifest::job::Provider;
+use s3haul::manifest::job::{Provider, Trust};
 use s3haul::s3::Capabilities;
 use s3haul::s3::capabilities::PartLimits;
 use s3haul::size::ByteSize;
@@ -81,6 +81,48 @@ fn proof(capabilities: &Capabilities) -> &'static str {
         (false, true) => "ETag",
         (false, false) => "size",
     }
+}
+
+/// What is believed of each of them.
+fn trust() -> String {
+    let mut table = String::from(
+        "| `provider` | source conditions | destination conditions | `ETag`s | order of lists | effects |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    let believed = |is: bool| if is { "believed" } else { "no" };
+    let mut row = |name: &str, capabilities: &Capabilities| {
+        let Capabilities { if_none_match, if_match, content_etags, ordered_lists, .. } = *capabilities;
+        let source = match (capabilities.pins_copies(), capabilities.pins_parts()) {
+            (true, true) => "believed",
+            (true, false) => "believed of `CopyObject`",
+            _ => "no",
+        };
+        let names = |on: s3haul::s3::OnWrites| on.to_string().trim_matches(['[', ']']).to_owned();
+        let destination = match (names(if_none_match), names(if_match)) {
+            (absent, same) if absent == same && absent.is_empty() => "no".to_owned(),
+            (absent, same) if absent == same => absent,
+            (absent, _) => format!("{absent} (`If-None-Match` only)"),
+        };
+        let effects = if capabilities.refuses_what_it_lacks() { "by the answer" } else { "after a look" };
+        let (etags, order) = (believed(content_etags), believed(ordered_lists));
+        let _ = writeln!(table, "| {name} | {source} | {destination} | {etags} | {order} | {effects} |");
+    };
+    for provider in Provider::ALL.into_iter().filter(|provider| *provider != Provider::Auto) {
+        let name = serde_json::to_value(provider).unwrap();
+        row(&format!("`{}`", name.as_str().unwrap()), &Capabilities::profile(provider));
+        if provider == Provider::Aws {
+            row("`aws`, directory buckets", &Capabilities::DIRECTORY);
+        }
+    }
+    let nothing = Capabilities { trust: Trust::Nothing, ..Capabilities::AWS };
+    assert!(!nothing.pins_copies() && !nothing.refuses_what_it_lacks());
+    table.push_str("| any, with `trust: nothing` | no | no | compared by HEAD | as above | no |\n");
+    table
+}
+
+#[test]
+fn the_table_of_trust_is_that_of_the_profiles() {
+    assert_page_has("docs/semantics.md", "trust", &trust());
 }
 
 #[test]

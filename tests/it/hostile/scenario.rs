@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
+use s3haul::cli::{Exit, exit_of};
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{
@@ -11,10 +12,17 @@ use s3haul::manifest::job::{
     Transfer, Verify, Versions,
 };
 use s3haul::pace::RetryPolicy;
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, Lock, ObjectSpec, Operation, SandboxOptions};
+use s3haul::s3::Failure;
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, Lock, ObjectInfo, ObjectSpec, Operation, SandboxOptions,
+    VersionInfo,
+};
 use s3haul::size::{ByteSize, MIB};
+use s3haul::verify::Deep;
 use tokio_util::sync::CancellationToken;
 
+use super::Profile;
+use super::commands::{compare, leave_open, make_unlike, uploads};
 use super::server::Hostile;
 use super::ways::Way;
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all};
@@ -24,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(40);
 
 const SMALL: u64 = 1000;
 const LARGE: u64 = 11 * MIB;
-const KEYS: [&str; 3] = ["a-small", "b-large", "c-last"];
+pub(super) const KEYS: [&str; 3] = ["a-small", "b-large", "c-last"];
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,15 +51,36 @@ pub(super) enum Scenario {
     Abort,
     /// A run goes on with a large object of which some parts are there.
     Resume,
+    /// Older objects of the same sizes stand at all keys.
+    Replace,
+    /// Two sides are compared.
+    Verify,
+    /// The same, and all bytes are read.
+    VerifyDeep,
+    /// Open uploads are listed, completed, and aborted.
+    Uploads,
 }
 
-/// What the source's objects have besides their bytes.
-pub(super) fn spec() -> ObjectSpec {
+/// What the source's objects have besides their bytes; metadata tells whose it is.
+pub(super) fn spec(key: &str) -> ObjectSpec {
     ObjectSpec::default()
-        .metadata("owner", "me")
+        .metadata("owner", key)
         .tag("stage", "raw")
         .content_type("text/csv")
         .storage_class("STANDARD_IA")
+}
+
+/// What the file of this key holds.
+fn uploaded(key: &str) -> Content {
+    let seed = key.bytes().next().map_or(0, u64::from);
+    Content::pattern_bytes(seed, if key == "b-large" { 6 * MIB } else { SMALL })
+}
+
+/// The versions of a key, oldest first.
+fn versions_of(world: &World, bucket: &str, key: &str) -> Vec<VersionInfo> {
+    let mut versions = world.sandbox.store().versions(bucket, key);
+    versions.reverse();
+    versions
 }
 
 /// What a run wrote to the log.
@@ -70,13 +99,47 @@ impl Write for Log {
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Copy, Self::Read, Self::Upload, Self::Everything, Self::History, Self::Abort, Self::Resume];
+    pub(super) const ALL: [Self; 11] = [
+        Self::Copy,
+        Self::Read,
+        Self::Upload,
+        Self::Everything,
+        Self::History,
+        Self::Abort,
+        Self::Resume,
+        Self::Replace,
+        Self::Verify,
+        Self::VerifyDeep,
+        Self::Uploads,
+    ];
+
+    /// Returns the command that it is about, whose requests are judged apart from those of others.
+    pub(super) fn command(self) -> &'static str {
+        match self {
+            Self::Replace => "copy over older objects",
+            Self::Verify => "verify",
+            Self::VerifyDeep => "verify --deep=all",
+            Self::Uploads => "uploads",
+            _ => "copy",
+        }
+    }
+
+    /// True for requests that are answered wrongly in this scenario.
+    pub(super) fn is_about(self, operation: Operation, profile: Profile) -> bool {
+        use Operation::{CompleteMultipartUpload, CopyObject, GetObject, HeadObject};
+        match self {
+            Self::Replace => matches!(operation, CopyObject | CompleteMultipartUpload | HeadObject),
+            Self::VerifyDeep => operation == GetObject,
+            // The library that they use is the same for all profiles.
+            Self::Uploads => profile == Profile::Aws && operation != HeadObject,
+            _ => true,
+        }
+    }
 
     /// Runs it, with one operation answered wrongly. Returns what does not hold, and what was asked for.
     pub(super) fn run(
         self,
-        provider: Provider,
+        profile: Profile,
         strike: Option<(Operation, Way)>,
     ) -> (Result<(), String>, Vec<Operation>) {
         let log = Log::default();
@@ -89,23 +152,26 @@ impl Scenario {
         let _guard = tracing::subscriber::set_default(subscriber);
         // One thread, so that the log is that of this run.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let ended = runtime.block_on(self.play(provider, strike, &log));
+        let ended = runtime.block_on(self.play(profile, strike, &log));
         runtime.shutdown_background();
         ended
     }
 
     async fn play(
         self,
-        provider: Provider,
+        profile: Profile,
         strike: Option<(Operation, Way)>,
         log: &Log,
     ) -> (Result<(), String>, Vec<Operation>) {
         let mut world = self.world().await;
-        world.provider = provider;
+        world.provider = profile.provider();
         let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
         let files = tempfile::tempdir().unwrap();
         let mut job = world.job(self.transfer(files.path()));
-        restate(&mut job, |endpoint| endpoint.url = Some(hostile.url.clone()));
+        restate(&mut job, |endpoint| {
+            endpoint.url = Some(hostile.url.clone());
+            profile.state(endpoint);
+        });
         let journal = tempfile::tempdir().unwrap();
         if self == Self::Resume {
             // The first session is stopped at its second part.
@@ -115,23 +181,35 @@ impl Scenario {
             world.session(journal.path(), &job, Intent::default()).await;
             world.stop = CancellationToken::new();
         }
+        let open = match self {
+            Self::Uploads => leave_open(&world).await,
+            _ => Vec::new(),
+        };
         hostile.arm(strike);
-        let run = async {
-            if self == Self::Resume {
-                world.try_session(journal.path(), &job, Intent::default()).await
-            } else {
-                world.try_run_job(&job).await
+        let is_well = strike.is_none();
+        let play = async {
+            match self {
+                Self::Verify => compare(&world, &job, Deep::No, is_well).await,
+                Self::VerifyDeep => compare(&world, &job, Deep::All, is_well).await,
+                Self::Uploads => uploads(&world, &job, &open, is_well).await,
+                Self::Resume => {
+                    let run = world.try_session(journal.path(), &job, Intent::default()).await;
+                    self.ended(&world, run, log, is_well)
+                }
+                _ => self.ended(&world, world.try_run_job(&job).await, log, is_well),
             }
         };
-        let ended = tokio::time::timeout(LIMIT, Box::pin(run)).await;
+        let ended = tokio::time::timeout(LIMIT, Box::pin(play)).await;
         let asked = hostile.seen.lock().unwrap().operations.clone();
+        (ended.unwrap_or_else(|_| Err("it does not end".to_owned())), asked)
+    }
+
+    fn ended(self, world: &World, run: Result<Run, Failure>, log: &Log, is_well: bool) -> Result<(), String> {
         let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-        let verdict = match ended {
-            Err(_) => Err("it does not end".to_owned()),
-            Ok(Err(failure)) => self.told(&world, &format!("{log}{failure}")),
-            Ok(Ok(run)) => self.judge(&world, &run, &log, strike.is_none()),
-        };
-        (verdict, asked)
+        match run {
+            Err(failure) => self.told(world, &format!("{log}{failure}")),
+            Ok(run) => self.judge(world, &run, &log, is_well),
+        }
     }
 
     async fn world(self) -> World {
@@ -155,7 +233,7 @@ impl Scenario {
         let store = world.sandbox.store();
         store.quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);
         for (seed, key) in (1..).zip(KEYS) {
-            let mut spec = spec();
+            let mut spec = spec(key);
             if object_lock {
                 let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
                 let retention = Some(("GOVERNANCE".to_owned(), until));
@@ -165,6 +243,19 @@ impl Scenario {
             for version in 0..if versioning { 2 } else { 1 } {
                 store.put_object(SOURCE, key, Content::pattern(seed + 10 * version, size), &spec);
             }
+        }
+        if versioning {
+            store.delete_object(SOURCE, KEYS[2]);
+        }
+        if self == Self::Replace {
+            for key in KEYS {
+                let old = Content::pattern(66, store.object(SOURCE, key).unwrap().size);
+                let spec = spec(key).last_modified(UNIX_EPOCH + Duration::from_hours(24));
+                store.put_object(DESTINATION, key, old, &spec);
+            }
+        }
+        if matches!(self, Self::Verify | Self::VerifyDeep) {
+            make_unlike(&world);
         }
         if self == Self::Abort {
             let refusal = Effect::Error(403, "AccessDenied");
@@ -176,8 +267,7 @@ impl Scenario {
     fn transfer(self, files: &std::path::Path) -> Transfer {
         let mut transfer = if self == Self::Upload {
             for key in KEYS {
-                let size = if key == "b-large" { 6 * MIB } else { SMALL };
-                std::fs::write(files.join(key), Content::pattern_bytes(1, size).to_bytes()).unwrap();
+                std::fs::write(files.join(key), uploaded(key).to_bytes()).unwrap();
             }
             upload_all(files)
         } else {
@@ -222,71 +312,113 @@ impl Scenario {
         let notes = run.receipts.iter().flat_map(|receipt| &receipt.notes);
         let told = notes.fold(log.to_owned(), |told, note| format!("{told}\n{note:?}"));
         self.told(world, &told)?;
-        let must_be_there = run.outcome.failed_objects == 0 && run.outcome.is_complete();
-        if is_well && self != Self::Abort && !must_be_there {
-            return Err(format!("{:?}", run.receipts));
+        let exit = exit_of(&run.outcome);
+        let is_done = exit == Exit::Done;
+        if is_well && self != Self::Abort && !is_done {
+            return Err(format!("{exit:?} {:?}", run.receipts));
         }
-        for key in KEYS {
-            let mut receipts =
-                run.receipts.iter().filter(|receipt| receipt.destination.ends_with(key)).peekable();
-            if receipts.peek().is_none() && must_be_there {
-                self.equal(world, key, None).map_err(|why| format!("success without {key}: {why}"))?;
-            }
-            for receipt in receipts {
-                match &receipt.ending {
-                    Ending::Done { .. } | Ending::Skipped { .. } => {
-                        self.equal(world, key, Some(receipt))?;
+        for receipt in &run.receipts {
+            match &receipt.ending {
+                Ending::Done { .. } | Ending::Skipped { .. } => self.equal(world, receipt)?,
+                ending if is_done => return Err(format!("it exits with 0: {ending:?}")),
+                Ending::Failed { error } => {
+                    let text = format!("{} {} {}", error.operation, error.code, error.message);
+                    if error.operation.is_empty() || text.contains("panicked") || error.kind == "bug" {
+                        return Err(format!("no message for its user: {text}"));
                     }
-                    Ending::Failed { error } => {
-                        let text = format!("{} {} {}", error.operation, error.code, error.message);
-                        if error.operation.is_empty() || text.contains("panicked") || error.kind == "bug" {
-                            return Err(format!("no message for its user: {text}"));
-                        }
-                    }
-                    _ => {}
                 }
+                _ => {}
+            }
+        }
+        if is_done {
+            for key in KEYS {
+                self.is_whole(world, run, key).map_err(|why| format!("it exits with 0, and {why}"))?;
             }
         }
         Ok(())
     }
 
-    /// The destination's object is that of the source, but for the losses that are told.
-    fn equal(self, world: &World, key: &str, receipt: Option<&Receipt>) -> Result<(), String> {
-        let store = world.sandbox.store();
-        let copy = store.object(DESTINATION, key).ok_or_else(|| {
-            format!("{key} is not there, called {:?}", receipt.map(|receipt| &receipt.ending))
-        })?;
-        if self == Self::Upload {
-            let size = if key == "b-large" { 6 * MIB } else { SMALL };
-            let same = copy.content.to_bytes() == Content::pattern_bytes(1, size).to_bytes();
-            return if same { Ok(()) } else { Err(format!("{key} has other bytes than its file")) };
+    /// Asserts that a key holds all bytes of all its versions, and that there are receipts of them.
+    fn is_whole(self, world: &World, run: &Run, key: &str) -> Result<(), String> {
+        let content = |version: VersionInfo| match version {
+            VersionInfo::Object(object) => Some(object.content.to_bytes()),
+            VersionInfo::DeleteMarker(_) => None,
+        };
+        let contents =
+            |bucket: &str| -> Vec<_> { versions_of(world, bucket, key).into_iter().map(content).collect() };
+        let source = match self {
+            Self::Upload => vec![Some(uploaded(key).to_bytes())],
+            _ => contents(SOURCE),
+        };
+        if contents(DESTINATION) != source {
+            return Err(format!("{key} is not whole"));
         }
-        let source = store.object(SOURCE, key).unwrap();
+        let receipts = run.receipts.iter().filter(|receipt| receipt.destination.ends_with(key)).count();
+        // The session before has told of some.
+        let is_told = receipts >= source.len() || self == Self::Resume;
+        if is_told { Ok(()) } else { Err(format!("there are {receipts} receipts of {key}")) }
+    }
+
+    /// Asserts that what a receipt calls done is there, and is what its source is, but for the losses that are told.
+    fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
+        let key = KEYS.into_iter().find(|key| receipt.destination.ends_with(key)).ok_or("a foreign key")?;
+        let id = |version: &VersionInfo| match version {
+            VersionInfo::Object(object) => object.version_id.clone(),
+            VersionInfo::DeleteMarker(id) => id.clone(),
+        };
+        let newest = |bucket: &str| versions_of(world, bucket, key).pop();
+        let (copy, source) = if self == Self::History {
+            let named = |bucket: &str, version: &Option<String>| {
+                let versions = versions_of(world, bucket, key);
+                versions.into_iter().find(|found| version.is_some() && id(found) == *version)
+            };
+            let made = match &receipt.ending {
+                Ending::Done { destination_version, .. } => named(DESTINATION, destination_version),
+                _ => newest(DESTINATION),
+            };
+            (made, named(SOURCE, &receipt.source_version))
+        } else {
+            (newest(DESTINATION), newest(SOURCE))
+        };
+        let copy = copy.ok_or_else(|| format!("{key} is not there, called {:?}", receipt.ending))?;
+        let (copy, source) = match (copy, source) {
+            (VersionInfo::Object(copy), _) if self == Self::Upload => {
+                let same = copy.content.to_bytes() == uploaded(key).to_bytes();
+                return if same { Ok(()) } else { Err(format!("{key} has other bytes than its file")) };
+            }
+            (VersionInfo::Object(copy), Some(VersionInfo::Object(source))) => (copy, source),
+            (VersionInfo::DeleteMarker(_), Some(VersionInfo::DeleteMarker(_))) => return Ok(()),
+            other => return Err(format!("{key} is {other:?}")),
+        };
         if copy.content != source.content {
-            return Err(format!("{key} has other bytes than its source"));
+            return Err(format!("{key} has other bytes than its source, called {:?}", receipt.ending));
         }
-        let lost: Vec<String> = receipt
-            .map(|receipt| receipt.losses.iter().map(|loss| loss.attribute.to_string()).collect())
-            .unwrap_or_default();
-        let lost = |name: &str| lost.iter().any(|lost| lost == name);
+        let differ = self.lost(world, &copy, &source, receipt);
+        if differ.is_empty() { Ok(()) } else { Err(format!("{key} lost {differ:?} without a word")) }
+    }
+
+    /// Returns what the copy has otherwise than its source, and the receipt does not tell.
+    fn lost(
+        self,
+        world: &World,
+        copy: &ObjectInfo,
+        source: &ObjectInfo,
+        receipt: &Receipt,
+    ) -> Vec<&'static str> {
+        let told: Vec<String> = receipt.losses.iter().map(|loss| loss.attribute.to_string()).collect();
+        let told = |name: &str| told.iter().any(|told| told == name || *told == name.replace('_', "-"));
         let (a, b) = (&copy.attributes, &source.attributes);
-        let mut differ = Vec::new();
-        for (name, same) in [
+        let is_everything = self == Self::Everything;
+        // Only the profile of AWS has any.
+        let has_annotations = is_everything && world.provider == Provider::Aws;
+        let all = [
             ("metadata", a.metadata == b.metadata),
             ("headers", a.content_type == b.content_type),
             ("tags", a.tags == b.tags),
             ("storage_class", a.class() == b.class()),
-            ("lock", self != Self::Everything || a.lock == b.lock),
-            // Only the profile of AWS has any.
-            (
-                "annotations",
-                self != Self::Everything || world.provider != Provider::Aws || a.annotations == b.annotations,
-            ),
-        ] {
-            if !same && !lost(name) && !lost(&name.replace('_', "-")) {
-                differ.push(name);
-            }
-        }
-        if differ.is_empty() { Ok(()) } else { Err(format!("{key} lost {differ:?} without a word")) }
+            ("lock", !is_everything || a.lock == b.lock),
+            ("annotations", !has_annotations || a.annotations == b.annotations),
+        ];
+        all.into_iter().filter(|(name, same)| !same && !told(name)).map(|(name, _)| name).collect()
     }
 }

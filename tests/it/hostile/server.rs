@@ -13,7 +13,7 @@ use s3haul::sandbox::{Operation, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::ways::Way;
+use super::ways::{Way, refusal};
 use crate::liar::dechunked;
 
 /// The pause before each byte of a slow answer.
@@ -116,8 +116,17 @@ impl Context {
                 let answer = super::ways::pretended(operation, &request, &self.store);
                 return send(&mut stream, &answer, head).await;
             }
-            _ => way.change_request(operation, &mut request, &self.store),
+            Way::NotModified => {
+                let answer = Answer { status: 304, ..Answer::default() };
+                return send(&mut stream, &answer, true).await;
+            }
+            Way::ErrorInSuccess => return send(&mut stream, &refusal(200, "InternalError"), head).await,
+            Way::NotFound => return send(&mut stream, &refusal(404, "NoSuchKey"), head).await,
+            Way::Refused => return send(&mut stream, &refusal(412, "PreconditionFailed"), head).await,
+            _ => {}
         }
+        let asked = request.clone();
+        way.change_request(operation, &mut request, &self.store);
         let answer = self.forward(&request).await?;
         match way {
             Way::EffectWithoutAnswer => None,
@@ -128,6 +137,16 @@ impl Context {
             Way::Slow => drip(&mut stream, &answer, head).await,
             Way::Huge => pour(&mut stream, &answer).await,
             Way::HugeHeader => pour_header(&mut stream).await,
+            Way::OtherRange => {
+                // It claims what it was asked for.
+                let mut answer = answer;
+                let range = asked.headers.iter().find(|(name, _)| name == "range");
+                let range = range.map_or("", |(_, range)| range.trim_start_matches("bytes="));
+                for (_, value) in answer.headers.iter_mut().filter(|(name, _)| name == "content-range") {
+                    *value = format!("bytes {range}/*");
+                }
+                send(&mut stream, &answer, head).await
+            }
             _ => send(&mut stream, &way.change_answer(operation, answer, number), head).await,
         }
     }

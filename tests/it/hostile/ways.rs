@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use s3haul::sandbox::{Content, Operation, Store};
 
-use super::scenario::spec;
+use super::scenario::{KEYS, spec};
 use super::server::{Answer, Request};
 use crate::world::SOURCE;
 
@@ -53,6 +53,8 @@ ways!(
     Repeated,
     /// The size and the `ETag` of something else.
     WrongObject,
+    /// Half the size, and all else as it is.
+    HalfSize,
     /// No header that tells anything.
     NoHeaders,
     /// A version `null`.
@@ -67,6 +69,22 @@ ways!(
     IgnoredCondition,
     /// Nor has the sub-resource that is asked for.
     IgnoredQuery,
+    /// The right request about another key, or a copy of another source.
+    OtherKey,
+    /// As many bytes as were asked for, from elsewhere in the object.
+    OtherRange,
+    /// The newest version, whichever was asked for.
+    OtherVersion,
+    /// The last part is left out.
+    FewerParts,
+    /// Nothing is done, and nothing is said to be there.
+    NotFound,
+    /// Nothing is done, and a condition is said to have failed.
+    Refused,
+    /// Nothing is done, and the status is 304.
+    NotModified,
+    /// Nothing is done, and an error document comes with status 200.
+    ErrorInSuccess,
     /// Pages of one entry, and none says that there are more, but for its token.
     UntoldPages,
     /// Each page says that there are more, and is the first one.
@@ -134,6 +152,19 @@ impl Way {
                     | Operation::GetObjectLockConfiguration
             ),
             Self::UntoldPages | Self::EndlessPages => LISTS.contains(&to),
+            // An upload under another key is nobody's.
+            Self::OtherKey => {
+                !LISTS.contains(&to)
+                    && !to.name().contains("Bucket")
+                    && to != Operation::CreateMultipartUpload
+            }
+            Self::OtherRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
+            Self::FewerParts => to == Operation::CompleteMultipartUpload,
+            Self::OtherVersion => {
+                matches!(to, Operation::HeadObject | Operation::CopyObject | Operation::UploadPartCopy)
+            }
+            Self::HalfSize => to == Operation::HeadObject || LISTS.contains(&to),
+            Self::Refused => to.is_write() || to == Operation::HeadObject,
             _ => true,
         }
     }
@@ -159,9 +190,45 @@ impl Way {
                 if let Some(object) = store.object(SOURCE, request.key()) {
                     let other = Content::pattern(99, object.size);
                     if object.content != other {
-                        store.put_object(SOURCE, request.key(), other, &spec());
+                        store.put_object(SOURCE, request.key(), other, &spec(request.key()));
                     }
                 }
+            }
+            Self::OtherKey => {
+                let is_copy = request.headers.iter().any(|(name, _)| name == "x-amz-copy-source");
+                for (name, value) in &mut request.headers {
+                    if name == "x-amz-copy-source" {
+                        *value = other_key(value);
+                    }
+                }
+                // What is written elsewhere must not destroy what was written before.
+                if operation.is_write() && !is_copy {
+                    request.path.push_str("-elsewhere");
+                } else if !is_copy {
+                    request.path = other_key(&request.path);
+                }
+            }
+            Self::OtherRange => {
+                for (name, value) in &mut request.headers {
+                    if ["range", "x-amz-copy-source-range"].contains(&name.as_str()) {
+                        *value = other_range(value);
+                    }
+                }
+            }
+            Self::OtherVersion => {
+                request.query.retain(|(name, _)| name != "versionId");
+                for (name, value) in &mut request.headers {
+                    if name == "x-amz-copy-source" {
+                        value.truncate(value.find('?').unwrap_or(value.len()));
+                    }
+                }
+            }
+            Self::FewerParts => {
+                let body = String::from_utf8_lossy(&request.body).into_owned();
+                if let Some((before, _)) = body.rsplit_once("<Part>") {
+                    request.body = format!("{before}</CompleteMultipartUpload>").into_bytes();
+                }
+                request.headers.retain(|(name, _)| !starts(name, &["x-amz-mp-", "x-amz-checksum-"]));
             }
             Self::IgnoredQuery => request.query.retain(|(name, _)| name == "list-type"),
             Self::UntoldPages => {
@@ -211,18 +278,7 @@ impl Way {
                 answer =
                     document("<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>");
             }
-            Self::OtherRoot => {
-                let text = text();
-                let root =
-                    text.trim_end().rsplit("</").next().unwrap_or_default().trim_end_matches('>').to_owned();
-                if !root.is_empty() {
-                    let (open, close) = (format!("<{root}"), format!("</{root}>"));
-                    answer.body = text
-                        .replacen(&open, "<AnotherRoot", 1)
-                        .replace(&close, "</AnotherRoot>")
-                        .into_bytes();
-                }
-            }
+            Self::OtherRoot => answer.body = under_another_root(&text()).into_bytes(),
             Self::WrongObject => {
                 let wrong = "ffffffffffffffffffffffffffffffff";
                 for (name, value) in &mut answer.headers {
@@ -235,6 +291,15 @@ impl Way {
                 let text = replaced(&replaced(&text(), "ETag", wrong), "Size", "7");
                 if operation != Operation::GetObject {
                     answer.body = text.into_bytes();
+                }
+            }
+            Self::HalfSize => {
+                let half = |size: &str| size.parse().map_or(0, |size: u64| size / 2).to_string();
+                for (_, value) in answer.headers.iter_mut().filter(|(name, _)| name == "content-length") {
+                    *value = half(value);
+                }
+                if operation != Operation::GetObject {
+                    answer.body = halved(&text()).into_bytes();
                 }
             }
             Self::NoHeaders => {
@@ -279,6 +344,44 @@ impl Way {
     }
 }
 
+/// The document with another name of its root.
+fn under_another_root(document: &str) -> String {
+    let root = document.trim_end().rsplit("</").next().unwrap_or_default().trim_end_matches('>');
+    if root.is_empty() {
+        return document.to_owned();
+    }
+    let (open, close) = (format!("<{root}"), format!("</{root}>"));
+    document.replacen(&open, "<AnotherRoot", 1).replace(&close, "</AnotherRoot>")
+}
+
+/// The document with half of each size.
+fn halved(document: &str) -> String {
+    let mut pieces = document.split("<Size>");
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (size, rest) = piece.split_once('<').unwrap_or_default();
+        let size = size.parse().map_or(0, |size: u64| size / 2);
+        let _ = write!(text, "<Size>{size}<{rest}");
+    }
+    text
+}
+
+/// A path that ends in another of the keys.
+fn other_key(path: &str) -> String {
+    let at = KEYS.iter().position(|key| path.contains(key));
+    at.map_or_else(|| path.to_owned(), |at| path.replace(KEYS[at], KEYS[(at + 2) % KEYS.len()]))
+}
+
+/// A range of the same length, a little before or behind.
+fn other_range(range: &str) -> String {
+    const BY: u64 = 100;
+    let bounds = range.trim_start_matches("bytes=").split_once('-');
+    let bounds = bounds.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    let Some((first, last)): Option<(u64, u64)> = bounds else { return range.to_owned() };
+    let moved = |at: u64| if first >= BY { at - BY } else { at + BY };
+    format!("bytes={}-{}", moved(first), moved(last))
+}
+
 /// The document with another text in each element of this name.
 fn replaced(document: &str, name: &str, by: &str) -> String {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
@@ -291,9 +394,17 @@ fn replaced(document: &str, name: &str, by: &str) -> String {
     text
 }
 
+/// A refusal, or one that claims success.
+pub(super) fn refusal(status: u16, code: &str) -> Answer {
+    let body = format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>");
+    let headers = vec![("content-type".to_owned(), "application/xml".to_owned())];
+    Answer { status, headers, body: body.into_bytes(), ..Answer::default() }
+}
+
 /// An answer that tells of success where nothing was done.
 pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
     let source = store.object(SOURCE, request.key()).map(|object| object.etag);
+    let source = source.filter(|_| operation != Operation::PutObject);
     let etag = source.unwrap_or_else(|| s3haul::checksum::md5_etag(&request.body));
     let xml = |root: &str, inside: &str| format!("<?xml version=\"1.0\"?>\n<{root}>{inside}</{root}>");
     let date = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>";
@@ -311,6 +422,10 @@ pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) 
         _ => String::new(),
     };
     let status = if request.method == "DELETE" { 204 } else { 200 };
-    let headers = vec![("etag".to_owned(), format!("\"{etag}\""))];
+    let mut headers = vec![("etag".to_owned(), format!("\"{etag}\""))];
+    if operation == Operation::DeleteObject {
+        headers.push(("x-amz-delete-marker".to_owned(), "true".to_owned()));
+        headers.push(("x-amz-version-id".to_owned(), "made-up".to_owned()));
+    }
     Answer { status, headers, body: body.into_bytes(), ..Answer::default() }
 }

@@ -1,0 +1,49 @@
+//! Compares the answer to a write with what HEAD shows of the object.
+
+use super::{Capabilities, Head, Written};
+
+/// What a write was asked to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Bytes.
+    pub size: u64,
+    /// The parts that it published; 0 for an object that one request wrote.
+    pub parts: u32,
+}
+
+impl Written {
+    /// Returns why the object that was found cannot be the one that this write made. `ETag`s that do not follow from the bytes
+    /// are compared only where no answer is believed: servers may be careless with them.
+    #[must_use]
+    pub fn contradicted_by(&self, found: &Head, made: Made, capabilities: &Capabilities) -> Option<String> {
+        let Made { size, parts } = made;
+        if found.size != size {
+            return Some(format!("{} bytes arrived of {size}", found.size));
+        }
+        let named = |version: &Option<String>| version.clone().filter(|version| version != "null");
+        if let Some((asked, shown)) = named(&self.version).zip(named(&found.version))
+            && asked != shown
+        {
+            return Some(format!("the server shows version {shown} where {asked} was asked for"));
+        }
+        let otherwise = |what: &str, shown: &str, answered: &str| {
+            Some(format!(
+                "the {what} of the object is {shown}, and the answer to its write said {answered}; another writer may have \
+                 replaced it"
+            ))
+        };
+        if let Some((answered, shown)) = self.checksum.as_ref().zip(found.checksum.as_ref())
+            && (answered.algorithm, answered.kind) == (shown.algorithm, shown.kind)
+            && answered.value != shown.value
+        {
+            return otherwise(&shown.algorithm.to_string(), &shown.value, &answered.value);
+        }
+        let etags_tell = capabilities.content_etags || !capabilities.believes_answers();
+        if etags_tell && !found.etag.is_empty() && found.etag != self.etag {
+            return otherwise("ETag", &found.etag, &self.etag);
+        }
+        let count = found.etag.rsplit_once('-').and_then(|(_, count)| count.parse::<u32>().ok());
+        let count = count.filter(|count| capabilities.content_etags && parts > 0 && *count != parts)?;
+        Some(format!("its ETag says {count} parts, {parts} were published"))
+    }
+}
