@@ -67,7 +67,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
-pub(crate) use self::abort::{Aborted, abort_unknown, command, was_begun_between};
+pub(crate) use self::abort::{Aborted, abort_unknown, command, quoted, was_begun_between};
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;

@@ -6,6 +6,7 @@
 
 mod known;
 mod large;
+mod probe;
 mod scenario;
 mod server;
 mod ways;
