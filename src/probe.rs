@@ -132,14 +132,14 @@ pub async fn probe(
     };
     let stopped = stop.is_cancelled();
     let not_stored = std::mem::take(&mut scratch.not_stored);
-    let cleaned = clean::clean(scratch, &cleaner, if stopped { HURRY.0 } else { CLEANING }).await;
+    let end = clean::clean(scratch, &cleaner, if stopped { HURRY.0 } else { CLEANING }).await;
     let found = match asked {
         Ok(found) => found,
         Err(_) if stopped => questions::Findings::default(),
-        Err(failure) => return Err(with_left(failure, &cleaned.left)),
+        Err(failure) => return Err(with_left(failure, &end.left)),
     };
-    let requests = found.requests.into_iter().chain(cleaned.requests).collect();
-    let (findings, attributes, left) = (found.capabilities, found.attributes, cleaned.left);
+    let requests = found.requests.into_iter().chain(end.requests).collect();
+    let (findings, attributes, left) = (found.capabilities, found.attributes, end.left);
     Ok(Probe { prefix: prefix.to_owned(), requests, findings, attributes, not_stored, left, stopped })
 }
 

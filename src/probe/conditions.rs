@@ -32,9 +32,10 @@ pub(super) async fn ask(
         Some(moot) => moot,
         None => copy_source(scratch, source).await,
     };
-    let part_source = match part_copy.is_lacking() {
-        true => Told::moot("there are no part copies"),
-        false => part_source(scratch, source).await,
+    let part_source = if part_copy.is_lacking() {
+        Told::moot("there are no part copies")
+    } else {
+        part_source(scratch, source).await
     };
     let (mut if_none_match, mut if_match) = ([const { not_asked() }; 3], [const { not_asked() }; 3]);
     for (position, write) in WRITES.into_iter().enumerate() {
@@ -117,10 +118,7 @@ fn forbidden<T>(answer: Result<T, Failure>) -> Told {
 
 /// A condition is honoured when it lets through what it must, and nothing else.
 fn honours(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> Told {
-    let failure = match allowed {
-        Ok(_) => return forbidden(other),
-        Err(failure) => failure,
-    };
+    let Err(failure) = allowed else { return forbidden(other) };
     if *failure.kind() == FailureKind::PreconditionFailed {
         return Told::refused("a condition that holds is refused");
     }

@@ -28,15 +28,15 @@ pub(super) struct Objects {
 pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
     let prefix = format!("{}list/", scratch.prefix);
     let mut stored = BTreeSet::new();
-    let mut last = None;
+    let mut refusal = None;
     for name in LISTED {
         match scratch.put_plain(&format!("list/{name}"), b"").await {
             Ok(_) => drop(stored.insert(format!("{prefix}{name}"))),
-            Err(failure) => last = Some(failure),
+            Err(failure) => refusal = Some(failure),
         }
     }
     let all = |told: Told| Objects { list: told.clone(), ordered: told.clone(), encoded: told };
-    if let (true, Some(failure)) = (stored.is_empty(), last) {
+    if let (true, Some(failure)) = (stored.is_empty(), refusal) {
         return all(Told::unknown(reason(&failure)));
     }
     let odd = format!("{prefix}{ODD}");
@@ -66,9 +66,10 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
         _ if shown.is_sorted() => Told::kept(),
         _ => Told::ignored("keys come in another order than that of their bytes"),
     };
-    let encoded = match stored.contains(&odd) {
-        true => encoded,
-        false => Told::moot(format!("the server does not store the key {odd}")),
+    let encoded = if stored.contains(&odd) {
+        encoded
+    } else {
+        Told::moot(format!("the server does not store the key {odd}"))
     };
     Objects { list, ordered, encoded }
 }

@@ -75,7 +75,7 @@ pub(super) async fn ask(
         How::Refused | How::Ignored => Told::moot("there are no part copies"),
         _ => odd_part_sources(scratch).await,
     };
-    let (copies, wants_tags) = (needs.copies, needs.wants(Attribute::Tags));
+    let wants_tags = needs.wants(Attribute::Tags);
     let flag = |name, said, told, is_needed| Finding { name, claim: Claim::Flag { said, told }, is_needed };
     let writes = |name, said, [copy, put, complete]: [Told; 3]| {
         let claim = Claim::Writes { said, copy, put, complete };
@@ -85,7 +85,7 @@ pub(super) async fn ask(
     Ok(Findings {
         requests: vec![
             request(Operation::PutObject, put, true),
-            request(Operation::CopyObject, copy, copies),
+            request(Operation::CopyObject, copy, needs.copies),
             request(Operation::CompleteMultipartUpload, multipart, true),
             request(Operation::ListObjects, lists.list, true),
             request(Operation::ListParts, uploads.parts, false),
@@ -93,10 +93,10 @@ pub(super) async fn ask(
             request(Operation::PutObjectTagging, set_tags, false),
         ],
         capabilities: vec![
-            flag("part_copy", said.part_copy, parts.part_copy, copies),
-            flag("equal_parts", said.parts.equal_parts, parts.equal_parts, copies),
-            flag("copy_conditions", said.copy_conditions, conditions.copy_source, copies),
-            flag("part_conditions", said.part_conditions, conditions.part_source, copies),
+            flag("part_copy", said.part_copy, parts.part_copy, needs.copies),
+            flag("equal_parts", said.parts.equal_parts, parts.equal, needs.copies),
+            flag("copy_conditions", said.copy_conditions, conditions.copy_source, needs.copies),
+            flag("part_conditions", said.part_conditions, conditions.part_source, needs.copies),
             writes("if_none_match", said.if_none_match, conditions.if_none_match),
             writes("if_match", said.if_match, conditions.if_match),
             flag("content_etags", said.content_etags, etags, true),
@@ -107,7 +107,7 @@ pub(super) async fn ask(
             flag("encoded_uploads", said.encoded_uploads, uploads.encoded, false),
             flag("tags", said.tags, tags, wants_tags),
             flag("tag_headers", said.tag_headers, tag_headers, wants_tags),
-            flag("odd_part_sources", said.odd_part_sources, odd_part_sources, copies),
+            flag("odd_part_sources", said.odd_part_sources, odd_part_sources, needs.copies),
         ],
         attributes,
     })
@@ -184,7 +184,7 @@ async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
 /// The answers about part copies, and the object that was made of them.
 struct Parts {
     part_copy: Told,
-    equal_parts: Told,
+    equal: Told,
     made: Option<MadeOfParts>,
 }
 
@@ -196,7 +196,7 @@ struct MadeOfParts {
 
 impl Parts {
     fn unknown(why: &Told) -> Self {
-        Self { part_copy: why.clone(), equal_parts: why.clone(), made: None }
+        Self { part_copy: why.clone(), equal: why.clone(), made: None }
     }
 }
 
@@ -212,26 +212,26 @@ struct NotMade {
 async fn parts(scratch: &mut Scratch, source: &SourcePin, is_last: bool) -> Parts {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
-            let equal_parts = Told::ignored("a last part may be the largest one");
-            return Parts { part_copy: Told::kept(), equal_parts, made: Some(made) };
+            let equal = Told::ignored("a last part may be the largest one");
+            return Parts { part_copy: Told::kept(), equal, made: Some(made) };
         }
         Err(not_made) => not_made,
     };
     // Where nothing can be completed, other parts make no difference.
     if is_last || !unequal.is_invalid {
-        let equal_parts = if unequal.part_copy.is_lacking() {
+        let equal = if unequal.part_copy.is_lacking() {
             Told::moot("there are no part copies")
         } else if is_last {
             Told::moot(NO_UPLOADS)
         } else {
             Told::unknown(unequal.why.reason)
         };
-        return Parts { part_copy: unequal.part_copy, equal_parts, made: None };
+        return Parts { part_copy: unequal.part_copy, equal, made: None };
     }
     match in_parts(scratch, source, 6 * MIB).await {
-        Ok(made) => Parts { part_copy: Told::kept(), equal_parts: Told::kept(), made: Some(made) },
+        Ok(made) => Parts { part_copy: Told::kept(), equal: Told::kept(), made: Some(made) },
         Err(NotMade { part_copy, why, .. }) => {
-            Parts { part_copy, equal_parts: Told::unknown(why.reason), made: None }
+            Parts { part_copy, equal: Told::unknown(why.reason), made: None }
         }
     }
 }

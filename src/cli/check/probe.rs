@@ -218,13 +218,12 @@ const fn mark(verdict: Verdict, fails: bool) -> &'static str {
     match verdict {
         Verdict::Unknown if fails => "FAIL: unknown",
         _ if fails => "FAIL",
-        Verdict::Agrees => "",
+        // What was found says the rest.
+        Verdict::Agrees | Verdict::Moot => "",
         Verdict::CanDoMore => "can do more",
         Verdict::Loses => "lost",
         Verdict::Lacks => "lacks",
         Verdict::Unknown => "unknown",
-        // What was found says so.
-        Verdict::Moot => "",
     }
 }
 
