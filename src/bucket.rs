@@ -188,7 +188,7 @@ impl Bucket {
     /// The same bucket with little patience, for odd requests to a server that is known to answer.
     #[must_use]
     pub fn for_probes(&self) -> Self {
-        Self { retry: RetryPolicy::PROBE, ..self.clone() }
+        Self { retry: self.retry.for_probes(), ..self.clone() }
     }
 
     /// The same bucket, for objects that this customer key (SSE-C) encrypts, or none.

@@ -524,7 +524,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Run(run) => Box::pin(run.execute(output)).await,
         Command::Retry(retry) => Box::pin(retry.execute(output)).await,
         Command::Plan(plan) => interruptible(Box::pin(plan.execute(output))).await,
-        Command::Check(check) => interruptible(Box::pin(check.execute(output))).await,
+        Command::Check(check) => Box::pin(check.execute(output)).await,
         Command::Status(status) => interruptible(Box::pin(status.execute(output))).await,
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
         Command::Uploads(uploads) => interruptible(Box::pin(uploads.execute(output))).await,

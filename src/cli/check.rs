@@ -2,26 +2,23 @@
 
 mod journal;
 mod look;
+mod probe;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use clap::Args;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use look::{Finding, Findings, Status, look};
 
 use super::journal::of_environment;
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, presence, say, say_json, say_line};
-use crate::bucket::Bucket;
+use super::{CliError, Exit, JobFile, Output, interruptible, presence, say_json, say_line};
 use crate::connections::Connections;
 use crate::execute::describe;
 use crate::manifest::job::Job;
 use crate::planner::Sides;
-use crate::printable::printable;
-use crate::probe::{self, Probe, Verdict};
 
 /// Checks a job without writing anything, but for a probe that is asked for.
 #[derive(Debug, Args)]
@@ -33,12 +30,12 @@ Examples:
 Shows the identity at each endpoint. Lists one key of each source and of each destination that is compared with,
 and sends HEAD for the first object with the credentials that sign the copies. Reads the journal, if there is one.
 
-A probe writes some 20 small objects and one of 11 MiB below a scratch prefix of each destination bucket, and removes
-them. It needs s3:DeleteObject there; a job never does.
+A probe sends some 120 requests: it writes small objects and one of 11 MiB below a scratch prefix of each destination
+bucket, and removes them, also when it is stopped. It needs s3:DeleteObject there; a job never does.
 
 Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
-job relies on, or the probe left something behind, 3 a bucket or a local source cannot be used, listed, or read, or the
-journal cannot be used.")]
+job relies on or that is not known, or the probe left something behind, 3 a bucket or a local source cannot be used, listed,
+or read, or the journal cannot be used, 4 interrupted.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
@@ -46,12 +43,29 @@ pub(super) struct CheckJob {
     #[arg(long)]
     probe: bool,
     /// Scratch prefix, empty and with a slash at the end. Default: a new one.
-    #[arg(long, value_name = "PREFIX", requires = "probe")]
+    #[arg(long, value_name = "PREFIX", requires = "probe", value_parser = scratch)]
     probe_prefix: Option<String>,
 }
 
 impl CheckJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        if !self.probe {
+            return interruptible(Box::pin(async { Ok(self.look(output).await?.exit) })).await;
+        }
+        let stop = CancellationToken::new();
+        let listening = tokio::spawn(probe::stop_on_signal(stop.clone()));
+        let Looked { place: _place, job, mut connections, exit } = tokio::select! {
+            looked = Box::pin(self.look(output)) => looked?,
+            () = stop.cancelled() => return Err(CliError::Interrupted),
+        };
+        let prefix = self.probe_prefix.as_deref();
+        let probed = Box::pin(probe::probe_all(&job, prefix, &mut connections, &stop, output)).await?;
+        listening.abort();
+        Ok(if matches!(exit, Exit::Done) { probed } else { exit })
+    }
+
+    /// Looks at everything without writing.
+    async fn look(&self, output: Output) -> Result<Looked, CliError> {
         let mut job = self.job.load()?;
         if let Some(place) = of_environment()? {
             job.journal = place;
@@ -79,39 +93,33 @@ impl CheckJob {
         if journal::check(&job, &mut connections, output).await?.is_forbidden() {
             exit = Exit::Refused;
         }
-        if !self.probe {
-            return Ok(exit);
-        }
-        let probed = Box::pin(self.probe_all(&job, &mut connections, output)).await?;
-        Ok(if matches!(exit, Exit::Done) { probed } else { exit })
+        Ok(Looked { place, job, connections, exit })
     }
+}
 
-    /// Probes each destination bucket once.
-    async fn probe_all(
-        &self,
-        job: &Job,
-        connections: &mut Connections,
-        output: Output,
-    ) -> Result<Exit, CliError> {
-        let (mut exit, mut probed) = (Exit::Done, BTreeSet::new());
-        for transfer in &job.transfers {
-            if !probed.insert((&transfer.to.endpoint, &transfer.to.location.bucket)) {
-                continue;
-            }
-            let (_, bucket) = connections.of_transfer(transfer).await?;
-            let prefix = self.probe_prefix.clone().unwrap_or_else(probe::scratch_prefix);
-            let found = probe::probe_with_acl(&bucket, &prefix, transfer.to.acl).await?;
-            if !found.is_good() {
-                exit = Exit::Failures;
-            }
-            if output.json {
-                say_json(&json(&bucket, &found))?
-            } else {
-                say(&text(&bucket, &found))?
-            };
-        }
-        Ok(exit)
+/// A job that was looked at.
+struct Looked {
+    /// A sandbox in this process lives as long as this.
+    place: Place,
+    job: Job,
+    connections: Connections,
+    exit: Exit,
+}
+
+/// A scratch prefix as typed. Without its slash it would be the beginning of other keys too.
+fn scratch(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("s3://").map_or(text, |location| {
+        // The bucket is the job's.
+        location.split_once('/').map_or("", |(_, key)| key)
+    });
+    let name = name.trim_matches('/');
+    if !name.is_empty() && text == format!("{name}/") {
+        return Ok(text.to_owned());
     }
+    let name = if name.is_empty() { "scratch" } else { name };
+    Err(format!(
+        "a scratch prefix is the beginning of keys, without the bucket, and ends in a slash: write {name}/"
+    ))
 }
 
 /// Says who asks at each endpoint, and where that is.
@@ -166,62 +174,4 @@ fn tell(
         say_line(&format!("    {text}"))?;
     }
     Ok(())
-}
-
-fn json(bucket: &Bucket, probe: &Probe) -> serde_json::Value {
-    #[derive(Serialize)]
-    struct Line<'p> {
-        capability: &'static str,
-        relied_on: probe::Value,
-        found: Option<probe::Value>,
-        verdict: Verdict,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<&'p String>,
-    }
-    let line = |finding: &'_ probe::Finding| {
-        let reason = finding.found.as_ref().err().cloned();
-        serde_json::json!(Line {
-            capability: finding.name,
-            relied_on: finding.said,
-            found: finding.found.as_ref().ok().copied(),
-            verdict: finding.verdict(),
-            reason: reason.as_ref(),
-        })
-    };
-    serde_json::json!({
-        "probe": {
-            "endpoint": bucket.client().endpoint(),
-            "bucket": bucket.name().to_string(),
-            "prefix": probe.prefix,
-            "findings": probe.findings.iter().map(line).collect::<Vec<_>>(),
-            "capabilities": probe.statement(),
-            "left": probe.left,
-        }
-    })
-}
-
-fn text(bucket: &Bucket, probe: &Probe) -> String {
-    let endpoint = bucket.client().endpoint();
-    let mut lines = vec![
-        format!("probe of s3://{}/{} (endpoint `{endpoint}`)", bucket.name(), probe.prefix),
-        format!("  {:<16} {:<22} {:<22}", "capability", "relied on", "found").trim_end().to_owned(),
-    ];
-    for finding in &probe.findings {
-        let (found, remark) = match (&finding.found, finding.verdict()) {
-            (Ok(found), Verdict::Lacks) => (found.to_string(), "RELIED ON, AND NOT SO"),
-            (Ok(found), Verdict::CanDoMore) => (found.to_string(), "can do more"),
-            (Ok(found), _) => (found.to_string(), ""),
-            (Err(reason), _) => ("?".to_owned(), reason.as_str()),
-        };
-        let line = format!("  {:<16} {:<22} {found:<22} {remark}", finding.name, finding.said);
-        lines.push(line.trim_end().to_owned());
-    }
-    if let Some(statement) = probe.statement() {
-        lines.push(format!(
-            "to rely on what was found, state it under `endpoints.{endpoint}` of the manifest:"
-        ));
-        lines.push(format!("  capabilities: {statement}"));
-    }
-    lines.extend(probe.left.iter().map(|left| format!("left behind: {left}")));
-    lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
 }

@@ -47,6 +47,7 @@ const COMMANDS: &[Answer] = &[
     ("presign share link", "s3haul does not presign URLs"),
     ("apply start exec execute", "use `s3haul run JOB`"),
     ("validate lint doctor", "use `s3haul check JOB`"),
+    ("probe capabilities features", "use `s3haul check JOB --probe`, which measures the servers of a job"),
     ("diff compare cmp cryptcheck", "use `s3haul verify SRC DST` or `s3haul verify JOB`"),
     (
         "resume continue restart",

@@ -112,7 +112,7 @@ pub(crate) fn command_at(location: &S3Uri, flags: &[String], verb: &str, id: Opt
 }
 
 /// Quotes a word for a shell if it needs that.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();

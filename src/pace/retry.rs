@@ -84,6 +84,18 @@ impl RetryPolicy {
         brief_doubt: Duration::ZERO,
     };
 
+    /// The policy for requests that find out what a server can do, which never wait longer than those of the run.
+    #[must_use]
+    pub fn for_probes(&self) -> Self {
+        Self {
+            patience: self.patience.min(Self::PROBE.patience),
+            probes: (self.probes.0.min(Self::PROBE.probes.0), self.probes.1.min(Self::PROBE.probes.1)),
+            silence: self.silence.min(Self::PROBE.silence),
+            complete: self.complete.min(Self::PROBE.complete),
+            ..Self::PROBE
+        }
+    }
+
     /// The policy for a bucket that has not answered yet. All faults that may pass are waited for as long as the run's
     /// patience lasts; attempts follow each other closely and are short, so that a server that comes up is noticed.
     #[must_use]

@@ -5,10 +5,11 @@ use std::fs;
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check};
 use s3haul::multipart::MultipartUpload;
-use s3haul::probe::{probe_with_acl, scratch_prefix};
+use s3haul::probe::{self, Needs};
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, FailureKind, SourcePin};
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
 use s3haul::size::{ByteSize, MIB};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{at, run as run_command};
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
@@ -211,7 +212,8 @@ async fn a_probe_of_a_demanding_bucket_has_it() {
     let bucket = world.bucket(DESTINATION).await;
     let probe = |acl| {
         let bucket = bucket.clone();
-        async move { probe_with_acl(&bucket, &scratch_prefix(), acl).await }
+        let needs = Needs { acl, ..Needs::default() };
+        async move { probe::probe(&bucket, &probe::scratch_prefix(), &needs, &CancellationToken::new()).await }
     };
     assert_eq!(*probe(None).await.unwrap_err().kind(), FailureKind::Denied);
     let found = probe(Some(CannedAcl::BucketOwnerFullControl)).await.unwrap();

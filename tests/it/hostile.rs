@@ -7,6 +7,7 @@
 
 mod commands;
 mod large;
+mod probe;
 mod scenario;
 mod server;
 mod trusted;

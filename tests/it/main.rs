@@ -59,6 +59,7 @@ mod pace;
 mod paging;
 mod parts;
 mod plaintext;
+mod probe;
 mod proof;
 mod providers;
 mod readme;

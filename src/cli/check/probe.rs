@@ -1,0 +1,308 @@
+//! Probes the destinations of a job, and prints what was found.
+//!
+//! A signal stops a probe in an orderly way: what it made is removed first, and what could not be is told.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::super::signals::Signals;
+use super::super::{CliError, Exit, Output, note, say, say_json};
+use crate::bucket::Bucket;
+use crate::connections::Connections;
+use crate::location::BucketName;
+use crate::manifest::job::{Job, Transfer};
+use crate::printable::printable;
+use crate::probe::{
+    self, AttributeFinding, Claim, Finding, How, Left, Needs, Probe, RequestFinding, Verdict,
+};
+use crate::s3::OnWrites;
+
+/// Columns of the output for people.
+const WIDTH: usize = 80;
+
+/// Cancels `stop` at the first signal, and ends the program at the second.
+pub(super) async fn stop_on_signal(stop: CancellationToken) {
+    let Ok(mut signals) = Signals::of_the_end() else { return };
+    signals.recv().await;
+    note("stopping: what the probe made is removed (up to 20 s); once more to stop at once");
+    stop.cancel();
+    signals.recv().await;
+    std::process::exit(Exit::Interrupted as i32);
+}
+
+/// Probes each destination bucket once.
+pub(super) async fn probe_all(
+    job: &Job,
+    prefix: Option<&str>,
+    connections: &mut Connections,
+    stop: &CancellationToken,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let mut exit = Exit::Done;
+    let mut destinations: BTreeMap<(&str, &BucketName), Vec<&Transfer>> = BTreeMap::new();
+    for transfer in &job.transfers {
+        let place = (transfer.to.endpoint.as_str(), &transfer.to.location.bucket);
+        destinations.entry(place).or_default().push(transfer);
+    }
+    for transfers in destinations.into_values() {
+        let (_, bucket) = connections.of_transfer(transfers[0]).await?;
+        let prefix = prefix.map_or_else(probe::scratch_prefix, str::to_owned);
+        let needs = Needs::of(transfers);
+        let found = match Box::pin(probe::probe(&bucket, &prefix, &needs, stop)).await {
+            Err(_) if stop.is_cancelled() => return Err(CliError::Interrupted),
+            found => found?,
+        };
+        if output.json {
+            say_json(&document(&bucket, &found))?;
+        } else {
+            say(&text(&bucket, &found))?;
+        }
+        if found.stopped {
+            return Err(CliError::Interrupted);
+        }
+        if !found.is_good() {
+            exit = Exit::Failures;
+        }
+    }
+    Ok(exit)
+}
+
+/// Everything as one JSON document.
+fn document(bucket: &Bucket, probe: &Probe) -> Value {
+    let status = match probe {
+        Probe { stopped: true, .. } => "stopped",
+        probe if probe.is_good() => "ok",
+        _ => "failed",
+    };
+    let not_stored: Vec<_> =
+        probe.not_stored.iter().map(|key| json!({"key": key.key, "reason": key.reason})).collect();
+    json!({
+        "probe": {
+            "endpoint": bucket.client().endpoint(),
+            "bucket": bucket.name().to_string(),
+            "prefix": probe.prefix,
+            "status": status,
+            "requests": probe.requests.iter().map(of_request).collect::<Vec<_>>(),
+            "findings": probe.findings.iter().map(of_capability).collect::<Vec<_>>(),
+            "attributes": probe.attributes.iter().map(of_attribute).collect::<Vec<_>>(),
+            "not_stored": not_stored,
+            "capabilities": probe.statement(),
+            "left": probe.left,
+        }
+    })
+}
+
+/// Adds the fields that all findings have.
+fn judged(mut fields: Value, verdict: Verdict, fails: bool, words: (String, Option<String>)) -> Value {
+    let Value::Object(map) = &mut fields else { return fields };
+    map.insert("verdict".to_owned(), json!(verdict));
+    map.insert("fails".to_owned(), json!(fails));
+    let (reason, consequence) = words;
+    if !reason.is_empty() {
+        map.insert("reason".to_owned(), json!(reason));
+    }
+    if let Some(consequence) = consequence {
+        map.insert("consequence".to_owned(), json!(consequence));
+    }
+    fields
+}
+
+fn of_request(finding: &RequestFinding) -> Value {
+    let fields = json!({
+        "request": finding.operation.to_string(), "found": finding.word(), "needed": finding.is_needed,
+    });
+    let words = (finding.reason().to_owned(), finding.consequence());
+    judged(fields, finding.verdict(), finding.fails(), words)
+}
+
+fn of_capability(finding: &Finding) -> Value {
+    let mut fields = json!({
+        "capability": finding.name, "relied_on": finding.said(), "found": finding.found(),
+        "needed": finding.is_needed,
+    });
+    let writes: Map<_, _> = finding
+        .writes()
+        .map(|(write, told)| (json!(write).as_str().unwrap_or_default().to_owned(), json!(told.how)))
+        .collect();
+    if !writes.is_empty() {
+        fields["writes"] = Value::Object(writes);
+    }
+    judged(fields, finding.verdict(), finding.fails(), (finding.reason(), finding.consequence()))
+}
+
+fn of_attribute(finding: &AttributeFinding) -> Value {
+    let fields = json!({
+        "attribute": finding.attribute, "policy": finding.policy, "named": finding.is_named,
+        "put": finding.put.how, "copy": finding.copy.how, "multipart": finding.multipart.how,
+    });
+    judged(fields, finding.verdict(), finding.fails(), (finding.reason(), finding.consequence()))
+}
+
+/// The same for people.
+fn text(bucket: &Bucket, probe: &Probe) -> String {
+    let endpoint = bucket.client().endpoint();
+    let mut lines =
+        vec![format!("probe of s3://{}/{}", bucket.name(), probe.prefix), format!("(endpoint `{endpoint}`)")];
+    if !probe.stopped {
+        lines.extend(tables(probe));
+        lines.extend(remarks(probe));
+    }
+    let statements: Vec<_> = probe.statements().collect();
+    if !statements.is_empty() {
+        lines.push(String::new());
+        lines.extend(wrapped(
+            "",
+            &format!("to rely on what was found, state it under `endpoints.{endpoint}` of the manifest:"),
+        ));
+        lines.push("  capabilities:".to_owned());
+        lines.extend(statements.iter().map(|statement| format!("    {statement}")));
+    }
+    for left in &probe.left {
+        lines.extend(left_behind(left));
+    }
+    lines.iter().map(|line| printable(line.trim_end())).collect::<Vec<_>>().join("\n")
+}
+
+fn tables(probe: &Probe) -> Vec<String> {
+    let row = |name: &str, one: &str, two: &str, mark: &str| format!("  {name:<25}{one:<11}{two:<29}{mark}");
+    let mut lines = vec![String::new(), row("request", "found", "", "")];
+    for finding in &probe.requests {
+        let mark = if finding.fails() { "FAIL" } else { "" };
+        lines.push(row(&finding.operation.to_string(), finding.word(), "", mark));
+    }
+    let row = |name: &str, one: &str, two: &str, mark: &str| format!("  {name:<18}{one:<23}{two:<23}{mark}");
+    lines.extend([String::new(), row("capability", "relied on", "found", "")]);
+    for finding in &probe.findings {
+        let said = finding.said().to_string();
+        let mark = mark(finding.verdict(), finding.fails());
+        lines.push(row(finding.name, &said, &shown(finding), mark));
+    }
+    if probe.attributes.is_empty() {
+        return lines;
+    }
+    let row = |name: &str, policy: &str, [put, copy, multipart]: [&str; 3], mark: &str| {
+        format!("  {name:<18}{policy:<11}{put:<12}{copy:<12}{multipart:<12}{mark}")
+    };
+    lines.extend([String::new(), row("attribute", "policy", ["put", "copy", "multipart"], "")]);
+    for finding in &probe.attributes {
+        let told =
+            finding.routes().map(|(_, told)| if told.how == How::Moot { "-" } else { told.how.word() });
+        let policy = json!(finding.policy);
+        let mark = mark(finding.verdict(), finding.fails());
+        lines.push(row(finding.attribute.name(), policy.as_str().unwrap_or_default(), told, mark));
+    }
+    lines
+}
+
+/// The value that was found, with a question mark for what is not known.
+fn shown(finding: &Finding) -> String {
+    match &finding.claim {
+        Claim::Flag { told, .. } if told.how == How::Moot => "-".to_owned(),
+        Claim::Flag { .. } => finding.found().map_or_else(|| "?".to_owned(), |found| found.to_string()),
+        Claim::Writes { copy, put, complete, .. } => {
+            let all = [copy, put, complete];
+            let (kept, unknown) =
+                (all.map(|told| told.how == How::Kept), all.map(|told| told.how == How::Unknown));
+            if !kept.contains(&true) && all.iter().all(|told| matches!(told.how, How::Unknown | How::Moot)) {
+                return if unknown.contains(&true) { "?" } else { "-" }.to_owned();
+            }
+            let of = |[copy, put, complete]: [bool; 3]| OnWrites { copy, put, complete }.to_string();
+            if unknown.contains(&true) { format!("{} ?", of(kept)) } else { of(kept) }
+        }
+    }
+}
+
+const fn mark(verdict: Verdict, fails: bool) -> &'static str {
+    match verdict {
+        Verdict::Unknown if fails => "FAIL: unknown",
+        _ if fails => "FAIL",
+        // What was found says the rest.
+        Verdict::Agrees | Verdict::Moot => "",
+        Verdict::CanDoMore => "can do more",
+        Verdict::Loses => "lost",
+        Verdict::Lacks => "lacks",
+        Verdict::Unknown => "unknown",
+    }
+}
+
+/// What is not as it should be, with its reason and consequence: failures first.
+fn remarks(probe: &Probe) -> Vec<String> {
+    let requests = probe.requests.iter().map(|finding| {
+        let words = (finding.reason().to_owned(), finding.consequence());
+        (finding.fails(), finding.verdict(), finding.operation.to_string(), words)
+    });
+    let capabilities = probe.findings.iter().map(|finding| {
+        let words = (finding.reason(), finding.consequence());
+        (finding.fails(), finding.verdict(), finding.name.to_owned(), words)
+    });
+    let attributes = probe.attributes.iter().map(|finding| {
+        let words = (finding.reason(), finding.consequence());
+        (finding.fails(), finding.verdict(), finding.attribute.name().to_owned(), words)
+    });
+    let mut all: Vec<_> = requests.chain(capabilities).chain(attributes).collect();
+    all.sort_by_key(|(fails, ..)| !fails);
+    let mut lines = vec![String::new()];
+    for (fails, verdict, name, (reason, consequence)) in all {
+        let Some(consequence) = consequence.filter(|_| verdict != Verdict::CanDoMore) else { continue };
+        let start = if fails { "FAIL " } else { "" };
+        let reason = if reason.is_empty() { String::new() } else { format!("{reason}. ") };
+        lines.extend(wrapped(&format!("{start}{name}: "), &format!("{reason}{}", sentence(&consequence))));
+    }
+    for key in &probe.not_stored {
+        let told = format!("{} ({}); objects with such keys fail", key.key, key.reason);
+        lines.extend(wrapped("not stored: ", &told));
+    }
+    if lines.len() == 1 {
+        lines.clear();
+    }
+    lines
+}
+
+/// The text with a capital at its beginning, unless that is a name.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_uppercase());
+    if text.starts_with("s3haul") { text.to_owned() } else { first.into_iter().chain(chars).collect() }
+}
+
+fn left_behind(left: &Left) -> Vec<String> {
+    let Left { what, key, id, is_certain, reason, command } = left;
+    let start = if *is_certain { "left behind: " } else { "may be left behind: " };
+    let id = id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
+    let mut lines = wrapped(start, &format!("{what}{id} of {key}: {reason}; remove it with"));
+    // In one piece, to be copied.
+    lines.push(format!("    {command}"));
+    lines
+}
+
+/// Breaks a text into lines. All but the first are indented.
+fn wrapped(start: &str, text: &str) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), start.to_owned());
+    for word in printable(text).split_whitespace() {
+        let is_empty = line.trim().is_empty() || line == start;
+        if !is_empty && line.chars().count() + word.chars().count() + 1 > WIDTH {
+            lines.push(std::mem::replace(&mut line, "    ".to_owned()));
+        } else if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_no_wider_than_a_terminal() {
+        let lines = wrapped("FAIL name: ", &"word and other words ".repeat(20));
+        assert!(lines.len() > 3 && lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:?}");
+        assert!(lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    "), "{lines:?}");
+        assert_eq!(wrapped("", "one two"), ["one two"]);
+        assert_eq!(wrapped("", &"x".repeat(100)).len(), 1);
+    }
+}

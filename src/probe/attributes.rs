@@ -1,0 +1,306 @@
+//! Questions about attributes: what each request that creates an object does with them.
+//!
+//! All attributes go along in one request, and what the object shows is compared as a run compares it
+//! ([`Asked::differences`]), so that the probe and the receipts of a run agree. If that request is refused, each
+//! attribute is sent in a request of its own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::finding::{AttributeFinding, How, Told};
+use super::needs::Needs;
+use super::questions::Works;
+use super::scratch::{Scratch, is_refusal, plain, reason};
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::manifest::job::Attribute;
+use crate::plan::asked::Asked;
+use crate::s3::{
+    Attributes, Capabilities, ContentHeaders, Failure, FailureKind, Head, Lock, Operation, Retention,
+    SourcePin, Tag, Tags, WriteCondition,
+};
+
+/// How long scratch objects are locked. The cleaning waits for the end.
+const LOCKED: Duration = Duration::from_secs(5);
+/// The class to ask for where the job names none: a usual one that is not the default.
+const CLASS: &str = "STANDARD_IA";
+
+const ROUTES: [ConditionalWrite; 3] =
+    [ConditionalWrite::Put, ConditionalWrite::Copy, ConditionalWrite::Complete];
+
+/// The answers of one request, by attribute.
+type Answers = BTreeMap<Attribute, Told>;
+
+/// Asks about all attributes but ACLs and annotations: a grant that shows would open an object to somebody. Returns the
+/// answer of `PutObjectTagging` too, which is asked for where another request does not give tags.
+pub(super) async fn ask(
+    scratch: &mut Scratch,
+    source: &SourcePin,
+    works: &Works<'_>,
+    needs: &Needs,
+    said: &Capabilities,
+    lock: AttributeFinding,
+) -> (Vec<AttributeFinding>, Told) {
+    let asked = asked(needs, said);
+    let mut answers = Vec::new();
+    for route in ROUTES {
+        answers.push(match works.moot(route) {
+            Some(moot) => asked.iter().map(|(attribute, _)| (*attribute, moot.clone())).collect(),
+            None => all(scratch, source, route, &asked).await,
+        });
+    }
+    let mut findings: Vec<_> = asked
+        .iter()
+        .map(|(attribute, _)| {
+            let [put, copy, multipart] = [0, 1, 2].map(|route: usize| {
+                let answer = answers.get(route).and_then(|answers| answers.get(attribute));
+                answer.cloned().unwrap_or_else(|| Told::unknown("it was not asked for"))
+            });
+            finding(*attribute, needs, [put, copy, multipart])
+        })
+        .collect();
+    let mut set_tags = Told::moot("each request that creates an object gives tags");
+    if let Some(tags) = findings.iter_mut().find(|finding| finding.attribute == Attribute::Tags)
+        && tags.routes().iter().any(|(_, told)| !matches!(told.how, How::Kept | How::Moot))
+    {
+        set_tags = set_later(scratch, said).await;
+        // A run that does not rely on these requests sets tags by another one.
+        tags.is_set_later = set_tags.how == How::Kept && said.tags && !said.tag_headers;
+    }
+    findings.push(lock);
+    (findings, set_tags)
+}
+
+fn finding(attribute: Attribute, needs: &Needs, [put, copy, multipart]: [Told; 3]) -> AttributeFinding {
+    AttributeFinding {
+        attribute,
+        policy: needs.preserve.of(attribute),
+        is_named: needs.named.contains(&attribute),
+        put,
+        copy,
+        multipart,
+        used: needs.writes(),
+        is_set_later: false,
+    }
+}
+
+/// What is asked for: each attribute, with requests that hold nothing else.
+fn asked(needs: &Needs, said: &Capabilities) -> Vec<(Attribute, Attributes)> {
+    let text = |text: &str| Some(text.to_owned());
+    let headers = ContentHeaders {
+        content_type: text("text/x-s3haul"),
+        content_language: text("en"),
+        content_disposition: text("attachment"),
+        cache_control: text("no-store"),
+        ..ContentHeaders::default()
+    };
+    let metadata = BTreeMap::from([("s3haul".to_owned(), "probe".to_owned())]);
+    let mut all = vec![
+        (Attribute::Metadata, Attributes { metadata, ..plain() }),
+        (Attribute::Headers, Attributes { headers, ..plain() }),
+        (Attribute::Tags, Attributes { tags: Tags::Exactly(vec![tag()]), ..plain() }),
+    ];
+    // A directory bucket has one class only.
+    if needs.wants(Attribute::StorageClass) && !said.directory {
+        let storage_class = needs.storage_class.clone().or_else(|| text(CLASS));
+        all.push((Attribute::StorageClass, Attributes { storage_class, ..plain() }));
+    }
+    if let Some(encryption) = needs.encryption.clone() {
+        all.push((Attribute::Encryption, Attributes { encryption: Some(encryption), ..plain() }));
+    }
+    all
+}
+
+fn tag() -> Tag {
+    Tag { key: "s3haul".to_owned(), value: "a b/1".to_owned() }
+}
+
+/// Sends all attributes in one request, or each in one of its own.
+async fn all(
+    scratch: &mut Scratch,
+    source: &SourcePin,
+    route: ConditionalWrite,
+    asked: &[(Attribute, Attributes)],
+) -> Answers {
+    let route_name = match route {
+        ConditionalWrite::Put => "put",
+        ConditionalWrite::Copy => "copy",
+        ConditionalWrite::Complete => "multipart",
+    };
+    let mut together = plain();
+    for (_, attributes) in asked {
+        let Attributes { headers, metadata, tags, storage_class, encryption, .. } = attributes.clone();
+        if headers != ContentHeaders::default() {
+            together.headers = headers;
+        }
+        if tags != Tags::AsSource {
+            together.tags = tags;
+        }
+        together.metadata.extend(metadata);
+        together.storage_class = together.storage_class.or(storage_class);
+        together.encryption = together.encryption.or(encryption);
+    }
+    let name = format!("kept-{route_name}");
+    match scratch.write(route, &name, source, &together, WriteCondition::None).await {
+        Ok(_) => {
+            let kinds: Vec<_> = asked.iter().map(|(attribute, _)| *attribute).collect();
+            return look(scratch, &name, &together, &kinds).await;
+        }
+        Err(failure) if !says_no(&failure) => {
+            let why = reason(&failure);
+            return asked.iter().map(|(attribute, _)| (*attribute, Told::unknown(why.clone()))).collect();
+        }
+        Err(_) => {}
+    }
+    let mut answers = Answers::new();
+    for (attribute, attributes) in asked {
+        let name = format!("kept-{route_name}-{attribute}");
+        match scratch.write(route, &name, source, attributes, WriteCondition::None).await {
+            Ok(_) => answers.extend(look(scratch, &name, attributes, &[*attribute]).await),
+            Err(failure) => drop(answers.insert(*attribute, answer(&failure))),
+        }
+    }
+    answers
+}
+
+/// Credentials that may not set an attribute get the same answer from a job.
+fn says_no(failure: &Failure) -> bool {
+    is_refusal(failure) || *failure.kind() == FailureKind::Denied
+}
+
+fn answer(failure: &Failure) -> Told {
+    if says_no(failure) { Told::refused(reason(failure)) } else { Told::unknown(reason(failure)) }
+}
+
+/// Compares what an object shows with what was asked for.
+async fn look(scratch: &Scratch, name: &str, attributes: &Attributes, kinds: &[Attribute]) -> Answers {
+    let customer_key = scratch.bucket.client().customer_key().is_some();
+    let asked = Asked { attributes, source_tags: None, customer_key };
+    let mut answers = Answers::new();
+    match scratch.head(name).await {
+        Ok(head) => {
+            answers.extend(kinds.iter().map(|attribute| (*attribute, Told::kept())));
+            for (attribute, how) in asked.differences(&head) {
+                answers.insert(attribute, Told::ignored(format!("it shows {how}")));
+            }
+        }
+        Err(failure) => {
+            let why = reason(&failure);
+            answers.extend(kinds.iter().map(|attribute| (*attribute, Told::unknown(why.clone()))));
+        }
+    }
+    if kinds.contains(&Attribute::Tags) {
+        answers.insert(Attribute::Tags, has_tag(scratch, name).await);
+    }
+    answers
+}
+
+async fn has_tag(scratch: &Scratch, name: &str) -> Told {
+    let tags = async {
+        let bucket = scratch.ask(Operation::GetObjectTagging)?;
+        bucket.tags(&scratch.key(name)?, None).await
+    };
+    match tags.await {
+        Ok(tags) if tags == [tag()] => Told::kept(),
+        Ok(tags) if tags.is_empty() => Told::ignored("it shows no tags"),
+        Ok(_) => Told::ignored("it shows other tags"),
+        Err::<_, Failure>(failure) => match failure.kind() {
+            FailureKind::NotUnderstood | FailureKind::Unreadable => Told::refused(reason(&failure)),
+            _ => answer(&failure),
+        },
+    }
+}
+
+/// Sets tags on an object that is there, and looks for them.
+async fn set_later(scratch: &mut Scratch, said: &Capabilities) -> Told {
+    if said.directory {
+        return Told::moot("a directory bucket has no tags");
+    }
+    let set = async {
+        let (bucket, key) = (scratch.ask(Operation::PutObjectTagging)?, scratch.key("object")?);
+        bucket.put_tags(&key, None, &[tag()]).await
+    };
+    match set.await {
+        Ok(()) => has_tag(scratch, "object").await,
+        Err(failure) => answer(&failure),
+    }
+}
+
+/// Finds out whether objects can have tags at all.
+pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &Told) -> Told {
+    let Some(tags) = attributes.iter().find(|finding| finding.attribute == Attribute::Tags) else {
+        return Told::unknown("it was not asked for");
+    };
+    if set_tags.how == How::Kept { Told::kept() } else { tags.put.clone() }
+}
+
+/// Finds out whether copies and uploads in parts give tags.
+pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> Told {
+    let Some(tags) = attributes.iter().find(|finding| finding.attribute == Attribute::Tags) else {
+        return Told::unknown("it was not asked for");
+    };
+    let both = [&tags.copy, &tags.multipart];
+    let lacking = both.into_iter().find(|told| told.is_lacking());
+    let worst = lacking.or_else(|| both.into_iter().find(|told| told.how != How::Kept));
+    worst.cloned().unwrap_or_else(Told::kept)
+}
+
+/// Locks a copy and an object in parts for some seconds, and looks for the lock. Uploads carry none.
+pub(super) async fn lock(
+    scratch: &mut Scratch,
+    source: &SourcePin,
+    needs: &Needs,
+    head: Option<&Head>,
+) -> AttributeFinding {
+    let put = Told::moot("s3haul sends no lock with it");
+    if !needs.preserve.lock.keeps() {
+        let moot = || Told::moot("the job does not keep locks");
+        return finding(Attribute::Lock, needs, [put, moot(), moot()]);
+    }
+    // The server's clock decides.
+    let now = head.and_then(|head| head.modified).unwrap_or_else(Timestamp::now);
+    let until = now.checked_add(LOCKED).unwrap_or(now);
+    let retention = Some(Retention { mode: "GOVERNANCE".to_owned(), until });
+    let attributes = Attributes { lock: Lock { retention, legal_hold: None }, ..plain() };
+    let mut answers = Vec::new();
+    for (route, name) in
+        [(ConditionalWrite::Copy, "locked-copy"), (ConditionalWrite::Complete, "locked-parts")]
+    {
+        let written = scratch.write(route, name, source, &attributes, WriteCondition::None).await;
+        answers.push(match written {
+            Ok(_) => {
+                // From now at the latest; servers count in seconds.
+                scratch.locked_until = Some(Instant::now() + LOCKED + Duration::from_secs(1));
+                is_locked(scratch, name).await
+            }
+            Err(failure) => answer(&failure),
+        });
+    }
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or_else(|| Told::unknown("it was not asked for"));
+    let (copy, multipart) = (next(), next());
+    finding(Attribute::Lock, needs, [put, copy, multipart])
+}
+
+async fn is_locked(scratch: &Scratch, name: &str) -> Told {
+    let retention = async {
+        let shown = scratch.head(name).await?.lock.retention;
+        // S3 does not show it to everybody.
+        match shown {
+            Some(retention) => Ok(Some(retention)),
+            None => scratch.ask(Operation::GetObjectRetention)?.retention(&scratch.key(name)?, None).await,
+        }
+    };
+    match retention.await {
+        Ok(Some(_)) => Told::kept(),
+        Ok(None) => Told::ignored("it shows no retention"),
+        Err::<_, Failure>(failure)
+            if is_refusal(&failure) || *failure.kind() == FailureKind::NotUnderstood =>
+        {
+            Told::ignored(format!("it shows no retention ({})", reason(&failure)))
+        }
+        Err(failure) => Told::unknown(reason(&failure)),
+    }
+}

@@ -1,0 +1,382 @@
+//! Removes what a probe made, and looks what is still there.
+//!
+//! A good answer to an abort or a delete proves little, and a bad one too: an upload that was completed is gone, and a
+//! server may call that an error. So everything is removed first, and what is left is what the lists still show and a
+//! look at the very object or upload confirms. Whatever stands below the prefix is the probe's, because the prefix was
+//! empty before; the lists therefore also find what an answer that was lost had made.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::finding::{How, RequestFinding, Told};
+use super::scratch::{Doubt, Made, Scratch, reason, told};
+use crate::bucket::Bucket;
+use crate::location::ObjectKey;
+use crate::multipart::{self, MultipartUpload};
+use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
+
+/// Requests at work together.
+const AT_ONCE: usize = 8;
+
+/// What is left of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Thing {
+    /// An object of a bucket without versions.
+    Object,
+    /// A version of an object.
+    Version,
+    /// A delete marker.
+    DeleteMarker,
+    /// An open upload.
+    Upload,
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Object => "object",
+            Self::Version => "version",
+            Self::DeleteMarker => "delete marker",
+            Self::Upload => "upload",
+        })
+    }
+}
+
+/// Something that the probe made and could not remove.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Left {
+    /// The kind of thing.
+    pub what: Thing,
+    /// Its key.
+    pub key: String,
+    /// The version id or the upload id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// False if the server took the removal and does not show whether it is still there, or if it is not known whether it
+    /// was ever made.
+    pub is_certain: bool,
+    /// Why it is not removed.
+    pub reason: String,
+    /// The command that removes it, or that shows it if its id is not known.
+    pub command: String,
+}
+
+/// The end of a probe.
+pub(super) struct Cleaned {
+    pub(super) left: Vec<Left>,
+    pub(super) requests: [RequestFinding; 2],
+}
+
+/// Something that was to be removed, and the answer.
+struct Removed {
+    made: Made,
+    answer: Result<(), Failure>,
+}
+
+/// Removes all that was made and looks whether it is gone, within `limit`.
+pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) -> Cleaned {
+    let deadline = Instant::now() + limit;
+    // Names may come back in an encoding that the server does not undo; here they only need to be few.
+    let capabilities = scratch.bucket.capabilities().clone();
+    let plain = Capabilities { encoded_lists: false, encoded_uploads: false, ..capabilities };
+    let cleaner = Cleaner { bucket: bucket.assuming(plain), prefix: scratch.prefix.clone(), deadline };
+    let (uploads, abort, uploads_are_listed) = cleaner.uploads(&scratch.uploads, &scratch.completed).await;
+    if let Some(end) = scratch.locked_until {
+        sleep_until(end).await;
+    }
+    let (objects, delete) = cleaner.objects(&scratch.objects).await;
+    let mut left = [uploads, objects].concat();
+    left.sort_unstable();
+    left.dedup();
+    for doubt in scratch.doubts.iter().collect::<BTreeSet<_>>() {
+        let is_told = left.iter().any(|left| left.key == doubt.key.as_str());
+        if !is_told && (doubt.is_late || (doubt.is_upload && !uploads_are_listed)) {
+            left.push(cleaner.doubtful(doubt));
+        }
+    }
+    let request = |operation, told| RequestFinding { operation, told, is_needed: false };
+    let requests =
+        [request(Operation::AbortMultipartUpload, abort), request(Operation::DeleteObject, delete)];
+    Cleaned { left, requests }
+}
+
+struct Cleaner {
+    bucket: Bucket,
+    prefix: String,
+    deadline: Instant,
+}
+
+impl Cleaner {
+    /// Sends a request unless the time is over.
+    async fn within<T>(
+        &self,
+        operation: Operation,
+        request: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        timeout_at(self.deadline, request).await.unwrap_or_else(|_| {
+            let message = "the time for cleaning up is over";
+            Err(Failure::new(FailureKind::TimedOut, operation, self.prefix.clone(), message))
+        })
+    }
+
+    /// Removes each of them, some at a time.
+    async fn remove(&self, what: Thing, all: Vec<Made>) -> Vec<Removed> {
+        let removals: Vec<_> = all.into_iter().map(|made| self.remove_one(what, made)).collect();
+        stream::iter(removals).buffer_unordered(AT_ONCE).collect().await
+    }
+
+    async fn remove_one(&self, what: Thing, made: Made) -> Removed {
+        let answer = if what == Thing::Upload {
+            let id = made.id.clone().unwrap_or_default();
+            let abort = async { self.bucket.abort_upload(&made.key, &id).await.map(drop) };
+            self.within(Operation::AbortMultipartUpload, abort).await
+        } else {
+            let delete = self.bucket.delete_object(&made.key, made.id.as_deref(), None);
+            self.within(Operation::DeleteObject, delete).await
+        };
+        Removed { made, answer }
+    }
+
+    async fn uploads(&self, open: &[Made], completed: &[Made]) -> (Vec<Left>, Told, bool) {
+        let mut removed = self.remove(Thing::Upload, distinct(open)).await;
+        let mut listed = self.list_uploads().await;
+        let more: Vec<_> = match &listed {
+            // What nobody has the id of, and what Complete did not end.
+            Ok(shown) => shown.iter().filter(|made| !open.contains(made)).cloned().collect(),
+            Err(_) => completed.to_vec(),
+        };
+        if !more.is_empty() {
+            removed.extend(self.remove(Thing::Upload, more).await);
+            listed = self.list_uploads().await;
+        }
+        let checks: Vec<_> = removed.iter().map(|upload| self.left_upload(upload, &listed)).collect();
+        let left: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
+        let left: Vec<_> = left.into_iter().flatten().collect();
+        let verdict = verdict(&removed, &left);
+        (left, verdict, listed.is_ok())
+    }
+
+    /// Names what may exist although no list shows it.
+    fn doubtful(&self, Doubt { key, is_upload, is_late }: &Doubt) -> Left {
+        let (what, command) = if *is_upload {
+            (Thing::Upload, multipart::command(&self.bucket, "list", key, None))
+        } else {
+            (Thing::Object, self.delete_command(key.as_str(), None))
+        };
+        let reason = if *is_late {
+            "the request that makes it got no answer, and may still take effect"
+        } else {
+            "the request that makes it got no readable answer, and open uploads cannot be listed"
+        };
+        let (key, reason) = (key.to_string(), reason.to_owned());
+        Left { what, key, id: None, is_certain: false, reason, command }
+    }
+
+    async fn list_uploads(&self) -> Result<Vec<Made>, Failure> {
+        let list = multipart::uploads(&self.bucket, &self.prefix).try_collect::<Vec<_>>();
+        let open = self.within(Operation::ListMultipartUploads, list).await?;
+        let made = |open: crate::s3::OpenUpload| {
+            let key = ObjectKey::new(&open.key).ok()?;
+            Some(Made { key, id: Some(open.upload_id) })
+        };
+        Ok(open.into_iter().filter_map(made).collect())
+    }
+
+    /// Looks for an upload where the list does not tell that it is gone.
+    async fn left_upload(
+        &self,
+        Removed { made, answer, .. }: &Removed,
+        listed: &Result<Vec<Made>, Failure>,
+    ) -> Option<Left> {
+        let id = made.id.clone().unwrap_or_default();
+        let is_shown = match listed {
+            Ok(shown) if !shown.iter().any(|open| open.id == made.id) => return None,
+            Ok(_) => true,
+            Err(_) => false,
+        };
+        let upload = MultipartUpload::open(&self.bucket, &made.key, &id);
+        let parts = upload.parts().try_collect::<Vec<_>>();
+        let (is_certain, why) = match (self.within(Operation::ListParts, parts).await, answer) {
+            (Err(failure), _) if failure.details().code == "NoSuchUpload" => return None,
+            // Some servers answer with an empty list for an upload that is gone.
+            (Ok(parts), Ok(())) if parts.is_empty() && !is_shown => return None,
+            (_, Err(failure)) => (true, reason(failure)),
+            (Ok(_), Ok(())) => (true, still_there(Operation::AbortMultipartUpload)),
+            (Err(_), Ok(())) if is_shown => (true, still_there(Operation::AbortMultipartUpload)),
+            (Err(failure), Ok(())) => {
+                let why = reason(&failure);
+                (false, format!("the server accepts the abort and does not show whether it is gone ({why})"))
+            }
+        };
+        let command = multipart::command(&self.bucket, "abort", &made.key, Some(&id));
+        let key = made.key.to_string();
+        Some(Left { what: Thing::Upload, key, id: Some(id), is_certain, reason: why, command })
+    }
+
+    async fn objects(&self, known: &[Made]) -> (Vec<Left>, Told) {
+        let mut removed = self.remove(Thing::Object, distinct(known)).await;
+        // Versions and delete markers that no answer told of. Not all servers know the question.
+        let versions = self.list_versions().await.unwrap_or_default();
+        for (what, is_marker) in [(Thing::Version, false), (Thing::DeleteMarker, true)] {
+            let all: Vec<_> = versions
+                .iter()
+                .filter(|version| version.is_marker == is_marker)
+                .filter_map(|version| {
+                    let key = ObjectKey::new(&version.key).ok()?;
+                    Some(Made { key, id: Some(version.id.clone()) })
+                })
+                .collect();
+            removed.extend(self.remove(what, all).await);
+        }
+        let versions =
+            if versions.is_empty() { Vec::new() } else { self.list_versions().await.unwrap_or_default() };
+        let mut listed = self.list_objects().await;
+        if let Ok(keys) = &listed {
+            let unknown: Vec<_> = keys
+                .iter()
+                .filter(|key| !removed.iter().any(|removed| removed.made.key == **key))
+                .map(|key| Made { key: key.clone(), id: None })
+                .collect();
+            if !unknown.is_empty() {
+                removed.extend(self.remove(Thing::Object, unknown).await);
+                listed = self.list_objects().await;
+            }
+        }
+        let mut left: Vec<_> = versions.iter().map(|version| self.left_version(version, &removed)).collect();
+        let shown: BTreeSet<ObjectKey> = match listed {
+            Ok(keys) => keys.into_iter().collect(),
+            // Each of them is looked at instead.
+            Err(_) => removed.iter().map(|removed| removed.made.key.clone()).collect(),
+        };
+        let checks: Vec<_> = shown
+            .iter()
+            .filter(|key| !versions.iter().any(|version| version.key == key.as_str()))
+            .map(|key| self.left_object(key, &removed))
+            .collect();
+        let objects: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
+        left.extend(objects.into_iter().flatten());
+        let verdict = verdict(&removed, &left);
+        (left, verdict)
+    }
+
+    async fn list_objects(&self) -> Result<Vec<ObjectKey>, Failure> {
+        let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), &self.prefix, Order::Short);
+        let (mut keys, mut token) = (Vec::new(), None);
+        loop {
+            let list = self.bucket.list(&self.prefix, None, token.as_deref());
+            let mut page = self.within(Operation::ListObjects, list).await?;
+            if paging.check(&mut page)? == Turn::Again {
+                continue;
+            }
+            keys.extend(page.items.iter().filter_map(|object| ObjectKey::new(&object.key).ok()));
+            token = page.next;
+            if token.is_none() {
+                return Ok(keys);
+            }
+        }
+    }
+
+    async fn list_versions(&self) -> Result<Vec<ListedVersion>, Failure> {
+        let operation = Operation::ListObjectVersions;
+        let mut paging = Paging::new(operation, self.bucket.name(), &self.prefix, Order::Short);
+        let (mut versions, mut after) = (Vec::new(), None);
+        loop {
+            let list = self.bucket.list_versions(&self.prefix, after.as_ref());
+            let mut page = self.within(operation, list).await?;
+            if paging.check(&mut page)? == Turn::Again {
+                continue;
+            }
+            versions.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                return Ok(versions);
+            }
+        }
+    }
+
+    /// Looks at an object that may still be there.
+    async fn left_object(&self, key: &ObjectKey, removed: &[Removed]) -> Option<Left> {
+        let head = self.within(Operation::HeadObject, self.bucket.head(key, None)).await;
+        let answer = removed.iter().rev().find(|removed| removed.made.key == *key).map(|found| &found.answer);
+        let (is_certain, why) = match (&head, answer) {
+            (Err(failure), _) if *failure.kind() == FailureKind::NotFound => return None,
+            (_, Some(Err(failure))) => (true, reason(failure)),
+            (Ok(_), _) => (true, still_there(Operation::DeleteObject)),
+            (Err(failure), _) => {
+                let why = reason(failure);
+                (false, format!("the server accepts the delete and does not show whether it is gone ({why})"))
+            }
+        };
+        let id = head.ok().and_then(|head| head.version);
+        let what = if id.is_some() { Thing::Version } else { Thing::Object };
+        let command = self.delete_command(key.as_str(), id.as_deref());
+        Some(Left { what, key: key.to_string(), id, is_certain, reason: why, command })
+    }
+
+    fn left_version(&self, version: &ListedVersion, removed: &[Removed]) -> Left {
+        let is_it = |removed: &&Removed| {
+            removed.made.key.as_str() == version.key && removed.made.id.as_ref() == Some(&version.id)
+        };
+        let failure = removed.iter().rev().find(is_it).and_then(|removed| removed.answer.as_ref().err());
+        // A bucket without versions calls its objects so.
+        let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
+        Left {
+            what: match id {
+                _ if version.is_marker => Thing::DeleteMarker,
+                Some(_) => Thing::Version,
+                None => Thing::Object,
+            },
+            key: version.key.clone(),
+            is_certain: true,
+            reason: failure.map_or_else(|| still_there(Operation::DeleteObject), reason),
+            command: self.delete_command(&version.key, id.as_deref()),
+            id,
+        }
+    }
+
+    fn delete_command(&self, key: &str, version: Option<&str>) -> String {
+        let mut words = vec!["aws", "s3api", "delete-object", "--bucket", self.bucket.name().as_str()];
+        words.extend(["--key", key]);
+        if let Some(version) = version {
+            words.extend(["--version-id", version]);
+        }
+        if let Some(url) = self.bucket.client().url() {
+            words.extend(["--endpoint-url", url]);
+        }
+        words.into_iter().map(multipart::quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn distinct(all: &[Made]) -> Vec<Made> {
+    all.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}
+
+fn still_there(operation: Operation) -> String {
+    format!("the server answers {operation} with success and still shows it")
+}
+
+/// The answer about the request that removes.
+fn verdict(removed: &[Removed], left: &[Left]) -> Told {
+    if removed.is_empty() {
+        return Told::moot("there was nothing to remove");
+    }
+    if let Some(left) = left.iter().find(|left| left.is_certain) {
+        let failure = removed.iter().find_map(|removed| removed.answer.as_ref().err());
+        return match failure {
+            Some(failure) if *failure.kind() == FailureKind::Denied => Told::refused(reason(failure)),
+            Some(failure) => told(failure),
+            None => Told::ignored(left.reason.clone()),
+        };
+    }
+    match left.first() {
+        Some(left) => Told::unknown(left.reason.clone()),
+        None => Told { how: How::Kept, reason: String::new() },
+    }
+}

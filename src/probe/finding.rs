@@ -1,0 +1,560 @@
+//! What a probe finds out, and whether a job can live with it.
+//!
+//! Three kinds of findings share one scale ([`How`]): requests that a job sends ([`RequestFinding`]), capabilities that a
+//! manifest can state ([`Finding`]), and attributes of objects ([`AttributeFinding`]). Each finding knows what is relied
+//! on, so that it can say if the job fails for it, and its consequence in one sentence.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::manifest::job::{Attribute, Policy};
+use crate::s3::{OnWrites, Operation};
+
+/// What a server did about something that was asked of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// It took effect.
+    Kept,
+    /// The question means nothing here, because of another answer or because the job does not ask for it.
+    Moot,
+    /// The question had no answer.
+    Unknown,
+    /// The server said no.
+    Refused,
+    /// The server said yes, and it had no effect.
+    Ignored,
+}
+
+impl How {
+    /// Returns the word for it in tables and in JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Moot => "moot",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
+/// The answer to a question, and its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The answer.
+    pub how: How,
+    /// The reason, as far as one is known; empty for what is kept.
+    pub reason: String,
+}
+
+impl Told {
+    pub(super) const fn kept() -> Self {
+        Self { how: How::Kept, reason: String::new() }
+    }
+
+    pub(super) fn ignored(reason: impl Into<String>) -> Self {
+        Self { how: How::Ignored, reason: reason.into() }
+    }
+
+    pub(super) fn refused(reason: impl Into<String>) -> Self {
+        Self { how: How::Refused, reason: reason.into() }
+    }
+
+    pub(super) fn unknown(reason: impl Into<String>) -> Self {
+        Self { how: How::Unknown, reason: reason.into() }
+    }
+
+    pub(super) fn moot(reason: impl Into<String>) -> Self {
+        Self { how: How::Moot, reason: reason.into() }
+    }
+
+    /// Returns true if the server was seen not to do it.
+    #[must_use]
+    pub const fn is_lacking(&self) -> bool {
+        matches!(self.how, How::Refused | How::Ignored)
+    }
+}
+
+/// What a capability is, or was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// It is there, or not.
+    Flag(bool),
+    /// The writes that it holds for.
+    Writes(OnWrites),
+}
+
+impl fmt::Display for Value {
+    /// As a manifest writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => f.pad(if *flag { "true" } else { "false" }),
+            Self::Writes(writes) => writes.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Flag(flag) => serializer.serialize_bool(*flag),
+            Self::Writes(OnWrites { copy, put, complete }) => {
+                let names = [(copy, "copy"), (put, "put"), (complete, "complete")];
+                serializer.collect_seq(names.into_iter().filter(|(on, _)| **on).map(|(_, name)| name))
+            }
+        }
+    }
+}
+
+/// How a finding stands to what is relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It is as relied on.
+    Agrees,
+    /// The endpoint can do more; to say so saves requests or gives stronger proofs.
+    CanDoMore,
+    /// Objects lose something that the job tries to keep; their receipts say so.
+    Loses,
+    /// The endpoint does not do what is relied on.
+    Lacks,
+    /// The question had no answer.
+    Unknown,
+    /// The question means nothing here.
+    Moot,
+}
+
+/// What is relied on, and what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Something that is there or not.
+    Flag {
+        /// What the profile or the manifest says.
+        said: bool,
+        /// The server's answer; [`How::Kept`] is `true`.
+        told: Told,
+    },
+    /// Something that holds for some of the writes.
+    Writes {
+        /// What the profile or the manifest says.
+        said: OnWrites,
+        /// The answer of `CopyObject`.
+        copy: Told,
+        /// The answer of `PutObject`.
+        put: Told,
+        /// The answer of `CompleteMultipartUpload`.
+        complete: Told,
+    },
+}
+
+/// A capability that a manifest can state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The name of the field under `capabilities:` in a manifest.
+    pub name: &'static str,
+    /// What is relied on, and what was found.
+    pub claim: Claim,
+    /// True if the job depends on it.
+    pub is_needed: bool,
+}
+
+impl Finding {
+    /// The writes and their answers; none for a flag.
+    pub fn writes(&self) -> impl Iterator<Item = (ConditionalWrite, &Told)> {
+        let writes = match &self.claim {
+            Claim::Flag { .. } => None,
+            Claim::Writes { copy, put, complete, .. } => Some([
+                (ConditionalWrite::Copy, copy),
+                (ConditionalWrite::Put, put),
+                (ConditionalWrite::Complete, complete),
+            ]),
+        };
+        writes.into_iter().flatten()
+    }
+
+    /// Returns what the profile or the manifest says.
+    #[must_use]
+    pub const fn said(&self) -> Value {
+        match self.claim {
+            Claim::Flag { said, .. } => Value::Flag(said),
+            Claim::Writes { said, .. } => Value::Writes(said),
+        }
+    }
+
+    /// Returns what the endpoint did, as far as it is known.
+    #[must_use]
+    pub fn found(&self) -> Option<Value> {
+        let is_known = |told: &Told| told.how == How::Kept || told.is_lacking();
+        match &self.claim {
+            Claim::Flag { told, .. } => is_known(told).then_some(Value::Flag(told.how == How::Kept)),
+            Claim::Writes { .. } if !self.writes().any(|(_, told)| is_known(told)) => None,
+            Claim::Writes { copy, put, complete, .. } => Some(Value::Writes(OnWrites {
+                copy: copy.how == How::Kept,
+                put: put.how == How::Kept,
+                complete: complete.how == How::Kept,
+            })),
+        }
+    }
+
+    /// To demand equal parts is the one `true` that takes something away.
+    fn takes_away(&self) -> bool {
+        self.name == "equal_parts"
+    }
+
+    /// Compares what was found with what is relied on.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match &self.claim {
+            Claim::Flag { told, .. } if told.how == How::Unknown => Verdict::Unknown,
+            Claim::Flag { told, .. } if told.how == How::Moot => Verdict::Moot,
+            Claim::Flag { said, told } if *said == (told.how == How::Kept) => Verdict::Agrees,
+            Claim::Flag { said, .. } if *said == self.takes_away() => Verdict::CanDoMore,
+            Claim::Flag { .. } => Verdict::Lacks,
+            Claim::Writes { said, .. } => {
+                let any = |is_said: bool, of: fn(&Told) -> bool| {
+                    self.writes().any(|(write, told)| said.on(write) == is_said && of(told))
+                };
+                let is_unknown = |told: &Told| told.how == How::Unknown;
+                let is_kept = |told: &Told| told.how == How::Kept;
+                if any(true, Told::is_lacking) {
+                    Verdict::Lacks
+                } else if any(true, is_unknown) {
+                    Verdict::Unknown
+                } else if any(false, is_kept) {
+                    Verdict::CanDoMore
+                } else if any(false, is_unknown) {
+                    Verdict::Unknown
+                } else if any(true, is_kept) || any(false, Told::is_lacking) {
+                    Verdict::Agrees
+                } else {
+                    Verdict::Moot
+                }
+            }
+        }
+    }
+
+    /// Returns true if something that is relied on is not known to be so.
+    #[must_use]
+    pub fn is_relied_on(&self) -> bool {
+        match &self.claim {
+            Claim::Flag { said, .. } => *said != self.takes_away(),
+            Claim::Writes { said, .. } => {
+                self.writes().any(|(write, told)| said.on(write) && told.how != How::Kept)
+            }
+        }
+    }
+
+    /// Returns true if the job, or the endpoint as it is configured, cannot work for it.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        match self.verdict() {
+            Verdict::Lacks => true,
+            Verdict::Unknown => self.is_needed && self.is_relied_on(),
+            _ => false,
+        }
+    }
+
+    /// Returns the reasons of all answers that are no plain yes, in one line.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match &self.claim {
+            Claim::Flag { told, .. } => told.reason.clone(),
+            Claim::Writes { .. } => {
+                let told = self.writes().filter(|(_, told)| told.how != How::Kept);
+                let told = told.map(|(write, Told { how, reason })| match reason.as_str() {
+                    "" => format!("{} {}", request_of(write), how.word()),
+                    reason => {
+                        let request = request_of(write);
+                        let reason = reason.strip_prefix(&format!("{request}: ")).unwrap_or(reason);
+                        format!("{request} {}: {reason}", how.word())
+                    }
+                });
+                told.collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+
+    /// Returns the value to state in a manifest, if it is another one than what is said. What is not known stays as said.
+    #[must_use]
+    pub fn statement(&self) -> Option<Value> {
+        let value = match (self.found()?, &self.claim) {
+            (Value::Writes(found), Claim::Writes { said, .. }) => {
+                let stays = |write| {
+                    said.on(write)
+                        && self.writes().any(|(other, told)| {
+                            other == write && matches!(told.how, How::Unknown | How::Moot)
+                        })
+                };
+                Value::Writes(OnWrites {
+                    copy: found.copy || stays(ConditionalWrite::Copy),
+                    put: found.put || stays(ConditionalWrite::Put),
+                    complete: found.complete || stays(ConditionalWrite::Complete),
+                })
+            }
+            (found, _) => found,
+        };
+        (value != self.said()).then_some(value)
+    }
+}
+
+/// The request that publishes by this write.
+pub(super) const fn request_of(write: ConditionalWrite) -> Operation {
+    match write {
+        ConditionalWrite::Copy => Operation::CopyObject,
+        ConditionalWrite::Put => Operation::PutObject,
+        ConditionalWrite::Complete => Operation::CompleteMultipartUpload,
+    }
+}
+
+/// A request that jobs send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestFinding {
+    /// The request.
+    pub operation: Operation,
+    /// What the server did about it.
+    pub told: Told,
+    /// True if the job depends on it.
+    pub is_needed: bool,
+}
+
+impl RequestFinding {
+    /// Compares what was found with what the job needs.
+    #[must_use]
+    pub const fn verdict(&self) -> Verdict {
+        match self.told.how {
+            How::Kept => Verdict::Agrees,
+            How::Moot => Verdict::Moot,
+            How::Unknown => Verdict::Unknown,
+            How::Refused | How::Ignored => Verdict::Lacks,
+        }
+    }
+
+    /// Returns the word for it in tables and in JSON.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self.told.how {
+            How::Kept => "works",
+            How::Ignored => "no-effect",
+            how => how.word(),
+        }
+    }
+
+    /// Returns the reason for which it does not work.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        let reason = self.told.reason.as_str();
+        reason.strip_prefix(&format!("{}: ", self.operation)).unwrap_or(reason)
+    }
+
+    /// Returns true if the job cannot work for it.
+    #[must_use]
+    pub const fn fails(&self) -> bool {
+        self.is_needed && matches!(self.verdict(), Verdict::Lacks | Verdict::Unknown)
+    }
+}
+
+/// An attribute of objects, by the request that gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttributeFinding {
+    /// The attribute.
+    pub attribute: Attribute,
+    /// What the job wants of it.
+    pub policy: Policy,
+    /// True if the job names a value of its own.
+    pub is_named: bool,
+    /// The answer of `PutObject`.
+    pub put: Told,
+    /// The answer of `CopyObject`.
+    pub copy: Told,
+    /// The answer of `CreateMultipartUpload`, seen at the finished object.
+    pub multipart: Told,
+    /// The requests that the job sends.
+    pub used: OnWrites,
+    /// True if it is set by another request where these do not keep it.
+    pub is_set_later: bool,
+}
+
+impl AttributeFinding {
+    /// The requests and their answers.
+    #[must_use]
+    pub const fn routes(&self) -> [(ConditionalWrite, &Told); 3] {
+        [
+            (ConditionalWrite::Put, &self.put),
+            (ConditionalWrite::Copy, &self.copy),
+            (ConditionalWrite::Complete, &self.multipart),
+        ]
+    }
+
+    /// Returns the answers to requests that the job sends and that answer so.
+    pub(super) fn used(&self, of: impl Fn(&Told) -> bool) -> Vec<(ConditionalWrite, &Told)> {
+        let routes = self.routes().into_iter();
+        routes.filter(|(write, told)| self.used.on(*write) && of(told)).collect()
+    }
+
+    const fn is_wanted(&self) -> bool {
+        self.policy.keeps() || self.is_named
+    }
+
+    /// Compares what was found with what the job wants.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if !self.is_wanted() {
+            return Verdict::Moot;
+        }
+        if !self.is_set_later && !self.used(Told::is_lacking).is_empty() {
+            return if self.is_fatal() { Verdict::Lacks } else { Verdict::Loses };
+        }
+        if !self.is_set_later && !self.used(|told| told.how == How::Unknown).is_empty() {
+            return Verdict::Unknown;
+        }
+        let is_kept = !self.used(|told| told.how == How::Kept).is_empty();
+        if is_kept || self.is_set_later { Verdict::Agrees } else { Verdict::Moot }
+    }
+
+    /// True if objects fail for want of it. Only some objects have a lock, or a class other than the usual one: s3haul sees
+    /// to it that those fail where they are refused, and all others can be copied.
+    fn is_fatal(&self) -> bool {
+        let is_rare = matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;
+        let is_refused = !self.used(|told| told.how == How::Refused).is_empty();
+        let is_ignored = !self.used(|told| told.how == How::Ignored).is_empty();
+        match self.policy {
+            Policy::Require => is_ignored || !is_rare,
+            // A value that the job names is part of each request, and no request is sent without it.
+            _ => is_refused && self.is_named,
+        }
+    }
+
+    /// Returns true if the job cannot work for it.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        match self.verdict() {
+            Verdict::Lacks => true,
+            Verdict::Unknown => self.policy == Policy::Require,
+            _ => false,
+        }
+    }
+
+    /// Returns the reasons of all answers that are no plain yes, in one line.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+        for (write, told) in self.used(|told| !matches!(told.how, How::Kept | How::Moot)) {
+            let route = route_name(write).to_owned();
+            let reason = told.reason.strip_prefix(&format!("{route}: ")).unwrap_or(&told.reason);
+            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            let how = format!("{}{why}", told.how.word());
+            match reasons.iter_mut().find(|(other, _)| *other == how) {
+                Some((_, routes)) => routes.push(route),
+                None => reasons.push((how, vec![route])),
+            }
+        }
+        let told = reasons.into_iter().map(|(how, routes)| format!("{how} by {}", routes.join(" and ")));
+        told.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The request that gives an attribute to what this write publishes.
+pub(super) const fn route_name(write: ConditionalWrite) -> &'static str {
+    match write {
+        ConditionalWrite::Copy => "CopyObject",
+        ConditionalWrite::Put => "PutObject",
+        ConditionalWrite::Complete => "CreateMultipartUpload",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(how: How) -> Told {
+        Told { how, reason: String::new() }
+    }
+
+    fn flag(name: &'static str, said: bool, how: How) -> Finding {
+        Finding { name, claim: Claim::Flag { said, told: told(how) }, is_needed: true }
+    }
+
+    fn writes(said: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
+        let claim = Claim::Writes { said, copy: told(copy), put: told(put), complete: told(complete) };
+        Finding { name: "if_match", claim, is_needed: true }
+    }
+
+    #[test]
+    fn a_verdict_tells_more_from_less_and_less_fails() {
+        use How::{Ignored, Kept, Moot, Refused, Unknown};
+        for (finding, verdict, fails) in [
+            (flag("tags", true, Kept), Verdict::Agrees, false),
+            (flag("tags", true, Ignored), Verdict::Lacks, true),
+            (flag("tags", false, Kept), Verdict::CanDoMore, false),
+            (flag("tags", false, Refused), Verdict::Agrees, false),
+            (flag("tags", true, Unknown), Verdict::Unknown, true),
+            (flag("tags", false, Unknown), Verdict::Unknown, false),
+            (flag("tags", true, Moot), Verdict::Moot, false),
+            (flag("equal_parts", false, Kept), Verdict::Lacks, true),
+            (flag("equal_parts", true, Ignored), Verdict::CanDoMore, false),
+            (flag("equal_parts", false, Unknown), Verdict::Unknown, true),
+            (flag("equal_parts", true, Unknown), Verdict::Unknown, false),
+            (writes(OnWrites::NONE, [Ignored, Kept, Ignored]), Verdict::CanDoMore, false),
+            (writes(OnWrites::UPLOADS, [Kept, Kept, Refused]), Verdict::Lacks, true),
+            (writes(OnWrites::UPLOADS, [Unknown, Kept, Kept]), Verdict::Unknown, false),
+            (writes(OnWrites::UPLOADS, [Ignored, Kept, Unknown]), Verdict::Unknown, true),
+            (writes(OnWrites::UPLOADS, [Ignored, Kept, Kept]), Verdict::Agrees, false),
+            (writes(OnWrites::NONE, [Ignored; 3]), Verdict::Agrees, false),
+            (writes(OnWrites::ALL, [Moot; 3]), Verdict::Moot, false),
+        ] {
+            assert_eq!((finding.verdict(), finding.fails()), (verdict, fails), "{finding:?}");
+            let unneeded = Finding { is_needed: false, ..finding };
+            assert_eq!(unneeded.fails(), verdict == Verdict::Lacks, "{unneeded:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_stated() {
+        let half_known = writes(OnWrites::UPLOADS, [How::Kept, How::Unknown, How::Ignored]);
+        let all_but_one = OnWrites { complete: false, ..OnWrites::ALL };
+        assert_eq!(half_known.statement(), Some(Value::Writes(all_but_one)));
+        assert_eq!(writes(OnWrites::UPLOADS, [How::Unknown; 3]).statement(), None);
+        assert_eq!(flag("tags", true, How::Unknown).statement(), None);
+        assert_eq!(flag("tags", true, How::Kept).statement(), None);
+        assert_eq!(flag("tags", true, How::Refused).statement(), Some(Value::Flag(false)));
+    }
+
+    #[test]
+    fn an_attribute_fails_the_job_by_its_policy() {
+        use How::{Ignored, Kept, Refused, Unknown};
+        let of = |attribute, policy, how| AttributeFinding {
+            attribute,
+            policy,
+            is_named: false,
+            put: told(How::Moot),
+            copy: told(how),
+            multipart: told(Kept),
+            used: OnWrites { put: false, ..OnWrites::ALL },
+            is_set_later: false,
+        };
+        for (attribute, policy, how, verdict, fails) in [
+            (Attribute::Tags, Policy::Require, Ignored, Verdict::Lacks, true),
+            (Attribute::Tags, Policy::Require, Unknown, Verdict::Unknown, true),
+            (Attribute::Tags, Policy::Try, Ignored, Verdict::Loses, false),
+            (Attribute::Tags, Policy::Try, Unknown, Verdict::Unknown, false),
+            (Attribute::Tags, Policy::Skip, Ignored, Verdict::Moot, false),
+            (Attribute::Tags, Policy::Require, Kept, Verdict::Agrees, false),
+            (Attribute::Lock, Policy::Require, Ignored, Verdict::Lacks, true),
+            (Attribute::Lock, Policy::Require, Refused, Verdict::Loses, false),
+        ] {
+            let finding = of(attribute, policy, how);
+            assert_eq!((finding.verdict(), finding.fails()), (verdict, fails), "{finding:?}");
+        }
+        let named = AttributeFinding { is_named: true, ..of(Attribute::StorageClass, Policy::Try, Refused) };
+        assert!(named.fails(), "each request carries it");
+        let later = AttributeFinding { is_set_later: true, ..of(Attribute::Tags, Policy::Require, Ignored) };
+        assert_eq!(later.verdict(), Verdict::Agrees);
+        let uploads = OnWrites::UPLOADS;
+        let unused = AttributeFinding { used: uploads, ..of(Attribute::Tags, Policy::Require, Ignored) };
+        assert!(!unused.fails(), "a job without copies does not care about CopyObject");
+    }
+}

@@ -1,0 +1,178 @@
+//! Questions about lists: of objects, of open uploads, and of parts.
+//!
+//! A key that the server does not take is left out and told; the others answer for the list.
+
+use std::collections::BTreeSet;
+
+use futures::TryStreamExt;
+
+use super::finding::Told;
+use super::scratch::{NotStored, Scratch, is_refusal, plain, reason, told};
+use crate::multipart::{self, MultipartUpload};
+use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
+
+/// The keys of a listing, in the order of their bytes. Listed by directories, `a/b` would come before `a b`.
+const LISTED: [&str; 7] = ["a", "a b", "a!", "a-b", "a/b", "a0", ODD];
+/// A name that does not survive an encoding that is not undone.
+const ODD: &str = "é+%";
+
+/// The answers about the list of objects.
+pub(super) struct Objects {
+    pub(super) list: Told,
+    pub(super) ordered: Told,
+    pub(super) encoded: Told,
+}
+
+/// Finds out whether a list shows what was written, in the order of bytes, and in an encoding if it is asked for one.
+pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
+    let prefix = format!("{}list/", scratch.prefix);
+    let mut stored = BTreeSet::new();
+    let mut refusal = None;
+    for name in LISTED {
+        match scratch.put_plain(&format!("list/{name}"), b"").await {
+            Ok(_) => drop(stored.insert(format!("{prefix}{name}"))),
+            Err(failure) => refusal = Some(failure),
+        }
+    }
+    let all = |told: Told| Objects { list: told.clone(), ordered: told.clone(), encoded: told };
+    if let (true, Some(failure)) = (stored.is_empty(), refusal) {
+        return all(Told::unknown(reason(&failure)));
+    }
+    let odd = format!("{prefix}{ODD}");
+    let is_exact = |keys: &[String]| stored.iter().eq(keys.iter().collect::<BTreeSet<_>>());
+    let (keys, encoded) = match keys(scratch, &prefix, true).await {
+        Ok(keys) if is_exact(&keys) => (keys, Told::kept()),
+        first => {
+            let why = match &first {
+                Ok(_) => Told::ignored("names come back otherwise than they were written"),
+                Err(failure) => told(failure),
+            };
+            match self::keys(scratch, &prefix, false).await {
+                Ok(keys) => (keys, why),
+                Err(failure) => return all(told(&failure)),
+            }
+        }
+    };
+    let found: BTreeSet<&String> = keys.iter().collect();
+    let missing: Vec<_> = stored.iter().filter(|key| !found.contains(key) && **key != odd).collect();
+    let list = match missing.first() {
+        None => Told::kept(),
+        Some(key) => Told::ignored(format!("the list lacks {} keys, for example {key}", missing.len())),
+    };
+    let shown: Vec<_> = keys.iter().filter(|key| stored.contains(*key)).collect();
+    let ordered = match &list {
+        list if list.is_lacking() && shown.len() < 2 => Told::unknown(list.reason.clone()),
+        _ if shown.is_sorted() => Told::kept(),
+        _ => Told::ignored("keys come in another order than that of their bytes"),
+    };
+    let encoded = if stored.contains(&odd) {
+        encoded
+    } else {
+        Told::moot(format!("the server does not store the key {odd}"))
+    };
+    Objects { list, ordered, encoded }
+}
+
+async fn keys(scratch: &Scratch, prefix: &str, encoded_lists: bool) -> Result<Vec<String>, Failure> {
+    let bucket = scratch.ask(Operation::ListObjects)?;
+    let bucket = bucket.assuming(Capabilities { encoded_lists, ..bucket.capabilities().clone() });
+    // The order is what is asked for.
+    let mut paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Short);
+    let (mut keys, mut token) = (Vec::new(), None);
+    loop {
+        let mut page = bucket.list(prefix, None, token.as_deref()).await?;
+        if paging.check(&mut page)? == Turn::Again {
+            continue;
+        }
+        keys.extend(page.items.into_iter().map(|object| object.key));
+        token = page.next;
+        if token.is_none() {
+            return Ok(keys);
+        }
+        scratch.ask(Operation::ListObjects)?;
+    }
+}
+
+/// The answers about open uploads.
+pub(super) struct Uploads {
+    pub(super) parts: Told,
+    pub(super) list: Told,
+    pub(super) encoded: Told,
+}
+
+/// Finds out whether an open upload and its part are listed, and whether its key comes back from an encoding.
+pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
+    let odd = format!("uploads/{ODD} b");
+    let mut begun = scratch.begin_one(&odd, b"part", &plain()).await;
+    let mut is_odd = true;
+    if let Err(failure) = &begun
+        && is_refusal(failure)
+    {
+        let key = format!("{}{odd}", scratch.prefix);
+        scratch.not_stored.push(NotStored { key, reason: reason(failure) });
+        is_odd = false;
+        begun = scratch.begin_one("uploads/plain", b"part", &plain()).await;
+    }
+    let (upload, part) = match begun {
+        Ok(begun) => begun,
+        Err(failure) => {
+            let why = Told::unknown(reason(&failure));
+            return Uploads { parts: why.clone(), list: why.clone(), encoded: why };
+        }
+    };
+    let parts = list_of_parts(scratch, &upload, &part).await;
+    let (list, encoded) = list_of_uploads(scratch, &upload).await;
+    let encoded =
+        if is_odd { encoded } else { Told::moot(format!("the server does not take the key {odd}")) };
+    Uploads { parts, list, encoded }
+}
+
+async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartDone) -> Told {
+    if let Err(failure) = scratch.ask(Operation::ListParts) {
+        return told_by(&failure);
+    }
+    match upload.parts().try_collect::<Vec<_>>().await {
+        Ok(parts) if parts.iter().map(|part| part.size).eq([part.size]) => Told::kept(),
+        Ok(parts) => Told::ignored(format!("it shows {} parts of an upload that has one", parts.len())),
+        Err(failure) => told_by(&failure),
+    }
+}
+
+/// Whether the upload is listed, and whether that holds for an encoded list.
+async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, Told) {
+    let is_it = |open: &OpenUpload| open.upload_id == upload.id();
+    let encoded = listed(scratch, true).await;
+    if let Ok(uploads) = &encoded
+        && uploads.iter().any(|open| is_it(open) && open.key == upload.key().as_str())
+    {
+        return (Told::kept(), Told::kept());
+    }
+    let why = match &encoded {
+        Ok(_) => Told::ignored("keys come back otherwise than they were written"),
+        Err(failure) => told_by(failure),
+    };
+    match listed(scratch, false).await {
+        Ok(uploads) if uploads.iter().any(is_it) => (Told::kept(), why),
+        Ok(_) => {
+            let list = Told::ignored("the list does not show an upload that is open");
+            (list.clone(), Told::unknown(list.reason))
+        }
+        Err(failure) => (told_by(&failure), Told::unknown(reason(&failure))),
+    }
+}
+
+async fn listed(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenUpload>, Failure> {
+    let bucket = scratch.ask(Operation::ListMultipartUploads)?;
+    let bucket = bucket.assuming(Capabilities { encoded_uploads, ..bucket.capabilities().clone() });
+    let prefix = format!("{}uploads/", scratch.prefix);
+    multipart::uploads(&bucket, &prefix).try_collect().await
+}
+
+/// A server that answers a question about uploads unreadably does not know it.
+fn told_by(failure: &Failure) -> Told {
+    match failure.kind() {
+        FailureKind::NoSuchUpload | FailureKind::NotUnderstood => Told::refused(reason(failure)),
+        _ => told(failure),
+    }
+}

@@ -1,0 +1,114 @@
+//! What a job asks of the objects in one bucket: the part of its transfers that a probe can try.
+
+use std::collections::BTreeSet;
+
+use crate::manifest::job::{
+    Attribute, CannedAcl, Encryption, Policy, Preserve, Preset, SetValues, Transfer, When,
+};
+use crate::s3::OnWrites;
+
+/// What the job asks of a bucket, over all transfers that write there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Objects are copied into it.
+    pub copies: bool,
+    /// Files are uploaded to it.
+    pub uploads: bool,
+    /// Writes carry conditions.
+    pub conditions: bool,
+    /// The strictest policy for each attribute.
+    pub preserve: Preserve,
+    /// Attributes that the job gives values of its own.
+    pub named: BTreeSet<Attribute>,
+    /// The canned ACL of all objects.
+    pub acl: Option<CannedAcl>,
+    /// A storage class that the job names.
+    pub storage_class: Option<String>,
+    /// An encryption that the job names.
+    pub encryption: Option<Encryption>,
+}
+
+impl Default for Needs {
+    /// Copies and uploads with the defaults of a manifest.
+    fn default() -> Self {
+        let (preserve, named) = (Preserve::default(), BTreeSet::new());
+        Self { copies: true, uploads: true, conditions: true, preserve, named, ..Self::NOTHING }
+    }
+}
+
+impl Needs {
+    const NOTHING: Self = Self {
+        copies: false,
+        uploads: false,
+        conditions: false,
+        preserve: Preserve {
+            metadata: Policy::Skip,
+            headers: Policy::Skip,
+            tags: Policy::Skip,
+            storage_class: Policy::Skip,
+            encryption: Policy::Skip,
+            lock: Policy::Skip,
+            acl: Policy::Skip,
+            annotations: Policy::Skip,
+        },
+        named: BTreeSet::new(),
+        acl: None,
+        storage_class: None,
+        encryption: None,
+    };
+
+    /// Returns what these transfers ask of the bucket that all of them write to.
+    #[must_use]
+    pub fn of<'t>(transfers: impl IntoIterator<Item = &'t Transfer>) -> Self {
+        let mut needs = Self { preserve: Preset::ContentOnly.into(), ..Self::NOTHING };
+        for Transfer { from, to, when, preserve, set, .. } in transfers {
+            needs.conditions |= *when != When::Always;
+            if from.s3().is_some() {
+                needs.copies = true;
+                for attribute in Attribute::ALL {
+                    let policy = stricter(needs.preserve.of(attribute), preserve.of(attribute));
+                    needs.preserve.set(attribute, policy);
+                }
+            } else {
+                needs.uploads = true;
+            }
+            needs.named.extend(set_by(set));
+            needs.named.extend(to.storage_class.as_ref().map(|_| Attribute::StorageClass));
+            needs.named.extend(to.encryption.as_ref().map(|_| Attribute::Encryption));
+            needs.acl = needs.acl.or(to.acl);
+            needs.storage_class = needs.storage_class.or_else(|| to.storage_class.clone());
+            needs.encryption = needs.encryption.or_else(|| to.encryption.clone());
+        }
+        needs
+    }
+
+    /// Returns the requests that create the job's objects.
+    pub(super) const fn writes(&self) -> OnWrites {
+        OnWrites { copy: self.copies, put: self.uploads, complete: true }
+    }
+
+    /// Returns true if objects shall have this attribute.
+    pub(super) fn wants(&self, attribute: Attribute) -> bool {
+        self.preserve.of(attribute).keeps() || self.named.contains(&attribute)
+    }
+}
+
+fn stricter(one: Policy, other: Policy) -> Policy {
+    let rank = |policy| match policy {
+        Policy::Require => 3,
+        Policy::Try => 2,
+        Policy::Replace => 1,
+        Policy::Skip => 0,
+    };
+    if rank(one) >= rank(other) { one } else { other }
+}
+
+fn set_by(set: &SetValues) -> impl Iterator<Item = Attribute> {
+    let has_headers = set.headers().iter().any(|(_, value)| value.is_some());
+    let all = [
+        (Attribute::Metadata, !set.metadata.is_empty()),
+        (Attribute::Headers, has_headers),
+        (Attribute::Tags, !set.tags.is_empty()),
+    ];
+    all.into_iter().filter_map(|(attribute, is_set)| is_set.then_some(attribute))
+}

@@ -1,0 +1,353 @@
+//! The scratch prefix: each request of a probe, and a note of whatever it may have made.
+//!
+//! No request is sent after the probe was asked to stop, or when its time is over. A request that is under way then may
+//! end, because one whose answer nobody waits for may take effect after the cleaning.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::finding::{Told, request_of};
+use crate::bucket::{Answer, Bucket};
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::location::ObjectKey;
+use crate::multipart::MultipartUpload;
+use crate::printable::cut;
+use crate::s3::{
+    Attributes, CannedAcl, Capabilities, Checksum, CompleteSpec, Failure, FailureKind, Head, Operation,
+    PartDone, SourcePin, Tags, WriteCondition, Written,
+};
+
+/// The longest reason that is told, in bytes.
+const LONGEST_REASON: usize = 240;
+
+/// A request that has no answer for so long may take effect later than its repetition.
+const LATE: Duration = Duration::from_secs(1);
+
+/// A key that the server did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotStored {
+    /// The key below the scratch prefix.
+    pub key: String,
+    /// The server's answer.
+    pub reason: String,
+}
+
+/// An object or an upload that was made, or may have been.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Made {
+    pub(super) key: ObjectKey,
+    /// The version, or the upload id.
+    pub(super) id: Option<String>,
+}
+
+/// Something that may exist and that no answer told of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Doubt {
+    pub(super) key: ObjectKey,
+    pub(super) is_upload: bool,
+    /// True if the request may take effect after the lists were read.
+    pub(super) is_late: bool,
+}
+
+/// The prefix, and what was made below it.
+pub(super) struct Scratch {
+    pub(super) bucket: Bucket,
+    pub(super) prefix: String,
+    /// The canned ACL of all that is written.
+    pub(super) acl: Option<CannedAcl>,
+    pub(super) objects: Vec<Made>,
+    pub(super) uploads: Vec<Made>,
+    /// Uploads of which Complete was answered with success.
+    pub(super) completed: Vec<Made>,
+    pub(super) doubts: Vec<Doubt>,
+    pub(super) not_stored: Vec<NotStored>,
+    /// When the last lock of a scratch object has ended.
+    pub(super) locked_until: Option<Instant>,
+    pub(super) stop: CancellationToken,
+    pub(super) deadline: Instant,
+}
+
+impl Scratch {
+    pub(super) fn new(
+        bucket: Bucket,
+        prefix: &str,
+        acl: Option<CannedAcl>,
+        stop: &CancellationToken,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            bucket,
+            prefix: prefix.to_owned(),
+            acl,
+            objects: Vec::new(),
+            uploads: Vec::new(),
+            completed: Vec::new(),
+            doubts: Vec::new(),
+            not_stored: Vec::new(),
+            locked_until: None,
+            stop: stop.clone(),
+            deadline: Instant::now() + limit,
+        }
+    }
+
+    /// Refuses a request that must not be sent any more.
+    fn may_send(&self, operation: Operation) -> Result<(), Failure> {
+        let why = if self.stop.is_cancelled() {
+            "the probe was stopped"
+        } else if Instant::now() > self.deadline {
+            "the probe took too long"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(FailureKind::Stopped, operation, self.prefix.clone(), why))
+    }
+
+    /// Changes what later requests assume of the server.
+    pub(super) fn assume(&mut self, change: impl FnOnce(&mut Capabilities)) {
+        let mut capabilities = self.bucket.capabilities().clone();
+        change(&mut capabilities);
+        self.bucket = self.bucket.assuming(capabilities);
+    }
+
+    /// Returns a key behind the prefix.
+    pub(super) fn key(&self, name: &str) -> Result<ObjectKey, Failure> {
+        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| {
+            Failure::new(FailureKind::Invalid, Operation::PutObject, self.prefix.as_str(), error.to_string())
+        })
+    }
+
+    /// Takes note of a write that began at this time; one whose outcome is not known may have happened too.
+    fn note(&mut self, key: &ObjectKey, began: Instant, answer: &Result<Answer<Written>, Failure>) {
+        let id = match answer {
+            Ok(Answer { value, maybe_twice, .. }) => {
+                // Of a write that was sent twice, the first may still be at work.
+                if *maybe_twice && began.elapsed() > LATE {
+                    self.doubt(key, false, true);
+                }
+                value.version.clone()
+            }
+            Err(failure) if may_have_happened(failure) => {
+                self.doubt(key, false, may_come_late(failure));
+                None
+            }
+            Err(_) => return,
+        };
+        let made = Made { key: key.clone(), id };
+        if !self.objects.contains(&made) {
+            self.objects.push(made);
+        }
+    }
+
+    fn doubt(&mut self, key: &ObjectKey, is_upload: bool, is_late: bool) {
+        self.doubts.push(Doubt { key: key.clone(), is_upload, is_late });
+    }
+
+    fn with_acl(&self, attributes: &Attributes) -> Attributes {
+        Attributes { acl: self.acl, ..attributes.clone() }
+    }
+
+    pub(super) async fn put(
+        &mut self,
+        name: &str,
+        body: impl Into<Bytes>,
+        attributes: &Attributes,
+        checksum: Option<&Checksum>,
+        condition: WriteCondition,
+    ) -> Result<Written, Failure> {
+        self.may_send(Operation::PutObject)?;
+        let key = self.key(name)?;
+        let attributes = self.with_acl(attributes);
+        let began = Instant::now();
+        let answer = self.bucket.put_object(&key, body.into(), &attributes, checksum, condition).await;
+        self.note(&key, began, &answer);
+        answer.map(|answer| answer.value)
+    }
+
+    /// Writes a few bytes under a key, and takes note if the server does not take it.
+    pub(super) async fn put_plain(&mut self, name: &str, body: &'static [u8]) -> Result<Written, Failure> {
+        let answer = self.put(name, body, &plain(), None, WriteCondition::None).await;
+        if let Err(failure) = &answer
+            && *failure.kind() != FailureKind::Stopped
+        {
+            let key = format!("{}{name}", self.prefix);
+            self.not_stored.push(NotStored { key, reason: reason(failure) });
+        }
+        answer
+    }
+
+    pub(super) async fn copy(
+        &mut self,
+        source: &SourcePin,
+        name: &str,
+        attributes: &Attributes,
+        condition: WriteCondition,
+    ) -> Result<Written, Failure> {
+        self.may_send(Operation::CopyObject)?;
+        let key = self.key(name)?;
+        let attributes = self.with_acl(attributes);
+        let began = Instant::now();
+        let answer = self.bucket.copy_object(source, 0, &key, &attributes, condition).await;
+        self.note(&key, began, &answer);
+        answer.map(|answer| answer.value)
+    }
+
+    pub(super) async fn begin(
+        &mut self,
+        name: &str,
+        attributes: &Attributes,
+    ) -> Result<MultipartUpload, Failure> {
+        self.may_send(Operation::CreateMultipartUpload)?;
+        let attributes = self.with_acl(attributes);
+        let key = self.key(name)?;
+        let upload = match MultipartUpload::initiate(&self.bucket, &key, &attributes).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                if may_have_happened(&failure) {
+                    self.doubt(&key, true, may_come_late(&failure));
+                }
+                return Err(failure);
+            }
+        };
+        let made = |id: &str| Made { key: upload.key().clone(), id: Some(id.to_owned()) };
+        self.uploads.push(made(upload.id()));
+        self.uploads.extend(upload.strays().iter().filter_map(|stray| stray.id.as_deref()).map(made));
+        Ok(upload)
+    }
+
+    /// Begins an upload that has one part.
+    pub(super) async fn begin_one(
+        &mut self,
+        name: &str,
+        body: &'static [u8],
+        attributes: &Attributes,
+    ) -> Result<(MultipartUpload, PartDone), Failure> {
+        let upload = self.begin(name, attributes).await?;
+        self.may_send(Operation::UploadPart)?;
+        let part = upload.upload_part(1, body).await?;
+        Ok((upload, part))
+    }
+
+    /// Copies a range of the source, or all of it, as a part.
+    pub(super) async fn copy_part(
+        &self,
+        upload: &MultipartUpload,
+        number: u32,
+        source: &SourcePin,
+        range: Option<(u64, u64)>,
+        size: u64,
+    ) -> Result<PartDone, Failure> {
+        self.may_send(Operation::UploadPartCopy)?;
+        upload.copy_range(number, source, range, size).await.map(|answer| answer.value)
+    }
+
+    pub(super) async fn complete(
+        &mut self,
+        upload: &MultipartUpload,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        self.may_send(Operation::CompleteMultipartUpload)?;
+        let began = Instant::now();
+        let answer = upload.complete(parts, spec).await;
+        let answer = answer.map(|value| Answer { value, attempts: 1, maybe_twice: false });
+        self.note(upload.key(), began, &answer);
+        if answer.is_ok() {
+            let is_it = |made: &mut Made| made.id.as_deref() == Some(upload.id());
+            self.completed.extend(self.uploads.extract_if(.., is_it));
+        }
+        answer.map(|answer| answer.value)
+    }
+
+    /// Makes an object of one part.
+    pub(super) async fn complete_one(
+        &mut self,
+        name: &str,
+        attributes: &Attributes,
+        condition: WriteCondition,
+    ) -> Result<Written, Failure> {
+        let (upload, part) = self.begin_one(name, b"part", attributes).await?;
+        let spec = CompleteSpec { size: part.size, condition, ..CompleteSpec::default() };
+        self.complete(&upload, &[part], &spec).await
+    }
+
+    /// Makes an object by any of the requests that do; `source` is copied.
+    pub(super) async fn write(
+        &mut self,
+        by: ConditionalWrite,
+        name: &str,
+        source: &SourcePin,
+        attributes: &Attributes,
+        condition: WriteCondition,
+    ) -> Result<Written, Failure> {
+        match by {
+            ConditionalWrite::Put => self.put(name, &b"written"[..], attributes, None, condition).await,
+            ConditionalWrite::Copy => self.copy(source, name, attributes, condition).await,
+            ConditionalWrite::Complete => self.complete_one(name, attributes, condition).await,
+        }
+    }
+
+    /// Looks at the object that stands at the key now.
+    pub(super) async fn head(&self, name: &str) -> Result<Head, Failure> {
+        self.may_send(Operation::HeadObject)?;
+        self.bucket.head(&self.key(name)?, None).await
+    }
+
+    /// Looks whether a write that was answered well made an object of this size.
+    pub(super) async fn effect(&self, name: &str, by: ConditionalWrite, size: u64) -> Told {
+        match self.head(name).await {
+            Ok(head) if head.size == size => Told::kept(),
+            Ok(head) => Told::ignored(format!("it made an object of {} bytes from {size}", head.size)),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                Told::ignored(format!("{} was answered with success and made no object", request_of(by)))
+            }
+            Err(failure) => Told::unknown(reason(&failure)),
+        }
+    }
+
+    /// Refuses a request of another kind that must not be sent any more.
+    pub(super) fn ask(&self, operation: Operation) -> Result<&Bucket, Failure> {
+        self.may_send(operation)?;
+        Ok(&self.bucket)
+    }
+}
+
+/// Nothing but bytes.
+pub(super) fn plain() -> Attributes {
+    Attributes { tags: Tags::AsSource, ..Attributes::default() }
+}
+
+fn may_have_happened(failure: &Failure) -> bool {
+    failure.kind().outcome_unknown()
+        || (*failure.kind() == FailureKind::Stopped && failure.details().attempts > 0)
+}
+
+/// A server that did not answer in time may still be at work.
+fn may_come_late(failure: &Failure) -> bool {
+    matches!(failure.kind(), FailureKind::TimedOut | FailureKind::Silent | FailureKind::Stopped)
+}
+
+/// The server does not want this request as it is, now or ever.
+pub(super) fn is_refusal(failure: &Failure) -> bool {
+    matches!(
+        failure.kind(),
+        FailureKind::Unsupported | FailureKind::Invalid | FailureKind::Corrupted | FailureKind::NotFound
+    )
+}
+
+/// The answer of a request that was not answered well.
+pub(super) fn told(failure: &Failure) -> Told {
+    if is_refusal(failure) { Told::refused(reason(failure)) } else { Told::unknown(reason(failure)) }
+}
+
+/// Says what failed, in one line.
+pub(super) fn reason(failure: &Failure) -> String {
+    let details = failure.details();
+    if details.code.is_empty() || *failure.kind() == FailureKind::Stopped {
+        return cut(details.message.clone(), LONGEST_REASON);
+    }
+    let text = format!("{}: {}: {}", details.operation, details.code, details.message);
+    cut(text.trim_end_matches([' ', '.', ':']).to_owned(), LONGEST_REASON)
+}
