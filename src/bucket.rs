@@ -11,6 +11,7 @@ mod describe;
 mod doubt;
 mod hidden;
 pub mod history;
+mod stopping;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::contact::Contact;
 pub use self::hidden::HiddenEtags;
+use self::stopping::Waits;
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
@@ -46,6 +48,7 @@ pub struct Bucket {
     /// Set while it is not known whether the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
+    waits: Waits,
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
     versioned: Arc<OnceCell<bool>>,
@@ -102,6 +105,7 @@ impl Bucket {
             retry,
             contact: None,
             halt,
+            waits: Waits::OfTheRun,
             hidden,
             versioned: Arc::default(),
             waited: Duration::ZERO,
@@ -172,12 +176,6 @@ impl Bucket {
     #[must_use]
     pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
         Self { client: self.client.with_customer_key(key), ..self.clone() }
-    }
-
-    /// The same bucket, whose requests end with `halt` and not with the run.
-    #[must_use]
-    pub fn halted_by(&self, halt: CancellationToken) -> Self {
-        Self { halt, ..self.clone() }
     }
 
     /// How long a request for `key` would stand in line at the moment.
@@ -255,8 +253,9 @@ impl Bucket {
         let mut is_late = !self.waited.is_zero();
         loop {
             let admitted = tokio::select! {
+                biased;
                 admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience) => admitted,
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.waits_in_vain(lanes, operation, attempts) => return Err(self.stopped(operation, key).after(attempts)),
             };
             let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             if since.is_some() {
@@ -321,7 +320,9 @@ impl Bucket {
             let wait = self.retry.wait(failure.kind(), attempts, waited, fastrand::f64());
             let wait = match wait.filter(|_| !is_over) {
                 Some(wait) => self.contact.as_ref().map_or(wait, |contact| contact.pause(wait)),
-                None if let Some(contact) = &self.contact => return Err(contact.given_up(failure)),
+                None if let Some(contact) = &self.contact => {
+                    return Err(contact.given_up(self.in_its_network(failure)));
+                }
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
                 None if failure.kind().speaks_of_an_outage()
                     && operation != Operation::HeadBucket
@@ -344,7 +345,7 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // It would have been sent again: the stop ends it, not what the server said.
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.waits_in_vain(lanes, operation, attempts) => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
     }

@@ -28,6 +28,8 @@ pub struct RetryPolicy {
     pub complete: Duration,
     /// Bytes per second below which a stream counts as dead.
     pub slowest: u64,
+    /// The time that a run has to end in after it was stopped.
+    pub drain: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -40,9 +42,15 @@ impl Default for RetryPolicy {
             silence: Duration::from_mins(1),
             complete: Duration::from_mins(10),
             slowest: 2 * MIB,
+            drain: DRAIN,
         }
     }
 }
+
+/// The time that a run has to end in after it was stopped, unless something else is said.
+pub const DRAIN: Duration = Duration::from_secs(20);
+/// Of that time, a quarter at most is for tidying up when requests under way have ended, and no more than this.
+const TIDYING: Duration = Duration::from_secs(8);
 
 /// One attempt may take this long although less patience is left: a server far away needs some time to answer.
 const LEAST: Duration = Duration::from_secs(5);
@@ -73,7 +81,14 @@ impl RetryPolicy {
         complete: Duration::from_secs(15),
         persistence: Duration::ZERO,
         slowest: 1 << 20,
+        drain: DRAIN,
     };
+
+    /// Returns how long after a stop what is left to tidy up may take: open uploads and the journal.
+    #[must_use]
+    pub fn tidying(&self) -> Duration {
+        (self.drain / 4).min(TIDYING)
+    }
 
     /// The policy for a bucket that has not answered yet. All faults that may pass are waited for as long as the run's
     /// patience lasts; attempts follow each other closely and are short, so that a server that comes up is noticed.
@@ -147,6 +162,7 @@ mod tests {
         silence: Duration::from_mins(1),
         complete: Duration::from_mins(10),
         slowest: 2 * MIB,
+        drain: DRAIN,
     };
 
     #[test]

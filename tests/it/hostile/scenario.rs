@@ -149,6 +149,7 @@ impl Scenario {
             complete: Duration::from_secs(2),
             // No stream counts as alive for its bytes' sake.
             slowest: 1 << 40,
+            ..RetryPolicy::default()
         };
         let store = world.sandbox.store();
         store.quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);
