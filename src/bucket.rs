@@ -16,6 +16,7 @@ pub mod history;
 mod judge;
 mod list;
 pub(crate) mod parking;
+mod stopping;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use self::contact::Contact;
 pub use self::hidden::HiddenEtags;
 use self::judge::{Doubts, Verdict};
 use self::parking::Parks;
+use self::stopping::Waits;
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
@@ -63,6 +65,7 @@ pub struct Bucket {
     has_parts: Arc<AtomicBool>,
     /// Requests that leave their places while they wait.
     parks: Parks,
+    waits: Waits,
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
     versioned: Arc<OnceCell<bool>>,
@@ -125,6 +128,7 @@ impl Bucket {
             halt,
             has_parts: Arc::default(),
             parks: Parks::default(),
+            waits: Waits::OfTheRun,
             hidden,
             versioned: Arc::default(),
             waited: Duration::ZERO,
@@ -195,12 +199,6 @@ impl Bucket {
     #[must_use]
     pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
         Self { client: self.client.with_customer_key(key), ..self.clone() }
-    }
-
-    /// The same bucket, whose requests end with `halt` and not with the run.
-    #[must_use]
-    pub fn halted_by(&self, halt: CancellationToken) -> Self {
-        Self { over: halt.clone(), halt, ..self.clone() }
     }
 
     /// How long a request for `key` would stand in line at the moment.
@@ -287,7 +285,7 @@ impl Bucket {
             // Nor does the time without credentials, which has a clock of its own too.
             let unsigned =
                 self.credentials(operation, key).await.map_err(|failure| failure.after(attempts.max(1)))?;
-            let Some(admitted) = self.admitted(at, operation, bytes, parked.take()).await else {
+            let Some(admitted) = self.admitted(at, operation, bytes, attempts, parked.take()).await else {
                 return Err(self.stopped(operation, key).after(attempts));
             };
             let mut admitted = admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
@@ -351,7 +349,9 @@ impl Bucket {
             let wait = self.wait(&failure, waited);
             let wait = match wait.filter(|_| !is_over) {
                 Some(wait) => self.contact.as_ref().map_or(wait, |contact| contact.pause(wait)),
-                None if let Some(contact) = &self.contact => return Err(contact.given_up(failure)),
+                None if let Some(contact) = &self.contact => {
+                    return Err(contact.given_up(self.in_its_network(failure)));
+                }
                 // The endpoint as a whole does not answer: that ends when the outage does, or its patience.
                 None if failure.kind().speaks_of_an_outage()
                     && operation != Operation::HeadBucket
@@ -375,7 +375,7 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // It would have been sent again: the stop ends it, not what the server said.
-                () = self.over.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.waits_in_vain(lanes, operation, attempts) => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
     }

@@ -9,6 +9,7 @@ mod check;
 mod color;
 mod completions;
 mod copy;
+mod estimate;
 mod flags;
 mod habits;
 mod help;
@@ -39,7 +40,6 @@ mod uploads;
 mod verify;
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -126,8 +126,8 @@ enum CliError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// A signal ended the command.
-    #[error("interrupted; run the same command again")]
-    Interrupted,
+    #[error("interrupted; {0}")]
+    Interrupted(String),
 }
 
 impl CliError {
@@ -168,9 +168,9 @@ impl CliError {
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
             Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
             // The run is not over before its report is whole.
-            Self::Lost(_) | Self::Interrupted | Self::Report(ReportError::Incomplete { kept: true, .. }) => {
-                Exit::Interrupted
-            }
+            Self::Lost(_)
+            | Self::Interrupted(_)
+            | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Absent(_)
             | Self::Report(ReportError::Target(_))
@@ -413,7 +413,12 @@ fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
     load_in(path, &Environment::load())
 }
 
+/// Reads a manifest. A pipe may never end, so that the thread is given up for as long as that takes.
 fn load_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
+    tokio::task::block_in_place(|| read_in(path, environment))
+}
+
+fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
     if path != Path::new("-") {
         return manifest::load(path, environment).map_err(|error| not_found(path).unwrap_or(error.into()));
     }
@@ -464,8 +469,11 @@ fn local_source(text: &str) -> Result<LocalPath, CliError> {
     if !missing {
         return Ok(LocalPath(text.into()));
     }
-    let meant = suggestion(text).or_else(|| bare(text)).map(|meant| format!("; {meant}")).unwrap_or_default();
-    Err(CliError::Usage(format!("there is no file or directory {text}{meant}")))
+    let message = format!("there is no file or directory {text}");
+    Err(match suggestion(text).or_else(|| bare(text)) {
+        Some(meant) => CliError::Usage(format!("{message}; {meant}")),
+        None => CliError::Absent(format!("{message}; check the path")),
+    })
 }
 
 /// What is asked of all commands.
@@ -507,8 +515,18 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), color, output).into(),
     };
-    // The task of its own makes a panic anywhere an exit code instead of an abort.
-    let outcome = runtime.block_on(async { tokio::spawn(dispatch(command, output)).await });
+    let outcome = runtime.block_on(async {
+        // Before the command does anything: a signal may come at any moment.
+        let signals = Signals::of_the_end();
+        // The task of its own makes a panic anywhere an exit code instead of an abort.
+        let command = tokio::spawn(dispatch(command, output));
+        let Ok(signals) = signals else { return command.await };
+        tokio::select! {
+            biased;
+            ended = command => ended,
+            interrupted = signals::interruption(signals) => Ok(Err(interrupted)),
+        }
+    });
     // Reads of files and pipes that still block must not hold up the exit.
     runtime.shutdown_background();
     match outcome {
@@ -523,11 +541,11 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,
         Command::Run(run) => Box::pin(run.execute(output)).await,
         Command::Retry(retry) => Box::pin(retry.execute(output)).await,
-        Command::Plan(plan) => interruptible(Box::pin(plan.execute(output))).await,
+        Command::Plan(plan) => Box::pin(plan.execute(output)).await,
         Command::Check(check) => Box::pin(check.execute(output)).await,
-        Command::Status(status) => interruptible(Box::pin(status.execute(output))).await,
+        Command::Status(status) => Box::pin(status.execute(output)).await,
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
-        Command::Uploads(uploads) => interruptible(Box::pin(uploads.execute(output))).await,
+        Command::Uploads(uploads) => Box::pin(uploads.execute(output)).await,
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;
             say(&schema)
@@ -537,15 +555,6 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Completions { shell } => say(completions::script(shell).trim_end()),
         Command::Man(man) => man.execute(),
         Command::Version => say(concat!("s3haul ", env!("CARGO_PKG_VERSION"))),
-    }
-}
-
-/// Does `command` until a signal ends it, with one sentence instead of silence.
-async fn interruptible<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    let Ok(mut signals) = Signals::of_the_end() else { return command.await };
-    tokio::select! {
-        ended = command => ended,
-        _ = signals.recv() => Err(CliError::Interrupted),
     }
 }
 

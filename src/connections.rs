@@ -247,6 +247,15 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
             Ok(Some(region.clone()))
         }
         // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
+        FailureKind::Invalid if is_redirect_elsewhere(&failure) => {
+            let message = format!(
+                "{} is not an S3 server: it answers with a redirect ({}), as the login page of a portal or a proxy does",
+                contact.server(),
+                failure.details().code
+            );
+            let place = contact.name().to_string();
+            Err(Failure::new(FailureKind::Unreadable, Operation::HeadBucket, place, message))
+        }
         FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
             Ok(_) => Ok(None),
             Err(listed) if *listed.kind() == FailureKind::Denied => {
@@ -272,6 +281,12 @@ async fn refuse_web_page(contact: &Bucket) -> Result<(), Failure> {
         // Whatever else it is, the run finds it too, with all that it does about it.
         _ => Ok(()),
     }
+}
+
+/// True for a redirect that S3 does not send: those of S3 are 301 and 307, and name the bucket's Region.
+fn is_redirect_elsewhere(failure: &Failure) -> bool {
+    let details = failure.details();
+    details.request_id.is_none() && ["HTTP 302", "HTTP 303", "HTTP 308"].contains(&&*details.code)
 }
 
 /// True for an answer that cannot be read, and for a refusal without an error code of S3.

@@ -4,8 +4,9 @@
 //! own ([`object`], [`upload`]) that takes a value and returns a value; a panic in it fails that object and nothing else.
 //! How many requests are in flight is not decided here but by [`crate::pace`].
 //!
-//! Stopping is orderly: no new work, requests under way end in peace within [`DRAIN`], unfinished uploads are aborted,
-//! and every object that was not done says so.
+//! Stopping is orderly: no new work, requests under way end in peace, unfinished uploads are aborted, and every object that
+//! was not done says so. All of it has the drain time ([`RetryPolicy::drain`]); what only waits for its next attempt ends
+//! at once.
 
 mod adopt;
 mod again;
@@ -64,6 +65,7 @@ use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::multipart::{Aborted, MultipartUpload, Stray};
 use crate::pace::RetryPolicy;
+pub use crate::pace::retry::DRAIN;
 use crate::pace::slots::Want;
 use crate::pace::{Slot, Slots};
 use crate::plan::decide::Route;
@@ -80,14 +82,11 @@ use receipt::{Draft, Ending, Receipt, seconds};
 use refusals::Refusals;
 use series::Copies;
 
-/// How long requests under way may go on after a stop.
-pub const DRAIN: Duration = Duration::from_secs(20);
-/// The same where the server has not answered for as long as the run's patience lasts.
+/// How long requests under way may go on after a stop where the server has not answered for as long as the run's patience
+/// lasts.
 const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
 /// What would stand in line for so long is not begun where others are under way.
 const LINE: Duration = Duration::from_millis(200);
-/// How long an upload may take to abort, then.
-const ABORT: Duration = Duration::from_secs(8);
 /// Memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
 
@@ -150,10 +149,16 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits until the run stops, and for as long as an abort may take then: nobody is in a hurry before.
+    /// Waits until the run stops, and for the time that is left to tidy up then: nobody is in a hurry before.
     async fn hurry(&self) {
         self.stop.cancelled().await;
-        sleep(ABORT).await;
+        self.halt.cancelled().await;
+        sleep(self.tidying()).await;
+    }
+
+    /// Returns how long an upload may take to abort when the run is over.
+    fn tidying(&self) -> Duration {
+        self.sides.destination.pacer().retry.tidying()
     }
 
     /// Ends an upload that will not be completed; true when it needs no record any more. One that stays open, or that is not
@@ -175,7 +180,7 @@ impl Work {
                     (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
                 }
             },
-            () = self.hurry() => (Stray::unanswered(id, ABORT), false),
+            () = self.hurry() => (Stray::unanswered(id, self.tidying()), false),
         };
         draft.notes.push(stray.told(bucket, upload.key()));
         is_over
@@ -293,13 +298,15 @@ pub async fn run(
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);
     learned::recall(&pacer, resumed);
-    let (slots, in_vain) = (pacer.slots().clone(), CancellationToken::new());
+    let in_vain = CancellationToken::new();
     let closer = tokio::spawn({
-        let (stop, halt, in_vain) = (stop.clone(), halt.clone(), in_vain.clone());
+        let (pacer, in_vain) = (Arc::clone(&pacer), in_vain.clone());
+        let (stop, halt) = (stop.clone(), halt.clone());
         async move {
             stop.cancelled().await;
-            slots.close();
-            sleep(if in_vain.is_cancelled() { DRAIN_IN_VAIN } else { DRAIN }).await;
+            pacer.stop();
+            let drain = pacer.retry.drain.saturating_sub(pacer.retry.tidying());
+            sleep(if in_vain.is_cancelled() { drain.min(DRAIN_IN_VAIN) } else { drain }).await;
             halt.cancel();
         }
     });

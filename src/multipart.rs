@@ -63,8 +63,7 @@ use futures::future::ready;
 use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 pub use self::abort::Stray;
 pub(crate) use self::abort::{
@@ -162,7 +161,7 @@ impl MultipartUpload {
     /// The same upload, whose requests go on when the run that began it is halted: for cleaning up after it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
-        Self { bucket: self.bucket.halted_by(CancellationToken::new()), ..self.clone() }
+        Self { bucket: self.bucket.tidying_up(), ..self.clone() }
     }
 
     /// Returns the token that calls off those of its requests that wait.
@@ -358,7 +357,8 @@ impl MultipartUpload {
             if is_over || began.elapsed() >= self.bucket.patience() || !failure.kind().is_retryable() {
                 return Err(self.bucket.unanswered(failure, began.elapsed()));
             }
-            sleep((Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE)).await;
+            let pause = (Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE);
+            self.bucket.pause(pause, Operation::CompleteMultipartUpload, &self.key).await?;
             round += 1;
         }
     }

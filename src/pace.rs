@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::manifest::job::Limits;
 use crate::s3::{Class, Failure, FailureKind, Operation};
@@ -60,6 +61,8 @@ pub struct Pacer {
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
     speed: Mutex<SpeedEstimate>,
     counters: Counters,
+    /// Cancelled when the run stops.
+    stopping: CancellationToken,
     /// How failed requests are repeated.
     pub retry: RetryPolicy,
 }
@@ -117,6 +120,7 @@ impl Pacer {
             outages: Mutex::default(),
             speed: Mutex::default(),
             counters: Counters::default(),
+            stopping: CancellationToken::new(),
             retry,
         }
     }
@@ -125,6 +129,18 @@ impl Pacer {
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// Stops the run: there are no more places, and nobody waits for another attempt.
+    pub fn stop(&self) {
+        self.slots.close();
+        self.stopping.cancel();
+    }
+
+    /// Cancelled when the run stops.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     /// The lanes of a bucket on an endpoint.

@@ -136,7 +136,7 @@ impl Contact {
 }
 
 /// Names the server, and the proxy before it: the proxy may be the one that does not answer.
-fn reached(bucket: &Bucket) -> String {
+pub(super) fn reached(bucket: &Bucket) -> String {
     match bucket.client.proxy() {
         Some(proxy) => format!("{} through the proxy {proxy}", bucket.server()),
         None => bucket.server().to_owned(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::Bucket;
+use super::contact::reached;
 use crate::location::ObjectKey;
 use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -32,6 +33,25 @@ impl Bucket {
             None => (FailureKind::TimedOut, within),
         };
         Failure::new(kind, operation, self.place_of(key), message)
+    }
+
+    /// Names what stands between the server and this machine, where that may be at fault: a proxy that does not answer, or
+    /// a CA bundle without the issuer of the certificate.
+    pub(super) fn in_its_network(&self, failure: Failure) -> Failure {
+        match failure.kind() {
+            FailureKind::Certificate(None) if let Some(bundle) = self.client.ca_bundle() => {
+                let message =
+                    format!("the CA bundle {bundle} does not contain the issuer of the server's certificate");
+                let (operation, place) = (failure.details().operation, failure.details().place.clone());
+                Failure::new(FailureKind::Certificate(Some(bundle)), operation, place, message)
+            }
+            FailureKind::Unreachable | FailureKind::TimedOut | FailureKind::Silent
+                if let Some(proxy) = self.client.proxy() =>
+            {
+                failure.noting(&format!("through the proxy {proxy}"))
+            }
+            _ => failure,
+        }
     }
 
     /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight
@@ -92,10 +112,10 @@ impl Bucket {
         let since = self.pacer.elapsed().saturating_sub(waited);
         let is_single = self.lanes(operation.class()).answered_after(operation, since);
         if *failure.kind() != FailureKind::TimedOut || is_single || waited.is_zero() {
-            return failure;
+            return self.in_its_network(failure);
         }
         let waited = display_duration(waited);
-        failure
+        self.in_its_network(failure)
             .as_kind(FailureKind::Silent)
             .noting(&format!("no {operation} was answered for {waited}, see `patience`"))
     }
@@ -108,7 +128,7 @@ impl Bucket {
     ) -> Failure {
         let Outlasted { down_for, reason } = outlasted;
         let message =
-            format!("{} has not answered for {}: {reason}", self.server(), display_duration(*down_for));
+            format!("{} has not answered for {}: {reason}", reached(self), display_duration(*down_for));
         Failure::new(FailureKind::Unreachable, operation, self.place_of(key), message)
     }
 }

@@ -156,7 +156,7 @@ impl Bucket {
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.halt.cancelled() => return Err(self.stopped(operation, Some(key)).after(attempts)),
+                () = self.waits_in_vain(&self.writes, operation, attempts) => return Err(self.stopped(operation, Some(key)).after(attempts)),
             }
             let newest = self.newest_version(key).await?;
             if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {

@@ -53,7 +53,9 @@ impl Bucket {
         let left = self.contact.as_ref().map(super::contact::Contact::left);
         let ready = tokio::select! {
             ready = self.client.ready(self.retry.patience, left) => ready,
-            () = self.halt.cancelled() => return Err(self.stopped(operation, key)),
+            () = self.waits_in_vain(self.lanes(operation.class()), operation, 1) => {
+                return Err(self.stopped(operation, key));
+            }
         };
         match ready {
             Ok(()) => Ok(began.elapsed()),

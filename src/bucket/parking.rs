@@ -42,6 +42,7 @@ impl Bucket {
         at: &'a str,
         operation: Operation,
         bytes: u64,
+        attempts: u32,
         parked: Option<Parked>,
     ) -> Option<Result<Admitted<'a>, Outlasted>> {
         let parked = parked.or_else(|| self.park_in_line(at, operation, bytes));
@@ -57,6 +58,7 @@ impl Bucket {
             biased;
             () = self.over.cancelled() => None,
             admitted = wait => Some(admitted),
+            () = self.waits_in_vain(lanes, operation, attempts) => None,
         }
     }
 

@@ -9,12 +9,11 @@ use jiff::Timestamp;
 use super::history::HistoryFlags;
 use super::journal::JournalFlags;
 use super::place::{Place, SidesFlags};
-use super::run::run;
+use super::run::{Terms, run};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::SetFlags;
-use super::{
-    CliError, EndpointFlags, Exit, Output, idle, interruptible, local_source, output_file, plan, word,
-};
+use super::signals::DrainFlags;
+use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, output_file, plan, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
@@ -136,6 +135,8 @@ pub(super) struct Copy {
     #[command(flatten)]
     journal: JournalFlags,
     #[command(flatten)]
+    drain: DrainFlags,
+    #[command(flatten)]
     history: HistoryFlags,
     #[command(flatten)]
     endpoint: EndpointFlags,
@@ -144,14 +145,20 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let job = self.job()?;
+        if job.transfers.iter().any(|transfer| transfer.from == Source::Stdin) && stdin_is_closed() {
+            let message = "standard input is closed, so there is nothing to copy; pipe the bytes in, or write `< /dev/null` \
+                           for an empty object";
+            return Err(CliError::Absent(message.to_owned()));
+        }
         if let Some(error) = CliError::of_flags(&check(&job), &self.sources) {
             return Err(error);
         }
         if self.dry_run {
-            interruptible(Box::pin(plan::show(&job, &Place::ambient(), None, output))).await
+            Box::pin(plan::show(&job, &Place::ambient(), None, output)).await
         } else {
             let origin = Origin::of_process()?.begin(&job);
-            run(&job, &Place::ambient(), &origin, self.journal.intent(), output).await
+            let terms = Terms { intent: self.journal.intent(), drain: self.drain.time() };
+            run(&job, &Place::ambient(), &origin, terms, output).await
         }
     }
 
@@ -298,6 +305,18 @@ impl Copy {
             .map_err(|error| CliError::Usage(error.to_string()))?;
         Ok(S3Uri { bucket: location.bucket.clone(), key })
     }
+}
+
+/// Returns true if this process was started without a standard input. Rust's runtime opens `/dev/null` in its place, for
+/// reading and writing, which nobody does who means an empty input.
+fn stdin_is_closed() -> bool {
+    let is_null =
+        std::fs::read_link("/proc/self/fd/0").is_ok_and(|path| path == std::path::Path::new("/dev/null"));
+    let info = std::fs::read_to_string("/proc/self/fdinfo/0").unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+    // The access mode is in the lowest two bits; 2 is O_RDWR.
+    is_null && flags.is_some_and(|flags| flags & 3 == 2)
 }
 
 /// Refuses `--recursive` where there is nothing below the source, or where a pattern says what takes part.

@@ -256,7 +256,7 @@ pub(super) async fn location(job: &Job, connections: &mut Connections) -> Result
         JournalPlace::Prefix(uri) => {
             let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
             // The last thing that a run does is to write down how it ended.
-            Some(Location::Bucket(bucket.halted_by(CancellationToken::new()), uri.key.clone()))
+            Some(Location::Bucket(bucket.outliving_the_run(), uri.key.clone()))
         }
     })
 }

@@ -26,6 +26,7 @@ pub(super) struct ManPages {
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("S3HAUL_JOURNAL", "Where runs keep their journal, as --journal."),
     ("S3HAUL_ADOPT", "Set to 1, the same as --adopt."),
+    ("S3HAUL_DRAIN", "How long a run may take to end after a signal, as --drain."),
     ("S3HAUL_LOG", "What is logged: a level, or directives such as s3haul=debug,aws=info. Wins over -v."),
     ("S3HAUL_LOG_FORMAT", "text or json, as --log-format."),
     ("AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL", "URL of an S3 that is not Amazon's, as --endpoint-url."),

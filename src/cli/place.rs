@@ -1,6 +1,7 @@
 //! Where a command works: the world as it is, or a sandbox in this process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -9,6 +10,7 @@ use super::idle::Flag;
 use super::{CliError, EndpointFlags, JobFile};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
+use crate::execute::DRAIN;
 use crate::location::S3Uri;
 use crate::manifest::Finding;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
@@ -113,8 +115,14 @@ impl Place {
 
     /// Connections to the job's endpoints, under its limits.
     pub(super) fn connect(&self, job: &Job, halt: &CancellationToken) -> Connections {
+        self.connect_within(DRAIN, job, halt)
+    }
+
+    /// The same for a run that ends within this time of a signal.
+    pub(super) fn connect_within(&self, drain: Duration, job: &Job, halt: &CancellationToken) -> Connections {
         let ceiling = slots::default_ceiling(self.sockets);
-        let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
+        let retry = RetryPolicy { drain, ..RetryPolicy::default() };
+        let pacer = Arc::new(Pacer::new(&job.limits, ceiling, retry));
         Connections::new(job, self.credentials.clone(), pacer, halt.clone())
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::estimate::{Done, Planned, rate, time_left};
 use super::{Output, note, row_up, say_json};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt};
@@ -51,6 +52,16 @@ pub(super) struct Console {
     failed_objects: AtomicU64,
     copied_bytes: AtomicI64,
     bars: Option<Bars>,
+}
+
+/// How far the run was at three moments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Course {
+    /// When this session began.
+    began: Done,
+    /// A while ago.
+    recent: Done,
+    now: Done,
 }
 
 #[derive(Debug)]
@@ -180,49 +191,45 @@ impl Console {
     /// Redraws the bars, or writes a line now and then, until it is dropped.
     pub(super) async fn tick(self: Arc<Self>) {
         let every = if self.bars.is_some() { DRAW_EVERY } else { LINE_EVERY };
-        let mut past = std::collections::VecDeque::from([(Instant::now(), self.copied())]);
+        let began = self.done();
+        let mut past = std::collections::VecDeque::from([began]);
         loop {
             tokio::time::sleep(every).await;
-            let (now, bytes) = (Instant::now(), self.copied());
-            let (then, before) = past.front().copied().unwrap_or((self.began, 0));
-            past.push_back((now, bytes));
+            let now = self.done();
+            let recent = past.front().copied().unwrap_or(began);
+            past.push_back(now);
             if past.len() > RATE_OVER {
                 past.pop_front();
             }
-            let seconds = now.duration_since(then).as_secs_f64().max(0.001);
-            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-            let rate = bytes.saturating_sub(before) as f64 / seconds;
+            let course = Course { began, recent, now };
             match &self.bars {
                 Some(bars) => {
                     bars.total.set_length(self.planned_bytes.load(Ordering::Relaxed).max(1));
-                    bars.total.set_position(bytes);
-                    bars.total.set_message(self.message(bytes, rate, columns()));
+                    bars.total.set_position(now.bytes);
+                    bars.total.set_message(self.message(&course, columns()));
                 }
-                None if !self.output.quiet => self.tell(&self.line(bytes, rate)),
+                None if !self.output.quiet => self.tell(&self.line(&course)),
                 None => {}
             }
         }
     }
 
-    fn copied(&self) -> u64 {
-        u64::try_from(self.copied_bytes.load(Ordering::Relaxed)).unwrap_or(0)
+    /// Returns what is done at this moment.
+    fn done(&self) -> Done {
+        let bytes = u64::try_from(self.copied_bytes.load(Ordering::Relaxed)).unwrap_or(0);
+        Done { at: self.began.elapsed(), bytes, objects: self.ended_objects.load(Ordering::Relaxed) }
     }
 
     /// What is told about the run, the most important first.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a line for people"
-    )]
-    fn pieces(&self, bytes: u64, rate: f64) -> Vec<String> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a line for people")]
+    fn pieces(&self, &Course { began, recent, now }: &Course) -> Vec<String> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (planned, known) = (load(&self.planned_bytes), load(&self.plan_ended) > 0);
         let (in_flight, _) = self.pacer.slots().in_flight();
         let more = if known { "" } else { "+" };
-        let mut pieces = vec![format!("{} of {}{more}", ByteSize(bytes), ByteSize(planned))];
-        if known && rate >= 1.0 && planned > bytes {
-            let left = Duration::from_secs_f64(((planned - bytes) as f64 / rate).min(1e9));
+        let mut pieces = vec![format!("{} of {}{more}", ByteSize(now.bytes), ByteSize(planned))];
+        let all = Planned { bytes: planned, objects: load(&self.planned_objects) };
+        if known && let Some(left) = time_left(all, began, recent, now).filter(|left| !left.is_zero()) {
             pieces.push(format!("{} left", display_duration(left)));
         }
         let outages = self.pacer.outages();
@@ -238,7 +245,8 @@ impl Console {
         if failed > 0 {
             pieces.push(format!("{} failed", display_count(failed)));
         }
-        pieces.push(format!("{}/s", ByteSize(rate as u64)));
+        let bytes_per_second = rate(recent.bytes, now.bytes, now.at.saturating_sub(recent.at));
+        pieces.push(format!("{}/s", ByteSize(bytes_per_second as u64)));
         pieces.push(format!(
             "{} of {}{more} objects",
             display_count(load(&self.ended_objects)),
@@ -253,14 +261,14 @@ impl Console {
     }
 
     /// A line of a log.
-    fn line(&self, bytes: u64, rate: f64) -> String {
-        format!("{}  {}", display_duration(self.began.elapsed()), self.pieces(bytes, rate).join("  "))
+    fn line(&self, course: &Course) -> String {
+        format!("{}  {}", display_duration(course.now.at), self.pieces(course).join("  "))
     }
 
     /// The message beside a bar, as much of it as a terminal with so many columns has room for.
-    fn message(&self, bytes: u64, rate: f64, columns: usize) -> String {
-        let mut pieces = self.pieces(bytes, rate);
-        pieces.push(display_duration(self.began.elapsed()));
+    fn message(&self, course: &Course, columns: usize) -> String {
+        let mut pieces = self.pieces(course);
+        pieces.push(display_duration(course.now.at));
         let pieces: Vec<String> = pieces.iter().map(|piece| printable(piece).into_owned()).collect();
         fit(&pieces, columns.saturating_sub(bar_width(columns) + 1))
     }
@@ -391,7 +399,20 @@ mod tests {
         // What was under way is planned again, with the parts that are there.
         console.observe(&Event::ObjectPlanned { bytes: 600 });
         console.observe(&Event::BytesCopied { id: None, bytes: 100 });
-        let line = console.line(console.copied(), 0.0);
+        let line = console.line(&Course { now: console.done(), ..Course::default() });
         assert!(line.contains("500B of 1000B+") && line.contains("5 of 6+ objects"), "{line}");
+    }
+
+    #[test]
+    fn the_time_left_is_that_of_the_many_small_objects_behind_a_large_one() {
+        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
+        let console = Console::new(pacer, Output { quiet: true, ..Output::default() }, false, false);
+        for bytes in std::iter::once(10_000_000).chain([10; 470]) {
+            console.observe(&Event::ObjectPlanned { bytes });
+        }
+        console.observe(&Event::PlanEnded);
+        let now = Done { at: Duration::from_secs(10), bytes: 10_001_000, objects: 101 };
+        let line = console.line(&Course { now, ..Course::default() });
+        assert!(line.contains("36.6s left"), "{line}");
     }
 }

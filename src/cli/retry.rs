@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::parse::parse;
 use super::place::Place;
-use super::run::run;
-use super::{CliError, Command, Exit, Output, interruptible, journal, note, output_file, plan, say};
+use super::run::{Terms, run};
+use super::signals::DrainFlags;
+use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
 use crate::journal::{Intent, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
@@ -44,6 +45,8 @@ pub(super) struct Retry {
     /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    drain: DrainFlags,
 }
 
 impl Retry {
@@ -57,7 +60,8 @@ impl Retry {
             );
             return Err(CliError::Usage(message));
         }
-        let report_read = read(&path).map_err(|error| CliError::Usage(error.to_string()))?;
+        let report_read = tokio::task::block_in_place(|| read(&path))
+            .map_err(|error| CliError::Usage(error.to_string()))?;
         let is_incomplete = report_read.is_incomplete();
         let Report { origin, mut failed, lost, .. } = report_read;
         if self.losses {
@@ -78,7 +82,7 @@ impl Retry {
                 );
                 return Err(CliError::Usage(message));
             }
-            if interruptible(Box::pin(origin_is_over(&origin))).await? {
+            if Box::pin(origin_is_over(&origin)).await? {
                 return say("no object of this report failed: nothing to do");
             }
             let message = format!(
@@ -105,13 +109,14 @@ impl Retry {
         }
         let place = Place::ambient();
         if self.dry_run {
-            interruptible(Box::pin(plan::show(&job, &place, None, output))).await
+            Box::pin(plan::show(&job, &place, None, output)).await
         } else {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
             let origin = origin.begin(&job);
-            run(&job, &place, &origin, Intent::Fresh, output).await
+            let terms = Terms { intent: Intent::Fresh, drain: self.drain.time() };
+            run(&job, &place, &origin, terms, output).await
         }
     }
 }

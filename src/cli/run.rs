@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::SignalKind;
@@ -11,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
-use super::signals::Signals;
+use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, interruptible, output_file, plan, presence, say, say_json,
-    say_line,
+    CliError, Exit, JobFile, Output, color, idle, output_file, plan, presence, say, say_json, say_line,
 };
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
@@ -42,6 +42,17 @@ pub(super) struct RunJob {
     report: Option<PathBuf>,
     #[command(flatten)]
     journal: JournalFlags,
+    #[command(flatten)]
+    drain: DrainFlags,
+}
+
+/// On what terms a run begins and ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// What becomes of an unfinished run.
+    pub(super) intent: Intent,
+    /// How long it may take to end after a signal.
+    pub(super) drain: Duration,
 }
 
 impl RunJob {
@@ -84,11 +95,12 @@ impl RunJob {
         }
         let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
-            interruptible(Box::pin(plan::show(&job, &place, None, output))).await
+            Box::pin(plan::show(&job, &place, None, output)).await
         } else {
             let origin = Origin { sandbox: self.is_sandboxed(), ..Origin::of_process()? };
             let origin = origin.begin(&job);
-            run(&job, &place, &origin, self.journal.intent(), output).await
+            let terms = Terms { intent: self.journal.intent(), drain: self.drain.time() };
+            run(&job, &place, &origin, terms, output).await
         }
     }
 }
@@ -98,14 +110,14 @@ pub(super) async fn run(
     job: &Job,
     place: &Place,
     origin: &Origin,
-    intent: Intent,
+    Terms { intent, drain }: Terms,
     output: Output,
 ) -> Result<Exit, CliError> {
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
-    let mut connections = place.connect(job, &halt);
+    let mut connections = place.connect_within(drain, job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal() && !color::is_dumb();
     let console =
         Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars, job.report.json.is_some()));
@@ -120,9 +132,13 @@ pub(super) async fn run(
         journal::open(job, &mut connections, &origin, intent, tell).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
-    let Session { journal, resumed, seen, report } = interruptible(contact).await?;
+    signals::leaves("the run has not begun and copied nothing; run the same command again");
+    let Session { journal, resumed, seen, report } = contact.await?;
+    signals::leaves(left(journal.keeps()));
     console.go_on(&resumed);
-    let signals = tokio::spawn(stop_on_signal(stop.clone(), Arc::clone(&console)));
+    let orderly = Orderly::within(drain);
+    let signals =
+        tokio::spawn(stop_on_signal(orderly.signalled(), stop.clone(), Arc::clone(&console), drain));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
     let run = execute::run(job, &mut connections, monitor, &journal, &resumed, &stop, &halt);
@@ -136,9 +152,11 @@ pub(super) async fn run(
     let exit = exit_of(&outcome);
     let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
     let kept = journal.keeps();
-    // With S3 away, a journal there waits for it as long as any request does; a signal must still end that.
+    // With S3 away, a journal there waits for it as long as any request does; the drain time ends that after a signal.
     let closed = journal.close(last).await;
     signals.abort();
+    let was_signalled = orderly.signalled().has_come();
+    drop(orderly);
     if output.json {
         say_json(&serde_json::json!({ "summary": outcome }))?;
     } else {
@@ -151,6 +169,9 @@ pub(super) async fn run(
         if !output.json {
             say_line(&format!("report: {}", path.display()))?;
         }
+    }
+    if was_signalled && exit == Exit::Interrupted {
+        return Err(CliError::Interrupted(left(kept).to_owned()));
     }
     Ok(exit)
 }
@@ -176,21 +197,31 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     }
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way, the second one at once.
-async fn stop_on_signal(stop: CancellationToken, console: Arc<Console>) {
-    let Ok(mut signals) = Signals::of_the_end() else { return };
-    for round in 0.. {
-        let signal = signals.recv().await;
-        if round > 0 {
-            std::process::exit(super::Exit::Interrupted as i32);
-        }
-        if signal == SignalKind::interrupt() && io::stdin().is_terminal() {
-            console.skip_echo();
-        }
-        let seconds = execute::DRAIN.as_secs();
-        console.tell(&format!(
-            "stopping: requests under way may end (up to {seconds} s); once more to stop at once"
-        ));
-        stop.cancel();
+/// Says what a run leaves behind that a signal ends.
+fn left(keeps_journal: bool) -> &'static str {
+    if keeps_journal {
+        "what is done and the parts of open uploads are in the journal; run the same command again to go on"
+    } else {
+        "objects that are done stay, and no journal says more (uploads that could not be aborted are in the receipts); run \
+         the same command again for the rest"
     }
+}
+
+/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way; the second one, or the end of the drain time, ends
+/// the process.
+async fn stop_on_signal(
+    signalled: Signalled,
+    stop: CancellationToken,
+    console: Arc<Console>,
+    drain: Duration,
+) {
+    let signal = signalled.wait().await;
+    if signal == SignalKind::interrupt() && io::stdin().is_terminal() {
+        console.skip_echo();
+    }
+    console.tell(&format!(
+        "stopping: requests under way may end (up to {}); once more to stop at once",
+        signals::in_words(drain)
+    ));
+    stop.cancel();
 }

@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::signal::unix::SignalKind;
 
 use self::seed::{Copied, Seed, copied, seed};
-use super::signals::Signals;
+use super::signals::{self, Orderly};
 use super::{CliError, Exit, Output, say, say_json};
 use crate::endpoint::{Endpoint, Environment, Provider, ProxySetting};
+use crate::execute::DRAIN;
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Job, JournalPlace, Transfer, Versions, check};
 use crate::s3::client::StaticCredentials;
@@ -201,15 +201,16 @@ impl Serve {
                 return Err(CliError::Usage(message));
             }
         }
-        // Listens before it says that it is ready: a signal may come from then on.
-        let mut signals = Signals::listen(&[SignalKind::interrupt(), SignalKind::terminate()])?;
+        // From now on a signal is how it ends.
+        let orderly = Orderly::within(DRAIN);
+        signals::leaves("what the sandbox has seen is lost");
         let control = sandbox.control_url().map(|url| format!(" S3HAUL_SANDBOX_CONTROL={url}"));
         say(&format!(
             "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1{}",
             sandbox.url(),
             control.unwrap_or_default()
         ))?;
-        signals.recv().await;
+        orderly.signalled().wait().await;
         let seen = Seen::of(&sandbox);
         sandbox.stop().await;
         if output.json {

@@ -4,15 +4,154 @@
 //! SIGQUIT ignored. A program that installs a handler anyway dies with the terminal that its user has closed. The
 //! disposition at the start is read once, before the first handler is installed, and without unsafe code: from `/proc` on
 //! Linux, elsewhere from a shell that sends the signal to itself, because dispositions are inherited.
+//!
+//! The handlers are installed before a command does anything, and stay for as long as the process lives: a signal that
+//! comes while the manifest is read, while credentials are waited for, or between two phases of a run ends the command
+//! like any other. What it ends is dropped where it stands ([`interruption`]), unless a command has said that it ends by
+//! itself ([`Orderly`]). Either way the process is over within the drain time.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
+use clap::Args;
+use jiff::SignedDuration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::CliError;
+use crate::execute::DRAIN;
+use crate::size::parse_duration;
+
+/// How long a run may take to end after a signal.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct DrainFlags {
+    /// Longest time that a run takes to end after a signal. Default: 20s.
+    #[arg(long, value_name = "DURATION", env = "S3HAUL_DRAIN", value_parser = drain)]
+    drain: Option<Duration>,
+}
+
+impl DrainFlags {
+    /// Returns the time.
+    pub(super) fn time(self) -> Duration {
+        self.drain.unwrap_or(DRAIN)
+    }
+}
+
+/// Returns a time as users write it: `20s`.
+pub(super) fn in_words(time: Duration) -> String {
+    format!("{:#}", SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX))
+}
+
+fn drain(text: &str) -> Result<Duration, String> {
+    let drain = parse_duration(text).map_err(|error| error.to_string())?;
+    if drain < Duration::from_secs(1) {
+        return Err("a run needs a second at least to close its journal".to_owned());
+    }
+    Ok(drain)
+}
+
+/// What is left behind by most commands.
+const NOTHING: &str = "nothing was written; run the same command again";
+
+/// What a signal does at the moment.
+static CONDUCT: Mutex<Conduct> = Mutex::new(Conduct { orderly: None, leaves: Cow::Borrowed(NOTHING) });
+
+#[derive(Debug)]
+struct Conduct {
+    orderly: Option<Ending>,
+    /// What the command has done and not done, if it ends now.
+    leaves: Cow<'static, str>,
+}
+
+/// How a command ends by itself.
+#[derive(Clone, Debug)]
+struct Ending {
+    signalled: Signalled,
+    within: Duration,
+}
+
+fn conduct() -> MutexGuard<'static, Conduct> {
+    CONDUCT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says what a signal leaves behind from now on, as the end of a sentence that begins with "interrupted".
+pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
+    conduct().leaves = what.into();
+}
+
+/// Tells a command that a signal has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signalled {
+    came: CancellationToken,
+    kind: Arc<OnceLock<SignalKind>>,
+}
+
+impl Signalled {
+    /// Waits for the signal and returns it.
+    pub(super) async fn wait(&self) -> SignalKind {
+        self.came.cancelled().await;
+        self.kind.get().copied().unwrap_or(SignalKind::terminate())
+    }
+
+    /// True when it has come.
+    pub(super) fn has_come(&self) -> bool {
+        self.came.is_cancelled()
+    }
+
+    fn tell(&self, kind: SignalKind) {
+        self.kind.get_or_init(|| kind);
+        self.came.cancel();
+    }
+}
+
+/// As long as this lives, the first signal only tells the command to end, which it has some time for.
+#[derive(Debug)]
+pub(super) struct Orderly(Signalled);
+
+impl Orderly {
+    /// Begins it; the command ends `within` this time of the first signal, or is ended.
+    pub(super) fn within(within: Duration) -> Self {
+        let signalled = Signalled::default();
+        conduct().orderly = Some(Ending { signalled: signalled.clone(), within });
+        Self(signalled)
+    }
+
+    /// Returns what tells of the first signal.
+    pub(super) fn signalled(&self) -> Signalled {
+        self.0.clone()
+    }
+}
+
+impl Drop for Orderly {
+    fn drop(&mut self) {
+        conduct().orderly = None;
+    }
+}
+
+/// Waits until signals end the command, and returns the error that it ends with.
+pub(super) async fn interruption(mut signals: Signals) -> CliError {
+    let kind = signals.recv().await;
+    let ending = conduct().orderly.clone();
+    let mut late = String::new();
+    if let Some(Ending { signalled, within }) = ending {
+        signalled.tell(kind);
+        tokio::select! {
+            _ = signals.recv() => {}
+            () = sleep(within) => {
+                late = format!("not everything ended within {} (--drain); ", in_words(within));
+            }
+        }
+    }
+    let leaves = conduct().leaves.clone();
+    CliError::Interrupted(format!("{late}{leaves}"))
+}
 
 /// Signals that commands listen to. Their numbers are the same on every Unix.
 const LISTENED: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
@@ -59,21 +198,17 @@ fn survives(name: &str, number: i32) -> bool {
 pub(super) struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
-    /// Listens to those with which users and schedulers end a command.
+    /// Listens to those with which users and schedulers end a command, unless they were ignored at the start.
     pub(super) fn of_the_end() -> io::Result<Self> {
-        Self::listen(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
-    }
-
-    /// Listens to those of `kinds` that were not ignored at the start.
-    pub(super) fn listen(kinds: &[SignalKind]) -> io::Result<Self> {
         note_ignored();
         let ignored = IGNORED.get().map_or(&[][..], Vec::as_slice);
-        let listened = kinds.iter().filter(|kind| !ignored.contains(&kind.as_raw_value()));
-        listened.map(|kind| Ok((*kind, signal(*kind)?))).collect::<io::Result<_>>().map(Self)
+        let all = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let listened = all.into_iter().filter(|kind| !ignored.contains(&kind.as_raw_value()));
+        listened.map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
     /// Waits for the next of them and returns it; for ever if all are ignored.
-    pub(super) async fn recv(&mut self) -> SignalKind {
+    async fn recv(&mut self) -> SignalKind {
         poll_fn(|context| {
             let mut ready = None;
             // Each is polled, so that each wakes this task.

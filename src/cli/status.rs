@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::journal::{Named, places};
-use super::{CliError, EndpointFlags, Exit, Output, say, say_json};
+use super::{CliError, EndpointFlags, Exit, Output, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
@@ -43,18 +43,26 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let mut found = 0;
+        let mut found = Vec::new();
         for (place, location) in self.locations().await? {
-            let Some(glance) = look(location).await? else { continue };
-            found += 1;
-            let view = View::of(place, &glance, Timestamp::now());
+            found.extend(look(location).await?.map(|glance| (place, glance)));
+        }
+        // Where none is named there may be many.
+        let is_list = self.journal.is_none() && found.len() > 1;
+        for (place, glance) in &found {
+            let view = View::of(place.clone(), glance, Timestamp::now());
             if output.json {
                 say_json(&view)?;
+            } else if is_list {
+                say_line(&view.line())?;
             } else {
                 say(view.text().trim_end())?;
             }
         }
-        match (found, &self.journal) {
+        if is_list && !output.json {
+            say_line("for more about one of them: s3haul status JOURNAL")?;
+        }
+        match (found.len(), &self.journal) {
             (0, Some(journal)) if Path::new(journal).is_file() => Err(CliError::Usage(format!(
                 "{journal} has not been run here yet: there is no journal of it"
             ))),
@@ -174,6 +182,26 @@ impl<'a> View<'a> {
     fn ago(&self, time: Timestamp) -> String {
         let since: Duration = self.now.duration_since(time).try_into().unwrap_or_default();
         display_duration(since)
+    }
+
+    /// Returns what a list of journals says of this one.
+    fn line(&self) -> String {
+        let life = match self.life {
+            Life::Running => "running",
+            Life::Dead => "dead",
+            Life::Stopped => "stopped",
+            Life::Ended => "ended",
+        };
+        let (totals, count) = (self.totals, display_count);
+        let last = self.last.map(|last| format!(", last event {} ago", self.ago(last))).unwrap_or_default();
+        format!(
+            "{}: {life}, {} objects done ({}), {} failed, {} pending{last}",
+            self.journal,
+            count(totals.done_objects),
+            ByteSize(totals.done_bytes),
+            count(totals.failed_objects),
+            count(self.pending_objects),
+        )
     }
 
     fn text(&self) -> String {

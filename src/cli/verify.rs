@@ -18,8 +18,8 @@ use super::retry::{job_of, moved};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
-    CliError, EndpointFlags, Exit, JobFile, Output, idle, interruptible, local_source, note, presence, say,
-    say_json, say_line,
+    CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say, say_json,
+    say_line,
 };
 use crate::connections::Connections;
 use crate::location::S3Uri;
@@ -93,8 +93,7 @@ fn in_place(job: &Job) -> Result<(), CliError> {
 
 impl Verify {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        // Nothing is written here, so a signal may end it at any point.
-        interruptible(Box::pin(self.compare(output))).await
+        Box::pin(self.compare(output)).await
     }
 
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {

@@ -128,23 +128,23 @@ impl Environment {
         if contents.is_empty() {
             return;
         }
-        let mut files = EnvConfigFiles::builder();
-        for (kind, text) in contents {
+        for (kind, text) in &contents {
             // The SDK ignores these sections in the other file.
             if matches!(kind, EnvConfigFileKind::Config) {
-                self.services.extend(services_sections(&text).map(str::to_owned));
+                self.services.extend(services_sections(text).map(str::to_owned));
             }
-            files = files.with_contents(kind, text);
         }
-        // Everything is in memory already, so the future is ready at once.
-        let loaded = source::load(&Env::from_slice(&[]), &Fs::real(), &files.build()).now_or_never();
-        match loaded {
-            Some(Ok(source)) => match EnvConfigSections::parse(source) {
-                Ok(sections) => self.sections = sections,
-                Err(error) => self.syntax_error = Some(error.to_string()),
-            },
-            Some(Err(error)) => self.syntax_error = Some(error.to_string()),
-            None => self.syntax_error = Some("the shared configuration files cannot be parsed".to_owned()),
+        match sections(&contents) {
+            Ok(sections) => self.sections = sections,
+            Err(error) => {
+                // The SDK does not say which of them is broken.
+                let broken = contents.chunks(1).find(|content| sections(content).is_err());
+                let is_config = |kind: EnvConfigFileKind| matches!(kind, EnvConfigFileKind::Config);
+                let broken = broken.and_then(|content| content.first()).map(|(kind, _)| is_config(*kind));
+                let file = self.files.iter().find(|file| Some(is_config(file.kind)) == broken);
+                let place = file.map(|file| format!("{}: ", file.path.display())).unwrap_or_default();
+                self.syntax_error = Some(format!("{place}{error}"));
+            }
         }
     }
 
@@ -309,6 +309,19 @@ impl<'a> Profile<'a> {
         ];
         WAYS.iter().any(|way| self.get(way).is_some())
     }
+}
+
+/// Parses the text of the shared files.
+fn sections(contents: &[(EnvConfigFileKind, String)]) -> Result<EnvConfigSections, String> {
+    let mut files = EnvConfigFiles::builder();
+    for (kind, text) in contents {
+        files = files.with_contents(*kind, text);
+    }
+    // Everything is in memory already, so the future is ready at once.
+    let loaded = source::load(&Env::from_slice(&[]), &Fs::real(), &files.build()).now_or_never();
+    let source = loaded.ok_or("the shared configuration files cannot be parsed")?;
+    let source = source.map_err(|error| error.to_string())?;
+    EnvConfigSections::parse(source).map_err(|error| error.to_string())
 }
 
 /// Returns true if an error of opening a file means that there is none. `HOME=/dev/null` makes the

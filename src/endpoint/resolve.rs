@@ -169,6 +169,13 @@ impl Endpoint {
             || server.is_amazon()
             || credentials.iter().any(CredentialSource::may_assume_a_role);
         let sts_of_use = sts_url.as_ref().filter(|_| uses_sts);
+        if let Some(Setting { value, origin }) = sts_of_use
+            && !["http://", "https://"].iter().any(|scheme| value.starts_with(scheme))
+            && !layers.mistakes.iter().any(|mistake| mistake.message.contains(&**value))
+        {
+            let message = format!("{origin}: `{value}` is not a URL of STS");
+            layers.mistakes.push(Mistake { field: None, message, remedy: format!("write https://{value}") });
+        }
         layers.forbid_plaintext(&self, url.as_ref(), sts_of_use, &network);
         let profile = layers.profile().map(|profile| profile.name().to_owned());
         ResolvedEndpoint {
@@ -310,8 +317,7 @@ impl<'e> Layers<'e> {
                     1..=12 => format!("name one of these: {}", names.join(", ")),
                     count => format!("name one of the {count} profiles there"),
                 };
-                let field = who.is_empty().then_some("profile");
-                mistakes.push(Mistake { field, message, remedy });
+                mistakes.push(Mistake { field: Some("profile"), message, remedy });
             }
             found
         };

@@ -10,11 +10,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::part::Progress;
 use super::receipt::Ending;
-use super::{ABORT, Draft, Trouble, Work};
+use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::journal::Journal;
 use crate::journal::event::{Event, PartLengths, SourceVersion, UploadPlace};
@@ -118,7 +117,7 @@ impl Tracked {
         if outcome.is_err()
             && !claimed
             && !matches!(
-                timeout(ABORT, upload.outliving_the_run().abort()).await,
+                timeout(work.tidying(), upload.outliving_the_run().abort()).await,
                 Ok(Ok(Aborted::Gone | Aborted::NotThere))
             )
         {
@@ -143,12 +142,12 @@ impl Tracked {
             return vec![format!("{told}; the next run of this job looks for it and aborts it")];
         }
         // The object is late already, so the search for what is left of it has little patience; nor does it end with the run.
-        let bucket = work.sides.destination.for_probes().halted_by(CancellationToken::new());
+        let bucket = work.sides.destination.for_probes().tidying_up();
         let window = (self.intended, Timestamp::now());
         let search = multipart::abort_unknown(&bucket, key, window, work.inherited.known());
         let strays = tokio::select! {
             found = search => found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)]),
-            () = work.hurry() => vec![Stray::unanswered(None, ABORT)],
+            () = work.hurry() => vec![Stray::unanswered(None, work.tidying())],
         };
         if !strays.iter().any(|stray| stray.may_pass) {
             self.ended(&work.journal).await;

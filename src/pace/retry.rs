@@ -33,6 +33,8 @@ pub struct RetryPolicy {
     pub doubt: Duration,
     /// The same at other servers, whose permissions are those of one machine or a few.
     pub brief_doubt: Duration,
+    /// The time that a run has to end in after it was stopped.
+    pub drain: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -47,9 +49,15 @@ impl Default for RetryPolicy {
             slowest: 2 * MIB,
             doubt: Duration::from_mins(1),
             brief_doubt: Duration::from_secs(3),
+            drain: DRAIN,
         }
     }
 }
+
+/// The time that a run has to end in after it was stopped, unless something else is said.
+pub const DRAIN: Duration = Duration::from_secs(20);
+/// Of that time, a quarter at most is for tidying up when requests under way have ended, and no more than this.
+const TIDYING: Duration = Duration::from_secs(8);
 
 /// One attempt may take this long although less patience is left: a server far away needs some time to answer.
 const LEAST: Duration = Duration::from_secs(5);
@@ -82,6 +90,7 @@ impl RetryPolicy {
         slowest: 1 << 20,
         doubt: Duration::ZERO,
         brief_doubt: Duration::ZERO,
+        drain: DRAIN,
     };
 
     /// The policy for requests that find out what a server can do, which never wait longer than those of the run.
@@ -92,8 +101,15 @@ impl RetryPolicy {
             probes: (self.probes.0.min(Self::PROBE.probes.0), self.probes.1.min(Self::PROBE.probes.1)),
             silence: self.silence.min(Self::PROBE.silence),
             complete: self.complete.min(Self::PROBE.complete),
+            drain: self.drain,
             ..Self::PROBE
         }
+    }
+
+    /// Returns how long after a stop what is left to tidy up may take: open uploads and the journal.
+    #[must_use]
+    pub fn tidying(&self) -> Duration {
+        (self.drain / 4).min(TIDYING)
     }
 
     /// The policy for a bucket that has not answered yet. All faults that may pass are waited for as long as the run's
@@ -184,6 +200,7 @@ mod tests {
         slowest: 2 * MIB,
         doubt: Duration::from_mins(1),
         brief_doubt: Duration::from_secs(3),
+        drain: DRAIN,
     };
 
     #[test]

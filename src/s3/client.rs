@@ -28,7 +28,7 @@ use super::providers::{Foundation, Provider as CredentialProvider};
 use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
-use crate::endpoint::{CredentialSource, Endpoint, Network, Provider, ResolvedEndpoint, public_url};
+use crate::endpoint::{CredentialSource, Endpoint, Network, Origin, Provider, ResolvedEndpoint, public_url};
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
@@ -319,6 +319,16 @@ impl Client {
     pub fn proxy(&self) -> Option<String> {
         let proxy = self.shared.endpoint.network.proxy_for(&self.place())?;
         Some(format!("{} ({})", proxy.value, proxy.origin))
+    }
+
+    /// Returns the file whose certificate authorities are trusted instead of this machine's, and where it was named.
+    #[must_use]
+    pub fn ca_bundle(&self) -> Option<String> {
+        let bundle = self.shared.endpoint.network.needed_ca_bundle()?;
+        Some(match bundle.origin {
+            Origin::Stated => bundle.value.display().to_string(),
+            _ => format!("{} ({})", bundle.value.display(), bundle.origin),
+        })
     }
 
     /// The URL of the endpoint.

@@ -33,8 +33,8 @@ pub enum FailureKind {
     ServerFault,
     /// No connection: DNS, refused, reset.
     Unreachable,
-    /// Nobody that this machine trusts signed the server's certificate.
-    Certificate,
+    /// Nobody that this machine trusts signed the server's certificate, or nobody in the bundle that was named.
+    Certificate(Option<String>),
     /// TLS cannot be set up with the server, now or later.
     Tls,
     /// The request could not be built or signed, so that nothing was sent.
@@ -151,7 +151,7 @@ impl FailureKind {
             self,
             Self::Unreachable
                 | Self::Silent
-                | Self::Certificate
+                | Self::Certificate(_)
                 | Self::Tls
                 | Self::NoCredentials
                 | Self::CredentialsUnavailable
@@ -186,7 +186,7 @@ impl FailureKind {
             Self::Silent => "no-answer",
             Self::ServerFault => "server-fault",
             Self::Unreachable => "unreachable",
-            Self::Certificate => "certificate",
+            Self::Certificate(_) => "certificate",
             Self::Tls => "tls",
             Self::NotSent => "not-sent",
             Self::PreconditionFailed => "precondition-failed",
@@ -238,7 +238,8 @@ impl FailureKind {
                 "the server does not answer as S3 does; report it to those who run or write the server".into()
             }
             Self::Unreachable => "check the endpoint's `url`, DNS, proxy and firewall".into(),
-            Self::Certificate => "add its CA with AWS_CA_BUNDLE, SSL_CERT_FILE or `ca_bundle`".into(),
+            Self::Certificate(Some(_)) => "add that CA to the bundle, or name the bundle that has it".into(),
+            Self::Certificate(None) => "add its CA with AWS_CA_BUNDLE, SSL_CERT_FILE or `ca_bundle`".into(),
             Self::Tls => "check the endpoint's `url` and the server's TLS settings".into(),
             Self::NotSent => "correct what the message names, or report it".into(),
             Self::PreconditionFailed | Self::Conflict | Self::SourceChanged => {

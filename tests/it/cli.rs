@@ -278,7 +278,7 @@ async fn files_that_can_not_be_sent_are_named() {
     assert!(exit == 1 && stderr.contains("not UTF-8"), "{exit} {stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["fine"]);
     let (exit, _, stderr) = run(at(&world), &["copy", "./no-such-file", "s3://destination/"]).await;
-    assert!(exit == 2 && stderr.contains("no file or directory ./no-such-file"), "{exit} {stderr}");
+    assert!(exit == 3 && stderr.contains("no file or directory ./no-such-file"), "{exit} {stderr}");
 }
 
 #[rstest]

@@ -9,7 +9,8 @@ use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use crate::cli::process_at;
 use crate::world::{DESTINATION, SOURCE, World};
 
-fn send(signal: &str, child: &Child) {
+/// Sends a signal to a process.
+pub(crate) fn send(signal: &str, child: &Child) {
     Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
 }
 

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, not_open};
 use crate::bucket::Bucket;
-use crate::cli::{CliError, Exit, note, say_line};
+use crate::cli::{CliError, Exit, note, say_line, signals};
 use crate::location::S3Uri;
 use crate::multipart::{self, Aborted, MultipartUpload};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload};
@@ -26,6 +26,7 @@ pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<E
     if !is_there {
         return Err(absent(location, id, "not listed"));
     }
+    signals::leaves("the upload may be aborted or still open; run the same command again");
     match upload.abort().await? {
         Aborted::Gone => say_line(&format!("aborted {location}")),
         Aborted::NotThere => Err(absent(location, id, "NoSuchUpload")),
@@ -56,6 +57,11 @@ pub(super) async fn all(
 ) -> Result<Exit, CliError> {
     // All are known before the first is aborted: markers of a list do not survive what they point to.
     let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
+    if !dry_run {
+        signals::leaves(
+            "uploads that are shown as aborted are gone, others may still be open; run the same command again",
+        );
+    }
     let ended = futures::stream::iter(uploads).map(|found| {
         let forbidden = choice.forbids(&found);
         async move {

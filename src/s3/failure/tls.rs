@@ -38,7 +38,9 @@ fn certificate(fault: &CertificateError) -> (FailureKind, &'static str, String) 
             (FailureKind::Tls, "the server's certificate is for another host name")
         }
         CertificateError::Revoked => (FailureKind::Tls, "the server's certificate is revoked"),
-        _ => (FailureKind::Certificate, "no CA that this machine trusts signed the server's certificate"),
+        _ => {
+            (FailureKind::Certificate(None), "no CA that this machine trusts signed the server's certificate")
+        }
     };
     (kind, "certificate", message.to_owned())
 }
@@ -51,7 +53,7 @@ mod tests {
     fn certificates_and_alerts_do_not_pass_and_broken_handshakes_may() {
         let kind = |error: &TlsError| permanent(error).map(|(kind, ..)| kind);
         let bad = |fault| kind(&TlsError::InvalidCertificate(fault));
-        assert_eq!(bad(CertificateError::UnknownIssuer), Some(FailureKind::Certificate));
+        assert_eq!(bad(CertificateError::UnknownIssuer), Some(FailureKind::Certificate(None)));
         assert_eq!(bad(CertificateError::Expired), Some(FailureKind::Tls));
         assert_eq!(kind(&TlsError::AlertReceived(Alert::CertificateRequired)), Some(FailureKind::Tls));
         assert_eq!(kind(&TlsError::AlertReceived(Alert::InternalError)), None);

@@ -229,6 +229,7 @@ impl Scenario {
             doubt: Duration::ZERO,
             brief_doubt: Duration::ZERO,
             slowest: 1 << 40,
+            ..RetryPolicy::default()
         };
         let store = world.sandbox.store();
         store.quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -1,0 +1,84 @@
+//! What becomes of a bucket's requests when the run stops.
+//!
+//! A request that is under way may end in peace, until `halt`. One that only waits for its next attempt would be sent into
+//! a run that is over, so the stop itself ends it: at once, and not when the time for requests under way is over.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Bucket;
+use crate::location::ObjectKey;
+use crate::pace::Lanes;
+use crate::s3::{Failure, Operation};
+
+/// Whose requests these are, which decides what a stop means to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Those of an object, or of the plan.
+    OfTheRun,
+    /// Those that tidy up behind an object. They are sent after the stop too, as long as the server answers.
+    OfTidyingUp,
+    /// Those of the journal, which is written to the end.
+    OfTheJournal,
+}
+
+impl Bucket {
+    /// Returns the same bucket for requests that tidy up behind the run, and do not end with it.
+    #[must_use]
+    pub fn tidying_up(&self) -> Self {
+        Self { waits: Waits::OfTidyingUp, ..self.halted_by(CancellationToken::new()) }
+    }
+
+    /// Returns the same bucket for requests that record how the run ended, and do not end with it.
+    #[must_use]
+    pub fn outliving_the_run(&self) -> Self {
+        Self { waits: Waits::OfTheJournal, ..self.halted_by(CancellationToken::new()) }
+    }
+
+    /// Returns the same bucket, whose requests end with `halt`.
+    #[must_use]
+    pub fn halted_by(&self, halt: CancellationToken) -> Self {
+        Self { over: halt.clone(), halt, ..self.clone() }
+    }
+
+    /// Waits before another attempt of a request that its caller repeats.
+    ///
+    /// # Errors
+    /// [`FailureKind::Stopped`](crate::s3::FailureKind::Stopped) when the run stops meanwhile.
+    pub(crate) async fn pause(
+        &self,
+        time: Duration,
+        operation: Operation,
+        key: &ObjectKey,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            () = sleep(time) => Ok(()),
+            () = self.waits_in_vain(self.lanes(operation.class()), operation, 1) => {
+                Err(self.stopped(operation, Some(key)))
+            }
+        }
+    }
+
+    /// Waits until a request that is not under way, after so many attempts, is not to be sent any more.
+    pub(super) async fn waits_in_vain(&self, lanes: &Lanes, operation: Operation, attempts: u32) {
+        let stopped = async {
+            self.pacer.stopping().cancelled().await;
+            let is_part = matches!(operation, Operation::UploadPart | Operation::UploadPartCopy);
+            let is_over = match self.waits {
+                Waits::OfTheJournal => false,
+                Waits::OfTidyingUp => lanes.is_out(),
+                // The first attempt of anything but a part is what an object that has begun still needs.
+                Waits::OfTheRun => attempts > 0 || is_part || lanes.is_out(),
+            };
+            if !is_over {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.over.cancelled() => {}
+            () = stopped => {}
+        }
+    }
+}
