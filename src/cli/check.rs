@@ -14,9 +14,10 @@ use look::{Finding, Findings, Status, look};
 
 use super::journal::of_environment;
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, interruptible, presence, say_json, say_line};
+use super::signals::{self, Orderly};
+use super::{CliError, Exit, JobFile, Output, note, presence, say_json, say_line};
 use crate::connections::Connections;
-use crate::execute::describe;
+use crate::execute::{DRAIN, describe};
 use crate::manifest::job::Job;
 use crate::planner::Sides;
 
@@ -49,15 +50,20 @@ pub(super) struct CheckJob {
 
 impl CheckJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let Looked { place: _place, job, mut connections, exit } = Box::pin(self.look(output)).await?;
         if !self.probe {
-            return interruptible(Box::pin(async { Ok(self.look(output).await?.exit) })).await;
+            return Ok(exit);
         }
-        let stop = CancellationToken::new();
-        let listening = tokio::spawn(probe::stop_on_signal(stop.clone()));
-        let Looked { place: _place, job, mut connections, exit } = tokio::select! {
-            looked = Box::pin(self.look(output)) => looked?,
-            () = stop.cancelled() => return Err(CliError::Interrupted),
-        };
+        // A probe removes what it made before the command ends.
+        signals::leaves("objects of the probe may be left below its scratch prefix");
+        let orderly = Orderly::within(DRAIN);
+        let (signalled, stop) = (orderly.signalled(), CancellationToken::new());
+        let stopping = stop.clone();
+        let listening = tokio::spawn(async move {
+            signalled.wait().await;
+            note("stopping: what the probe made is removed (up to 20 s); once more to stop at once");
+            stopping.cancel();
+        });
         let prefix = self.probe_prefix.as_deref();
         let probed = Box::pin(probe::probe_all(&job, prefix, &mut connections, &stop, output)).await?;
         listening.abort();

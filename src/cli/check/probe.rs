@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::super::signals::Signals;
-use super::super::{CliError, Exit, Output, note, say, say_json};
+use super::super::{CliError, Exit, Output, say, say_json};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
 use crate::location::BucketName;
@@ -21,16 +20,6 @@ use crate::s3::OnWrites;
 
 /// Columns of the output for people.
 const WIDTH: usize = 80;
-
-/// Cancels `stop` at the first signal, and ends the program at the second.
-pub(super) async fn stop_on_signal(stop: CancellationToken) {
-    let Ok(mut signals) = Signals::of_the_end() else { return };
-    signals.recv().await;
-    note("stopping: what the probe made is removed (up to 20 s); once more to stop at once");
-    stop.cancel();
-    signals.recv().await;
-    std::process::exit(Exit::Interrupted as i32);
-}
 
 /// Probes each destination bucket once.
 pub(super) async fn probe_all(
@@ -51,7 +40,7 @@ pub(super) async fn probe_all(
         let prefix = prefix.map_or_else(probe::scratch_prefix, str::to_owned);
         let needs = Needs::of(transfers);
         let found = match Box::pin(probe::probe(&bucket, &prefix, &needs, stop)).await {
-            Err(_) if stop.is_cancelled() => return Err(CliError::Interrupted),
+            Err(_) if stop.is_cancelled() => return Err(CliError::Interrupted("the probe had not begun; nothing was written".to_owned())),
             found => found?,
         };
         if output.json {
@@ -60,7 +49,7 @@ pub(super) async fn probe_all(
             say(&text(&bucket, &found))?;
         }
         if found.stopped {
-            return Err(CliError::Interrupted);
+            return Err(CliError::Interrupted("the probe had not begun; nothing was written".to_owned()));
         }
         if !found.is_good() {
             exit = Exit::Failures;
