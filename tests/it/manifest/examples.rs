@@ -124,9 +124,11 @@ fn a_short_manifest_gets_every_default() {
     let from = Source::Prefix { endpoint: "default".to_owned(), location: "s3://src".parse().unwrap() };
     let expected = Job {
         name: "job".to_owned(),
+        manifest_sha256: job.manifest_sha256.clone(),
         ..Job::single(Transfer::new("transfer-1", from, to), [Endpoint::default().resolve(&environment())])
     };
     assert_eq!(job, expected);
+    assert_eq!(job.manifest_sha256.as_ref().map(String::len), Some(64));
     assert_eq!(job.endpoints["default"].stated, Endpoint::default());
     assert_eq!(job.transfers[0].parts, Parts::default());
     assert_eq!(job.transfers[0].when, When::Changed);
