@@ -64,6 +64,7 @@ use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
 pub(crate) use self::abort::{

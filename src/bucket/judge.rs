@@ -178,7 +178,7 @@ impl Bucket {
             }
             let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
             let asked = Instant::now();
-            let listed = timeout(limit, self.client.first_object(&self.name, "", None)).await.ok()?;
+            let listed = timeout(limit, self.client.list_one(&self.name, "", None, None)).await.ok()?;
             let refused = listed.as_ref().err();
             self.pacer.learn(admitted, operation, refused, 0, asked.elapsed(), limit);
             let Some(refused) = refused else {

@@ -299,7 +299,7 @@ fn may_succeed_later(failure: &Failure) -> bool {
                 | FailureKind::Credentials
                 | FailureKind::NoCredentials
                 | FailureKind::ClockSkew
-                | FailureKind::Certificate
+                | FailureKind::Certificate(_)
                 | FailureKind::Unreadable
         )
 }

@@ -40,7 +40,7 @@ pub(super) async fn probe_all(
         let prefix = prefix.map_or_else(probe::scratch_prefix, str::to_owned);
         let needs = Needs::of(transfers);
         let found = match Box::pin(probe::probe(&bucket, &prefix, &needs, stop)).await {
-            Err(_) if stop.is_cancelled() => return Err(CliError::Interrupted("the probe had not begun; nothing was written".to_owned())),
+            Err(_) if stop.is_cancelled() => return Err(interrupted("the probe left nothing behind")),
             found => found?,
         };
         if output.json {
@@ -49,13 +49,17 @@ pub(super) async fn probe_all(
             say(&text(&bucket, &found))?;
         }
         if found.stopped {
-            return Err(CliError::Interrupted("the probe had not begun; nothing was written".to_owned()));
+            return Err(interrupted("what the probe left is listed above"));
         }
         if !found.is_good() {
             exit = Exit::Failures;
         }
     }
     Ok(exit)
+}
+
+fn interrupted(what: &str) -> CliError {
+    CliError::Interrupted(what.to_owned())
 }
 
 /// Everything as one JSON document.
