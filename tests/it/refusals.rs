@@ -165,7 +165,8 @@ async fn many(objects: u32) -> (World, Job) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none() {
     let (mut world, mut job) = many(3000).await;
-    job.limits.patience = Some(Duration::from_secs(1));
+    // All copies that are under way when the refusals begin have ended before the first refusal is believed.
+    (job.limits.patience, world.retry.brief_doubt) = (Some(Duration::from_secs(4)), Duration::from_secs(3));
     world.sandbox.faults().add(denied(Operation::CopyObject).when(When::After(500)));
     let directory = tempfile::tempdir().unwrap();
     let first = world.session(directory.path(), &job, Intent::Resume).await;
