@@ -31,7 +31,7 @@ use self::contact::Contact;
 pub use self::hidden::HiddenEtags;
 use self::judge::{Doubts, Verdict};
 use self::parking::Parks;
-use self::stopping::Waits;
+use self::stopping::Purpose;
 use crate::checksum::Running;
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
@@ -65,7 +65,7 @@ pub struct Bucket {
     has_parts: Arc<AtomicBool>,
     /// Requests that leave their places while they wait.
     parks: Parks,
-    waits: Waits,
+    purpose: Purpose,
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
     versioned: Arc<OnceCell<bool>>,
@@ -128,7 +128,7 @@ impl Bucket {
             halt,
             has_parts: Arc::default(),
             parks: Parks::default(),
-            waits: Waits::OfTheRun,
+            purpose: Purpose::Object,
             hidden,
             versioned: Arc::default(),
             waited: Duration::ZERO,

@@ -13,28 +13,28 @@ use crate::location::ObjectKey;
 use crate::pace::Lanes;
 use crate::s3::{Failure, Operation};
 
-/// Whose requests these are, which decides what a stop means to them.
+/// The purpose of a bucket's requests, which decides what a stop means to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// Those of an object, or of the plan.
-    OfTheRun,
-    /// Those that tidy up behind an object. They are sent after the stop too, as long as the server answers.
-    OfTidyingUp,
-    /// Those of the journal, which is written to the end.
-    OfTheJournal,
+pub(super) enum Purpose {
+    /// Copying an object, or planning.
+    Object,
+    /// Cleaning up after an object. These requests are sent after the stop too, as long as the server answers.
+    CleanUp,
+    /// Writing the journal, which goes on to the end.
+    Journal,
 }
 
 impl Bucket {
     /// Returns the same bucket for requests that tidy up behind the run, and do not end with it.
     #[must_use]
     pub fn tidying_up(&self) -> Self {
-        Self { waits: Waits::OfTidyingUp, ..self.halted_by(CancellationToken::new()) }
+        Self { purpose: Purpose::CleanUp, ..self.halted_by(CancellationToken::new()) }
     }
 
     /// Returns the same bucket for requests that record how the run ended, and do not end with it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
-        Self { waits: Waits::OfTheJournal, ..self.halted_by(CancellationToken::new()) }
+        Self { purpose: Purpose::Journal, ..self.halted_by(CancellationToken::new()) }
     }
 
     /// Returns the same bucket, whose requests end with `halt`.
@@ -66,11 +66,11 @@ impl Bucket {
         let stopped = async {
             self.pacer.stopping().cancelled().await;
             let is_part = matches!(operation, Operation::UploadPart | Operation::UploadPartCopy);
-            let is_over = match self.waits {
-                Waits::OfTheJournal => false,
-                Waits::OfTidyingUp => lanes.is_out(),
+            let is_over = match self.purpose {
+                Purpose::Journal => false,
+                Purpose::CleanUp => lanes.is_out(),
                 // The first attempt of anything but a part is what an object that has begun still needs.
-                Waits::OfTheRun => attempts > 0 || is_part || lanes.is_out(),
+                Purpose::Object => attempts > 0 || is_part || lanes.is_out(),
             };
             if !is_over {
                 std::future::pending::<()>().await;

@@ -90,7 +90,7 @@ impl Environment {
             };
             environment.files.push(ConfigFile { kind, path, state });
         }
-        environment.parse(contents);
+        environment.parse(&contents);
         environment
     }
 
@@ -103,7 +103,7 @@ impl Environment {
     ) -> Self {
         let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut environment = Self { variables: variables.collect(), ..Self::default() };
-        environment.parse(vec![
+        environment.parse(&[
             (EnvConfigFileKind::Config, config.to_owned()),
             (EnvConfigFileKind::Credentials, credentials.to_owned()),
         ]);
@@ -123,18 +123,18 @@ impl Environment {
         self.is_isolated
     }
 
-    fn parse(&mut self, contents: Vec<(EnvConfigFileKind, String)>) {
+    fn parse(&mut self, contents: &[(EnvConfigFileKind, String)]) {
         // The SDK panics on a set of no files.
         if contents.is_empty() {
             return;
         }
-        for (kind, text) in &contents {
+        for (kind, text) in contents {
             // The SDK ignores these sections in the other file.
             if matches!(kind, EnvConfigFileKind::Config) {
                 self.services.extend(services_sections(text).map(str::to_owned));
             }
         }
-        match sections(&contents) {
+        match sections(contents) {
             Ok(sections) => self.sections = sections,
             Err(error) => {
                 // The SDK does not say which of them is broken.

@@ -1,0 +1,131 @@
+//! The ends of a command: exit codes, and the errors that lead to them.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::flags;
+use crate::journal::JournalError;
+use crate::manifest::{Finding, ManifestError};
+use crate::plan::unlisted::Cause;
+use crate::report::ReportError;
+use crate::s3::Failure;
+
+/// The end of a command, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All done.
+    Done = 0,
+    /// Finished, but some objects failed.
+    Failures = 1,
+    /// The command line or the manifest is wrong; nothing was sent.
+    Usage = 2,
+    /// Refused before the first write, and waiting would not help: a bucket or the credentials cannot be used.
+    Refused = 3,
+    /// Interrupted, or waited in vain for a server or for credentials; run the same command again.
+    Interrupted = 4,
+    /// Nothing failed, but some objects are being restored from an archive; run the same command again later.
+    Waiting = 5,
+    /// A mistake in s3haul.
+    Bug = 70,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl From<Cause> for Exit {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Refused => Self::Refused,
+            Cause::Passing => Self::Interrupted,
+        }
+    }
+}
+
+/// The reason why a command ended without doing its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("{0}")]
+    Refused(#[from] Failure),
+    /// An object to copy that is not there.
+    #[error("{0}")]
+    Absent(String),
+    #[error("{0}")]
+    Report(#[from] ReportError),
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// A journal that can not be used, at a place that was named or with something to go on with.
+    #[error("{0}")]
+    Unusable(JournalError),
+    /// A journal that could not be written any more when the run had begun.
+    #[error("{0}")]
+    Lost(JournalError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A signal ended the command.
+    #[error("interrupted; {0}")]
+    Interrupted(String),
+}
+
+impl CliError {
+    /// Everything that is wrong with a job, if anything is.
+    pub(super) fn of_findings(findings: &[Finding]) -> Option<Self> {
+        let lines = findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy));
+        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join("\nerror: ")))
+    }
+
+    /// The same of a job that the command line makes, whose transfers stand for these sources.
+    pub(super) fn of_flags(findings: &[Finding], sources: &[String]) -> Option<Self> {
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                let mut finding = Finding {
+                    message: flags::spoken(&finding.message),
+                    remedy: flags::spoken(&finding.remedy),
+                    ..finding.clone()
+                };
+                // Nobody gave these names.
+                for (number, source) in (1..).zip(sources) {
+                    let name = format!("`copy-{number}`");
+                    if finding.remedy.contains(&name) || finding.remedy.contains("transfer") {
+                        "copy them one after the other, each to a prefix of its own"
+                            .clone_into(&mut finding.remedy);
+                    }
+                    finding.message = finding.message.replace(&name, source);
+                }
+                finding
+            })
+            .collect();
+        Self::of_findings(&findings)
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
+            Self::Journal(error) if error.is_passing() => Exit::Interrupted,
+            Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
+            // The run is not over before its report is whole.
+            Self::Lost(_)
+            | Self::Interrupted(_)
+            | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
+            Self::Refused(_)
+            | Self::Absent(_)
+            | Self::Report(ReportError::Target(_))
+            | Self::Journal(_)
+            | Self::Unusable(_) => Exit::Refused,
+            Self::Report(
+                ReportError::Incomplete { .. }
+                | ReportError::Footer { .. }
+                | ReportError::Changed { .. }
+                | ReportError::Moved { .. },
+            )
+            | Self::Io(_) => Exit::Failures,
+        }
+    }
+}
