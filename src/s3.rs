@@ -25,6 +25,7 @@ mod identity;
 mod ids;
 mod list;
 mod octets;
+mod page;
 pub mod paging;
 mod pool;
 pub mod progress;
@@ -215,6 +216,12 @@ impl ChecksumAlgorithm {
     #[must_use]
     pub const fn combines(self) -> bool {
         matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
+    }
+
+    /// True for sums of 32 bits, which other bytes may have too.
+    #[must_use]
+    pub const fn is_weak(self) -> bool {
+        matches!(self, Self::Crc32 | Self::Crc32c)
     }
 }
 

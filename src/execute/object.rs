@@ -133,7 +133,7 @@ impl Copy<'_> {
         let mut head = if draft.in_place {
             Box::pin(work.sides.look_in_place(&step.key)).await?
         } else {
-            source.head(&step.entry.key, step.entry.version.as_deref()).await?
+            self.source_as_listed().await?
         };
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
@@ -192,6 +192,17 @@ impl Copy<'_> {
         }?;
         wanted.finish(Some((source, &pin)), &step.key, &ending, draft).await?;
         Ok(ending)
+    }
+
+    /// Looks at the source, which must be what its list says.
+    async fn source_as_listed(&self) -> Result<Head, Trouble> {
+        let Self { source, step: Step { entry, .. }, .. } = self;
+        let head = source.head(&entry.key, entry.version.as_deref()).await?;
+        let Some(message) = entry.contradicted_by(&head, source.capabilities().content_etags) else {
+            return Ok(head);
+        };
+        let place = source.place(&entry.key);
+        Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message).into())
     }
 
     async fn single(

@@ -8,10 +8,11 @@ use super::walk::Found;
 use super::{Deep, Finding, Place, Verdict};
 use crate::bucket::Bucket;
 use crate::checksum::{Running, looks_like_md5};
-use crate::execute::prove::{Expected, Verdict as Evidence, by_checksum};
+use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, by_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
+use crate::listing::sizes_contradict;
 use crate::manifest::job::Source;
 use crate::pace::slots::Want;
 use crate::planner::{Sides, Step};
@@ -72,7 +73,7 @@ impl Pair {
         let mut size = self.size.unwrap_or(0);
         let verdict = match self.by_lists(found, deep) {
             Some(verdict) => verdict,
-            None => match self.by_looking(deep, &mut size).await {
+            None => match self.by_looking(found, deep, &mut size).await {
                 Ok(verdict) => verdict,
                 Err(failure) => Verdict::failed(&failure),
             },
@@ -102,7 +103,7 @@ impl Pair {
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
     }
 
-    async fn by_looking(&self, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
+    async fn by_looking(&self, found: &Found, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
         let there = async {
             match head(&self.destination).await {
                 Ok(head) => Ok(Some(head)),
@@ -115,7 +116,13 @@ impl Pair {
                 let (here, there) = tokio::join!(head(source), there);
                 let (here, there) = (here?, there?);
                 *size = here.size;
+                if let Some(size) = self.size {
+                    as_listed(source, size, self.etag.as_deref(), &here)?;
+                }
                 let Some(there) = there else { return Ok(Verdict::Missing) };
+                if let Found::Entry(entry) = found {
+                    as_listed(&self.destination, entry.size, entry.etag.as_deref(), &there)?;
+                }
                 self.objects(source, &here, &there, deep).await
             }
             Origin::File(path) => match there.await? {
@@ -211,6 +218,17 @@ async fn head(place: &Place) -> Result<Head, Failure> {
     place.bucket.head(&place.key, place.version.as_deref()).await
 }
 
+/// Refuses a HEAD that shows another size of the same bytes than the list: it may be cut off, or empty.
+fn as_listed(place: &Place, size: u64, etag: Option<&str>, head: &Head) -> Result<(), Failure> {
+    match sizes_contradict(size, etag, head) {
+        None => Ok(()),
+        Some(message) => {
+            let place = place.bucket.place(&place.key);
+            Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message))
+        }
+    }
+}
+
 fn pin(place: &Place, head: &Head) -> SourcePin {
     SourcePin {
         bucket: place.bucket.name().clone(),
@@ -237,15 +255,20 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
 /// What two HEADs of equal sizes tell; `None` when that is nothing.
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
+    let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
     match by_checksum(&expected, there.checksum.as_ref()) {
-        Some(Evidence::Proven(proof)) => return Some(Verdict::Equal { proof }),
+        Some(Evidence::Proven(proof)) => {
+            let against = there_etag.as_deref();
+            let against = against.and_then(|etag| against_weak_sum(&expected, &Evidence::Proven(proof), etag));
+            return Some(against.map_or(Verdict::Equal { proof }, |why| Verdict::Different { why }));
+        }
         Some(Evidence::Contradicted(why)) => return Some(Verdict::Different { why }),
         Some(Evidence::Unknown) | None => {}
     }
     if here.size == 0 {
         return Some(Verdict::Equal { proof: Proof::Size });
     }
-    let there_etag = Expected::of(there, destination.bucket.capabilities()).etag?;
+    let there_etag = there_etag?;
     let here_etag = expected.etag?;
     if here_etag == there_etag {
         return Some(Verdict::Equal { proof: Proof::Etag });

@@ -22,6 +22,7 @@ mod compare;
 mod conditions;
 mod conformance;
 mod contact;
+mod contradictions;
 mod copy;
 mod deploy;
 mod embedded;
