@@ -41,7 +41,7 @@ use crate::s3::progress::within;
 use crate::s3::{
     Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class, Client,
     CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation, Page, PartDone,
-    PartHead, PartsPage, SourcePin, UploadMarker, WriteCondition, Written,
+    PartHead, PartsPage, SourcePin, UploadMarker, Versioning, WriteCondition, Written,
 };
 
 /// The server of an endpoint without a URL of its own.
@@ -68,7 +68,7 @@ pub struct Bucket {
     purpose: Purpose,
     hidden: HiddenEtags,
     /// True if the bucket has or had versions. Asked for once, by what needs to know it.
-    versioned: Arc<OnceCell<bool>>,
+    versioned: Arc<OnceCell<Option<Versioning>>>,
     /// The time that the caller has already waited for the outcome.
     waited: Duration,
 }
@@ -413,6 +413,9 @@ impl Bucket {
             Ok(head) if version.is_none() && head.version.as_deref() == Some("null") => {
                 Ok(Box::pin(self.without_null(head)).await)
             }
+            Ok(head) if head.version.is_none() && version.is_some_and(|version| version != "null") => {
+                Box::pin(self.of_version(key, head)).await
+            }
             answer => answer,
         }
     }
@@ -422,12 +425,13 @@ impl Bucket {
         self.read(Operation::HeadObject, Some(&pin.key), || self.client.head_part(pin, number)).await
     }
 
-    /// Reads `first..=last` of one version and sums the bytes as they come: none is kept, and one that breaks off is
+    /// Reads `first..=last` of one version of `size` bytes and sums the bytes as they come: none is kept, and one that breaks off is
     /// read again. The checksum is one that combines.
     pub async fn sum_range(
         &self,
         pin: &SourcePin,
         (first, last): (u64, u64),
+        size: u64,
         algorithm: ChecksumAlgorithm,
     ) -> Result<Checksum, Failure> {
         let length = last - first + 1;
@@ -436,7 +440,7 @@ impl Bucket {
                 |kind, message| Failure::new(kind, Operation::GetObject, self.place(&pin.key), message);
             let mut sum = Running::new(algorithm)
                 .ok_or_else(|| refused(FailureKind::Bug, format!("{algorithm} does not combine")))?;
-            let mut body = self.client.get_object(pin, first, last).await?;
+            let mut body = self.client.get_object(pin, (first, last), size).await?;
             while let Some(bytes) = body.next().await? {
                 sum.update(&bytes);
             }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::location::ObjectKey;
 use crate::pace::gate::joined;
-use crate::s3::{ArchiveState, Failure};
+use crate::s3::{ArchiveState, Failure, Head};
 
 /// Why an object is left out whose key we can't name.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
@@ -57,6 +57,27 @@ impl Entry {
     pub fn relative(&self) -> &str {
         self.key.as_str().get(self.relative_at..).unwrap_or_default()
     }
+
+    /// Returns how HEAD of the same object contradicts this line of a list. `etags_tell` says that the server derives `ETag`s
+    /// from the bytes, so that those of a version never change.
+    #[must_use]
+    pub fn contradicted_by(&self, head: &Head, etags_tell: bool) -> Option<String> {
+        let is_version = self.version.as_ref().is_some_and(|version| version != "null");
+        match &self.etag {
+            Some(etag) if is_version && etags_tell && *etag != head.etag => Some(format!(
+                "HEAD shows the ETag {} of the version that the list shows with {etag}",
+                head.etag
+            )),
+            etag => sizes_contradict(self.size, etag.as_deref(), head),
+        }
+    }
+}
+
+/// Returns how HEAD contradicts the size in a list. Only an object that was replaced has another size, and another `ETag` too.
+#[must_use]
+pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<String> {
+    let is_other = etag == Some(&head.etag) && size != head.size;
+    is_other.then(|| format!("HEAD shows {} bytes, the list shows {size} of the same ETag", head.size))
 }
 
 /// What a lister finds.
@@ -141,5 +162,35 @@ mod tests {
         };
         assert_eq!(read(lister(false)).await.unwrap(), (Some(1), Some(2), None));
         assert!(read(lister(true)).await.unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn head_and_lists_are_compared_where_they_are_about_the_same_bytes() {
+        let entry = |etag: Option<&str>, version: Option<&str>| Entry {
+            key: ObjectKey::new("k").unwrap(),
+            relative_at: 0,
+            size: 100,
+            etag: etag.map(str::to_owned),
+            version: version.map(str::to_owned),
+            modified: None,
+            storage_class: None,
+            archive: ArchiveState::Readable,
+        };
+        let head = |size, etag: &str| Head { size, etag: etag.to_owned(), ..Head::default() };
+        for (entry, head) in [
+            (entry(Some("a"), None), head(100, "a")),
+            (entry(Some("a"), None), head(50, "b")),
+            (entry(None, None), head(50, "a")),
+            (entry(Some("a"), Some("null")), head(50, "b")),
+        ] {
+            assert_eq!(entry.contradicted_by(&head, true), None, "{entry:?} {head:?}");
+        }
+        for size in [0, 99, 101] {
+            let why = entry(Some("a"), None).contradicted_by(&head(size, "a"), false).unwrap();
+            assert_eq!(why, format!("HEAD shows {size} bytes, the list shows 100 of the same ETag"));
+        }
+        let other = entry(Some("a"), Some("1"));
+        assert!(other.contradicted_by(&head(100, "b"), true).unwrap().contains("the ETag b of the version"));
+        assert_eq!(other.contradicted_by(&head(100, "b"), false), None);
     }
 }

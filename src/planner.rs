@@ -24,7 +24,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 
 use crate::bucket::Bucket;
 use crate::listing::bisect::KeyRange;
-use crate::listing::filter::Filter;
+use crate::listing::filter::{Excluded, Filter};
 use crate::listing::join::Counterparts;
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::{ObjectKey, S3Uri};
@@ -456,11 +456,17 @@ impl Sides {
         {
             return Err(Planned::Excluded(entry.key));
         }
-        if filter
-            .admits(entry.relative(), entry.size, entry.modified, entry.storage_class.as_deref())
-            .is_err()
-        {
-            return Err(Planned::Excluded(entry.key));
+        let class = entry.storage_class.as_deref();
+        match filter.admits(entry.relative(), entry.size, entry.modified, class) {
+            Ok(()) => {}
+            Err(Excluded::ModifiedUnknown) => {
+                let place = self.name_of(&entry);
+                let kind = if is_local { FailureKind::Local } else { FailureKind::ServerFault };
+                let why = Excluded::ModifiedUnknown.to_string();
+                let failure = Failure::new(kind, Operation::ListObjects, &*place, why);
+                return Err(Planned::Failed(Some(entry.key), place, failure));
+            }
+            Err(_) => return Err(Planned::Excluded(entry.key)),
         }
         match self.key_of(&entry) {
             Ok(key) => Ok((entry, key)),

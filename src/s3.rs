@@ -27,6 +27,7 @@ mod ids;
 mod list;
 pub mod look;
 mod octets;
+mod page;
 pub mod paging;
 mod pool;
 pub mod progress;
@@ -218,6 +219,12 @@ impl ChecksumAlgorithm {
     #[must_use]
     pub const fn combines(self) -> bool {
         matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
+    }
+
+    /// True for sums of 32 bits, which other bytes may have too.
+    #[must_use]
+    pub const fn is_weak(self) -> bool {
+        matches!(self, Self::Crc32 | Self::Crc32c)
     }
 }
 

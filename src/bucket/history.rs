@@ -45,23 +45,40 @@ impl Bucket {
     /// Takes the version `null` off an object of a bucket that has no versions. Some servers send it there,
     /// and refuse it in requests.
     pub(super) async fn without_null(&self, head: Head) -> Head {
+        match self.known_versioning().await {
+            Some(Some(Versioning::Never)) => Head { version: None, ..head },
+            // Amazon S3 sends `null` only where there are versions.
+            Some(None) if self.client.url().is_some() => Head { version: None, ..head },
+            _ => head,
+        }
+    }
+
+    /// Returns what HEAD shows of a version that it does not name: in a bucket without versions, that is the current object.
+    pub(super) async fn of_version(&self, key: &ObjectKey, head: Head) -> Result<Head, Failure> {
+        if self.known_versioning().await != Some(Some(Versioning::Never)) {
+            return Ok(head);
+        }
+        let message =
+            "a version was asked for, and the bucket has none: the answer is about the current object";
+        Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, self.place(key), message))
+    }
+
+    /// Returns what `GetBucketVersioning` says, which is asked once: `Some(None)` if it is refused, and `None` if there was no
+    /// answer.
+    async fn known_versioning(&self) -> Option<Option<Versioning>> {
         let asked = self.versioned.get_or_try_init(|| async {
             match self.versioning().await {
-                Ok(versioning) => Ok(versioning != Versioning::Never),
+                Ok(versioning) => Ok(Some(versioning)),
                 // It will be asked for again.
                 Err(failure)
                     if failure.kind().may_pass_later() || *failure.kind() == FailureKind::Stopped =>
                 {
                     Err(failure)
                 }
-                // Amazon S3 sends `null` only where there are versions.
-                Err(_) => Ok(self.client.url().is_none()),
+                Err(_) => Ok(None),
             }
         });
-        match asked.await {
-            Ok(false) => Head { version: None, ..head },
-            _ => head,
-        }
+        asked.await.ok().copied()
     }
 
     /// See [`Client::list_versions`](crate::s3::Client::list_versions).

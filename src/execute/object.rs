@@ -204,14 +204,13 @@ impl Copy<'_> {
         Ok(ending)
     }
 
-    /// Looks at the source. One that is shorter than its list says, with the same `ETag`, would be copied without its end.
+    /// Looks at the source, which must be what its list says.
     async fn source_as_listed(&self) -> Result<Head, Trouble> {
         let Self { source, step: Step { entry, .. }, .. } = self;
         let head = source.parking_heads().head(&entry.key, entry.version.as_deref()).await?;
-        if entry.etag.as_ref() != Some(&head.etag) || head.size >= entry.size {
+        let Some(message) = entry.contradicted_by(&head, source.capabilities().content_etags) else {
             return Ok(head);
-        }
-        let message = format!("HEAD shows {} bytes and the list {} of the same ETag", head.size, entry.size);
+        };
         let place = source.place(&entry.key);
         Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message).into())
     }

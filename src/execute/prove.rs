@@ -166,7 +166,9 @@ impl Verdict {
 /// Judges by the answer of the write alone. Nothing was `made` of parts by single requests.
 pub(super) fn by_answer(expected: &Expected, written: &Written, made: &Made, content_etags: bool) -> Verdict {
     if let Some(verdict) = by_checksum(expected, written.checksum.as_ref()) {
-        return verdict;
+        // A look tells if a key makes ETags of its own.
+        let is_doubtful = content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
+        return if is_doubtful { Verdict::Unknown } else { verdict };
     }
     if content_etags && expected.etag.as_ref() == Some(&written.etag) {
         return Verdict::Proven(Proof::Etag);
@@ -187,7 +189,9 @@ pub(super) fn by_look(expected: &Expected, found: &Head, made: &Made, content_et
         return Verdict::Contradicted(format!("{} bytes arrived of {}", found.size, expected.size));
     }
     if let Some(verdict) = by_checksum(expected, found.checksum.as_ref()) {
-        return verdict;
+        let etag_tells = content_etags && !found.kms;
+        let against = against_weak_sum(expected, &verdict, &found.etag).filter(|_| etag_tells);
+        return against.map_or(verdict, Verdict::Contradicted);
     }
     if content_etags && !found.kms {
         match (&expected.etag, &made.etag) {
@@ -217,6 +221,16 @@ pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Opti
     }
     (sum.kind == ChecksumKind::FullObject).then(|| {
         Verdict::Contradicted(format!("{} is {}, the source's {}", found.algorithm, found.value, sum.value))
+    })
+}
+
+/// Returns what two MD5s say against equal sums of 32 bits.
+pub(crate) fn against_weak_sum(expected: &Expected, verdict: &Verdict, etag: &str) -> Option<String> {
+    let Verdict::Proven(_) = verdict else { return None };
+    let (sum, source) = (expected.checksum.as_ref()?, expected.etag.as_deref()?);
+    let differ = looks_like_md5(source) && looks_like_md5(etag) && source != etag;
+    (differ && sum.algorithm.is_weak()).then(|| {
+        format!("the ETag is {etag}, the source's {source}, although the {} is equal", sum.algorithm)
     })
 }
 
@@ -276,6 +290,29 @@ mod tests {
             by_answer(&read, &written("other", Some(crc("A"))), &nothing, true),
             Verdict::Proven(Proof::Read)
         );
+    }
+
+    #[test]
+    fn equal_sums_of_32_bits_do_not_outweigh_other_md5s() {
+        let sum =
+            |algorithm| Checksum { algorithm, kind: ChecksumKind::FullObject, value: "AAAAAA==".into() };
+        let (here, there) = (md5_etag(b"x"), md5_etag(b"y"));
+        let nothing = Made::default();
+        for (algorithm, is_weak) in
+            [(ChecksumAlgorithm::Crc32, true), (ChecksumAlgorithm::Crc32c, true), (CRC, false)]
+        {
+            let source = expected(Some(sum(algorithm)), Some(&here));
+            let answer = by_answer(&source, &written(&there, Some(sum(algorithm))), &nothing, true);
+            assert_eq!(answer == Verdict::Unknown, is_weak, "{answer:?}");
+            let found =
+                Head { size: 2, etag: there.clone(), checksum: Some(sum(algorithm)), ..Head::default() };
+            let look = by_look(&source, &found, &nothing, true);
+            assert_eq!(matches!(look, Verdict::Contradicted(_)), is_weak, "{look:?}");
+            // Where ETags say nothing, the sum is what there is.
+            for (found, content) in [(Head { kms: true, ..found.clone() }, true), (found, false)] {
+                assert!(matches!(by_look(&source, &found, &nothing, content), Verdict::Proven(_)));
+            }
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(crate) async fn sum(
                 "the run was stopped",
             )
         })?;
-        let sum = bucket.sum_range(pin, (first, last), algorithm).await?;
+        let sum = bucket.sum_range(pin, (first, last), size, algorithm).await?;
         drop(place);
         Ok::<_, Failure>((sum, last - first + 1))
     });

@@ -33,7 +33,7 @@ pub enum Excluded {
     TooOld(Timestamp),
     /// Modified at or after this `modified_before`.
     TooNew(Timestamp),
-    /// There is a rule about the time of modification and the source does not tell it.
+    /// There is a rule about the time of modification and the source does not tell it: nobody knows if the entry takes part.
     ModifiedUnknown,
     /// Its storage class is not among the `storage_classes`.
     StorageClass,
@@ -65,13 +65,13 @@ impl Filter {
             (_, Some(bound)) if size >= bound.0 => return Err(Excluded::TooLarge(bound)),
             _ => {}
         }
-        self.admits_time(modified)?;
         let class = storage_class.unwrap_or("STANDARD");
         if !select.storage_classes.is_empty() && !select.storage_classes.iter().any(|wanted| wanted == class)
         {
             return Err(Excluded::StorageClass);
         }
-        Ok(())
+        // An unknown time is told only of what nothing else leaves out.
+        self.admits_time(modified)
     }
 
     /// Whether a delete marker takes part, which has neither size nor storage class.
@@ -129,7 +129,9 @@ impl fmt::Display for Excluded {
             Self::TooLarge(bound) => write!(f, "not smaller than {bound}"),
             Self::TooOld(bound) => write!(f, "modified before {bound}"),
             Self::TooNew(bound) => write!(f, "not modified before {bound}"),
-            Self::ModifiedUnknown => f.write_str("the source tells no time of modification"),
+            Self::ModifiedUnknown => f.write_str(
+                "its list has no time of modification that can be read, which `modified_after` and `modified_before` need",
+            ),
             Self::StorageClass => f.write_str("in another storage class"),
         }
     }

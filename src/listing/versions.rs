@@ -160,7 +160,8 @@ fn place(bucket: &Bucket, scope: &Scope) -> String {
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     Listing::by(|pages| async move {
-        let mut past = Past { time, relative_at: scope.relative_at, settled: None, objects: 0 };
+        let name = bucket.name().to_string();
+        let mut past = Past { bucket: name, time, relative_at: scope.relative_at, settled: None, objects: 0 };
         let mut asked = Pages::of(&bucket, &scope);
         let failure = loop {
             match asked.next().await {
@@ -189,6 +190,8 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
 /// Finds what was there at a time, over the ends of pages.
 #[derive(Debug)]
 struct Past {
+    /// For messages.
+    bucket: String,
     time: Timestamp,
     relative_at: usize,
     /// The key of which a version of that time was seen.
@@ -202,11 +205,18 @@ impl Past {
     }
 
     fn item(&mut self, item: ListedVersion) -> Option<Found> {
-        let is_past = item.modified.is_some_and(|modified| modified <= self.time);
-        if !is_past || self.settled.as_deref() == Some(&item.key) {
+        let is_future = item.modified.is_some_and(|modified| modified > self.time);
+        if is_future || self.settled.as_deref() == Some(&item.key) {
             return None;
         }
         self.settled = Some(item.key.clone());
+        if item.modified.is_none() {
+            let message = "the list has no time of a version of it, so that nobody knows what was there";
+            let place = format!("s3://{}/{}", self.bucket, item.key);
+            let failure =
+                Failure::new(FailureKind::ServerFault, Operation::ListObjectVersions, &*place, message);
+            return Some(Found::Refused(place, failure));
+        }
         if item.is_marker {
             return None;
         }

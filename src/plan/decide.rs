@@ -296,11 +296,18 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     if source.size == 0 {
         return Content::Equal(Basis::Checksum);
     }
+    let md5s_differ = etags_tell
+        && !source.kms
+        && !destination.kms
+        && Etags::of(Some(&source.etag), Some(&destination.etag)) == Etags::Md5sDiffer;
     if let (Some(source), Some(destination)) = (&source.checksum, &destination.checksum)
         && (source.algorithm, source.kind) == (destination.algorithm, destination.kind)
     {
         // Composite checksums differ for equal bytes in other parts.
         match (source.value == destination.value, source.kind) {
+            (true, _) if source.algorithm.is_weak() && md5s_differ => {
+                return Content::Differs(Reason::EtagDiffers);
+            }
             (true, _) => return Content::Equal(Basis::Checksum),
             (false, ChecksumKind::FullObject) => return Content::Differs(Reason::ChecksumDiffers),
             (false, ChecksumKind::Composite) => {}

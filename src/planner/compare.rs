@@ -17,7 +17,7 @@ use crate::plan::decide::{
 };
 use crate::plan::existing::{self, Class};
 use crate::plan::in_place::has_acl;
-use crate::s3::{ChecksumKind, Failure, FailureKind, Head, SourcePin};
+use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 
 /// Which sides are asked about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +161,10 @@ impl Sides {
         doubt: Doubt,
     ) -> Result<Decision, Failure> {
         let here = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        if let Some(message) = entry.contradicted_by(&here, source.capabilities().content_etags) {
+            let place = source.place(&entry.key);
+            return Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message));
+        }
         let mut found = content(&here, there, self.etags_follow_from_bytes());
         if found == Content::SamePartCount {
             let here = first_part(source, &entry.key, entry.version.as_deref(), &here);

@@ -19,7 +19,7 @@ use super::{HEADS_AT_ONCE, Planned, Resume, Sides, Step};
 use crate::bucket::Bucket;
 use crate::bucket::history::Tip;
 use crate::listing::Entry;
-use crate::listing::filter::Filter;
+use crate::listing::filter::{Excluded, Filter};
 use crate::listing::versions::{self, History, Scope, Told, Version, Walk};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Archived, Source, When};
@@ -216,14 +216,23 @@ impl Sides {
         }
         let all = history.versions.len();
         let relative = history.key.as_str().get(history.relative_at..).unwrap_or_default();
+        let mut is_undated = false;
         history.versions.retain(|version| {
             let class = version.storage_class.as_deref();
-            if version.is_marker {
-                filter.admits_marker(relative, version.modified).is_ok()
+            let admitted = if version.is_marker {
+                filter.admits_marker(relative, version.modified)
             } else {
-                filter.admits(relative, version.size, version.modified, class).is_ok()
-            }
+                filter.admits(relative, version.size, version.modified, class)
+            };
+            is_undated |= admitted == Err(Excluded::ModifiedUnknown);
+            admitted.is_ok()
         });
+        if is_undated {
+            let (place, why) = (history.key.to_string(), Excluded::ModifiedUnknown.to_string());
+            let failure = Failure::new(FailureKind::ServerFault, Operation::ListObjectVersions, &*place, why);
+            planned.send(Planned::Failed(Some(history.key), place, failure)).await?;
+            return Ok(None);
+        }
         for _ in history.versions.len()..all {
             planned.send(Planned::Excluded(history.key.clone())).await?;
         }

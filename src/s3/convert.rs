@@ -123,14 +123,13 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
     Some(Retention { mode: mode?.to_owned(), until: timestamp(until?)? })
 }
 
-/// The first checksum that is there, in the order CRC64NVME, CRC32, CRC32C, SHA1, SHA256.
+/// Returns the strongest checksum that is there. CRC64NVME comes first: those of parts combine into that of the whole.
 pub(super) fn checksum(values: [Option<String>; 5], kind: Option<&sdk::ChecksumType>) -> Option<Checksum> {
     use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
-    let algorithms = [Crc64Nvme, Crc32, Crc32c, Sha1, Sha256];
-    let (algorithm, value) = algorithms
-        .into_iter()
-        .zip(values)
-        .find_map(|(algorithm, value)| value.map(|value| (algorithm, value)))?;
+    let [crc64, crc32, crc32c, sha1, sha256] = values;
+    let by_strength = [(Crc64Nvme, crc64), (Sha256, sha256), (Sha1, sha1), (Crc32c, crc32c), (Crc32, crc32)];
+    let (algorithm, value) =
+        by_strength.into_iter().find_map(|(algorithm, value)| Some((algorithm, value?)))?;
     // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
     let (value, suffix) = match value.split_once('-') {
         Some((value, _)) => (value.to_owned(), true),
@@ -274,6 +273,15 @@ mod tests {
     fn tags_are_encoded_into_one_header() {
         let tag = |key: &str, value: &str| Tag { key: key.to_owned(), value: value.to_owned() };
         assert_eq!(tagging_header(&[tag("a b", "1&2"), tag("ü", "")]), "a%20b=1%262&%C3%BC=");
+    }
+
+    #[test]
+    fn the_strongest_checksum_is_taken() {
+        let mut values = ["crc64", "crc32", "crc32c", "sha1", "sha256"].map(|value| Some(value.to_owned()));
+        for (at, strongest) in [(0, "crc64"), (4, "sha256"), (3, "sha1"), (2, "crc32c"), (1, "crc32")] {
+            assert_eq!(checksum(values.clone(), None).unwrap().value, strongest);
+            values[at] = None;
+        }
     }
 
     #[test]

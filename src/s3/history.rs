@@ -18,6 +18,7 @@ use jiff::Timestamp;
 
 use super::convert::{decode, listed_archive, timestamp, unquote};
 use super::ids::{Name, required_size};
+use super::page::Told;
 use super::paging::follows_unless_last;
 use super::verbs::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, Page};
@@ -150,7 +151,9 @@ impl Client {
             .map_err(|error| failure(OPERATION, bucket, None, &error))?;
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
         let faulty = |message| fault(OPERATION, bucket, None, message);
-        if let Some(message) = self.of_another(bucket, output.name.as_deref()) {
+        let told = Told::of(output.prefix(), output.common_prefixes());
+        let contradiction = told.contradiction(prefix, output.versions().len());
+        if let Some(message) = contradiction.or_else(|| self.of_another(bucket, output.name.as_deref())) {
             return Err(faulty(message));
         }
         let readable = |key: Option<String>| {
@@ -190,7 +193,7 @@ impl Client {
         });
         let versions = versions.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
         let markers = markers.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
-        let items = in_order(versions, markers, &seen.order());
+        let items = newest_first(in_order(versions, markers, &seen.order())).map_err(faulty)?;
         let last =
             items.last().map(|last| VersionMarker { key: last.key.clone(), id: Some(last.id.clone()) });
         let key = Name::Token.optional(output.next_key_marker).map_err(faulty)?;
@@ -348,8 +351,8 @@ fn in_order(versions: Vec<ListedVersion>, markers: Vec<ListedVersion>, order: &[
     if is_history { merged } else { by_time(kept_versions, kept_markers) }
 }
 
-/// Merges by key, newest first. Of two entries of one second the latest one of its key is the newer one, and else the
-/// marker: an object is deleted after it was written.
+/// Merges by key, newest first. The latest one of its key is the newest, whatever its time: an upload is dated at its
+/// beginning. Of two entries of one second it is the marker, because an object is deleted after it was written.
 fn by_time(
     mut versions: VecDeque<ListedVersion>,
     mut markers: VecDeque<ListedVersion>,
@@ -357,7 +360,7 @@ fn by_time(
     let mut merged = Vec::with_capacity(versions.len() + markers.len());
     while let (Some(version), Some(marker)) = (versions.front(), markers.front()) {
         let rank =
-            |entry: &ListedVersion| (Reverse(entry.modified), Reverse(entry.is_latest), !entry.is_marker);
+            |entry: &ListedVersion| (Reverse(entry.is_latest), Reverse(entry.modified), !entry.is_marker);
         let marker_first =
             marker.key.cmp(&version.key).then_with(|| rank(marker).cmp(&rank(version))).is_lt();
         merged.extend(if marker_first { markers.pop_front() } else { versions.pop_front() });
@@ -365,6 +368,28 @@ fn by_time(
     merged.extend(versions);
     merged.extend(markers);
     merged
+}
+
+/// Turns the versions of each key that are listed oldest first. Their times say nothing against a list that begins with the
+/// latest, because uploads are dated at their beginning.
+///
+/// # Errors
+/// The latest version of a key stands among the others, so that their order is unknown.
+fn newest_first(mut list: Vec<ListedVersion>) -> Result<Vec<ListedVersion>, String> {
+    for history in list.chunk_by_mut(|one, next| one.key == next.key) {
+        let ascends = || history.windows(2).all(|pair| pair[0].modified <= pair[1].modified);
+        match history.iter().position(|entry| entry.is_latest) {
+            None | Some(0) => {}
+            Some(at) if at + 1 == history.len() && ascends() => history.reverse(),
+            Some(at) => {
+                let ListedVersion { key, id, .. } = &history[at];
+                return Err(format!(
+                    "the list calls the version `{id}` of `{key}` its latest, behind others"
+                ));
+            }
+        }
+    }
+    Ok(list)
 }
 
 #[cfg(test)]
@@ -406,6 +431,37 @@ mod tests {
         assert_eq!(order, [false, true, false, true]);
         let (versions, markers) = split(&history);
         assert_eq!(in_order(versions, markers, &order), history);
+    }
+
+    #[test]
+    fn versions_that_are_listed_oldest_first_are_turned() {
+        let oldest_first = [
+            entry("a", 1, false, false),
+            entry("a", 2, true, false),
+            entry("a", 2, false, true),
+            entry("b", 9, false, true),
+            entry("b", 3, false, false),
+        ];
+        let [a1, a2, a3, b1, b2] = oldest_first.clone();
+        assert_eq!(newest_first(oldest_first.into()).unwrap(), [a3, a2, a1, b1, b2]);
+        // An upload is dated at its beginning.
+        let early = [entry("a", 1, false, true), entry("a", 2, false, false)];
+        assert_eq!(newest_first(early.clone().into()).unwrap(), early);
+        for bad in [
+            [entry("a", 1, false, false), entry("a", 2, false, true), entry("a", 3, false, false)],
+            [entry("a", 2, false, false), entry("a", 1, false, false), entry("a", 1, false, true)],
+        ] {
+            let why = newest_first(bad.into()).unwrap_err();
+            assert!(why.contains("of `a` its latest, behind others"), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_latest_is_the_newest_whatever_its_time() {
+        let upload = entry("a", 1, false, true);
+        let marker = entry("a", 5, true, false);
+        let merged = by_time(vec![upload.clone()].into(), vec![marker.clone()].into());
+        assert_eq!(merged, [upload, marker]);
     }
 
     #[test]

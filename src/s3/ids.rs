@@ -71,6 +71,16 @@ pub(super) fn written_version(version: Option<String>) -> Result<Option<String>,
     Ok(Name::Version.optional(version)?.filter(|version| version != "null"))
 }
 
+/// Returns how an answer contradicts the version that its request named. Servers that keep none ignore the name.
+pub(super) fn other_version(asked: Option<&str>, answered: Option<&str>) -> Result<(), String> {
+    match asked.zip(answered.filter(|answered| !answered.is_empty())) {
+        Some((asked, answered)) if asked != answered => {
+            Err(format!("the answer is about the version `{answered}`, and `{asked}` was asked for"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Returns a number of bytes or of parts, which must be there and not negative.
 pub(super) fn required_size<N>(size: Option<N>, what: &str) -> Result<u64, String>
 where
@@ -124,6 +134,22 @@ mod tests {
             assert_eq!(written_version(none), Ok(None));
         }
         assert_eq!(written_version(Some("v1".to_owned())), Ok(Some("v1".to_owned())));
+    }
+
+    #[test]
+    fn an_answer_about_another_version_is_none() {
+        for (asked, answered) in [
+            (None, None),
+            (None, Some("1")),
+            (Some("1"), None),
+            (Some("1"), Some("")),
+            (Some("1"), Some("1")),
+        ] {
+            assert_eq!(other_version(asked, answered), Ok(()));
+        }
+        for (asked, answered) in [("1", "2"), ("1", "null"), ("null", "1")] {
+            assert!(other_version(Some(asked), Some(answered)).is_err());
+        }
     }
 
     #[test]

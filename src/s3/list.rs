@@ -2,7 +2,8 @@
 //!
 //! A sync of a million objects that are in place is two million lines of lists and nothing else, so a line must cost next to
 //! nothing. With the SDK's reader such a sync took 16.4 s of CPU, with this one 8.3 s. The request, its signature and its
-//! failures are the SDK's all the same: for an answer that says 200, an interceptor puts our reader in the place of the SDK's.
+//! failures are the SDK's all the same: for an answer that is no failure, an interceptor puts our reader in the place of the
+//! SDK's. A page that it did not read is never taken for an empty one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,7 @@ use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponse
 
 use super::convert::{decode, is_archive};
 use super::ids::Name;
+use super::page::Told;
 use super::paging::follows;
 use super::verbs::{failure, fault};
 use super::xml::{Reader, Tag, Unreadable};
@@ -74,9 +76,12 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
-        let Listed { items, name, truncated, next, mistake } = reader.take();
         let faulty = |message| fault(Operation::ListObjects, bucket, None, message);
-        if let Some(message) = mistake.or_else(|| self.of_another(bucket, name.as_deref())) {
+        let Some(Listed { items, name, told, truncated, next, mistake }) = reader.take() else {
+            return Err(faulty("the answer was not read as a list".to_owned()));
+        };
+        let contradiction = mistake.or_else(|| told.contradiction(prefix, items.len()));
+        if let Some(message) = contradiction.or_else(|| self.of_another(bucket, name.as_deref())) {
             return Err(faulty(message));
         }
         let next =
@@ -100,6 +105,7 @@ struct Listed {
     items: Vec<ListedObject>,
     /// The bucket, as the server calls it.
     name: Option<String>,
+    told: Told,
     /// Absent if the answer does not say it.
     truncated: Option<bool>,
     next: Option<String>,
@@ -111,12 +117,13 @@ struct Listed {
 #[derive(Clone, Debug, Default)]
 struct PageReader {
     knows_archives: bool,
-    listed: Arc<Mutex<Listed>>,
+    /// Absent until an answer was read.
+    listed: Arc<Mutex<Option<Listed>>>,
 }
 
 impl PageReader {
-    fn take(&self) -> Listed {
-        std::mem::take(&mut self.listed.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> Option<Listed> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -131,7 +138,7 @@ impl Intercept for PageReader {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if context.response().status().as_u16() == 200 {
+        if context.response().status().is_success() {
             config.interceptor_state().store_put(SharedResponseDeserializer::new(self.clone()));
         }
         Ok(())
@@ -148,7 +155,7 @@ impl DeserializeResponse for PageReader {
         let document = document.map_err(|error| OrchestratorError::response(error.into()))?;
         match read(document, self.knows_archives) {
             Ok(listed) => {
-                *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed;
+                *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
                 Ok(Output::erase(ListObjectsV2Output::builder().build()))
             }
             Err(ReadError::Refused(metadata)) => {
@@ -190,7 +197,7 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
     };
     // A page has a thousand lines, or none.
     let mut listed = Listed::default();
-    let mut encoded = false;
+    let (mut encoded, mut hollow) = (false, false);
     while let Some(tag) = reader.child()? {
         if let Tag::Open(name) | Tag::Empty(name) = tag {
             is_page = is_page || OF_A_PAGE.contains(&name);
@@ -215,9 +222,21 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
             Tag::Open("Name") => listed.name = Some(reader.text()?.into_owned()),
             Tag::Open("NextContinuationToken") => listed.next = Some(reader.text()?.into_owned()),
             Tag::Open("EncodingType") => encoded = reader.text()?.trim() == "url",
+            Tag::Open("Prefix") => listed.told.prefix = Some(reader.text()?.into_owned()),
+            Tag::Open("KeyCount") => listed.told.count = reader.text()?.trim().parse().ok(),
+            Tag::Open("CommonPrefixes") => listed.told.group = group(&mut reader)?.or(listed.told.group),
+            // A server that fails late puts the error behind what it has sent.
+            Tag::Open("Error") => return Err(ReadError::Refused(Box::new(refusal(&mut reader)?))),
             Tag::Open(_) => reader.skip()?,
+            // Such an end says nothing.
+            Tag::Empty("IsTruncated") => return Err(Unreadable.into()),
+            Tag::Empty("Contents") => hollow = true,
             Tag::Empty(_) | Tag::Close(_) => {}
         }
+    }
+    // Some servers write an empty list as one empty element.
+    if hollow && listed.told.count != Some(0) {
+        listed.mistake = Some("the list holds an object without a key".to_owned());
     }
     if !is_page {
         return Err(Unreadable.into());
@@ -233,6 +252,19 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
     }
     listed.items.shrink_to_fit();
     Ok(listed)
+}
+
+/// Returns the prefix that stands for several keys, if it is there.
+fn group(reader: &mut Reader<'_>) -> Result<Option<String>, Unreadable> {
+    let mut prefix = None;
+    while let Some(tag) = reader.child()? {
+        match tag {
+            Tag::Open("Prefix") => prefix = Some(reader.text()?.into_owned()).filter(|it| !it.is_empty()),
+            Tag::Open(_) => reader.skip()?,
+            Tag::Empty(_) | Tag::Close(_) => {}
+        }
+    }
+    Ok(prefix)
 }
 
 /// The code and the message of an error.
@@ -378,6 +410,24 @@ mod tests {
             assert_eq!(read(&other, true).unwrap(), read(PAGE, true).unwrap(), "{root}");
         }
         assert_eq!(read("<ListBucketResult></ListBucketResult>", true).unwrap(), Listed::default());
+    }
+
+    #[test]
+    fn what_a_page_says_about_itself_is_kept() {
+        let told = read(PAGE, true).unwrap().told;
+        assert_eq!(told, Told { prefix: None, count: Some(2), group: Some("p/".to_owned()) });
+        let empty = "<ListBucketResult><KeyCount>0</KeyCount><Contents/><CommonPrefixes/><CommonPrefixes>\
+            </CommonPrefixes></ListBucketResult>";
+        let listed = read(empty, true).unwrap();
+        assert_eq!((listed.mistake, listed.told.group, listed.items.len()), (None, None, 0));
+        let hollow = read("<ListBucketResult><Contents/></ListBucketResult>", true).unwrap();
+        assert_eq!(hollow.mistake.as_deref(), Some("the list holds an object without a key"));
+        let unsaid = PAGE.replace("<IsTruncated>true</IsTruncated>", "<IsTruncated/>");
+        assert!(matches!(read(&unsaid, true), Err(ReadError::Unreadable(_))));
+        let late =
+            PAGE.replace("<CommonPrefixes>", "<Error><Code>InternalError</Code></Error><CommonPrefixes>");
+        let Err(ReadError::Refused(error)) = read(&late, true) else { panic!("no error") };
+        assert_eq!(error.code(), Some("InternalError"));
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub trait Entry {
     fn id(&self) -> Option<&str> {
         None
     }
+
+    /// True for the newest entry of its key, in a list of versions.
+    fn is_latest(&self) -> bool {
+        false
+    }
 }
 
 impl Entry for ListedObject {
@@ -48,6 +53,10 @@ impl Entry for ListedVersion {
 
     fn id(&self) -> Option<&str> {
         Some(&self.id)
+    }
+
+    fn is_latest(&self) -> bool {
+        self.is_latest
     }
 }
 
@@ -123,6 +132,8 @@ pub struct Paging {
     hashers: (RandomState, RandomState),
     /// The last key of the page before, in a list with order.
     last: Option<String>,
+    /// True if the entries of that key began with the latest.
+    led: bool,
     /// What is remembered of the list.
     seen: HashSet<Print>,
     /// What is remembered of the page before.
@@ -142,6 +153,12 @@ struct Refused {
     example: String,
 }
 
+impl Refused {
+    fn count(all: &mut BTreeMap<&'static str, Self>, what: &'static str, key: &str) {
+        all.entry(what).or_insert_with(|| Self { count: 0, example: shortened(key) }).count += 1;
+    }
+}
+
 impl Paging {
     /// Begins a list of `bucket` whose keys begin with `prefix`.
     #[must_use]
@@ -153,6 +170,7 @@ impl Paging {
             order,
             hashers: (RandomState::new(), RandomState::new()),
             last: None,
+            led: false,
             seen: HashSet::new(),
             before: HashSet::new(),
             first_and_last: None,
@@ -235,9 +253,7 @@ impl Paging {
             let key = item.key();
             let is_foreign = || (!key.starts_with(prefix)).then_some("keys outside the requested prefix");
             let Some(what) = unusable_key(&key).or_else(is_foreign) else { return true };
-            let refused =
-                refused.entry(what).or_insert_with(|| Refused { count: 0, example: shortened(&key) });
-            refused.count += 1;
+            Refused::count(refused, what, &key);
             false
         });
     }
@@ -276,8 +292,17 @@ impl Paging {
             let key = item.key();
             let order = last.as_ref().map(|last| last.as_ref().cmp(key.as_ref()));
             match order {
-                None | Some(std::cmp::Ordering::Less) => self.seen.clear(),
-                Some(std::cmp::Ordering::Equal) if self.order == Order::Grouped => {}
+                None | Some(std::cmp::Ordering::Less) => {
+                    self.seen.clear();
+                    self.led = item.is_latest();
+                }
+                Some(std::cmp::Ordering::Equal) if self.order == Order::Grouped => {
+                    if item.is_latest() && !self.led {
+                        let message =
+                            format!("the server lists the latest version of `{key}` behind older ones");
+                        return Err(self.fault(message));
+                    }
+                }
                 Some(_) => return Err(self.out_of_order(&last.unwrap_or_default(), &key)),
             }
             if self.order == Order::Grouped {
@@ -295,13 +320,18 @@ impl Paging {
         Ok(())
     }
 
-    /// Of a list without order, takes out what was on the page before, or at the end of any page.
+    /// Of a list without order, takes out what was on the page before, or at the end of any page. The same key twice on one
+    /// page may be two keys that the server writes alike, and is counted.
     fn drop_repeated<T: Entry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
-        let Self { seen, before, hashers, .. } = self;
+        let Self { seen, before, hashers, refused, .. } = self;
         items.retain(|item| {
             let print = print_of(hashers, item);
-            !seen.contains(&print) && !before.contains(&print) && here.insert(print)
+            if !here.insert(print) {
+                Refused::count(refused, "the same key twice on one page", &item.key());
+                return false;
+            }
+            !seen.contains(&print) && !before.contains(&print)
         });
         self.before = here;
         self.seen.extend([ends.0, ends.1]);

@@ -10,7 +10,7 @@ use super::bounds::TooLong;
 use super::causes::{find, plain};
 use super::convert::{part_number, quoted, unquote};
 use super::headers::with_customer_key;
-use super::ids::{Name, required_size};
+use super::ids::{Name, other_version, required_size};
 use super::verbs::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
 use crate::location::{BucketName, ObjectKey};
@@ -44,8 +44,13 @@ impl Body {
 }
 
 impl Client {
-    /// Begins to read `first..=last` of one version of an object.
-    pub async fn get_object(&self, pin: &SourcePin, first: u64, last: u64) -> Result<Body, Failure> {
+    /// Begins to read `first..=last` of one version of an object of `size` bytes.
+    pub async fn get_object(
+        &self,
+        pin: &SourcePin,
+        (first, last): (u64, u64),
+        size: u64,
+    ) -> Result<Body, Failure> {
         let request = self
             .sdk
             .get_object()
@@ -58,10 +63,10 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::GetObject, &pin.bucket, Some(&pin.key), &error))?;
+        let faulty = |message| fault(Operation::GetObject, &pin.bucket, Some(&pin.key), message);
         same_version(pin, output.e_tag, Operation::GetObject)?;
-        let range = output.content_range.as_deref();
-        same_range((first, last), range)
-            .map_err(|message| fault(Operation::GetObject, &pin.bucket, Some(&pin.key), message))?;
+        other_version(pin.version.as_deref(), output.version_id.as_deref()).map_err(faulty)?;
+        same_range((first, last), size, output.content_range.as_deref()).map_err(faulty)?;
         Ok(Body { stream: output.body, place: place(&pin.bucket, Some(&pin.key)) })
     }
 
@@ -79,6 +84,8 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, &pin.bucket, Some(&pin.key), &error))?;
+        other_version(pin.version.as_deref(), output.version_id())
+            .map_err(|message| fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message))?;
         same_version(pin, output.e_tag, Operation::HeadObject)?;
         let size = required_size(output.content_length, "Content-Length")
             .map_err(|message| fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message))?;
@@ -108,22 +115,23 @@ impl Client {
     }
 }
 
-/// Refuses the bytes of another range than `first..=last`. An answer that names none may be the whole object.
-fn same_range((first, last): (u64, u64), answered: Option<&str>) -> Result<(), String> {
+/// Refuses the bytes of another range than `first..=last`, or of an object of another size. An answer that names no range
+/// begins with the first byte.
+fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> Result<(), String> {
     let Some(answered) = answered else {
-        let is_from_the_start = first == 0;
-        return if is_from_the_start {
-            Ok(())
-        } else {
-            Err("the answer does not say which bytes it holds".to_owned())
-        };
+        let unknown = "the answer does not say which bytes it holds";
+        return if first == 0 { Ok(()) } else { Err(unknown.to_owned()) };
     };
     let range = answered.trim().strip_prefix("bytes").map(str::trim_start);
-    let range = range.and_then(|range| range.split('/').next()).map(str::trim);
-    if range == Some(&format!("{first}-{last}")) {
-        return Ok(());
+    let (range, total) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
+    if range.trim() != format!("{first}-{last}") {
+        return Err(format!("the answer holds the bytes `{answered}`, and {first}-{last} were asked for"));
     }
-    Err(format!("the answer holds the bytes {answered:?}, and {first}-{last} were asked for"))
+    match total.trim() {
+        "*" => Ok(()),
+        total if total == size.to_string() => Ok(()),
+        _ => Err(format!("the answer is about the bytes `{answered}` of an object of {size} bytes")),
+    }
 }
 
 /// Servers that ignore `If-Match` answer with whatever is there; its `ETag` tells.
@@ -136,4 +144,32 @@ fn same_version(pin: &SourcePin, etag: Option<String>, operation: Operation) -> 
     let message = format!("the object changed: its ETag is {etag}, not {}", pin.etag);
     let place = place(&pin.bucket, Some(&pin.key));
     Err(Failure::new(FailureKind::PreconditionFailed, operation, place, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_another_range_are_refused() {
+        for (range, answered) in [
+            ((0, 99), None),
+            ((0, 99), Some("bytes 0-99/300")),
+            ((100, 199), Some("bytes 100-199/300")),
+            ((100, 199), Some("bytes 100-199/*")),
+        ] {
+            assert_eq!(same_range(range, 300, answered), Ok(()), "{answered:?}");
+        }
+        for answered in [
+            None,
+            Some(""),
+            Some("bytes 0-99/300"),
+            Some("bytes 100-198/300"),
+            Some("bytes 100-199/301"),
+            Some("bytes 100-199"),
+            Some("items 100-199/300"),
+        ] {
+            assert!(same_range((100, 199), 300, answered).is_err(), "{answered:?}");
+        }
+    }
 }

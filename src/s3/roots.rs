@@ -16,6 +16,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{Error, Output};
 use aws_smithy_runtime_api::client::orchestrator::{Metadata, OrchestratorError};
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 
+use super::page::holds_error;
 use super::xml::{Reader, Tag, Unreadable};
 
 /// What the SDK expects of the document that answers an operation.
@@ -196,6 +197,10 @@ impl DeserializeResponse for Renaming {
         };
         if Root::is_cut_off(response) {
             return Err(OrchestratorError::response(Unreadable.into()));
+        }
+        let document = response.body().bytes().filter(|_| response.status().is_success());
+        if document.and_then(|document| std::str::from_utf8(document).ok()).is_some_and(holds_error) {
+            return Err(OrchestratorError::response("the document ends in an error".into()));
         }
         let Some(document) = self.root.renamed_in(response) else {
             return inner.deserialize_nonstreaming_with_config(response, config);

@@ -21,8 +21,9 @@ use super::convert::{
 };
 use super::direct::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
-use super::ids::{self, Name, required_size, written_version};
+use super::ids::{self, Name, other_version, required_size, written_version};
 use super::octets;
+use super::page::Told;
 use super::paging::follows_unless_last;
 use super::{
     Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure,
@@ -114,7 +115,8 @@ impl Client {
         let request = with_customer_key!(request, &self.customer_key);
         let output = send!(self, bucket, HeadObject, request, None)
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
-        head(output, self.capabilities().archive_lists)
+        other_version(version, output.version_id())
+            .and_then(|()| head(output, self.capabilities().archive_lists))
             .map_err(|message| fault(Operation::HeadObject, bucket, Some(key), message))
     }
 
@@ -158,6 +160,8 @@ impl Client {
         self.can_sign(Operation::CopyObject, bucket, key, attributes).await?;
         let output = send!(self, bucket, CopyObject, request, expires(attributes))
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
+        other_version(source.version.as_deref(), output.copy_source_version_id())
+            .map_err(|message| fault(Operation::CopyObject, bucket, Some(key), message))?;
         let encryption = encryption_of!(output);
         let result = output.copy_object_result;
         let etag = result.as_ref().and_then(|result| result.e_tag.clone());
@@ -274,6 +278,8 @@ impl Client {
         let length = ("content-length", "0".to_owned());
         let output = send!(self, bucket, UploadPartCopy, request, Some(length))
             .map_err(|error| failure(Operation::UploadPartCopy, bucket, Some(key), &error))?;
+        other_version(source.version.as_deref(), output.copy_source_version_id())
+            .map_err(|message| fault(Operation::UploadPartCopy, bucket, Some(key), message))?;
         let result = output.copy_part_result;
         let etag = result.as_ref().and_then(|result| result.e_tag.clone());
         let etag = required_etag(etag, Operation::UploadPartCopy, bucket, key)?;
@@ -379,6 +385,9 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
         let faulty = |message| fault(Operation::ListParts, bucket, Some(key), message);
+        if let Some(other) = output.upload_id().filter(|id| !id.is_empty() && *id != upload_id) {
+            return Err(faulty(format!("the list is one of the parts of another upload, `{other}`")));
+        }
         let checksum = declared(output.checksum_algorithm.as_ref(), output.checksum_type.as_ref());
         let parts = output.parts.unwrap_or_default().into_iter().map(|part| {
             Ok(PartDone {
@@ -419,6 +428,10 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
         let faulty = |message| fault(Operation::ListMultipartUploads, bucket, None, message);
+        let told = Told::of(output.prefix(), output.common_prefixes());
+        if let Some(message) = told.contradiction(prefix, output.uploads().len()) {
+            return Err(faulty(message));
+        }
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
         let readable = |key: String| decode(key, encoded).unwrap_or_else(|raw| raw);
         let items = output.uploads.unwrap_or_default().into_iter().map(|upload| {

@@ -8,10 +8,11 @@ use super::walk::Found;
 use super::{Deep, Finding, Place, Verdict};
 use crate::bucket::Bucket;
 use crate::checksum::{Running, looks_like_md5};
-use crate::execute::prove::{Expected, Verdict as Evidence, by_checksum};
+use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, by_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
+use crate::listing::sizes_contradict;
 use crate::manifest::job::Source;
 use crate::pace::slots::Want;
 use crate::planner::{Sides, Step};
@@ -70,13 +71,9 @@ impl Pair {
     /// What it comes to. `found` is what the destination's listing says.
     pub(super) async fn settle(&self, found: &Found, deep: Deep) -> Finding {
         let mut size = self.size.unwrap_or(0);
-        let listed = match found {
-            Found::Entry(entry) => entry.etag.as_deref(),
-            Found::Absent | Found::Unknown => None,
-        };
         let verdict = match self.by_lists(found, deep) {
             Some(verdict) => verdict,
-            None => match self.by_looking(listed, deep, &mut size).await {
+            None => match self.by_looking(found, deep, &mut size).await {
                 Ok(verdict) => verdict,
                 Err(failure) => Verdict::failed(&failure),
             },
@@ -108,8 +105,15 @@ impl Pair {
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
     }
 
-    /// Compares by HEAD, and by reading. `listed` is the `ETag` that the destination's list shows.
-    async fn by_looking(&self, listed: Option<&str>, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
+    /// Refuses a HEAD of the destination that contradicts its list.
+    async fn as_listed_there(&self, found: &Found, there: &Head) -> Result<(), Failure> {
+        let Found::Entry(entry) = found else { return Ok(()) };
+        size_as_listed(&self.destination, entry.size, entry.etag.as_deref(), there)?;
+        etag_as_listed(&self.destination, entry.etag.as_deref(), there).await
+    }
+
+    /// Compares by HEAD, and by reading. `found` is what the destination's list shows.
+    async fn by_looking(&self, found: &Found, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
         let there = async {
             match head(&self.destination).await {
                 Ok(head) => Ok(Some(head)),
@@ -122,15 +126,18 @@ impl Pair {
                 let (here, there) = tokio::join!(head(source), there);
                 let (here, there) = (here?, there?);
                 *size = here.size;
+                if let Some(size) = self.size {
+                    size_as_listed(source, size, self.etag.as_deref(), &here)?;
+                }
                 let Some(there) = there else { return Ok(Verdict::Missing) };
-                as_listed(source, self.etag.as_deref(), &here).await?;
-                as_listed(&self.destination, listed, &there).await?;
+                etag_as_listed(source, self.etag.as_deref(), &here).await?;
+                self.as_listed_there(found, &there).await?;
                 self.objects(source, &here, &there, deep).await
             }
             Origin::File(path) => match there.await? {
                 None => Ok(Verdict::Missing),
                 Some(there) => {
-                    as_listed(&self.destination, listed, &there).await?;
+                    self.as_listed_there(found, &there).await?;
                     self.file(path, &there, deep).await
                 }
             },
@@ -225,7 +232,7 @@ async fn head(place: &Place) -> Result<Head, Failure> {
 
 /// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since and the list shows it too:
 /// such an answer is about another object.
-async fn as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
+async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
     let capabilities = place.bucket.capabilities();
     let tells = capabilities.content_etags || !capabilities.believes_answers();
     let Some(listed) = listed.filter(|listed| tells && *listed != head.etag) else { return Ok(()) };
@@ -238,6 +245,17 @@ async fn as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(
     let message = format!("its ETag is {} by HEAD, and {listed} in the list", head.etag);
     let place = place.bucket.place(&place.key);
     Err(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message))
+}
+
+/// Refuses a HEAD that shows another size of the same bytes than the list: it may be cut off, or empty.
+fn size_as_listed(place: &Place, size: u64, etag: Option<&str>, head: &Head) -> Result<(), Failure> {
+    match sizes_contradict(size, etag, head) {
+        None => Ok(()),
+        Some(message) => {
+            let place = place.bucket.place(&place.key);
+            Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message))
+        }
+    }
 }
 
 fn pin(place: &Place, head: &Head) -> SourcePin {
@@ -266,15 +284,21 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
 /// What two HEADs of equal sizes tell; `None` when that is nothing.
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
+    let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
     match by_checksum(&expected, there.checksum.as_ref()) {
-        Some(Evidence::Proven(proof)) => return Some(Verdict::Equal { proof }),
+        Some(Evidence::Proven(proof)) => {
+            let against = there_etag.as_deref();
+            let against =
+                against.and_then(|etag| against_weak_sum(&expected, &Evidence::Proven(proof), etag));
+            return Some(against.map_or(Verdict::Equal { proof }, |why| Verdict::Different { why }));
+        }
         Some(Evidence::Contradicted(why)) => return Some(Verdict::Different { why }),
         Some(Evidence::Unknown) | None => {}
     }
     if here.size == 0 {
         return Some(Verdict::Equal { proof: Proof::Size });
     }
-    let there_etag = Expected::of(there, destination.bucket.capabilities()).etag?;
+    let there_etag = there_etag?;
     let here_etag = expected.etag?;
     if here_etag == there_etag {
         return Some(Verdict::Equal { proof: Proof::Etag });

@@ -23,6 +23,7 @@ mod compare;
 mod conditions;
 mod conformance;
 mod contact;
+mod contradictions;
 mod copy;
 mod credentials;
 mod deploy;

@@ -144,7 +144,7 @@ fn not_answered(network: Network, error: &(dyn Error + 'static)) -> Verdict {
 /// Sorts an answer that refuses the request.
 fn refused<E>(operation: Operation, error: &SdkError<E, HttpResponse>) -> Verdict
 where
-    E: ProvideErrorMetadata,
+    E: ProvideErrorMetadata + Error + 'static,
 {
     let response = error.raw_response();
     let status = response.map(|response| response.status().as_u16());
@@ -158,8 +158,21 @@ where
         None => (by_status(operation, status, region), format!("HTTP {}", status.unwrap_or_default())),
     };
     let said = error.message().map(str::trim).filter(|message| !message.is_empty());
-    let message = said.map_or_else(|| without_words(operation, &kind, code).to_owned(), one_paragraph);
+    let header = unreadable_header(error).filter(|_| kind == FailureKind::Unreadable);
+    let message = match (said, header) {
+        (Some(said), _) => one_paragraph(said),
+        (None, Some(header)) => format!("the answer's header `{header}` comes twice or cannot be read"),
+        (None, None) => without_words(operation, &kind, code).to_owned(),
+    };
     (kind, word, message)
+}
+
+/// Returns the header that the SDK could not read.
+fn unreadable_header(error: &(dyn Error + 'static)) -> Option<String> {
+    let text = whole(error);
+    let (_, name) = text.split_once(" from header `")?;
+    let is_end = |letter: char| !(letter.is_ascii_alphanumeric() || letter == '-');
+    Some(name.split(is_end).next()?.to_ascii_lowercase())
 }
 
 /// Returns a server's message with its lines joined.

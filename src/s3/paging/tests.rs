@@ -151,6 +151,17 @@ fn keys_that_do_not_ascend_are_noticed() {
 }
 
 #[test]
+fn a_key_that_comes_twice_on_one_page_is_told() {
+    let mut list = paging("", Order::Unknown);
+    assert_eq!(check(&mut list, &["b", "a b", "a b"]).unwrap().1, ["b", "a b"]);
+    let told = list.take_refused().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(told.contains("the same key twice on one page (1, for example `a b`)"), "{told}");
+    // The page before once more is no such page.
+    assert_eq!(check(&mut list, &["a b", "c"]).unwrap().1, ["c"]);
+    assert!(list.take_refused().is_empty());
+}
+
+#[test]
 fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
     let version = |key: &str, id: &str| ListedVersion {
         key: key.to_owned(),
@@ -176,6 +187,17 @@ fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
     let mut twice = new();
     check(&mut twice, &[("a", "2"), ("a", "1")]).unwrap();
     assert_eq!(*check(&mut twice, &[("a", "1"), ("a", "0")]).unwrap_err().kind(), FailureKind::ServerFault);
+    let latest = |is_latest: bool, id: &str| ListedVersion { is_latest, ..version("a", id) };
+    let page = |versions: [bool; 2], list: &mut Paging, id: &str| {
+        let items =
+            versions.into_iter().enumerate().map(|(at, is)| latest(is, &format!("{id}{at}"))).collect();
+        list.check(&mut Page { items, next: Some(()) }).map_err(|failure| failure.kind().clone())
+    };
+    let (mut led, mut late) = (new(), new());
+    assert_eq!(page([true, false], &mut led, "2"), Ok(Turn::Next));
+    assert_eq!(page([false, true], &mut led, "1"), Ok(Turn::Next), "several are called so");
+    assert_eq!(page([false, false], &mut late, "2"), Ok(Turn::Next));
+    assert_eq!(page([true, false], &mut late, "1"), Err(FailureKind::ServerFault), "oldest first");
     let mut back = new();
     check(&mut back, &[("b", "2")]).unwrap();
     assert!(check(&mut back, &[("a", "1")]).is_err());

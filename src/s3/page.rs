@@ -1,0 +1,132 @@
+//! Compares what a page of a list says about itself with what it holds and with what was asked for.
+//!
+//! A page that contradicts itself would be read as a shorter list, and keys would be missing without a word: a gateway
+//! that groups keys by a delimiter that nobody named, a count of five beside one key, an error behind the first keys, the
+//! answer to another request. Nothing is required here: servers leave most of these elements out. Only what a page does
+//! say counts.
+
+use aws_sdk_s3::types::CommonPrefix;
+use percent_encoding::percent_decode_str;
+
+use super::convert::decode;
+use super::xml::{Reader, Tag};
+
+/// What a page says about itself.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Told {
+    /// The prefix that it is an answer to, as it is written.
+    pub(super) prefix: Option<String>,
+    /// Its `KeyCount`.
+    pub(super) count: Option<u64>,
+    /// The first prefix that stands for several keys.
+    pub(super) group: Option<String>,
+}
+
+impl Told {
+    /// Reads what the SDK has read of a page.
+    pub(super) fn of(prefix: Option<&str>, groups: &[CommonPrefix]) -> Self {
+        Self {
+            prefix: prefix.map(str::to_owned),
+            count: None,
+            group: groups.iter().find_map(|group| group.prefix()).map(str::to_owned),
+        }
+    }
+
+    /// Returns how a page that holds so many entries contradicts the request for the keys below a prefix. No request of
+    /// this crate names a delimiter.
+    pub(super) fn contradiction(&self, prefix: &str, entries: usize) -> Option<String> {
+        if let Some(group) = &self.group {
+            return Some(format!(
+                "the list holds `{group}` in the place of the keys below it, although no delimiter was asked for"
+            ));
+        }
+        let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+        if let Some(count) = self.count.filter(|count| *count > entries) {
+            return Some(format!("the page holds {entries} keys, and its KeyCount says {count}"));
+        }
+        let shown = self.prefix.as_deref().filter(|shown| !shown.trim().is_empty())?;
+        (!is_spelling(shown, prefix)).then(|| {
+            format!("the list is one of the keys below `{shown}`, and those below `{prefix}` were asked for")
+        })
+    }
+}
+
+/// Returns true if a server may write `text` as `shown`. Not all that encode say so, or encode alike.
+fn is_spelling(shown: &str, text: &str) -> bool {
+    shown == text
+        || percent_decode_str(shown).decode_utf8().is_ok_and(|plain| plain == text)
+        || decode(shown.to_owned(), true).is_ok_and(|plain| plain == text)
+}
+
+/// Returns true for a document that was begun as something else and holds an error.
+pub(super) fn holds_error(document: &str) -> bool {
+    if !document.contains("Error>") {
+        return false;
+    }
+    let mut reader = Reader::new(document);
+    let Ok(Some(Tag::Open(root))) = reader.child() else { return false };
+    while let Ok(Some(tag)) = reader.child() {
+        match tag {
+            Tag::Open("Error") => return root != "Error",
+            Tag::Open(_) if reader.skip().is_err() => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(prefix: &str) -> Told {
+        Told { prefix: Some(prefix.to_owned()), ..Told::default() }
+    }
+
+    #[test]
+    fn a_prefix_may_be_left_out_or_encoded_and_is_no_other() {
+        for (prefix, asked) in [
+            ("", "a/"),
+            ("\n", "a/"),
+            ("a/", "a/"),
+            ("a%2Fb+c", "a/b c"),
+            ("a%2Fb%20c", "a/b c"),
+            ("a+b%20c", "a+b c"),
+            ("a+b", "a+b"),
+        ] {
+            assert_eq!(shown(prefix).contradiction(asked, 0), None, "{prefix} {asked}");
+        }
+        for (prefix, asked) in [("b/", "a/"), ("a", "a/"), ("a/", ""), ("%FF", "a")] {
+            let why = shown(prefix).contradiction(asked, 0).unwrap();
+            assert!(why.contains(&format!("`{prefix}`, and those below `{asked}`")), "{why}");
+        }
+        assert_eq!(Told::default().contradiction("a/", 3), None);
+    }
+
+    #[test]
+    fn a_count_beyond_the_entries_is_a_contradiction_and_a_smaller_one_is_not() {
+        let counted = |count| Told { count: Some(count), ..Told::default() };
+        assert_eq!(
+            counted(5).contradiction("", 1).unwrap(),
+            "the page holds 1 keys, and its KeyCount says 5"
+        );
+        for count in [0, 1] {
+            assert_eq!(counted(count).contradiction("", 1), None);
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_document_is_found() {
+        for (document, holds) in [
+            ("<L><Contents/><Error><Code>x</Code></Error></L>", true),
+            ("<L><s:Error xmlns:s='x'></s:Error></L>", true),
+            ("<Error><Code>Error</Code></Error>", false),
+            ("<L><Contents><Key>&lt;Error></Key></Contents></L>", false),
+            ("<L><Owner><Error>x</Error></Owner></L>", false),
+            ("<L><Contents>", false),
+            ("Error>", false),
+        ] {
+            assert_eq!(holds_error(document), holds, "{document}");
+        }
+    }
+}

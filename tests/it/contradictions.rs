@@ -1,0 +1,504 @@
+//! Answers that contradict themselves, the request, or each other: each would pass for a success if nobody compared them.
+
+use std::time::{Duration, SystemTime};
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use rstest::rstest;
+use s3haul::bucket::Bucket;
+use s3haul::endpoint::Provider;
+use s3haul::execute::receipt::Ending;
+use s3haul::location::ObjectKey;
+use s3haul::manifest::job::{Compare, DEFAULT_ENDPOINT, Limits, Source, Transfer, Versions};
+use s3haul::multipart::{MultipartUpload, uploads};
+use s3haul::planner::Sides;
+use s3haul::s3::Attributes;
+use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, SandboxOptions, VersionInfo};
+use s3haul::size::{ByteSize, MIB};
+use s3haul::verify::{self, Deep, Finding, Verdict};
+use tokio_util::sync::CancellationToken;
+
+use crate::liar::{Answer, Asked, Liar};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, uri};
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, spec: &ObjectSpec) {
+    world.sandbox.store().put_object(bucket, key, Content::pattern(seed, size), spec);
+}
+
+/// Three objects of 100 bytes with a tag.
+async fn world() -> World {
+    let world = World::new().await;
+    for key in KEYS {
+        put(&world, SOURCE, key, 1, 100, &ObjectSpec::default().tag("t", "1"));
+    }
+    world
+}
+
+/// A key with three versions in a bucket that keeps them, an hour apart.
+async fn with_versions() -> World {
+    let versioned = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let world = World::with(SandboxOptions::default(), versioned).await;
+    for (number, name) in (1..).zip(KEYS) {
+        let time = SystemTime::now() - Duration::from_hours(9 - number);
+        put(
+            &world,
+            SOURCE,
+            "k",
+            number,
+            100,
+            &ObjectSpec::default().last_modified(time).metadata("name", name),
+        );
+    }
+    world
+}
+
+async fn run(world: &World, liar: &Liar, transfer: Transfer, provider: Provider) -> Run {
+    world.try_run_job(&liar.job(world, transfer, provider)).await.unwrap()
+}
+
+/// A bucket as the server shows it.
+async fn bucket(world: &World, liar: &Liar, name: &str) -> Bucket {
+    let job = liar.job(world, copy_all(), Provider::Aws);
+    let mut connections = world.connections(&job, &CancellationToken::default(), &Limits::default());
+    connections.bucket(DEFAULT_ENDPOINT, &name.parse().unwrap()).await.unwrap()
+}
+
+fn messages(run: &Run) -> Vec<String> {
+    let failed = run.receipts.iter().filter_map(|receipt| match &receipt.ending {
+        Ending::Failed { error } => Some(format!("{}: {}", error.kind, error.message)),
+        _ => None,
+    });
+    failed.collect()
+}
+
+/// The one failure of a run that has copied nothing.
+fn failure(run: &Run) -> String {
+    assert_eq!(run.outcome.done_objects, 0, "{:?}", run.receipts);
+    let messages = messages(run);
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    messages.concat()
+}
+
+fn lists_versions(asked: &Asked) -> bool {
+    asked.path.trim_matches('/') == SOURCE && asked.has("versions")
+}
+
+fn heads(asked: &Asked, bucket: &str) -> bool {
+    asked.method == "HEAD" && asked.path.starts_with(&format!("/{bucket}/"))
+}
+
+/// The same answer with another status.
+fn with_status(mut answer: Answer, status: &str) -> Answer {
+    if answer.head[0].contains(" 200") {
+        answer.head[0] = format!("HTTP/1.1 {status}");
+    }
+    answer
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_read_whatever_success_its_status_tells(
+    #[values("201 Created", "202 Accepted", "203 Non-Authoritative Information", "206 Partial Content")]
+    status: &'static str,
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let world = world().await;
+    let lie = move |asked: &Asked, answer: Answer| {
+        if asked.method == "GET" { with_status(answer, status) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let run = run(&world, &liar, copy_all(), provider).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0), "{:?}", messages(&run));
+    for key in KEYS {
+        let object = world.sandbox.store().object(DESTINATION, key).unwrap();
+        assert_eq!(object.attributes.tags.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_uploads_and_parts_are_read_whatever_success_their_status_tells() {
+    let world = with_versions().await;
+    let lie = |asked: &Asked, answer: Answer| {
+        if asked.method == "GET" { with_status(answer, "203 X") } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let all = Transfer { versions: Versions::All, ..copy_all() };
+    let run = run(&world, &liar, all, Provider::Aws).await;
+    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0), "{:?}", messages(&run));
+    let (bucket, key) = (bucket(&world, &liar, DESTINATION).await, ObjectKey::new("u").unwrap());
+    let upload = bucket.create_upload(&key, &Attributes::default()).await.unwrap().value;
+    bucket.upload_part(&key, &upload.id, 1, bytes::Bytes::from_static(b"x"), None).await.unwrap();
+    let listed: Vec<_> = uploads(&bucket, "").try_collect().await.unwrap();
+    let opened = MultipartUpload::open(&bucket, &key, upload.id);
+    let parts: Vec<_> = opened.parts().try_collect().await.unwrap();
+    assert_eq!((listed.len(), parts.len()), (1, 1));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_without_a_document_is_no_empty_list(
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let world = world().await;
+    let lie = |asked: &Asked, answer: Answer| {
+        if !asked.lists(SOURCE) {
+            return answer;
+        }
+        Answer { head: vec!["HTTP/1.1 204 No Content".to_owned()], body: Vec::new() }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let run = run(&world, &liar, copy_all(), provider).await;
+    assert!(failure(&run).starts_with("unreadable-answer"), "{}", failure(&run));
+}
+
+/// One key, and what else is in the page.
+fn page(rest: &str) -> String {
+    let key = "<Contents><Key>a</Key><Size>100</Size></Contents>";
+    format!("<ListBucketResult>{key}{rest}</ListBucketResult>")
+}
+
+#[rstest]
+#[case::groups(
+    "<Delimiter>/</Delimiter><CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>",
+    "`d/` in the place"
+)]
+#[case::count(
+    "<KeyCount>5</KeyCount><IsTruncated>false</IsTruncated>",
+    "the page holds 1 keys, and its KeyCount says 5"
+)]
+#[case::late("<Error><Code>AccessDenied</Code><Message>disk</Message></Error>", "denied: disk")]
+#[case::end("<IsTruncated/>", "unreadable-answer")]
+#[case::hollow("<Contents/>", "an object without a key")]
+#[case::prefix("<Prefix>other/</Prefix>", "one of the keys below `other/`")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_contradicts_itself_is_no_list(
+    #[case] rest: &'static str,
+    #[case] says: &str,
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let world = world().await;
+    let lie = move |asked: &Asked, answer: Answer| {
+        if asked.lists(SOURCE) { Answer::document(page(rest)) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let run = run(&world, &liar, copy_all(), provider).await;
+    assert!(failure(&run).contains(says), "{}", failure(&run));
+}
+
+#[rstest]
+#[case::error(
+    "</ListMultipartUploadsResult>",
+    "<Error><Code>InternalError</Code></Error></ListMultipartUploadsResult>"
+)]
+#[case::groups(
+    "</ListMultipartUploadsResult>",
+    "<CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes></ListMultipartUploadsResult>"
+)]
+#[case::prefix("</ListMultipartUploadsResult>", "<Prefix>x</Prefix></ListMultipartUploadsResult>")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_uploads_that_contradicts_itself_is_no_list(
+    #[case] end: &'static str,
+    #[case] other: &'static str,
+) {
+    let world = World::new().await;
+    let lie =
+        move |_: &Asked, answer: Answer| answer.replacing("<Prefix></Prefix>", "").replacing(end, other);
+    let liar = Liar::before(&world, lie).await;
+    let bucket = bucket(&world, &liar, DESTINATION).await;
+    let listed: Result<Vec<_>, _> = uploads(&bucket, "").try_collect().await;
+    let kind = listed.unwrap_err().kind().name();
+    assert!(["server-fault", "unreadable-answer"].contains(&kind), "{kind}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_another_upload_are_no_list() {
+    let world = World::new().await;
+    let lie = |asked: &Asked, answer: Answer| {
+        let id = asked.parameter("uploadId").filter(|_| asked.method == "GET").map(str::to_owned);
+        id.map_or(answer.clone(), |id| answer.replacing(&id, "another"))
+    };
+    let liar = Liar::before(&world, lie).await;
+    let (bucket, key) = (bucket(&world, &liar, DESTINATION).await, ObjectKey::new("u").unwrap());
+    let upload = bucket.create_upload(&key, &Attributes::default()).await.unwrap().value;
+    let opened = MultipartUpload::open(&bucket, &key, upload.id);
+    let parts: Result<Vec<_>, _> = opened.parts().try_collect().await;
+    let failure = parts.unwrap_err();
+    assert!(failure.to_string().contains("parts of another upload, `another`"), "{failure}");
+}
+
+/// An encoder that leaves `+` as it is, and writes a space like that too.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_keys_that_are_written_alike_are_told() {
+    let world = World::new().await;
+    for key in ["a b", "a+b"] {
+        put(&world, SOURCE, key, 1, 100, &ObjectSpec::default());
+    }
+    let lie = |asked: &Asked, answer: Answer| {
+        if asked.lists(SOURCE) { answer.replacing("%2B", "+").replacing("%20", "+") } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let mut job = liar.job(&world, copy_all(), Provider::Auto);
+    crate::world::restate(&mut job, |endpoint| endpoint.capabilities.ordered_lists = Some(false));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 1);
+    let messages = messages(&run);
+    assert!(
+        messages.concat().contains("the same key twice on one page (1, for example `a b`)"),
+        "{messages:?}"
+    );
+}
+
+/// The names of the versions at the destination, oldest first.
+fn copied(world: &World) -> String {
+    let versions = world.sandbox.store().versions(DESTINATION, "k").into_iter().rev();
+    versions
+        .map(|version| match version {
+            VersionInfo::DeleteMarker(_) => "M".to_owned(),
+            VersionInfo::Object(object) => object.attributes.metadata["name"].clone(),
+        })
+        .collect()
+}
+
+/// Puts the versions of a page into another order.
+fn reordered(answer: Answer, order: fn(&mut Vec<&str>)) -> Answer {
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    let (Some(begin), Some(end)) = (body.find("<Version>"), body.rfind("</Version>")) else { return answer };
+    let end = end + "</Version>".len();
+    let mut versions: Vec<_> = body[begin..end].split_inclusive("</Version>").collect();
+    order(&mut versions);
+    Answer::document(format!("{}{}{}", &body[..begin], versions.concat(), &body[end..]))
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_are_listed_oldest_first_are_copied_in_their_order(
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let world = with_versions().await;
+    let lie = |asked: &Asked, answer: Answer| {
+        if lists_versions(asked) { reordered(answer, |versions| versions.reverse()) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let past = Timestamp::now() - Duration::from_mins(1);
+    let then = Transfer { versions: Versions::AsOf(past), ..copy_all() };
+    let run_then = run(&world, &liar, then, provider).await;
+    assert_eq!((run_then.outcome.done_objects, copied(&world)), (1, "c".to_owned()));
+    let world_again = with_versions().await;
+    let liar = Liar::before(&world_again, lie).await;
+    let all = Transfer { versions: Versions::All, ..copy_all() };
+    let run = run(&world_again, &liar, all, provider).await;
+    assert_eq!((run.outcome.done_objects, copied(&world_again)), (3, "abc".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_in_no_order_are_no_list() {
+    let world = with_versions().await;
+    let lie = |asked: &Asked, answer: Answer| {
+        if lists_versions(asked) { reordered(answer, |versions| versions.swap(0, 1)) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let all = Transfer { versions: Versions::All, ..copy_all() };
+    let run = run(&world, &liar, all, Provider::Aws).await;
+    assert!(failure(&run).contains("of `k` its latest, behind others"), "{}", failure(&run));
+}
+
+/// The answer without any time of modification.
+fn undated(answer: Answer) -> Answer {
+    let mut body = String::from_utf8_lossy(&answer.body).into_owned();
+    while let Some(begin) = body.find("<LastModified>") {
+        let end = body[begin..].find("</LastModified>").unwrap();
+        body.replace_range(begin..begin + end + "</LastModified>".len(), "");
+    }
+    if answer.body.is_empty() { answer } else { Answer::document(body) }
+}
+
+#[rstest]
+#[case::later(Some(1), None)]
+#[case::earlier(None, Some(1))]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_without_a_time_fails_where_a_time_selects(
+    #[case] after: Option<u64>,
+    #[case] before: Option<u64>,
+    #[values(false, true)] is_history: bool,
+) {
+    let world = if is_history { with_versions().await } else { world().await };
+    let lie = |asked: &Asked, answer: Answer| {
+        if asked.lists(SOURCE) || lists_versions(asked) { undated(answer) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let time = |hours: u64| Timestamp::now() - Duration::from_hours(hours);
+    let mut transfer = copy_all();
+    (transfer.select.modified_after, transfer.select.modified_before) = (after.map(time), before.map(time));
+    transfer.versions = if is_history { Versions::All } else { Versions::Current };
+    let dated = run(&world, &liar, transfer, Provider::Aws).await;
+    let failed = if is_history { 1 } else { 3 };
+    assert_eq!((dated.outcome.done_objects, dated.outcome.failed_objects), (0, failed));
+    let messages = messages(&dated);
+    assert!(messages.iter().all(|message| message.contains("which `modified_after`")), "{messages:?}");
+    // Nobody else needs it.
+    let all = run(&world, &liar, copy_all(), Provider::Aws).await;
+    assert_eq!(all.outcome.failed_objects, 0, "{:?}", all.receipts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_without_a_time_fails_where_the_past_is_asked_for() {
+    let world = with_versions().await;
+    let lie = |asked: &Asked, answer: Answer| if lists_versions(asked) { undated(answer) } else { answer };
+    let liar = Liar::before(&world, lie).await;
+    let then = Transfer { versions: Versions::AsOf(Timestamp::now()), ..copy_all() };
+    let run = run(&world, &liar, then, Provider::Aws).await;
+    assert!(failure(&run).contains("no time of a version"), "{}", failure(&run));
+}
+
+/// The oldest version, by its id.
+fn first_version(world: &World) -> Transfer {
+    let Some(VersionInfo::Object(oldest)) =
+        world.sandbox.store().versions(SOURCE, "k").into_iter().next_back()
+    else {
+        panic!("no version");
+    };
+    let version = Some(oldest.version_id.clone().unwrap());
+    Transfer {
+        from: Source::Object {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location: uri("s3://source/k"),
+            version,
+        },
+        ..copy_all()
+    }
+}
+
+#[rstest]
+#[case::head("HEAD", "x-amz-version-id")]
+#[case::copy("PUT", "x-amz-copy-source-version-id")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_another_version_is_refused(
+    #[case] method: &'static str,
+    #[case] header: &'static str,
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+    #[values(false, true)] in_parts: bool,
+) {
+    let world = with_versions().await;
+    if in_parts {
+        put(&world, SOURCE, "k", 1, 12 * MIB, &ObjectSpec::default());
+    }
+    let lie = move |asked: &Asked, answer: Answer| {
+        let is_about_it = asked.method == method && (method == "PUT" || asked.has("versionId"));
+        if is_about_it { answer.with(&format!("{header}: other")) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let mut transfer = if in_parts { copy_all() } else { first_version(&world) };
+    transfer.parts.threshold = ByteSize(if in_parts { 6 * MIB } else { 16 * MIB });
+    if in_parts {
+        transfer.versions = Versions::AsOf(Timestamp::now() + Duration::from_hours(1));
+    }
+    let run = run(&world, &liar, transfer, provider).await;
+    assert!(failure(&run).contains("the version `other`"), "{}", failure(&run));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_without_versions_has_not_the_one_that_is_asked_for(
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let world = with_versions().await;
+    let lie = |asked: &Asked, answer: Answer| match asked.has("versioning") {
+        true => Answer::document("<VersioningConfiguration/>"),
+        false if asked.method == "HEAD" => answer.without("x-amz-version-id"),
+        false => answer,
+    };
+    let liar = Liar::before(&world, lie).await;
+    let run = run(&world, &liar, first_version(&world), provider).await;
+    assert!(failure(&run).contains("the bucket has none"), "{}", failure(&run));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn head_and_list_agree_on_the_size_before_anything_is_written(
+    #[values(0, 50, 5_000_000_000_000)] size: u64,
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let world = World::new().await;
+    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
+    put(&world, DESTINATION, "a", 2, 10, &ObjectSpec::default());
+    let lie = move |asked: &Asked, answer: Answer| {
+        if heads(asked, SOURCE) { answer.with(&format!("content-length: {size}")) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let run = run(&world, &liar, copy_all(), provider).await;
+    let says = format!("HEAD shows {size} bytes, the list shows 100");
+    assert!(failure(&run).contains(&says), "{}", failure(&run));
+    assert_eq!(world.sandbox.store().object(DESTINATION, "a").unwrap().content.len(), 10);
+}
+
+async fn verified(world: &World, liar: &Liar) -> Vec<Finding> {
+    let source = Some(bucket(world, liar, SOURCE).await);
+    let sides =
+        Sides { transfer: copy_all().into(), source, destination: bucket(world, liar, DESTINATION).await };
+    let mut findings = Vec::new();
+    verify::transfer(&sides, Deep::All, |finding| findings.push(finding.clone())).await;
+    findings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_whose_heads_are_empty_are_not_equal() {
+    let world = World::new().await;
+    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default().without_checksum());
+    put(&world, DESTINATION, "a", 2, 100, &ObjectSpec::default().without_checksum());
+    let lie = |asked: &Asked, answer: Answer| {
+        if heads(asked, SOURCE) || heads(asked, DESTINATION) {
+            answer.with("content-length: 0")
+        } else {
+            answer
+        }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let findings = verified(&world, &liar).await;
+    assert!(matches!(&findings[..], [Finding { verdict: Verdict::Failed { .. }, .. }]), "{findings:?}");
+    let transfer = Transfer { compare: Compare::Checksum, ..copy_all() };
+    let run = run(&world, &liar, transfer, Provider::Aws).await;
+    assert!(failure(&run).contains("HEAD shows 0 bytes, the list shows 100"), "{}", failure(&run));
+}
+
+#[rstest]
+#[case::other("bytes 100-199/300", false)]
+#[case::total("bytes 0-99/300", false)]
+#[case::shorter("bytes 0-98/100", false)]
+#[case::unknown_total("bytes 0-99/*", true)]
+#[case::right("bytes 0-99/100", true)]
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_another_range_are_not_read(#[case] range: &'static str, #[case] is_right: bool) {
+    let world = World::new().await;
+    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default().without_checksum());
+    put(&world, DESTINATION, "a", 1, 100, &ObjectSpec::default().without_checksum());
+    let lie = move |asked: &Asked, answer: Answer| {
+        let reads = asked.method == "GET" && asked.path.ends_with("/a") && asked.query.contains("GetObject");
+        if reads { answer.with(&format!("content-range: {range}")) } else { answer }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let findings = verified(&world, &liar).await;
+    let is_equal = matches!(&findings[..], [Finding { verdict: Verdict::Equal { .. }, .. }]);
+    assert_eq!(is_equal, is_right, "{findings:?}");
+    let reads = liar.count(|asked| asked.method == "GET" && asked.path.ends_with("/a"));
+    assert!(reads > 0, "nothing was read");
+}
+
+#[rstest]
+#[case::etag("etag: \"other\"", "`etag`")]
+#[case::length("last-modified: yesterday", "`last-modified`")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_cannot_be_read_is_named(#[case] header: &'static str, #[case] says: &str) {
+    let world = World::new().await;
+    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
+    let lie = move |asked: &Asked, mut answer: Answer| {
+        if heads(asked, SOURCE) {
+            answer.head.push(header.to_owned());
+        }
+        answer
+    };
+    let liar = Liar::before(&world, lie).await;
+    let run = run(&world, &liar, copy_all(), Provider::Aws).await;
+    assert!(failure(&run).contains(&format!("the answer's header {says}")), "{}", failure(&run));
+}
