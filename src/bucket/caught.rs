@@ -44,11 +44,13 @@ mod tests {
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::s3::Connect;
+    use crate::s3::client::StaticCredentials;
 
     #[tokio::test]
     async fn a_panic_fails_its_request_and_names_it() {
         let endpoint = Endpoint { url: Some("http://127.0.0.1:9".to_owned()), ..Endpoint::default() };
-        let connect = Connect { endpoint: endpoint.into(), region: None, credentials: None };
+        let credentials = StaticCredentials { access_key: "id".to_owned(), secret_key: "secret".to_owned() };
+        let connect = Connect { endpoint: endpoint.into(), region: None, credentials: Some(credentials) };
         let bucket = Bucket::connect(connect, "lake".parse().unwrap()).await.unwrap();
         let key: ObjectKey = "a\u{1b}b".parse().unwrap();
         let attempts = AtomicU32::new(0);

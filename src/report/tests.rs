@@ -64,7 +64,7 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
         second.sync().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n"));
         second.end(&path).unwrap().finish(&end).unwrap();
-        assert!(fs::read_to_string(&path).unwrap().contains(r#""lines":1}}"#));
+        assert!(fs::read_to_string(&path).unwrap().contains(r#""lines":1,"#));
     }
     // Longer in the journal's memory than on the disk: the footer does not end up in the middle.
     let mut third = ReportWriter::reopen(&path, &longer).unwrap();
