@@ -193,11 +193,11 @@ fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
             versions.into_iter().enumerate().map(|(at, is)| latest(is, &format!("{id}{at}"))).collect();
         list.check(&mut Page { items, next: Some(()) }).map_err(|failure| failure.kind().clone())
     };
-    let (mut led, mut late) = (new(), new());
-    assert_eq!(page([true, false], &mut led, "2"), Ok(Turn::Next));
-    assert_eq!(page([false, true], &mut led, "1"), Ok(Turn::Next), "several are called so");
-    assert_eq!(page([false, false], &mut late, "2"), Ok(Turn::Next));
-    assert_eq!(page([true, false], &mut late, "1"), Err(FailureKind::ServerFault), "oldest first");
+    let (mut leading, mut stale) = (new(), new());
+    assert_eq!(page([true, false], &mut leading, "2"), Ok(Turn::Next));
+    assert_eq!(page([false, true], &mut leading, "1"), Ok(Turn::Next), "several are called so");
+    assert_eq!(page([false, false], &mut stale, "2"), Ok(Turn::Next));
+    assert_eq!(page([true, false], &mut stale, "1"), Err(FailureKind::ServerFault), "oldest first");
     let mut back = new();
     check(&mut back, &[("b", "2")]).unwrap();
     assert!(check(&mut back, &[("a", "1")]).is_err());
