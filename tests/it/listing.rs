@@ -227,7 +227,7 @@ async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     let place = directory.path().join("journal");
-    world.sandbox.faults().add(Fault::on(LIST).nth(12).then(Effect::Error(403, "AccessDenied")));
+    world.sandbox.faults().add(Fault::on(LIST).nth(12).then(Effect::Error(400, "InvalidRequest")));
     let run = world.session(&place, &job, Intent::Resume).await;
     assert_eq!(run.outcome.failed_objects, 1, "the list");
     let listed = run.outcome.skipped_objects;

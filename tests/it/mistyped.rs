@@ -71,7 +71,6 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
         &["run", job, "--journal", "S3://ops/j/"],
         &["plan", job, "--out", "s3://ops/steps.jsonl"],
         &["copy", "s3://lake/", "s3://copies/", "--report", "s3://ops/r.jsonl"],
-        &["copy", "/no/such/file", "s3://copies/"],
         &["run", "s3://ops/job.yaml"],
         &["verify", "s3://ops/"],
     ] {

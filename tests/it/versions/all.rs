@@ -157,13 +157,13 @@ async fn an_interrupted_key_goes_on_where_it_was(
     write(&world, SOURCE, "k", "abMcM");
     write(&world, SOURCE, "other", "xMy");
     let nth = if operation == Operation::CopyObject { done + 1 } else { done };
-    let fault = Fault::on(operation).key("k").nth(nth).then(Effect::Error(403, "AccessDenied"));
+    let fault = Fault::on(operation).key("k").nth(nth).then(Effect::Error(400, "InvalidRequest"));
     world.sandbox.faults().add(fault);
     let run = world.run(all_versions()).await;
     let so_far = if operation == Operation::CopyObject { "abM" } else { so_far };
     assert_eq!((there(&world, "k"), there(&world, "other")), (so_far.to_owned(), "xMy".to_owned()));
     let left = 5 - so_far.len();
-    assert_eq!(kinds(&run), vec!["denied"; left], "what follows can not be put in order any more");
+    assert_eq!(kinds(&run), vec!["invalid"; left], "what follows can not be put in order any more");
     let Ending::Failed { error } = &endings(&run, "k").last().unwrap().ending else { panic!() };
     assert!(error.message.contains("an older version of the key was not copied"), "{error:?}");
     let run = world.run(all_versions()).await;

@@ -39,8 +39,8 @@ async fn a_retry_goes_on_with_the_keys_that_failed() {
     for key in ["a", "b", "c"] {
         write(&world, SOURCE, key, "xMyz");
     }
-    let denied = Fault::on(Operation::CopyObject).key("b").nth(2).then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(denied);
+    let refused = Fault::on(Operation::CopyObject).key("b").nth(2).then(Effect::Error(400, "InvalidRequest"));
+    world.sandbox.faults().add(refused);
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("night.jsonl");
     let report = report.to_str().unwrap();
