@@ -307,7 +307,10 @@ impl Cleaner {
         let answer = removed.iter().rev().find(|removed| removed.made.key == *key).map(|found| &found.answer);
         let (is_certain, why) = match (&head, answer) {
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => return None,
-            (_, Some(Err(failure))) => (true, reason(failure)),
+            // A delete without an answer may have taken effect: then only a look tells.
+            (_, Some(Err(failure))) => {
+                (head.is_ok() || *failure.kind() == FailureKind::Denied, reason(failure))
+            }
             (Ok(_), _) => (true, still_there(Operation::DeleteObject)),
             (Err(failure), _) => {
                 let why = reason(failure);
