@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::mine::{Mine, MineFlags};
 use super::place::{AccessFlags, bucket_at};
-use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line};
+use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line, signals};
 use crate::bucket::Bucket;
 use crate::location::S3Uri;
 use crate::multipart::{self, MultipartUpload};
@@ -289,6 +289,7 @@ async fn complete(
         return Err(CliError::Usage(format!("{location}: the upload has no parts yet; abort it instead")));
     }
     let size = parts.iter().map(|part| part.size).sum();
+    signals::leaves("the upload may be completed or still open; run the same command again");
     let written = upload.complete_and_look(&parts, &CompleteSpec { size, ..CompleteSpec::default() }).await?;
     if output.json {
         let line = serde_json::json!({ "destination": location.to_string(), "size": size, "parts": parts.len(), "etag": written.etag });
