@@ -20,6 +20,8 @@ mod journal;
 mod man;
 mod mine;
 mod out;
+#[cfg(test)]
+mod pages;
 mod panics;
 mod parse;
 mod place;
@@ -188,8 +190,8 @@ struct EndpointFlags {
     /// Kind of server, which decides what s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
-    /// How far the server's answers are believed. `nothing` looks at each object once more: after it was written, and before
-    /// it is called equal.
+    /// Trust in the server's answers: answers, or nothing, which looks at each object after it was written and before it is
+    /// called equal.
     #[arg(long, global = true, value_name = "HOW", value_parser = word::<Trust>())]
     trust: Option<Trust>,
 }

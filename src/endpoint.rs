@@ -65,13 +65,13 @@ pub struct Endpoint {
     pub proxy: Option<ProxySetting>,
     /// The kind of server, which decides what s3haul relies on.
     pub provider: Provider,
-    /// How far the answers of this server are believed.
+    /// The trust in the answers of this server.
     pub trust: Trust,
     /// Capabilities of this server that differ from its provider's.
     pub capabilities: Overrides<ByteSize>,
 }
 
-/// How far the answers of a server are believed.
+/// The trust in the answers of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {

@@ -82,10 +82,9 @@ use receipt::{Draft, Ending, Receipt, seconds};
 use refusals::Refusals;
 use series::Copies;
 
-/// How long requests under way may go on after a stop where the server has not answered for as long as the run's patience
-/// lasts.
+/// The time that requests in flight have after a stop if the server has not answered for as long as the run's patience.
 const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
-/// What would stand in line for so long is not begun where others are under way.
+/// An object whose requests would wait this long is not started while other objects are in progress.
 const LINE: Duration = Duration::from_millis(200);
 /// Memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;

@@ -56,7 +56,7 @@ pub struct Probe {
     pub attributes: Vec<AttributeFinding>,
     /// Keys that the server did not take.
     pub not_stored: Vec<NotStored>,
-    /// What it made and could not remove.
+    /// The objects and uploads that it made and could not remove.
     pub left: Vec<Left>,
     /// True if it was stopped before all questions were asked.
     pub stopped: bool,

@@ -105,7 +105,7 @@ pub struct ReportWriter {
     shared: Arc<Shared>,
     /// The checksum of all that is written.
     sum: Digest,
-    /// What was in the file when it was last synced or read.
+    /// The length and checksum of the file when it was last synced or read.
     counted: Counted,
 }
 
@@ -131,7 +131,7 @@ fn checksum() -> Digest {
     Digest::new(CrcAlgorithm::Crc64Nvme)
 }
 
-/// What the writer of a report leaves to [`ReportEnd`].
+/// The state that the writer of a report hands to [`ReportEnd`].
 #[derive(Debug, Default)]
 struct Shared {
     /// Receipts in the file, with those that are about to be written.
@@ -142,7 +142,7 @@ struct Shared {
     sum: AtomicU64,
 }
 
-/// What the system would say of a report that somebody else has changed.
+/// Returns the error for a report that another process changed.
 const CHANGED: &str = "the file was cut or written by somebody else during the run";
 
 impl ReportWriter {
@@ -297,7 +297,7 @@ impl ReportWriter {
         self.file.stream_position()
     }
 
-    /// Writes a line of the report; a line that cannot be written is told by the next sync.
+    /// Writes a line of the report. The next sync returns the error if the line cannot be written.
     fn write_line(&mut self, line: &str) {
         self.is_new = false;
         self.mark_gap();

@@ -48,7 +48,6 @@ mod wire;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +85,7 @@ pub struct SandboxOptions {
     pub model: Model,
     /// Whether the list of calls is kept. It grows with every request: benchmarks turn it off.
     pub record_calls: bool,
-    /// Where rules for faults are taken from other processes; nowhere if it is not given.
+    /// The address that accepts rules for faults from other processes; `None` accepts none.
     pub control: Option<SocketAddr>,
 }
 
@@ -137,13 +136,19 @@ impl Sandbox {
             Some(at) => {
                 let listener = TcpListener::bind(at).await?;
                 let url = format!("http://{}", listener.local_addr()?);
-                tasks.spawn(control::accept(listener, Arc::clone(&faults), stop.clone(), tasks.clone()));
+                let (faults, until) = (Arc::clone(&faults), stop.clone());
+                let serve = move |stream| control::serve(stream, Arc::clone(&faults), until.clone());
+                tasks.spawn(wire::accept(listener, stop.clone(), tasks.clone(), serve));
                 Some(url)
             }
             None => None,
         };
-        let accepting = accept(listener, Arc::new(front), Arc::clone(&record), stop.clone(), tasks.clone());
-        tasks.spawn(accepting);
+        let (front, connections, until) = (Arc::new(front), Arc::clone(&record), stop.clone());
+        let serve = move |stream| {
+            connections.connected();
+            wire::serve(stream, Arc::clone(&front), until.clone())
+        };
+        tasks.spawn(wire::accept(listener, stop.clone(), tasks.clone(), serve));
         Ok(Self { url, control, keys, store, faults, record, stop, tasks })
     }
 
@@ -153,7 +158,7 @@ impl Sandbox {
         &self.url
     }
 
-    /// Where it takes rules: `http://HOST:PORT`.
+    /// The URL that accepts rules: `http://HOST:PORT`.
     #[must_use]
     pub fn control_url(&self) -> Option<&str> {
         self.control.as_deref()
@@ -198,29 +203,5 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-/// Accepts connections until told to stop.
-async fn accept(
-    listener: TcpListener,
-    front: Arc<Front>,
-    record: Arc<CallRecord>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                record.connected();
-                tasks.spawn(wire::serve(stream, Arc::clone(&front), stop.clone()));
-            }
-            // Out of file descriptors, most likely: they come back when connections end.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
     }
 }

@@ -16,7 +16,7 @@ impl Bucket {
     /// Makes one attempt.
     ///
     /// # Errors
-    /// Those of the attempt; [`FailureKind::Bug`] if it panics.
+    /// The failure of the attempt, or [`FailureKind::Bug`] if it panics.
     pub(super) async fn caught<T, F>(
         &self,
         operation: Operation,

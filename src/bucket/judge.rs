@@ -24,7 +24,7 @@ const FIXED: u32 = 1;
 /// Lists that are sent to find out the reason of a refusal, as long as they get no answer.
 const LISTS: u32 = 3;
 
-/// What a request was refused for so far.
+/// The refusals that a request has had so far.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     clocks: u32,
@@ -34,7 +34,7 @@ pub(super) struct Doubts {
     since: Option<Instant>,
 }
 
-/// What becomes of a refused request.
+/// The decision about a refused request.
 pub(super) enum Verdict {
     /// It failed.
     Stands(Failure),

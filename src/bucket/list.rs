@@ -37,7 +37,7 @@ impl Bucket {
     /// not say that there is none.
     ///
     /// # Errors
-    /// See [`Client::list_one`]; a list that never comes to an end, or holds what was not asked for.
+    /// See [`Client::list_one`]. It also fails if the list does not end, or holds keys that were not asked for.
     pub async fn first(&self, prefix: &str, after: Option<&str>) -> Result<Option<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
         // One key has no order.

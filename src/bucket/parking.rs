@@ -5,9 +5,9 @@
 //! hold all places of the run within a minute. So it leaves the place to others and takes the next free one when its turn
 //! has come.
 //!
-//! That is safe only for requests that nobody else waits for with a place in hand. A request that answers a question for
-//! all objects, or that holds some of the memory for parts of files, would wait for a place of those who wait for it.
-//! So only copies leave their places, and the HEAD that an object begins with.
+//! A request may give its place back only if no holder of a place waits for it. A request that answers a question for all
+//! objects, or that holds memory for parts of files, could otherwise wait for the places of those that wait for it. So
+//! only copies leave their places, and the HEAD with which an object starts.
 
 use std::time::Duration;
 
@@ -56,6 +56,7 @@ impl Bucket {
         };
         tokio::select! {
             biased;
+            // Before the permission: a request that was called off must not be sent, though it is its turn.
             () = self.over.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.waits_in_vain(lanes, operation, attempts) => None,

@@ -1,7 +1,7 @@
-//! What becomes of a bucket's requests when the run stops.
+//! Ends the requests of a bucket when the run stops.
 //!
-//! A request that is under way may end in peace, until `halt`. One that only waits for its next attempt would be sent into
-//! a run that is over, so the stop itself ends it: at once, and not when the time for requests under way is over.
+//! A request that is in flight may end until `halt`. A request that only waits for its next attempt would be sent into a run
+//! that is over, so the stop ends it at once.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! How long a run will still take: from what is left, and from how fast it went.
+//! Estimates the time that a run still takes, from the work that is left and the rates so far.
 //!
 //! Bytes and objects go at rates of their own. A thousand small objects behind one large one have hardly any bytes left and
 //! many requests, a large object behind them has one request left and many bytes. Whichever takes longer decides. Pure.
 
 use std::time::Duration;
 
-/// What a run has done at a moment.
+/// The work that a run has done at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Done {
     /// The time since its beginning.
@@ -16,7 +16,7 @@ pub(super) struct Done {
     pub(super) objects: u64,
 }
 
-/// What a run has to do in all.
+/// The work that a run has to do in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Planned {
     pub(super) bytes: u64,

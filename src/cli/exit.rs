@@ -60,10 +60,10 @@ pub(super) enum CliError {
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// A journal that can not be used, at a place that was named or with something to go on with.
+    /// A journal that cannot be used, at a place that the user named or with an unfinished run in it.
     #[error("{0}")]
     Unusable(JournalError),
-    /// A journal that could not be written any more when the run had begun.
+    /// A journal that could not be written any more after the run had started.
     #[error("{0}")]
     Lost(JournalError),
     #[error("{0}")]

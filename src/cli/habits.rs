@@ -339,6 +339,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fmt::Write as _;
 
+    use super::super::pages::assert_page_has;
     use super::*;
 
     fn words(table: &'static [Answer]) -> impl Iterator<Item = &'static str> {
@@ -393,19 +394,7 @@ mod tests {
     /// The page has the tables; `UPDATE_README=1` writes them.
     #[test]
     fn the_page_has_the_tables() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/commands.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let mut written = page.clone();
-        for (name, text) in [("commands", table("command", COMMANDS)), ("flags", table("flag", FLAGS))] {
-            let (begin, end) = (format!("<!-- {name}: begin"), format!("<!-- {name}: end -->"));
-            let from = written.find(&begin).and_then(|at| Some(at + written[at..].find('\n')? + 1)).unwrap();
-            let to = written.find(&end).unwrap();
-            written.replace_range(from..to, &text);
-        }
-        if std::env::var_os("UPDATE_README").is_some() {
-            std::fs::write(path, &written).unwrap();
-            return;
-        }
-        assert!(page == written, "docs/commands.md lacks a habit: UPDATE_README=1 writes it");
+        let tables = [("commands", table("command", COMMANDS)), ("flags", table("flag", FLAGS))];
+        assert_page_has("docs/commands.md", &tables);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use super::out::{note, note_json};
 use crate::telemetry::LogFormat;
 
-/// Where to report a bug: the project's page, if the package names one.
+/// The page for bug reports, if the package names one.
 const PAGE: &str = env!("CARGO_PKG_REPOSITORY");
 
 /// Sets the message that panics of this process print.

@@ -54,10 +54,10 @@ pub(super) struct Console {
     bars: Option<Bars>,
 }
 
-/// How far the run was at three moments.
+/// The progress of the run at three moments.
 #[derive(Clone, Copy, Debug, Default)]
 struct Course {
-    /// When this session began.
+    /// The progress at the start of this session.
     began: Done,
     /// A while ago.
     recent: Done,

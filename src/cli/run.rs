@@ -49,9 +49,9 @@ pub(super) struct RunJob {
 /// On what terms a run begins and ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
-    /// What becomes of an unfinished run.
+    /// The treatment of an unfinished run.
     pub(super) intent: Intent,
-    /// How long it may take to end after a signal.
+    /// The longest time that the run takes to end after a signal.
     pub(super) drain: Duration,
 }
 

@@ -29,7 +29,7 @@ use super::CliError;
 use crate::execute::DRAIN;
 use crate::size::parse_duration;
 
-/// How long a run may take to end after a signal.
+/// The flag for the time that a run takes to end after a signal.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct DrainFlags {
     /// Longest time that a run takes to end after a signal. Default: 20s.
@@ -57,20 +57,20 @@ fn drain(text: &str) -> Result<Duration, String> {
     Ok(drain)
 }
 
-/// What is left behind by most commands.
+/// The sentence for commands that write nothing.
 const NOTHING: &str = "nothing was written; run the same command again";
 
-/// What a signal does at the moment.
+/// The effect of a signal at the moment.
 static CONDUCT: Mutex<Conduct> = Mutex::new(Conduct { orderly: None, leaves: Cow::Borrowed(NOTHING) });
 
 #[derive(Debug)]
 struct Conduct {
     orderly: Option<Ending>,
-    /// What the command has done and not done, if it ends now.
+    /// A sentence that says what the command has done and not done, if it ends now.
     leaves: Cow<'static, str>,
 }
 
-/// How a command ends by itself.
+/// The way in which a command ends by itself.
 #[derive(Clone, Debug)]
 struct Ending {
     signalled: Signalled,

@@ -10,7 +10,7 @@
 //! Complete was sent.
 //!
 //! The upload of an object that failed may be kept for the next run, if it holds parts and another attempt may succeed.
-//! That run finds it by its place, because the object has another number then.
+//! That run finds the upload by bucket and key, because the object has another number then.
 //!
 //! A run aborts the uploads of objects that nobody will copy any more (a fresh run, a failed abort) at its start, and the
 //! uploads that no object resumed at its end. An upload that cannot be aborted stays in the journal, and the next run tries

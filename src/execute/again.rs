@@ -23,7 +23,7 @@ use crate::s3::{Failure, FailureKind, Operation};
 pub(super) const MAY_BE_OURS: &str =
     "an earlier session of this run may have copied it; nothing that is stored with it proves that";
 
-/// What is known of the keys of a transfer that are listed again.
+/// The record of a transfer whose keys are listed again.
 #[derive(Default)]
 pub(super) struct Listed {
     /// Objects that are counted already and that the list has not found yet.
@@ -94,7 +94,7 @@ impl Conductor<'_> {
         self.queue(transfer, Box::new(step), held.as_mut());
     }
 
-    /// What became of an object that an earlier session has planned.
+    /// Queues, looks at, or ends an object that an earlier session planned.
     pub(super) fn take_again(
         &mut self,
         transfer: u32,

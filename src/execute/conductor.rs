@@ -46,9 +46,9 @@ const OBJECTS_AT_ONCE: usize = 32;
 
 /// Transfers that are planned at once while those that have begun do not keep the places busy.
 const PLANNED_AT_ONCE: usize = 4;
-/// What is open is looked at this often, if nothing happens.
+/// The interval at which open transfers are checked if no event arrives.
 const LOOK: Duration = Duration::from_millis(250);
-/// If no object ends for so long, the next transfer begins too.
+/// If no object ends for this long, the next transfer starts too.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// The next transfer begins while fewer objects wait.
@@ -79,7 +79,7 @@ pub(super) struct Conductor<'a> {
     pub(super) open: HashMap<Id, Open>,
     /// Open objects by prefix.
     shares: Shares,
-    /// When an object ended last.
+    /// The time at which an object ended last.
     last_end: Instant,
     /// Places are free although objects wait.
     is_hungry: bool,

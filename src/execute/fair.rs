@@ -1,6 +1,6 @@
 //! Shares the places of small objects between prefixes.
 //!
-//! Small objects are begun in turns by range of keys, but a prefix that answers slowly keeps its places for long, and soon has
+//! Small objects start in turns by range of keys, but a prefix that answers slowly keeps its places for long, and soon has
 //! them all: with answers after 30 seconds beside answers after 50 milliseconds, every place ends up waiting for the slow
 //! ones. So the next object comes from the prefix with the fewest open ones. Each has its share then, and what one
 //! does not need goes to the others.
@@ -33,9 +33,9 @@ impl Group {
 /// Counts open objects by group.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    /// What all keys of a transfer begin with, up to a slash.
+    /// The common prefix of all keys of a transfer, up to a slash.
     bases: BTreeMap<u32, String>,
-    /// Those that are told apart.
+    /// The prefixes that are counted separately.
     known: HashSet<Group>,
     open: HashMap<Group, u32>,
 }

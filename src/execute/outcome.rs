@@ -61,7 +61,7 @@ pub struct Outcome {
     pub stopped_objects: u64,
     /// Copied objects of which something could not be kept.
     pub objects_with_losses: u64,
-    /// What could not be kept, and of how many objects.
+    /// The attributes that could not be kept, with the number of objects.
     pub losses: LossCounts,
     /// What is probably not as it was meant, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -77,7 +77,7 @@ pub struct Outcome {
     pub proofs: BTreeMap<String, u64>,
     /// Sessions that the run took.
     pub sessions: u32,
-    /// What earlier sessions have copied; `None` in the first one.
+    /// The objects that earlier sessions copied; `None` in the first session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Earlier>,
     /// Requests, throttles and retries of the last session.
@@ -86,12 +86,12 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-/// What earlier sessions of a run have copied.
+/// The objects that earlier sessions of a run copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Earlier {
     /// Objects that they copied and proved.
     pub objects: u64,
-    /// When the last of them was heard of last.
+    /// The time of the last event of the last of these sessions.
     pub until: Timestamp,
     /// Objects of which this session saw before it began that they are still there.
     pub seen: u64,

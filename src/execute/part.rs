@@ -32,7 +32,7 @@ pub(super) struct Progress {
     tracked: Tracked,
     /// Calls off the requests of the upload that wait.
     over: CancellationToken,
-    /// Where the object goes.
+    /// The destination of the object.
     key: ObjectKey,
     /// Parts that S3 has confirmed.
     pub(super) done: Vec<PartDone>,

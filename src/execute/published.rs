@@ -50,7 +50,7 @@ pub(super) struct Look<'a> {
     pub(super) asked: Option<Asked<'a>>,
 }
 
-/// What a look at a published object showed.
+/// The result of a look at a published object.
 #[derive(Debug)]
 pub(super) struct Looked {
     /// The judgement of the bytes; a contradiction means that nothing else was compared.

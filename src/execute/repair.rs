@@ -1,7 +1,7 @@
 //! Gives a copy the tags that an earlier run could not give it, without copying it again.
 //!
-//! Tags are the one attribute that S3 changes without writing the object anew: nothing is copied, whatever the size, and a
-//! bucket with versioning gets no new version. That is right only for the very copy that the earlier run made of the
+//! Tags are the one attribute that S3 changes without another write of the object: nothing is copied, whatever the size, and
+//! a bucket with versioning gets no new version. That is right only for the very copy that the earlier run made of the
 //! source as it is now. If the destination has another `ETag` or version, or the source was written since, the object is
 //! copied again, with all of its attributes.
 

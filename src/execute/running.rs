@@ -16,14 +16,14 @@ use crate::plan::empty::EmptySelection;
 use crate::planner::{Following, Hunger, Misses, Step};
 use crate::s3::Failure;
 
-/// A transfer that has begun and not ended.
+/// A transfer that has started and not ended.
 pub(super) struct Running {
     pub(super) work: Arc<Work>,
-    /// What the journal is told.
+    /// The record that goes to the journal.
     pub(super) record: Record,
-    /// What earlier sessions left of its keys.
+    /// The keys that earlier sessions left.
     pub(super) listed: Listed,
-    /// What its patterns probably missed.
+    /// The keys that its patterns probably missed.
     pub(super) misses: Misses,
     pub(super) hunger: Hunger,
     /// Nothing more will be found.

@@ -16,14 +16,14 @@ use crate::s3::{Failure, FailureKind};
 /// Looks under way at once.
 const AT_ONCE: usize = 8;
 
-/// What looks at some copied objects found.
+/// The result of looks at some copied objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
     /// Objects that are there as they were copied.
     pub there: u64,
     /// All that were looked at with an answer.
     pub objects: u64,
-    /// What became of one of the others, in words.
+    /// The state of one of the others, in words.
     pub example: Option<String>,
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Series {
     copies_before: u64,
     kind: Option<&'static str>,
     held: Vec<Held>,
-    /// How long to look for a success, and how often.
+    /// The time and the interval of the search for a success.
     patience: Duration,
     probes: (Duration, Duration),
     pause: Option<Pause>,
@@ -74,10 +74,10 @@ struct Pause {
     tries_refused: bool,
 }
 
-/// What an object that ended says about a series.
+/// The meaning of an ended object for a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It goes on with this object.
+    /// The series continues with this object.
     Refused(&'static str),
     /// It is over.
     Over,

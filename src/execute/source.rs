@@ -26,7 +26,7 @@ pub(super) struct Annotation {
 /// so that at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
 
-/// A required attribute that the copy can not have.
+/// Returns the failure for a required attribute that the copy cannot have.
 fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
     Failure::new(FailureKind::NotKept, operation, place, loss.to_string())
 }

@@ -60,7 +60,7 @@ pub enum JournalError {
         changes.join("; ")
     )]
     Changed {
-        /// What is different, in words.
+        /// The differences, in words.
         changes: Vec<String>,
     },
     /// It belongs to a run of other transfers: what is on record says nothing about these.
@@ -70,7 +70,7 @@ pub enum JournalError {
         changes.join("; ")
     )]
     OtherTransfers {
-        /// What is different, in words.
+        /// The differences, in words.
         changes: Vec<String>,
     },
     /// It belongs to a run between other places: what is done there says nothing about these.
@@ -80,7 +80,7 @@ pub enum JournalError {
         changes.join("; ")
     )]
     OtherPlaces {
-        /// What is different, in words.
+        /// The differences, in words.
         changes: Vec<String>,
     },
     /// The destination lacks what is on record.
@@ -93,9 +93,9 @@ pub enum JournalError {
     Untrue {
         /// One of the objects, and what became of it.
         example: String,
-        /// How many are missing or differ.
+        /// The number of objects that are missing or differ.
         missing: u64,
-        /// How many were looked at.
+        /// The number of objects that were looked at.
         of: u64,
     },
     /// The directory, its lock, or its segment went away or was replaced under the run.

@@ -143,7 +143,7 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
-    /// The object failed, and its upload is kept for the next run, which goes on with its parts.
+    /// The object failed, and its upload is kept for the next run, which resumes it.
     UploadKept {
         /// The upload.
         upload: u64,
@@ -203,7 +203,7 @@ pub struct Passed {
     pub known_objects: u64,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
-    /// What is no object or regular file.
+    /// Entries that are neither an object nor a regular file.
     pub ignored: u64,
     /// Their lines in the report, if there is one.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,7 +1,7 @@
 //! A few of the objects that a run has copied, chosen by chance.
 //!
-//! The record of a run is worth nothing if its destination lost what it names: a bucket that was made anew, another server
-//! behind the same URL. No session looks at everything again, but a few objects tell that all are gone, or a good part.
+//! The record of a run is wrong if its destination lost the objects that it names: somebody made the bucket again, or another
+//! server has the same URL. No session looks at every object again, but a few objects show that many are gone.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ const KEPT: usize = 16;
 pub struct Copied {
     /// Its transfer, by position in the job.
     pub transfer: u32,
-    /// When it was done.
+    /// The time at which it was done.
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
     /// Its bytes.

@@ -1,8 +1,8 @@
 //! Counts of what became of objects, over all sessions of a run.
 //!
 //! Each object counts once. That is easy as long as a list goes on where the session before left it. A list without order
-//! is read again from its beginning and finds everything once more: what needs no work is counted anew, and what an earlier
-//! session has copied is found equal. So a [`Tally`] remembers of each transfer what such a list finds again: some of it is
+//! is read again from its beginning and finds everything once more: what needs no work is counted again, and what an earlier
+//! session copied is found equal. So a [`Tally`] remembers of each transfer what such a list finds again: some of it is
 //! taken back from the sums, and the rest is not counted when it is found.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub struct Totals {
     pub done_objects: u64,
     /// Their bytes.
     pub done_bytes: u64,
-    /// Those of them that were changed in place.
+    /// Objects that were changed in place. They are part of `done_objects`.
     pub in_place_objects: u64,
     /// Versions that are left of what these were before.
     pub old_versions: u64,
@@ -50,13 +50,13 @@ pub struct Totals {
     pub restoring_bytes: u64,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
-    /// What is no object or regular file.
+    /// Entries that are neither an object nor a regular file.
     pub ignored: u64,
     /// Objects that failed.
     pub failed_objects: u64,
     /// Objects of which something could not be kept.
     pub objects_with_losses: u64,
-    /// What could not be kept, and of how many objects.
+    /// The attributes that could not be kept, with the number of objects.
     #[serde(with = "whole")]
     pub losses: LossCounts,
     /// Objects by the proof that they rest on.
@@ -67,13 +67,13 @@ pub struct Totals {
     pub causes: CauseCounts,
 }
 
-/// What a list that is read again finds of one transfer.
+/// The objects of one transfer that a list which is read again finds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tally {
     /// Objects that stay counted and are found equal: those that were copied, and bad copies.
     pub settled: u64,
-    /// Counts of all others, which the list makes anew.
+    /// The counts of all others, which the list repeats.
     pub void: Totals,
 }
 
@@ -158,7 +158,7 @@ impl Totals {
         }
     }
 
-    /// Takes back counts that are made anew. Copied objects are not among them.
+    /// Subtracts counts that a list repeats. Copied objects are not among them.
     pub(super) fn take_back(&mut self, void: &Self) {
         for (count, void) in [
             (&mut self.planned_objects, void.planned_objects),

@@ -27,7 +27,7 @@ pub struct OpenUpload {
     pub server: Option<String>,
     /// When it was about to be begun.
     pub intended: Timestamp,
-    /// Its object failed, and the next run goes on with it.
+    /// Its object failed, and the next run resumes it.
     #[serde(default, skip_serializing_if = "Kept::is_not")]
     pub kept: Kept,
     /// What is known of it since it was begun. Without it, it may exist and its id is not known.
@@ -44,7 +44,7 @@ pub enum Kept {
     No,
     /// The object failed in this run.
     ForNextRun,
-    /// The object failed in an earlier run. This one goes on with the upload, or aborts it at its end.
+    /// The object failed in an earlier run. This run resumes the upload, or aborts it at its end.
     ForThisRun,
 }
 

@@ -89,8 +89,8 @@ pub struct EndpointSection {
     /// The kind of server, which decides what s3haul relies on.
     #[schemars(extend("default" = "auto"))]
     pub provider: Option<Provider>,
-    /// How far the server's answers are believed. With `nothing`, each object is looked at once after it was written, and
-    /// each pair of objects before it is called equal: one or two HEAD requests more per object.
+    /// The trust in the server's answers. With `nothing`, s3haul looks at each object once after it was written, and at each
+    /// pair of objects before it calls them equal: one or two more HEAD requests per object.
     #[schemars(extend("default" = "answers"))]
     pub trust: Option<Trust>,
     /// Exceptions from what the provider is known to do. `s3haul check JOB --probe` measures them.

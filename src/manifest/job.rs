@@ -193,7 +193,7 @@ pub struct PublishedCopy {
     pub version: Option<String>,
     /// The proof that it equals its source, as the report names it.
     pub proof: Option<String>,
-    /// When it was proven.
+    /// The time at which it was proven.
     pub at: Timestamp,
 }
 

@@ -18,7 +18,7 @@ use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 
 /// How often an abort is repeated while parts that were in flight keep turning up.
 const ABORT_ROUNDS: u32 = 8;
-/// How often an abort is repeated while the list of uploads shows the upload: lists may lag behind.
+/// The number of aborts while the list of uploads still shows the upload: lists may lag behind.
 const LISTED_ROUNDS: u32 = 4;
 /// Clocks of server and client may differ by this much when it is judged whether an upload is one that this run created:
 /// small, for it may be another writer's.
@@ -271,7 +271,7 @@ fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bo
 /// are not `known` to be somebody's. Returns those that may be left open.
 ///
 /// # Errors
-/// What S3 says to the list.
+/// Returns the failure of the list.
 pub(crate) async fn abort_unknown(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -286,7 +286,7 @@ pub(crate) async fn abort_unknown(
 /// server dates them by a clock at all: some give the same date to each.
 ///
 /// # Errors
-/// What S3 says to the list.
+/// Returns the failure of the list.
 pub(crate) async fn abort_forgotten(
     bucket: &Bucket,
     key: &ObjectKey,

@@ -28,7 +28,7 @@ pub struct RetryPolicy {
     pub complete: Duration,
     /// Bytes per second below which a stream counts as dead.
     pub slowest: u64,
-    /// How long a 403 is repeated where the same kind of request has succeeded in this run: permissions on AWS are
+    /// The time for which a 403 is repeated if the same kind of request has succeeded in this run: permissions on AWS are
     /// eventually consistent.
     pub doubt: Duration,
     /// The same at other servers, whose permissions are those of one machine or a few.

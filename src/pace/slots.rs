@@ -53,7 +53,7 @@ struct State {
     small_width: Width,
     small: u32,
     bulk: u32,
-    /// Those of them that are given back for a while.
+    /// Places that are given back for a while. They are part of the places above.
     parked_small: u32,
     parked_bulk: u32,
     /// Requests that want their places again.
@@ -119,7 +119,7 @@ impl State {
         (self.small + self.bulk).saturating_sub(self.parked_small + self.parked_bulk)
     }
 
-    /// Those of them that small work uses.
+    /// Returns the places that small work uses now.
     fn used_small(&self) -> u32 {
         self.small.saturating_sub(self.parked_small)
     }

@@ -56,7 +56,7 @@ impl Unchanged {
         self.other_storage_class += other.other_storage_class;
     }
 
-    /// Takes back counts that are made anew.
+    /// Subtracts counts that a list repeats.
     pub fn take_back(&mut self, void: &Self) {
         for (basis, void) in &void.by {
             if let Some(count) = self.by.get_mut(basis) {

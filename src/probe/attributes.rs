@@ -22,7 +22,7 @@ use crate::s3::{
     SourcePin, Tag, Tags, WriteCondition,
 };
 
-/// How long scratch objects are locked. The cleaning waits for the end.
+/// The time for which scratch objects are locked. The clean-up waits until it ends.
 const LOCKED: Duration = Duration::from_secs(5);
 /// The class to ask for where the job names none: a usual one that is not the default.
 const CLASS: &str = "STANDARD_IA";
@@ -86,7 +86,7 @@ fn finding(attribute: Attribute, needs: &Needs, [put, copy, multipart]: [Told; 3
     }
 }
 
-/// What is asked for: each attribute, with requests that hold nothing else.
+/// The attributes that are asked for, each with requests that hold nothing else.
 fn asked(needs: &Needs, said: &Capabilities) -> Vec<(Attribute, Attributes)> {
     let text = |text: &str| Some(text.to_owned());
     let headers = ContentHeaders {

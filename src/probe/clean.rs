@@ -24,7 +24,7 @@ use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 /// Requests at work together.
 const AT_ONCE: usize = 8;
 
-/// What is left of a probe.
+/// The kind of thing that is left of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Thing {
@@ -62,7 +62,7 @@ pub struct Left {
     /// False if the server took the removal and does not show whether it is still there, or if it is not known whether it
     /// was ever made.
     pub is_certain: bool,
-    /// Why it is not removed.
+    /// The reason why it is not removed.
     pub reason: String,
     /// The command that removes it, or that shows it if its id is not known.
     pub command: String,

@@ -1,11 +1,12 @@
-//! What a finding means for the user's job, in one sentence each.
+//! The consequence of each finding for the user's job, in one sentence.
 
 use super::finding::{AttributeFinding, Claim, Finding, How, RequestFinding, Verdict};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::{OnWrites, Operation};
 
-/// What it means for a job that a capability is relied on and not there, and what s3haul does that does not rely on it.
+/// The consequence of a capability: `danger` if a job relies on it and the server lacks it, `without` if s3haul does not rely
+/// on it.
 struct Meaning {
     name: &'static str,
     danger: &'static str,

@@ -1,4 +1,4 @@
-//! What a probe finds out, and whether a job can live with it.
+//! The findings of a probe, and the decision if a job can work with them.
 //!
 //! Three kinds of findings share one scale ([`How`]): requests that a job sends ([`RequestFinding`]), capabilities that a
 //! manifest can state ([`Finding`]), and attributes of objects ([`AttributeFinding`]). Each finding knows what is relied
@@ -12,7 +12,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::{OnWrites, Operation};
 
-/// What a server did about something that was asked of it.
+/// The reaction of a server to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
@@ -79,7 +79,7 @@ impl Told {
     }
 }
 
-/// What a capability is, or was found to be.
+/// The value of a capability, as stated or as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     /// It is there, or not.
@@ -110,7 +110,7 @@ impl Serialize for Value {
     }
 }
 
-/// How a finding stands to what is relied on.
+/// The relation of a finding to what the job relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -128,19 +128,19 @@ pub enum Verdict {
     Moot,
 }
 
-/// What is relied on, and what was found.
+/// The capability that the job relies on, and the finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// Something that is there or not.
     Flag {
-        /// What the profile or the manifest says.
+        /// The value that the profile or the manifest states.
         said: bool,
         /// The server's answer; [`How::Kept`] is `true`.
         told: Told,
     },
     /// Something that holds for some of the writes.
     Writes {
-        /// What the profile or the manifest says.
+        /// The value that the profile or the manifest states.
         said: OnWrites,
         /// The answer of `CopyObject`.
         copy: Told,
@@ -156,7 +156,7 @@ pub enum Claim {
 pub struct Finding {
     /// The name of the field under `capabilities:` in a manifest.
     pub name: &'static str,
-    /// What is relied on, and what was found.
+    /// The capability that the job relies on, and the finding.
     pub claim: Claim,
     /// True if the job depends on it.
     pub is_needed: bool,
@@ -315,7 +315,7 @@ pub(super) const fn request_of(write: ConditionalWrite) -> Operation {
 pub struct RequestFinding {
     /// The request.
     pub operation: Operation,
-    /// What the server did about it.
+    /// The reaction of the server.
     pub told: Told,
     /// True if the job depends on it.
     pub is_needed: bool,
@@ -362,7 +362,7 @@ impl RequestFinding {
 pub struct AttributeFinding {
     /// The attribute.
     pub attribute: Attribute,
-    /// What the job wants of it.
+    /// The policy of the job.
     pub policy: Policy,
     /// True if the job names a value of its own.
     pub is_named: bool,

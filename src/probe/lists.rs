@@ -139,7 +139,7 @@ async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartD
     }
 }
 
-/// Whether the upload is listed, and whether that holds for an encoded list.
+/// Returns the answers of the plain and of the encoded list of uploads, which must show this one.
 async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, Told) {
     let is_it = |open: &OpenUpload| open.upload_id == upload.id();
     let encoded = listed(scratch, true).await;

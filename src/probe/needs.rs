@@ -1,4 +1,4 @@
-//! What a job asks of the objects in one bucket: the part of its transfers that a probe can try.
+//! The requirements of a job for the objects in one bucket, as far as a probe can try them.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::manifest::job::{
 };
 use crate::s3::OnWrites;
 
-/// What the job asks of a bucket, over all transfers that write there.
+/// The requirements of a job for a bucket, over all transfers that write there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// Objects are copied into it.

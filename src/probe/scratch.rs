@@ -20,7 +20,7 @@ use crate::s3::{
     PartDone, SourcePin, Tags, WriteCondition, Written,
 };
 
-/// The longest reason that is told, in bytes.
+/// The longest reason that is reported, in bytes.
 const LONGEST_REASON: usize = 240;
 
 /// A request that has no answer for so long may take effect later than its repetition.
@@ -43,7 +43,7 @@ pub(super) struct Made {
     pub(super) id: Option<String>,
 }
 
-/// Something that may exist and that no answer told of.
+/// An object or upload that may exist although no answer confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Doubt {
     pub(super) key: ObjectKey,
@@ -64,7 +64,7 @@ pub(super) struct Scratch {
     pub(super) completed: Vec<Made>,
     pub(super) doubts: Vec<Doubt>,
     pub(super) not_stored: Vec<NotStored>,
-    /// When the last lock of a scratch object has ended.
+    /// The time at which the last lock of a scratch object ends.
     pub(super) locked_until: Option<Instant>,
     pub(super) stop: CancellationToken,
     pub(super) deadline: Instant,

@@ -52,7 +52,7 @@ pub enum ReadError {
         path: PathBuf,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
     /// A later version of s3haul wrote it.
@@ -82,7 +82,7 @@ pub enum ReadError {
         error: String,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
     /// A line stands there twice.
@@ -99,7 +99,7 @@ pub enum ReadError {
         of: usize,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
     /// It has another number of receipts than its footer says.
@@ -119,7 +119,7 @@ pub enum ReadError {
         counted: u64,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
     /// A line was changed and is a receipt all the same.
@@ -134,7 +134,7 @@ pub enum ReadError {
         line: usize,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
     /// It has no footer.
@@ -150,7 +150,7 @@ pub enum ReadError {
         line: usize,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
     /// Receipts of an earlier session are not in it.
@@ -166,7 +166,7 @@ pub enum ReadError {
         line: usize,
         /// The command that wrote it.
         command: String,
-        /// Where that was given.
+        /// The directory of that command.
         directory: PathBuf,
     },
 }
@@ -191,7 +191,7 @@ pub struct FailedObject {
 pub struct LostObject {
     /// The object.
     pub object: FailedObject,
-    /// What it lacks.
+    /// The attributes that it lacks.
     pub attributes: BTreeSet<Attribute>,
     /// The copy; absent in reports of old versions.
     pub copy: Option<PublishedCopy>,

@@ -26,7 +26,7 @@ pub enum TargetError {
     /// The system does not allow it.
     #[error("can't write the {} {}: {error}; choose another path in {}", kind.name(), path.display(), kind.setting())]
     Create {
-        /// What was to be written.
+        /// The kind of file that was to be written.
         kind: Kind,
         /// Where.
         path: PathBuf,
@@ -39,20 +39,20 @@ pub enum TargetError {
          the file", path.display(), kind.name(), kind.setting()
     )]
     Foreign {
-        /// What was to be written.
+        /// The kind of file that was to be written.
         kind: Kind,
         /// Where.
         path: PathBuf,
         /// What is there.
         reason: &'static str,
     },
-    /// What is in it is about real buckets.
+    /// The file is about real buckets.
     #[error(
         "{} holds a {} of real buckets, which a command with --sandbox does not replace; choose another path in {}",
         path.display(), kind.name(), kind.setting()
     )]
     Real {
-        /// What was to be written.
+        /// The kind of file that was to be written.
         kind: Kind,
         /// Where.
         path: PathBuf,

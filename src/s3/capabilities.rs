@@ -160,7 +160,7 @@ pub struct Capabilities {
     pub locks: bool,
     /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
     pub annotations: bool,
-    /// How far its answers are believed, whatever it can do.
+    /// The trust in its answers, whatever its capabilities.
     pub trust: Trust,
 }
 

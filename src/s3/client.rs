@@ -307,7 +307,7 @@ impl Client {
     }
 
     /// Returns the flags with which a command reaches the same server with the same credentials, as far as there are flags.
-    /// What the environment says holds for that command too, but for the server, which is always named.
+    /// The environment applies to that command too, except for the server, which the flags always name.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let stated = self.shared.endpoint.stated.clone();
@@ -430,7 +430,7 @@ impl Client {
         self.shared.inquiry.lock().await
     }
 
-    /// What requests are waiting for to be signed, if any is: the provider of the credentials, and the reason.
+    /// Returns the provider of credentials that requests wait for, and the reason, if any request waits.
     #[must_use]
     pub fn awaited_credentials(&self) -> Option<String> {
         self.shared.identities.awaited()

@@ -304,7 +304,7 @@ pub struct Details {
     pub request_id: Option<String>,
     /// How often the request was sent.
     pub attempts: u32,
-    /// What it was signed with, if the server refused it.
+    /// The credentials and clock that signed the request, if the server refused it.
     pub(crate) signed: Option<Signed>,
 }
 

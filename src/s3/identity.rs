@@ -1,9 +1,9 @@
 //! The credentials of an endpoint: one owner for as long as the process lasts, whatever signs with them.
 //!
 //! The owner holds the current set and counts sets as generations, so that a refused request can be told apart by the set
-//! that signed it. It renews a set ahead of its end, beside the requests that go on with the set that is held; [`Renewal`]
+//! that signed it. It renews a set ahead of its end, beside the requests, which use the current set; [`Renewal`]
 //! decides when. A request waits here before it is sent, and not inside of the SDK, where the time would count as the
-//! server's. Each renewal builds the provider anew, because the SDK's providers read profiles and files once.
+//! server's. Each renewal builds a new provider, because the SDK's providers read profiles and files once.
 //!
 //! All failures to get credentials pass here, so here they are put into words ([`credentials`]).
 
@@ -31,7 +31,7 @@ use crate::size::display_duration;
 
 /// A provider may take this long to answer, which may start a program.
 const ANSWER: Duration = Duration::from_mins(1);
-/// A wait is told after this long.
+/// The time after which a wait is reported.
 const SILENT: Duration = Duration::from_secs(2);
 
 /// The owner of an endpoint's credentials. Cheap to clone.
@@ -59,11 +59,11 @@ struct Shared {
 pub(super) struct Held {
     pub(super) identity: Identity,
     pub(super) generation: u64,
-    /// When it is renewed, if it has an end.
+    /// The time at which the set is renewed, if it expires.
     renew_at: Option<Instant>,
 }
 
-/// Why a request is not sent.
+/// The reason why a request is not sent.
 #[derive(Clone, Debug)]
 pub enum NotReady {
     /// The provider gives no credentials: they were waited for in vain if the first field is true, and never will be

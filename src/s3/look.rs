@@ -2,7 +2,7 @@
 
 use super::{Capabilities, Head, Written};
 
-/// What a write was asked to make.
+/// The object that a write was asked to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Made {
     /// Bytes.

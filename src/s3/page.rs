@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use super::convert::decode;
 use super::xml::{Reader, Tag};
 
-/// What a page says about itself.
+/// The statements of a page about itself.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Told {
     /// The prefix that it is an answer to, as it is written.
@@ -58,7 +58,7 @@ fn is_spelling(shown: &str, text: &str) -> bool {
         || decode(shown.to_owned(), true).is_ok_and(|plain| plain == text)
 }
 
-/// Returns true for a document that was begun as something else and holds an error.
+/// Returns true for a document that starts as something else and holds an error.
 pub(super) fn holds_error(document: &str) -> bool {
     if !document.contains("Error>") {
         return false;

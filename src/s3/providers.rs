@@ -26,7 +26,7 @@ use aws_smithy_async::time::SystemTimeSource;
 use super::client::StaticCredentials;
 use crate::endpoint::{AssumeRole, CredentialSource, Environment, ResolvedEndpoint};
 
-/// Where the credentials of an endpoint come from.
+/// The source of the credentials of an endpoint.
 pub(super) enum Provider {
     /// This set.
     Fixed(Credentials),
@@ -45,7 +45,7 @@ impl Provider {
         }
     }
 
-    /// Asks for credentials. Files and variables are read anew.
+    /// Returns credentials. Files and variables are read again.
     pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),

@@ -1,4 +1,4 @@
-//! When to ask a provider for credentials, and what requests do meanwhile. Pure: the time comes in as an argument.
+//! Decides when to ask a provider for credentials, and what requests do meanwhile. Pure: the time is an argument.
 //!
 //! One renewal is under way at a time. One that brings nothing new is followed by a pause that grows, whatever it failed
 //! with: a provider that is sick, or that lags and repeats an old set, is not helped by more questions. A set that is held
@@ -33,12 +33,12 @@ pub(super) struct Set {
     pub(super) is_due: bool,
 }
 
-/// What a request does now.
+/// The next step of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// It is sent. A renewal is begun beside it if this is true.
+    /// The request is sent. If this is true, a renewal starts beside it.
     Go { renew: bool },
-    /// It waits for this long, or until something changes. A renewal is begun if this is true.
+    /// The request waits for this long, or until something changes. If `renew` is true, a renewal starts.
     Wait { at_most: Duration, renew: bool },
     /// The provider will not give any credentials.
     None(NoIdentity),
@@ -46,7 +46,7 @@ pub(super) enum Step {
     Refused(Box<Failure>),
 }
 
-/// What a renewal brought.
+/// The result of a renewal.
 #[derive(Clone, Debug)]
 pub(super) enum Brought {
     /// Another set.
@@ -57,7 +57,7 @@ pub(super) enum Brought {
     Nothing(NoIdentity),
 }
 
-/// Why requests wait.
+/// The reason why requests wait.
 #[derive(Clone, Debug)]
 pub(super) struct Trouble {
     since: Instant,
@@ -65,7 +65,7 @@ pub(super) struct Trouble {
     pub(super) is_told: bool,
 }
 
-/// How far the credentials of an endpoint have come.
+/// The state of the credentials of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
     /// The provider has given none.
@@ -96,7 +96,7 @@ pub(super) struct Renewal {
     not_before: Option<Instant>,
     trouble: Option<Trouble>,
     refusal: Option<Refusal>,
-    /// What the last renewal failed with.
+    /// The failure of the last renewal.
     pub(super) error: Option<NoIdentity>,
     progress: Progress,
     /// True for a set that replaced a refused one, until the server has taken it.

@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 /// A signature may be this much older or newer than the server's clock.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(15);
 
-/// How signatures write the time.
+/// The format of the time in signatures.
 const SIGNED: &str = "%Y%m%dT%H%M%S%z";
 
 /// Returns settings with which `s3s` accepts a signature of any time.

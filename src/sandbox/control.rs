@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -16,9 +15,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::faults::Faults;
 use super::rules;
@@ -35,27 +33,8 @@ struct Refused {
     why: String,
 }
 
-/// Accepts connections until told to stop.
-pub(super) async fn accept(
-    listener: TcpListener,
-    faults: Arc<Faults>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => drop(tasks.spawn(serve(stream, Arc::clone(&faults), stop.clone()))),
-            // Out of file descriptors, most likely: they come back when connections end.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, faults: Arc<Faults>, stop: CancellationToken) {
+/// Serves one connection.
+pub(super) async fn serve(stream: TcpStream, faults: Arc<Faults>, stop: CancellationToken) {
     let service = service_fn(move |request| {
         let faults = Arc::clone(&faults);
         async move { Ok::<_, Infallible>(respond(request, &faults).await) }

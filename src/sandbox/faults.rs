@@ -41,7 +41,7 @@ pub struct Fault {
     pub count: Option<u64>,
     /// Begins so long after it was armed; earlier calls are not counted.
     pub from: Duration,
-    /// Ends so long after it has begun.
+    /// Ends this long after its start.
     pub lasts: Option<Duration>,
     /// What happens to them.
     pub then: Effect,
@@ -286,7 +286,7 @@ impl Fault {
 pub struct Counts {
     /// Calls that it names, in its span of time.
     pub matched: u64,
-    /// Those of them that it has struck.
+    /// The matching calls that it has struck.
     pub struck: u64,
 }
 
@@ -295,20 +295,20 @@ pub struct Counts {
 pub struct Rule {
     /// Its number; none is given twice.
     pub id: u64,
-    /// What it does.
+    /// The effect.
     pub fault: Fault,
-    /// What it has done.
+    /// The counts of the rule.
     pub counts: Counts,
 }
 
-/// What strikes one call: all that the faults do which strike it.
+/// The combined effects of all faults that strike one call.
 #[derive(Debug, Default)]
 pub(super) struct Strike {
-    /// How late the call is.
+    /// The delay of the call.
     pub(super) delay: Duration,
-    /// How far the server's clock is ahead.
+    /// The time by which the server's clock is ahead.
     pub(super) skew: SignedDuration,
-    /// What else happens to it.
+    /// The other effect on the call.
     pub(super) effect: Option<Effect>,
 }
 

@@ -1,21 +1,23 @@
-//! One connection: HTTP over TCP that can end in the ways in which a real one ends.
+//! Connections: a loop that accepts them, and HTTP over TCP that can end in the ways in which a real one ends.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::front::{Front, NoAnswer};
 
-/// A TCP stream that ends with a reset once it is told to: what is unsent is dropped, and the peer gets RST, not FIN.
+/// A TCP stream that can end with a reset: unsent bytes are dropped, and the peer gets RST, not FIN.
 struct Wire {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
@@ -67,6 +69,28 @@ impl AsyncWrite for Wire {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// Accepts connections until told to stop, and hands each to `serve`.
+pub(super) async fn accept<F>(
+    listener: TcpListener,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    serve: impl Fn(TcpStream) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(tasks.spawn(serve(stream))),
+            // Out of file descriptors, most likely: they come back when connections end.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
     }
 }
 

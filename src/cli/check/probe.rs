@@ -220,7 +220,7 @@ const fn mark(verdict: Verdict, fails: bool) -> &'static str {
     }
 }
 
-/// What is not as it should be, with its reason and consequence: failures first.
+/// Returns the findings that differ from what the job relies on, with reason and consequence, failures first.
 fn remarks(probe: &Probe) -> Vec<String> {
     let requests = probe.requests.iter().map(|finding| {
         let words = (finding.reason().to_owned(), finding.consequence());
